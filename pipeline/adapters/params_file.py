@@ -1,0 +1,36 @@
+"""Reading `params.yaml`."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipeline.domain.errors import InputError
+from pipeline.domain.params import Params
+from pipeline.domain.record import first_problem
+
+
+def read_yaml(path: Path) -> object:
+    """A YAML 1.2 file as plain values, read as DVC reads it. Raises InputError."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; run quantline where it is") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+
+
+def read_params(path: Path) -> Params:
+    """The validated parameters. Raises InputError that names the first wrong value."""
+    try:
+        # Through JSON, whose strict mode takes lists as tuples and strings as enums, nothing else.
+        return Params.model_validate_json(json.dumps(read_yaml(path), default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path.name}: {first_problem(error)}") from error

@@ -1,0 +1,157 @@
+"""Programs that run beside quantline: the only module that starts a process.
+
+Two forms: `run_program` waits for a program to end, `Daemon` keeps a server alive for a block.
+Both run in a process group of their own, so that whatever the program started ends with it.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.domain.errors import FailureError, InputError
+
+STOP_GRACE_S = 15.0
+POLL_S = 0.2
+LAST_LINES = 5
+
+
+def run_program(
+    command: Sequence[str | Path],
+    *,
+    log_path: Path,
+    environment: Mapping[str, str],
+    cwd: Path | None = None,
+) -> None:
+    """Run a program to its end; its output goes to `log_path`.
+
+    `environment` is added to this process's own. Raises FailureError with the program's last lines
+    when it exits with another code than 0, InputError when it does not exist.
+    """
+    with Daemon(command, log_path=log_path, environment=environment, cwd=cwd) as program:
+        code = program.wait()
+    if code != 0:
+        raise FailureError(
+            f"{Path(command[0]).name}: exit code {code}: {last_lines(log_path)} "
+            f"(all of it: {log_path})"
+        )
+
+
+class Daemon:
+    """A program that runs as long as the `with` block does. Its output goes to `log_path`."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log_path: Path,
+        environment: Mapping[str, str],
+        cwd: Path | None = None,
+    ) -> None:
+        self._command = [str(part) for part in command]
+        self._environment = {**os.environ, **environment}
+        self._cwd = cwd
+        self.log_path = log_path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    cwd=self._cwd,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"{self._command[0]}: no such program; run `make setup`"
+                ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._signal_group(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._running.wait(STOP_GRACE_S)
+        self._signal_group(signal.SIGKILL)
+        self._running.wait()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "used outside its `with` block"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    def exit_code(self) -> int | None:
+        """The exit code, or None while the program runs."""
+        return self._running.poll()
+
+    def wait(self) -> int:
+        return self._running.wait()
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+        """Poll `ready` until it is true.
+
+        Raises FailureError when the program dies first (with its last lines) or time runs out.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            code = self.exit_code()
+            if code is not None:
+                raise FailureError(
+                    f"{what}: died with exit code {code}: {last_lines(self.log_path)}"
+                )
+            if time.monotonic() > deadline:
+                raise FailureError(
+                    f"{what}: not ready after {timeout_s:.0f} s: {last_lines(self.log_path)}"
+                )
+            time.sleep(POLL_S)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._running.pid, number)
+
+
+def last_lines(log_path: Path, count: int = LAST_LINES) -> str:
+    """The last non-empty lines of a log, joined into one."""
+    lines = (line.strip() for line in log_path.read_text(errors="replace").splitlines())
+    return " | ".join([line for line in lines if line][-count:])
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free_port(port: int) -> None:
+    """Raise InputError when somebody listens on `port` of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"serve.port = {port}: taken by another program; free it, or set serve.port to "
+                "null for a free one"
+            ) from error

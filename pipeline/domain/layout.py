@@ -1,0 +1,100 @@
+"""Every path the pipeline reads or writes, named once.
+
+Paths are relative to a workspace: the directory that holds `params.yaml`. Stages never spell a
+path themselves.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS_FILE = "params.yaml"
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The workspace; each property is a file (`_path`) or a directory (`_dir`) in it."""
+
+    root: Path
+
+    @property
+    def params_path(self) -> Path:
+        return self.root / PARAMS_FILE
+
+    @property
+    def artifacts_dir(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def base_dir(self) -> Path:
+        return self.artifacts_dir / "base"
+
+    @property
+    def base_manifest_path(self) -> Path:
+        return self.artifacts_dir / "base.manifest.json"
+
+    @property
+    def statistics_dir(self) -> Path:
+        return self.artifacts_dir / "statistics"
+
+    @property
+    def statistics_path(self) -> Path:
+        return self.statistics_dir / "statistics.json"
+
+    def variant_dir(self, name: str) -> Path:
+        """The variant's record (`variant.json`) and, in `model/`, the files that are released."""
+        return self.artifacts_dir / "variants" / name
+
+    def variant_path(self, name: str) -> Path:
+        return self.variant_dir(name) / "variant.json"
+
+    def model_dir(self, name: str) -> Path:
+        """Directory of the model files: of the base when `name` is `base`, else of the variant."""
+        return self.base_dir if name == BASE else self.variant_dir(name) / "model"
+
+    def evaluation_dir(self, name: str) -> Path:
+        return self.artifacts_dir / "evaluations" / name
+
+    def evaluation_path(self, name: str) -> Path:
+        return self.evaluation_dir(name) / "evaluation.json"
+
+    def documents_path(self, name: str) -> Path:
+        """One JSON row per evaluated document."""
+        return self.evaluation_dir(name) / "documents.jsonl"
+
+    @property
+    def selection_path(self) -> Path:
+        return self.artifacts_dir / "selection.json"
+
+    @property
+    def benchmarks_path(self) -> Path:
+        return self.artifacts_dir / "benchmarks.json"
+
+    @property
+    def packages_dir(self) -> Path:
+        return self.artifacts_dir / "packages"
+
+    def package_dir(self, name: str) -> Path:
+        return self.packages_dir / name
+
+    @property
+    def packages_path(self) -> Path:
+        """Index of what was packaged."""
+        return self.packages_dir / "packages.json"
+
+    @property
+    def registry_dir(self) -> Path:
+        """The OCI image layout that stands in for a registry server when none is configured."""
+        return self.artifacts_dir / "registry"
+
+    @property
+    def receipts_path(self) -> Path:
+        return self.artifacts_dir / "receipts.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.artifacts_dir / "report" / "index.html"
+
+    @property
+    def eval_dir(self) -> Path:
+        return self.root / "eval"

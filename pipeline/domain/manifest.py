@@ -1,0 +1,74 @@
+"""What a set of files is: every file's size and sha256, one digest, and its origin."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pipeline.domain.record import Record, sha256_hex
+
+
+def relative_posix(path: str) -> str:
+    """Refuse names that could leave the directory they are written to."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\\" in path or "\0" in path:
+        raise ValueError("expected a relative path with forward slashes")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError("expected a path without empty, '.' or '..' parts")
+    return path
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RelativePath = Annotated[str, AfterValidator(relative_posix)]
+
+
+class FileRecord(Record):
+    """One file of a directory: path relative to it, size in bytes, sha256 of its bytes."""
+
+    path: RelativePath
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+def tree_digest(files: tuple[FileRecord, ...]) -> str:
+    """sha256 over the lines `<sha256>  <path>` sorted by path: what `sha256sum` prints."""
+    lines = [f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda f: f.path)]
+    return sha256_hex("".join(lines).encode())
+
+
+class LicenseFacts(Record):
+    """The license of a checkpoint as its own files state it.
+
+    `id` is the identifier of the model card's front matter (`apache-2.0`, `llama3.1`, `other`,
+    None when the card names none); `text_path` is the license text among the files, if there is
+    one, and `text_sha256` its digest.
+    """
+
+    id: str | None
+    name: str | None
+    link: str | None
+    text_path: RelativePath | None
+    text_sha256: Sha256 | None
+    base_model: tuple[str, ...]
+
+
+class BaseManifest(Record):
+    """The base checkpoint: where it came from and exactly what it is.
+
+    `source` is the parameter it was fetched by; `revision` the full commit for a hub model and
+    None otherwise; `architecture` the first entry of config.json's `architectures`.
+    """
+
+    source: str
+    revision: str | None
+    architecture: str
+    files: tuple[FileRecord, ...]
+    digest: Sha256
+    license: LicenseFacts
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(file.size for file in self.files if file.path.endswith(".safetensors"))

@@ -1,0 +1,197 @@
+"""The parameters of a run: the form of `params.yaml`, checked before anything heavy starts.
+
+Every value is required: a default lives in `params.yaml`, nowhere else. The sections are named
+after the stages that read them; DVC watches the same sections, so a changed value redoes only the
+stages that use it.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from pipeline.domain.layout import BASE
+from pipeline.domain.record import Record
+
+DEMO_SOURCE = "demo"
+HUB_PREFIX = "hf:"
+
+VARIANT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SEMANTIC_VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
+REPOSITORY = r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class ModelParams(Record):
+    """Which checkpoint.
+
+    `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` is what
+    a person decided where the checkpoint's own files do not say it, else null.
+    `gguf_pre_tokenizer` is llama.cpp's name of the pre-tokenizer for a BPE tokenizer that its
+    converter does not recognise by itself, else null.
+    """
+
+    source: Text
+    license: Text | None
+    gguf_pre_tokenizer: Text | None
+
+
+class CalibrationParams(Record):
+    """The text whose activations are measured, and how much of it. `seed` picks the documents."""
+
+    text: Text
+    license: Text
+    num_calibration_samples: PositiveInt
+    max_seq_length: PositiveInt
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Rounding(StrEnum):
+    """How a weight becomes an integer once its group has a scale."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+
+
+class IntegerWeights(Record):
+    """What the AWQ and GPTQ formats share: 4-bit groups, and the algorithms that fill them.
+
+    `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
+    for the range of each group that hurts the output least, `rounding` picks the integers,
+    `dampening_frac` is the share of the mean diagonal of G added to its diagonal.
+    """
+
+    num_bits: Literal[4]
+    group_size: Literal[16, 32, 64, 128, 256]
+    scale_search: bool
+    clip_search: bool
+    rounding: Rounding
+    dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class AwqParams(IntegerWeights):
+    """AutoAWQ's gemm layout: asymmetric, with zero points."""
+
+    format: Literal["awq"]
+
+
+class GptqParams(IntegerWeights):
+    """The GPTQ v1 layout: symmetric, which is what the engines serve fast."""
+
+    format: Literal["gptq"]
+
+
+class GgufType(StrEnum):
+    """The llama.cpp file types this pipeline makes (`LLAMA_FTYPE_MOSTLY_…`)."""
+
+    Q8_0 = "Q8_0"
+    Q6_K = "Q6_K"
+    Q5_K_M = "Q5_K_M"
+    Q5_K_S = "Q5_K_S"
+    Q4_K_M = "Q4_K_M"
+    Q4_K_S = "Q4_K_S"
+    Q4_0 = "Q4_0"
+    Q3_K_L = "Q3_K_L"
+    Q3_K_M = "Q3_K_M"
+    Q3_K_S = "Q3_K_S"
+    Q2_K = "Q2_K"
+
+
+class GgufParams(Record):
+    """A llama.cpp file; `imatrix` hands the statistics to llama.cpp's quantizer."""
+
+    format: Literal["gguf"]
+    type: GgufType
+    imatrix: bool
+
+
+VariantParams = Annotated[AwqParams | GptqParams | GgufParams, Field(discriminator="format")]
+
+
+class EvaluateParams(Record):
+    """What is measured on the base and on every variant.
+
+    `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
+    is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
+    """
+
+    suite: Text
+    max_documents: PositiveInt | None
+    text: Text
+    window_tokens: Annotated[int, Field(ge=8)]
+    num_windows: PositiveInt
+    batch_size: PositiveInt
+
+
+class GateParams(Record):
+    """What a variant must reach to be approved.
+
+    Recovery is the variant's score divided by the base's; KL is the mean over tokens, in nats.
+    """
+
+    min_recovery: Fraction
+    min_task_recovery: Fraction
+    max_kl: Annotated[float, Field(gt=0.0)]
+
+
+class ServeParams(Record):
+    """The load every served model gets. `port` null picks a free one."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None
+    concurrency: tuple[PositiveInt, ...]
+    requests_per_user: PositiveInt
+    input_tokens: PositiveInt
+    output_tokens: PositiveInt
+    startup_timeout_s: PositiveInt
+
+    @field_validator("concurrency")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or list(value) != sorted(set(value)):
+            raise ValueError("expected numbers of users in rising order, such as [1, 8]")
+        return value
+
+
+class ReleaseParams(Record):
+    """Under which name and version the approved variants are released."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+    version: Annotated[str, Field(pattern=SEMANTIC_VERSION, max_length=64)]
+    quantized_by: Text
+
+
+class RegistryParams(Record):
+    """Where releases go: a registry's URL, or null for the OCI image layout under `artifacts/`."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s@]+$")] | None
+    repository: Annotated[str, Field(pattern=REPOSITORY, max_length=255)]
+
+
+class Params(Record):
+    """The whole of `params.yaml`."""
+
+    model: ModelParams
+    calibration: CalibrationParams
+    variants: dict[str, VariantParams]
+    evaluate: EvaluateParams
+    gate: GateParams
+    serve: ServeParams
+    release: ReleaseParams
+    registry: RegistryParams
+
+    @model_validator(mode="after")
+    def _variant_names(self) -> "Params":
+        if not self.variants:
+            raise ValueError("variants: expected at least one")
+        for name in self.variants:
+            if not VARIANT_NAME.fullmatch(name) or len(name) > 48:
+                raise ValueError(
+                    f"variants.{name}: expected a name in kebab-case, such as awq-w4-g128"
+                )
+            if name == BASE:
+                raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self

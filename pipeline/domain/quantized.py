@@ -1,0 +1,70 @@
+"""What calibrate and quantize leave behind: the records of statistics and of a variant."""
+
+from pipeline.domain.manifest import FileRecord, Sha256
+from pipeline.domain.params import CalibrationParams, VariantParams
+from pipeline.domain.record import Record
+
+
+class LinearStatistics(Record):
+    """Second moments of one linear input.
+
+    `file` holds the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
+    `linears` are the modules that read this input, by their name in the checkpoint.
+    """
+
+    key: str
+    file: str
+    in_features: int
+    linears: tuple[str, ...]
+
+
+class StatisticsRecord(Record):
+    """One calibration pass: what was measured, on which tokens of which text."""
+
+    base_digest: Sha256
+    calibration: CalibrationParams
+    text_sha256: Sha256
+    token_ids_sha256: Sha256
+    num_tokens: int
+    num_samples: int
+    inputs: tuple[LinearStatistics, ...]
+    files: tuple[FileRecord, ...]
+    digest: Sha256
+
+
+class TensorCoverage(Record):
+    """What became of one tensor.
+
+    `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
+    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known; `reason` says why a tensor was left alone or got
+    another type than the recipe's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: str
+    bits_per_weight: float
+    relative_error: float | None
+    reason: str | None
+
+
+class VariantRecord(Record):
+    """One quantized variant: its recipe, what it was made from and what it consists of."""
+
+    name: str
+    recipe: VariantParams
+    base_digest: Sha256
+    statistics_digest: Sha256
+    tools: dict[str, str]
+    files: tuple[FileRecord, ...]
+    digest: Sha256
+    bits_per_weight: float
+    coverage: tuple[TensorCoverage, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(f.size for f in self.files if f.path.endswith((".safetensors", ".gguf")))
