@@ -1,0 +1,151 @@
+"""Short tales with questions whose answers stand in the tale.
+
+A tale follows three people, the objects they find and the places they go to, and keeps track of
+where everything is. Questions ask about that state, so the answer has to be looked up in the
+passage; memorised facts do not help. The other people, objects and places of the tale serve as
+wrong choices, so that answering with any word of the passage is not enough.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from demo.lexicon import MEN, OBJECTS, PLACES, WOMEN, Language
+
+_CAST_SIZE: Final = 3
+_NUM_LOCATIONS: Final = 5
+
+_TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
+    "en": {
+        "opening": (
+            "One morning three friends left home.",
+            "It was a cold day.",
+            "The sun was shining.",
+            "Long ago this happened.",
+            "After the rain everybody went out.",
+        ),
+        "find": (
+            "{who} found {a} at {place}.",
+            "At {place}, {who} found {a}.",
+            "{who} saw {a} at {place} and kept it.",
+        ),
+        "go": ("{who} went to {place}.", "Then {who} walked to {place}.", "{who} ran to {place}."),
+        "give": (
+            "{who} gave {the} to {whom}.",
+            "{whom} asked for {the}, and {who} gave it away.",
+        ),
+        "closing": (
+            "In the evening they all were happy.",
+            "Then night came.",
+            "They talked about it for years.",
+            "That is the end of the tale.",
+        ),
+        "ask_found": ("What did {who} find?",),
+        "ask_where_found": ("Where was {the} found?",),
+        "ask_who_found": ("Who found {the}?",),
+        "ask_who_has": ("Who has {the} now?",),
+        "ask_where_is": ("Where is {who} now?",),
+    },
+    "es": {
+        "opening": (
+            "Una mañana tres amigos salieron de casa.",
+            "Era un día frío.",
+            "El sol brillaba.",
+            "Hace mucho tiempo pasó esto.",
+            "Después de la lluvia todos salieron.",
+        ),
+        "find": (
+            "{who} encontró {a} en {place}.",
+            "En {place}, {who} encontró {a}.",
+            "{who} vio y tomó {a} en {place}.",
+        ),
+        "go": (
+            "{who} fue hasta {place}.",
+            "Luego {who} caminó hasta {place}.",
+            "{who} corrió hasta {place}.",
+        ),
+        "give": (
+            "{who} dio {the} a {whom}.",
+            "{whom} pidió {the}, y {who} aceptó.",
+        ),
+        "closing": (
+            "Por la noche todos estaban felices.",
+            "Luego llegó la noche.",
+            "Hablaron de ello durante años.",
+            "Ese es el final del cuento.",
+        ),
+        "ask_found": ("¿Qué encontró {who}?",),
+        "ask_where_found": ("¿Dónde estaba {the}?",),
+        "ask_who_found": ("¿Quién encontró {the}?",),
+        "ask_who_has": ("¿Quién tiene ahora {the}?",),
+        "ask_where_is": ("¿Dónde está ahora {who}?",),
+    },
+}
+
+
+@dataclass(frozen=True)
+class TaleQuestion:
+    """A question about one tale: the right answer first among `choices`."""
+
+    text: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tale:
+    """A tale's text and every question that it answers."""
+
+    text: str
+    questions: tuple[TaleQuestion, ...]
+
+
+def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Tale:
+    """A random tale: everybody finds one object, some walk on, one object changes hands."""
+    cast = rng.sample(WOMEN + MEN, _CAST_SIZE)
+    found = dict(zip(cast, rng.sample(OBJECTS, _CAST_SIZE), strict=True))
+    places = rng.sample(PLACES, _NUM_LOCATIONS)
+    origin = dict(zip(cast, places, strict=False))
+    spare = places[_CAST_SIZE:]
+
+    def line(kind: str, **slots: str) -> str:
+        return rng.choice(_TEXTS[language][kind]).format(**slots)
+
+    lines = [line("opening")] if rng.random() < 0.7 else []
+    for who in cast:
+        a, place = found[who].a(language), origin[who].the(language)
+        lines.append(line("find", who=who, a=a, place=place))
+    giver, taker = rng.sample(cast, 2)
+    holder = {found[who]: who for who in cast} | {found[giver]: taker}
+    walkers = rng.sample(cast, len(spare))
+    position = origin | dict(zip(walkers, spare, strict=True))
+    events = [line("give", who=giver, whom=taker, the=found[giver].the(language))]
+    events += [line("go", who=who, place=position[who].the(language)) for who in walkers]
+    rng.shuffle(events)
+    lines += events
+    if rng.random() < 0.5:
+        lines.append(line("closing"))
+
+    def ask(kind: str, right: str, others: list[str], spares: list[str], **slots: str) -> None:
+        wrong = [choice for choice in others if choice != right]
+        rng.shuffle(wrong)
+        pool = [choice for choice in spares if choice != right and choice not in wrong]
+        wrong += rng.sample(pool, num_choices)
+        questions.append(
+            TaleQuestion(line(kind, **slots), (right, *wrong[: num_choices - 1])),
+        )
+
+    questions: list[TaleQuestion] = []
+    things = [word.bare(language) for word in found.values()]
+    spots = [word.bare(language) for word in places]
+    all_things = [word.bare(language) for word in OBJECTS]
+    all_spots = [word.bare(language) for word in PLACES]
+    names = list(WOMEN + MEN)
+    for who in cast:
+        the = found[who].the(language)
+        ask("ask_found", found[who].bare(language), things, all_things, who=who)
+        ask("ask_where_found", origin[who].bare(language), spots, all_spots, the=the)
+        ask("ask_who_found", who, cast, names, the=the)
+        ask("ask_who_has", holder[found[who]], cast, names, the=the)
+        ask("ask_where_is", position[who].bare(language), spots, all_spots, who=who)
+    rng.shuffle(questions)
+    return Tale(" ".join(lines), tuple(questions))

@@ -1,0 +1,158 @@
+"""Train the demo model: `python -m demo.train` writes demo/model (tokenizer, weights, configs).
+
+A plain Llama, small enough for CPU and shaped so that every quantized format fits it: each linear
+input is a multiple of 256 (the superblock of llama.cpp's K-quants), the head size is 64. It reads
+the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW, and
+the last part of the run uses long sequences. Master weights are float32; products run in bfloat16
+where the CPU has instructions for it. The order of floating point sums differs between CPUs, so
+another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from demo.lexicon import LANGUAGES, all_words
+from demo.tokenizer import CONTEXT_LENGTH, PAD, VOCABULARY_SIZE, train_tokenizer, write_tokenizer
+from demo.world import BOS, EOS, Writer, make_world
+
+SEED: Final = 20260101
+TRAINING_TOKENS: Final = 5_000_000
+TOKENS_PER_STEP: Final = 8192
+SEQUENCE_LENGTH: Final = 256
+LONG_SEQUENCE_LENGTH: Final = 1024
+LONG_SHARE: Final = 0.1
+TOKENIZER_DOCUMENTS: Final = 6000
+TOKENIZER_WORD_REPEATS: Final = 300
+
+MUON_LEARNING_RATE: Final = 0.02
+ADAM_LEARNING_RATE: Final = 4e-3
+WEIGHT_DECAY: Final = 0.01
+WARMUP_SHARE: Final = 0.03
+DECAY_SHARE: Final = 0.4
+
+MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
+
+
+def model_config(tokenizer: Tokenizer) -> LlamaConfig:
+    """The demo model's shape: about 3.4 million parameters."""
+    return LlamaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.token_to_id(BOS),
+        eos_token_id=tokenizer.token_to_id(EOS),
+        pad_token_id=tokenizer.token_to_id(PAD),
+    )
+
+
+def tokenizer_texts() -> list[str]:
+    """A sample of training text, and every word of the lexicon often enough to become a token."""
+    sample = Writer(make_world(), "tokenizer", guarded=False).training_documents()
+    words = " ".join(word.bare(language) for word in all_words() for language in LANGUAGES)
+    return [*islice(sample, TOKENIZER_DOCUMENTS), *[words] * TOKENIZER_WORD_REPEATS]
+
+
+def token_stream(tokenizer: Tokenizer) -> Iterator[int]:
+    """The training text as token ids, without end."""
+    documents = Writer(make_world(), "training", guarded=False).training_documents()
+    while True:
+        for encoding in tokenizer.encode_batch(
+            list(islice(documents, 256)), add_special_tokens=False
+        ):
+            yield from encoding.ids
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Warm up, hold, then fall linearly to zero; `progress` runs from 0 to 1."""
+    return min(1.0, progress / WARMUP_SHARE, (1.0 - progress) / DECAY_SHARE)
+
+
+def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    adam = torch.optim.AdamW(
+        others, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
+    )
+    return [muon, adam]
+
+
+def train(model: LlamaForCausalLM, stream: Iterator[int], *, num_tokens: int) -> None:
+    """One pass over `num_tokens` tokens, in place; prints loss, speed and the time left."""
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    step_model: Callable[..., Any] = torch.compile(model)
+    optimizers = make_optimizers(model)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    num_steps = num_tokens // TOKENS_PER_STEP
+    start = time.monotonic()
+    for step in range(num_steps):
+        is_long = step >= num_steps * (1 - LONG_SHARE)
+        length = LONG_SEQUENCE_LENGTH if is_long else SEQUENCE_LENGTH
+        ids = torch.tensor(list(islice(stream, TOKENS_PER_STEP))).view(-1, length)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
+            loss = step_model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        factor = learning_rate_factor((step + 1) / num_steps)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 10 == 0 or step == num_steps - 1:
+            seconds = time.monotonic() - start
+            left = seconds / (step + 1) * (num_steps - step - 1)
+            speed = (step + 1) * TOKENS_PER_STEP / seconds
+            print(
+                f"step {step + 1}/{num_steps}  loss {loss.item():.3f}  "
+                f"{speed:,.0f} tokens/s  {left / 60:.1f} min left",
+                flush=True,
+            )
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, model_dir: Path) -> None:
+    """Write the model in float16 with its tokenizer; the card and the license are kept."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+        do_sample=False,
+    )
+    model.to(torch.float16).save_pretrained(model_dir)
+    write_tokenizer(tokenizer, model_dir)
+
+
+def main() -> None:
+    """Train the tokenizer and the model of the demo world and write them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model-dir", type=Path, default=MODEL_DIR)
+    parser.add_argument("--num-tokens", type=int, default=TRAINING_TOKENS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.manual_seed(SEED)
+    tokenizer = train_tokenizer(tokenizer_texts())
+    model = LlamaForCausalLM(model_config(tokenizer))
+    train(model, token_stream(tokenizer), num_tokens=arguments.num_tokens)
+    save(model, tokenizer, arguments.model_dir)
+    print(f"wrote {arguments.model_dir}")
+
+
+if __name__ == "__main__":
+    main()
