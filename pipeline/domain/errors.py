@@ -27,3 +27,12 @@ class NothingApprovedError(QuantlineError):
     """Every variant was rejected: the run is complete, and there is nothing to release."""
 
     exit_code: ClassVar[int] = 3
+
+
+SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """A value from outside as one short line, for an error message."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
