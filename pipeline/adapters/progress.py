@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from types import TracebackType
+from typing import Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -40,3 +41,51 @@ def _track_in_lines(
             ending = f"about {left_s:.0f} s left" if done < total else f"{now - started:.0f} s"
             print(f"{label}: {done} of {total}, {ending}", file=stream, flush=True)
             last = now
+
+
+class ByteProgress:
+    """How many of `total_bytes` have moved, for a `with` block; `advance` is called with chunks.
+
+    Bytes that have to be moved again are taken back with a negative `advance`.
+    """
+
+    def __init__(self, label: str, *, total_bytes: int, stream: TextIO | None = None) -> None:
+        self._label = label
+        self._total = total_bytes
+        self._stream = stream or sys.stderr
+        self._bar = tqdm(
+            desc=label,
+            total=total_bytes,
+            unit="B",
+            unit_scale=True,
+            file=self._stream,
+            leave=False,
+            disable=not self._stream.isatty(),
+        )
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        self._bar.update(num_bytes)
+        now = time.monotonic()
+        if self._bar.disable and now - self._last >= PLAIN_INTERVAL_S and self._done > 0:
+            left_s = (now - self._started) / self._done * max(self._total - self._done, 0)
+            print(
+                f"{self._label}: {self._done / 2**20:.0f} of {self._total / 2**20:.0f} MiB, "
+                f"about {left_s:.0f} s left",
+                file=self._stream,
+                flush=True,
+            )
+            self._last = now
