@@ -102,6 +102,16 @@ def readable_disk_errors(target: Path) -> Iterator[None]:
         raise
 
 
+def require_free_space(target: Path, num_bytes: int) -> None:
+    """Raise FailureError, before anything is written, when the disk has less than `num_bytes`."""
+    free = shutil.disk_usage(existing_parent(target)).free
+    if free < num_bytes:
+        raise FailureError(
+            f"{target}: {num_bytes / 2**20:.0f} MiB of disk needed, {free / 2**20:.0f} MiB free; "
+            "free some space and run the same command again"
+        )
+
+
 def existing_parent(path: Path) -> Path:
     while not path.exists():
         path = path.parent

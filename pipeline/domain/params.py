@@ -7,7 +7,7 @@ stages that use it.
 
 import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -76,11 +76,15 @@ class IntegerWeights(Record):
 class AwqParams(IntegerWeights):
     """AutoAWQ's gemm layout: asymmetric, with zero points."""
 
+    symmetric: ClassVar[bool] = False
+
     format: Literal["awq"]
 
 
 class GptqParams(IntegerWeights):
     """The GPTQ v1 layout: symmetric, which is what the engines serve fast."""
+
+    symmetric: ClassVar[bool] = True
 
     format: Literal["gptq"]
 

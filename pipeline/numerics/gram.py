@@ -15,6 +15,10 @@ class GramAccumulator:
         self._sum = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._num_tokens = 0
 
+    @property
+    def in_features(self) -> int:
+        return self._sum.shape[0]
+
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs, any leading shape × in_features, any float dtype."""
         rows = inputs.reshape(-1, inputs.shape[-1]).to(torch.float32)

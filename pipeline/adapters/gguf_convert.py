@@ -1,0 +1,50 @@
+"""A program of its own: llama.cpp's converter, driven with what quantline states explicitly.
+
+Run as `python -m pipeline.adapters.gguf_convert REQUEST.json`, a `ConversionRequest`. The converter
+and the gguf package that belongs to it are not on the package index together; both come from the
+llama-cpp-python source distribution and are only ever imported here, in this process.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.domain.record import Record
+
+
+class ConversionRequest(Record):
+    """`names` are weights of the checkpoint whose GGUF names are wanted in `names_path`."""
+
+    converter_dir: Path
+    model_dir: Path
+    output_path: Path
+    model_name: str
+    pre_tokenizer: str | None
+    names: tuple[str, ...]
+    names_path: Path
+
+
+def main(request_path: str) -> None:
+    request = ConversionRequest.from_bytes(Path(request_path).read_bytes(), source=request_path)
+    sys.path[:0] = [str(request.converter_dir), str(request.converter_dir / "gguf-py")]
+    import conversion  # type: ignore[import-not-found]
+    import gguf
+
+    parameters = conversion.ModelBase.load_hparams(request.model_dir, False)
+    architecture = conversion.get_model_architecture(parameters, conversion.ModelType.TEXT)
+    model: Any = conversion.get_model_class(architecture)(
+        request.model_dir,
+        gguf.LlamaFileType.MOSTLY_F16,
+        request.output_path,
+        model_name=request.model_name,
+    )
+    if request.pre_tokenizer is not None:
+        model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
+    model.write()
+    names = {name: model.map_tensor_name(name) for name in request.names}
+    request.names_path.write_text(json.dumps(names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,88 @@
+"""Making a GGUF variant: conversion, importance from the statistics, quantization, and proof.
+
+The errors reported are measured on the file that was written, against the F16 file it came from.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.adapters import gguf
+from pipeline.adapters.checkpoint import Checkpoint
+from pipeline.adapters.files import require_free_space
+from pipeline.adapters.progress import note
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.coverage import gguf_coverage
+from pipeline.domain.params import GgufParams
+from pipeline.domain.quantized import TensorCoverage
+from pipeline.numerics.gram import output_error
+
+
+def write_gguf(
+    base_dir: Path,
+    recipe: GgufParams,
+    statistics: Statistics,
+    model_dir: Path,
+    *,
+    model_name: str,
+    pre_tokenizer: str | None,
+) -> tuple[TensorCoverage, ...]:
+    """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
+
+    `model_name` becomes the file's `general.name`. Returns what became of every tensor.
+    """
+    require_free_space(model_dir, 3 * Checkpoint(base_dir).weight_bytes)
+    with TemporaryDirectory(dir=model_dir.parent) as work:
+        full_path = Path(work) / "full.gguf"
+        note("quantize: converting to GGUF")
+        names = gguf.convert(
+            base_dir,
+            full_path,
+            model_name=model_name,
+            pre_tokenizer=pre_tokenizer,
+            weight_names=tuple(f"{name}.weight" for name in statistics.linears),
+        )
+        linear_of = {gguf_name: name.removesuffix(".weight") for name, gguf_name in names.items()}
+        importance = (
+            {
+                gguf_name: statistics.diagonal(linear).numpy()
+                for gguf_name, linear in linear_of.items()
+            }
+            if recipe.imatrix
+            else {}
+        )
+        output_path = model_dir / f"model-{recipe.type}.gguf"
+        note(f"quantize: {recipe.type} by llama.cpp")
+        gguf.quantize(full_path, output_path, recipe.type, importance)
+        return tuple(_gguf_rows(full_path, output_path, linear_of, statistics, recipe))
+
+
+def _gguf_rows(
+    full_path: Path,
+    output_path: Path,
+    linear_of: dict[str, str],
+    statistics: Statistics,
+    recipe: GgufParams,
+) -> list[TensorCoverage]:
+    """What became of each tensor, measured on the file that was written."""
+    full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
+    rows = []
+    for tensor in gguf.read_tensors(output_path):
+        linear = linear_of.get(tensor.name)
+        error = None
+        if linear is not None:
+            gram = statistics.grams([linear])[linear]
+            original = full[tensor.name].values
+            error = float(
+                output_error(tensor.values - original, gram) / output_error(original, gram)
+            )
+        rows.append(
+            gguf_coverage(
+                tensor.name,
+                shape=tensor.shape,
+                stored_type=tensor.type,
+                tensor_bits=tensor.bits_per_weight,
+                relative_error=error,
+                recipe=recipe,
+            )
+        )
+    return rows

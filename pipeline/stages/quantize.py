@@ -1,0 +1,63 @@
+"""quantize: one variant, a pure function of the base's weights, the statistics and the recipe.
+
+Every tensor of the result is accounted for in the coverage of `variant.json`.
+"""
+
+from importlib.metadata import version
+
+from pipeline.adapters import gguf
+from pipeline.adapters.files import directory_records, new_directory, write_record
+from pipeline.adapters.gguf_variant import write_gguf
+from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.packed_checkpoint import write_packed
+from pipeline.adapters.progress import note
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.coverage import bits_per_weight
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.manifest import tree_digest
+from pipeline.domain.params import GgufParams, Params
+from pipeline.domain.quantized import VariantRecord
+
+
+def run(layout: Layout, params: Params, name: str) -> None:
+    """Write `artifacts/variants/<name>`. Raises InputError where recipe and model do not fit."""
+    recipe = params.variants.get(name)
+    if recipe is None:
+        raise InputError(f"{name}: not in params.yaml; variants: {', '.join(params.variants)}")
+    base = read_base_manifest(layout)
+    statistics = Statistics(layout)
+    if statistics.record.base_digest != base.digest:
+        raise InputError(
+            f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
+        )
+    with new_directory(layout.variant_dir(name)) as partial:
+        model_dir = partial / "model"
+        model_dir.mkdir()
+        if isinstance(recipe, GgufParams):
+            coverage = write_gguf(
+                layout.base_dir,
+                recipe,
+                statistics,
+                model_dir,
+                model_name=params.release.name,
+                pre_tokenizer=params.model.gguf_pre_tokenizer,
+            )
+            tools = gguf.tool_versions()
+        else:
+            coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
+            tools = {"torch": version("torch")}
+        files = directory_records(model_dir)
+        record = VariantRecord(
+            name=name,
+            recipe=recipe,
+            base_digest=base.digest,
+            statistics_digest=statistics.record.digest,
+            tools=tools,
+            files=files,
+            digest=tree_digest(files),
+            bits_per_weight=bits_per_weight(coverage),
+            coverage=coverage,
+        )
+        write_record(partial / layout.variant_path(name).name, record)
+    note(f"quantize: {name}: {record.bits_per_weight:.2f} bits per weight")
