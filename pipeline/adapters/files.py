@@ -8,16 +8,21 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from pipeline.domain.errors import FailureError, InputError
+from pydantic import ValidationError
+
+from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.manifest import FileRecord
 from pipeline.domain.record import Record
 
 CHUNK_BYTES = 1 << 22
 PARTIAL_SUFFIX = ".partial"
+REPLACED_SUFFIX = ".replaced"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def file_sha256(path: Path) -> str:
@@ -27,20 +32,30 @@ def file_sha256(path: Path) -> str:
 
 
 def file_record(path: Path, root: Path) -> FileRecord:
-    return FileRecord(
-        path=path.relative_to(root).as_posix(),
-        size=path.stat().st_size,
-        sha256=file_sha256(path),
-    )
+    """Size and digest of a file. Raises InputError for a name that no manifest may hold."""
+    try:
+        return FileRecord(
+            path=path.relative_to(root).as_posix(),
+            size=path.stat().st_size,
+            sha256=file_sha256(path),
+        )
+    except ValidationError as error:
+        raise InputError(
+            f"{shown(str(path))}: expected a name in UTF-8 without backslashes or control "
+            "characters; rename the file"
+        ) from error
 
 
 def directory_records(root: Path) -> tuple[FileRecord, ...]:
-    """Every regular file below `root`, sorted by path. Raises InputError on a symbolic link."""
-    paths = sorted(path for path in root.rglob("*") if path.is_symlink() or path.is_file())
+    """Every file below `root`, sorted by path.
+
+    A link to a file counts as the file. Raises InputError on any other link.
+    """
+    paths = [path for path in root.rglob("*") if path.is_symlink() or path.is_file()]
     for path in paths:
-        if path.is_symlink() and path.is_dir():
-            raise InputError(f"{path}: expected a regular file, found a link to a directory")
-    return tuple(file_record(path, root) for path in paths)
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file, found a link to something else; remove it")
+    return tuple(sorted((file_record(path, root) for path in paths), key=lambda file: file.path))
 
 
 def read_bytes(path: Path, *, made_by: str) -> bytes:
@@ -53,12 +68,27 @@ def read_bytes(path: Path, *, made_by: str) -> bytes:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacement(path) as file:
+        file.write(data)
+
+
+def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> None:
+    """Copy a file's bytes to `target` atomically; `advance` is told the bytes of each chunk."""
+    with source.open("rb") as original, _replacement(target) as copy:
+        while chunk := original.read(CHUNK_BYTES):
+            copy.write(chunk)
+            advance(len(chunk))
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that replaces it when the block ends without an error."""
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with readable_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -74,15 +104,24 @@ def write_record(path: Path, record: Record) -> None:
 def new_directory(target: Path) -> Iterator[Path]:
     """A fresh directory beside `target` that replaces it when the block ends without an error."""
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    remove_tree(partial)
     with readable_disk_errors(target):
+        remove_tree(partial)
         try:
             partial.mkdir(parents=True)
             yield partial
-            remove_tree(target)
-            partial.rename(target)
+            replace_directory(partial, target)
         finally:
             remove_tree(partial)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; what was there goes away only after it, and never in part."""
+    replaced = target.with_name(target.name + REPLACED_SUFFIX)
+    remove_tree(replaced)
+    if os.path.lexists(target):
+        target.rename(replaced)
+    source.rename(target)
+    remove_tree(replaced)
 
 
 @contextmanager
@@ -91,14 +130,27 @@ def readable_disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             free = shutil.disk_usage(existing_parent(target)).free
             raise FailureError(
                 f"{target}: the disk is full ({free / 2**20:.0f} MiB free); free some space and "
                 "run the same command again, nothing half-written was kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise FailureError(f"{target}: cannot be written ({error.strerror})") from error
+            place = error.filename or target
+            raise FailureError(
+                f"{place}: no access ({error.strerror}); change its permissions and run the same "
+                "command again"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise FailureError(
+                f"{target}: a file is where a directory of this path should be; remove it"
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise FailureError(
+                f"{target}: larger than its file system or a limit of this process allows "
+                "(`ulimit -f`); use another disk or raise the limit"
+            ) from error
         raise
 
 
@@ -119,5 +171,8 @@ def existing_parent(path: Path) -> Path:
 
 
 def remove_tree(path: Path) -> None:
-    if path.exists():
+    """Remove a directory with all that is in it, a file or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,10 +6,13 @@ could carry code (pickles, Python files) gets in under a new name.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from pipeline.domain.errors import InputError
+from pipeline.domain.manifest import FileRecord
 from pipeline.domain.params import HUB_PREFIX
 
 CONFIG_FILE = "config.json"
@@ -107,3 +110,20 @@ def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> t
             f"{WEIGHTS_FILE} or {INDEX_FILE}: use a safetensors revision or conversion of the model"
         )
     raise InputError(f"no weights: expected {WEIGHTS_FILE} or {INDEX_FILE} among the files")
+
+
+class CheckpointSource(Protocol):
+    """Where a checkpoint's files come from: a hub, its cache on this machine, or a directory."""
+
+    @property
+    def revision(self) -> str | None:
+        """The full commit of a hub model, else None."""
+
+    def sizes(self) -> dict[str, int]:
+        """Every file at the top level, with its size in bytes."""
+
+    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Bring a file into `target_dir`, proven whole; `advance` is told the bytes moved."""
+
+    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
+        """Whether taking the same files again would give the same bytes."""

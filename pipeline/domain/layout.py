@@ -26,6 +26,11 @@ class Layout:
         return self.root / "artifacts"
 
     @property
+    def demo_model_dir(self) -> Path:
+        """The checkpoint that comes with the repository."""
+        return self.root / "demo" / "model"
+
+    @property
     def base_dir(self) -> Path:
         return self.artifacts_dir / "base"
 

@@ -1,5 +1,6 @@
 """What a set of files is: every file's size and sha256, one digest, and its origin."""
 
+import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -10,10 +11,12 @@ from pipeline.domain.record import Record, sha256_hex
 def relative_posix(path: str) -> str:
     """Refuse names that could leave the directory they are written to."""
     parts = path.split("/")
-    if not path or path.startswith("/") or "\\" in path or "\0" in path:
+    if not path or path.startswith("/") or "\\" in path:
         raise ValueError("expected a relative path with forward slashes")
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError("expected a path without empty, '.' or '..' parts")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+        raise ValueError("expected a path without control characters")
     return path
 
 

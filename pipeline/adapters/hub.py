@@ -1,0 +1,276 @@
+"""A checkpoint on a Hugging Face hub or a mirror of one, through huggingface_hub.
+
+huggingface_hub does the talking: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
+store), proxies and retries are its own. It does not check what it downloads; here every file is
+compared with the digest the hub lists for the commit. Every failure becomes one line, and none
+quotes a request, which could hold the token.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from tqdm import tqdm
+
+from pipeline.adapters.files import copy_file
+from pipeline.adapters.hub_cache import CachedCheckpoint
+from pipeline.adapters.hub_digest import HubDigest, hub_record, is_commit_digest
+from pipeline.domain.checkpoint import CheckpointSource, HubSource
+from pipeline.domain.errors import FailureError, InputError, QuantlineError, shown
+from pipeline.domain.manifest import FileRecord, relative_posix
+
+# Nothing about this machine goes along with a request: the library would add the versions of
+# other packages to it, and ask the hub which programs it may have been started by.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+TRY_AGAIN = "run the same command again: what is whole is kept"
+NO_CACHE = "cache"
+
+
+def open_hub(source: HubSource) -> CheckpointSource:
+    """The checkpoint at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
+
+    Raises InputError for a branch or tag, and names the commit it points to now.
+    """
+    if not source.is_pinned:
+        raise InputError(_unpinned(source))
+    if constants.is_offline_mode():
+        return CachedCheckpoint(source)
+    return HubCheckpoint(source, endpoint=current_endpoint())
+
+
+def current_endpoint() -> str:
+    """The hub's address: HF_ENDPOINT as it is now, else huggingface_hub's own."""
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _unpinned(source: HubSource) -> str:
+    expected = f"{source}: expected a full commit (40 hex digits)"
+    if constants.is_offline_mode():
+        return f"{expected}; HF_HUB_OFFLINE is set, so the commit cannot be looked up"
+    endpoint = current_endpoint()
+    with readable_hub_errors(source, endpoint=endpoint):
+        commit = HfApi(endpoint=endpoint).model_info(source.repo, revision=source.revision).sha
+    pinned = HubSource(source.repo, str(commit))
+    if not pinned.is_pinned:
+        return f"{expected}; the hub names none for {source.revision}"
+    return f"{expected}; {source.revision} is now at {commit}: write {pinned}"
+
+
+class HubCheckpoint:
+    """One commit of a repository on a hub that is reached over the network."""
+
+    def __init__(self, source: HubSource, *, endpoint: str) -> None:
+        self._source = source
+        self._endpoint = endpoint
+        self._listed: dict[str, HubDigest] | None = None
+
+    @property
+    def revision(self) -> str:
+        return self._source.revision
+
+    def sizes(self) -> dict[str, int]:
+        return {name: digest.size for name, digest in self._digests().items()}
+
+    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
+        """A commit never changes."""
+        return True
+
+    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Download a file unless it is in `target_dir` or in the hub's cache already.
+
+        Raises FailureError when what arrives is not what the hub lists; it is not kept then.
+        """
+        digest = self._digests()[name]
+        target_path = target_dir / name
+        if isinstance(record := hub_record(target_path, digest), FileRecord):
+            advance(digest.size)
+            return record
+        target_path.unlink(missing_ok=True)
+        if not self._copy_from_cache(name, digest, target_path, advance=advance):
+            self._download(name, target_dir, advance=advance)
+        record = hub_record(target_path, digest)
+        if isinstance(record, FileRecord):
+            return record
+        target_path.unlink(missing_ok=True)
+        raise FailureError(
+            f"{self._source}: {name}: {record}: the download is damaged and was not kept; "
+            f"{TRY_AGAIN}"
+        )
+
+    def _digests(self) -> dict[str, HubDigest]:
+        if self._listed is None:
+            with readable_hub_errors(self._source, endpoint=self._endpoint):
+                self._listed = self._list()
+        return self._listed
+
+    def _list(self) -> dict[str, HubDigest]:
+        api = HfApi(endpoint=self._endpoint)
+        try:
+            entries = list(api.list_repo_tree(self._source.repo, revision=self._source.revision))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, httpx2.HTTPError | HFValidationError):
+                raise
+            raise FailureError(
+                f"{_shown_endpoint(self._endpoint)}: what it answers is no listing of a "
+                "repository; check HF_ENDPOINT"
+            ) from error
+        return {
+            self._safe_name(entry.path): self._listed_digest(entry)
+            for entry in entries
+            if isinstance(entry, RepoFile)
+        }
+
+    def _safe_name(self, name: object) -> str:
+        try:
+            return relative_posix(str(name))
+        except ValueError as error:
+            raise InputError(
+                f"{self._source}: the hub lists a file named {shown(name)}: {error}; use another "
+                "repository"
+            ) from error
+
+    def _listed_digest(self, entry: RepoFile) -> HubDigest:
+        digest = (
+            HubDigest(entry.size, git_id=entry.blob_id, sha256=None)
+            if entry.lfs is None
+            else HubDigest(entry.lfs.size, git_id=None, sha256=entry.lfs.sha256)
+        )
+        if not is_commit_digest(digest):
+            raise FailureError(
+                f"{self._source}: {shown(entry.path)}: the hub lists no size and digest to check "
+                "it by; use another hub or mirror"
+            )
+        return digest
+
+    def _copy_from_cache(
+        self, name: str, digest: HubDigest, target_path: Path, *, advance: Callable[[int], None]
+    ) -> bool:
+        cached = try_to_load_from_cache(self._source.repo, name, revision=self._source.revision)
+        if not isinstance(cached, str):
+            return False
+        if not isinstance(hub_record(Path(cached), digest), FileRecord):
+            return False
+        copy_file(Path(cached), target_path, advance=advance)
+        return True
+
+    def _download(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> None:
+        # The cache was looked at before: an empty one keeps a damaged file in it from being used.
+        with readable_hub_errors(self._source, endpoint=self._endpoint, name=name):
+            hf_hub_download(
+                self._source.repo,
+                name,
+                revision=self._source.revision,
+                local_dir=target_dir,
+                cache_dir=target_dir / ".cache" / NO_CACHE,
+                endpoint=self._endpoint,
+                tqdm_class=_bar_class(advance),
+            )
+
+
+def _bar_class(advance: Callable[[int], None]) -> type[tqdm[object]]:
+    """A progress bar class for huggingface_hub that shows nothing and passes the bytes on."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            advance(int(n or 0))
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Bytes on the network; those on the disk are counted instead."""
+
+        def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
+            """Nothing is shown."""
+
+    return Bar
+
+
+@contextmanager
+def readable_hub_errors(
+    source: HubSource, *, endpoint: str, name: str | None = None
+) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line; `name` is the file that was asked for."""
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise _problem(error.__cause__ or error, source, endpoint, name) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError) as error:
+        raise _problem(error, source, endpoint, name) from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not the hub's
+            raise
+        raise _problem(error, source, endpoint, name) from error
+
+
+def _problem(
+    error: BaseException, source: HubSource, endpoint: str, name: str | None
+) -> QuantlineError:
+    hub = _shown_endpoint(endpoint)
+    what = f"{source}: {name}" if name else str(source)
+    match error:
+        case GatedRepoError():
+            return InputError(
+                f"{what}: access is restricted; accept the terms at {hub}/{source.repo}, then log "
+                "in with `hf auth login` or set HF_TOKEN"
+            )
+        case RepositoryNotFoundError():
+            return InputError(
+                f"{what}: {hub} has no such repository, or a private one; check the name, or log "
+                "in with `hf auth login` or HF_TOKEN"
+            )
+        case RevisionNotFoundError():
+            return InputError(
+                f"{what}: {hub} has no such revision of {source.repo}; copy the full commit from "
+                "the repository's history"
+            )
+        case DisabledRepoError():
+            return InputError(f"{what}: {hub} has disabled this repository; use another one")
+        case RemoteEntryNotFoundError():
+            return FailureError(f"{what}: listed by {hub}, but not there; {TRY_AGAIN}")
+        case HFValidationError():
+            return InputError(f"{what}: not a name that {hub} could have; expected hf:ORG/NAME")
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return InputError(
+                f"{what}: {hub} refuses access ({error.response.status_code}); log in with "
+                "`hf auth login`, or set HF_TOKEN to a token that may read it"
+            )
+        case HfHubHTTPError():
+            return FailureError(f"{what}: {hub} answers {error.response.status_code}; {TRY_AGAIN}")
+        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return InputError(
+                f"{what}: no request can be made to {hub}; check HF_ENDPOINT and HF_TOKEN for "
+                "stray characters"
+            )
+        case httpx2.ConnectError() | httpx2.ConnectTimeout():
+            return FailureError(
+                f"{what}: {hub} cannot be reached; check the network and HF_ENDPOINT, or set "
+                "HF_HUB_OFFLINE=1 to use its cache"
+            )
+        case _:
+            return FailureError(
+                f"{what}: the transfer from {hub} broke off ({type(error).__name__}) and nothing "
+                f"of it was kept; {TRY_AGAIN}"
+            )
+
+
+def _shown_endpoint(endpoint: str) -> str:
+    """The endpoint without a user and password that its URL may contain."""
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

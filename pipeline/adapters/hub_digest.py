@@ -1,0 +1,59 @@
+"""The digests by which a hub names its files, and whether a file on disk has them.
+
+Git LFS files are named by the sha256 of their bytes, others by git's blob id: the SHA-1 of
+`blob <size>\\0` and the bytes (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.adapters.files import CHUNK_BYTES, file_record
+from pipeline.domain.manifest import FileRecord
+
+GIT_ID = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HubDigest:
+    """What a hub says about a file: its size in bytes, and one of the two digests."""
+
+    size: int
+    git_id: str | None
+    sha256: str | None
+
+
+def is_commit_digest(digest: HubDigest) -> bool:
+    """Whether the hub's values are well-formed: a size, and at least one digest."""
+    values = ((GIT_ID, digest.git_id), (SHA256, digest.sha256))
+    return (
+        type(digest.size) is int
+        and digest.size >= 0
+        and any(isinstance(value, str) and form.fullmatch(value) for form, value in values)
+    )
+
+
+def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:
+    """The record of a file that is what the hub lists, else what is wrong with it."""
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    if size != digest.size:
+        return f"{size} bytes, the hub lists {digest.size}"
+    record = file_record(path, path.parent)
+    if digest.sha256 is not None and record.sha256 != digest.sha256:
+        return f"sha256 {record.sha256}, the hub lists {digest.sha256}"
+    if digest.git_id is not None and (found := git_blob_id(path)) != digest.git_id:
+        return f"git blob id {found}, the hub lists {digest.git_id}"
+    return record
+
+
+def git_blob_id(path: Path) -> str:
+    """The name git gives to a file's bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

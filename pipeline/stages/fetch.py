@@ -1,0 +1,139 @@
+"""fetch: the base checkpoint, pinned, checked and proven whole, with a manifest of it.
+
+Small files come first, and everything that can be refused by them is refused before the weights
+are moved. What is whole waits in `base.download` beside the target, so that an interrupted run
+moves no file twice; `base` itself appears only when all of it is there and checked.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.adapters.checkpoint_files import (
+    check_tokenizer,
+    check_weights,
+    read_config,
+    read_shards,
+)
+from pipeline.adapters.files import (
+    directory_records,
+    readable_disk_errors,
+    remove_tree,
+    replace_directory,
+    require_free_space,
+    write_record,
+)
+from pipeline.adapters.hub import open_hub
+from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.local_model import LocalCheckpoint
+from pipeline.adapters.progress import ByteProgress, note
+from pipeline.domain.checkpoint import (
+    CheckpointSource,
+    parse_hub_source,
+    sidecar_names,
+    weight_names,
+)
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.licenses import resolve
+from pipeline.domain.manifest import BaseManifest, FileRecord, tree_digest
+from pipeline.domain.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
+
+DOWNLOAD_SUFFIX = ".download"
+MAX_SIDECAR_BYTES = 1 << 28
+
+
+def run(layout: Layout, params: Params) -> None:
+    """Write `base/` and, last, `base.manifest.json`.
+
+    Raises InputError when the checkpoint is not one that can be quantized and released, and
+    FailureError when it cannot be moved here.
+    """
+    source = open_source(layout, params.model)
+    if is_intact(layout, params.model, source):
+        note(f"fetch: {layout.base_dir} is what {params.model.source} gives")
+        return
+    download_dir = layout.base_dir.with_name(layout.base_dir.name + DOWNLOAD_SUFFIX)
+    with readable_disk_errors(layout.base_dir):
+        download_dir.mkdir(parents=True, exist_ok=True)
+        manifest = collect(source, params.model, download_dir)
+        keep_only(download_dir, {file.path for file in manifest.files})
+        replace_directory(download_dir, layout.base_dir)
+    write_record(layout.base_manifest_path, manifest)
+
+
+def open_source(layout: Layout, model: ModelParams) -> CheckpointSource:
+    """The hub, the demo's directory or a directory, by `model.source`."""
+    if model.source.startswith(HUB_PREFIX):
+        return open_hub(parse_hub_source(model.source))
+    model_dir = layout.demo_model_dir if model.source == DEMO_SOURCE else layout.root / model.source
+    return LocalCheckpoint(model_dir, source=model.source)
+
+
+def is_intact(layout: Layout, model: ModelParams, source: CheckpointSource) -> bool:
+    """Whether the result of an earlier run is there, whole, and what this run would make."""
+    if not layout.base_manifest_path.is_file() or not layout.base_dir.is_dir():
+        return False
+    manifest = BaseManifest.from_bytes(
+        layout.base_manifest_path.read_bytes(), source=str(layout.base_manifest_path)
+    )
+    if manifest.source != model.source or directory_records(layout.base_dir) != manifest.files:
+        return False
+    resolve(manifest.license, model.license)
+    return source.is_unchanged(manifest.files)
+
+
+def collect(source: CheckpointSource, model: ModelParams, download_dir: Path) -> BaseManifest:
+    """Bring everything that is needed into `download_dir`, checking as early as can be."""
+    sizes = source.sizes()
+    sidecars = sidecar_names(sizes)
+    for name in sidecars:
+        if sizes[name] > MAX_SIDECAR_BYTES:
+            raise InputError(
+                f"{name}: {sizes[name]} bytes, expected at most {MAX_SIDECAR_BYTES}; use another "
+                "checkpoint"
+            )
+    for leftover in set(sidecar_names([path.name for path in download_dir.iterdir()])):
+        if leftover not in sidecars:
+            (download_dir / leftover).unlink()
+    records = take_all(source, sidecars, sizes, download_dir, label="fetch: small files")
+
+    config = read_config(download_dir)
+    check_tokenizer(download_dir)
+    facts = read_license_facts(download_dir)
+    rule = resolve(facts, model.license)
+    note(f"fetch: {config.architecture}, {rule.name}")
+    shards = read_shards(download_dir)
+    weights = weight_names(sizes, shards=shards)
+    missing = [name for name in weights if not (download_dir / name).exists()]
+    require_free_space(download_dir, sum(sizes[name] for name in missing))
+
+    records += take_all(source, weights, sizes, download_dir, label="fetch: weights")
+    check_weights(download_dir, weights, shards=shards)
+    files = tuple(sorted(records, key=lambda record: record.path))
+    return BaseManifest(
+        source=model.source,
+        revision=source.revision,
+        architecture=config.architecture,
+        files=files,
+        digest=tree_digest(files),
+        license=facts,
+    )
+
+
+def take_all(
+    source: CheckpointSource,
+    names: Collection[str],
+    sizes: dict[str, int],
+    download_dir: Path,
+    *,
+    label: str,
+) -> list[FileRecord]:
+    with ByteProgress(label, total_bytes=sum(sizes[name] for name in names)) as progress:
+        return [source.take(name, download_dir, advance=progress.advance) for name in names]
+
+
+def keep_only(directory: Path, names: Collection[str]) -> None:
+    """Remove everything else: other revisions' files, and what downloading leaves behind."""
+    for path in directory.iterdir():
+        if path.name not in names:
+            remove_tree(path)
