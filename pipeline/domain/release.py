@@ -1,0 +1,124 @@
+"""What package and publish leave behind: the records of a package, of all packages, of receipts."""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from pipeline.domain.manifest import FileRecord, Sha256, tree_digest
+from pipeline.domain.params import SEMANTIC_VERSION, VARIANT_NAME
+from pipeline.domain.record import Record
+
+MANIFEST_FILE: Final = "manifest.json"
+LICENSE_FILE: Final = "LICENSE"
+NOTICE_FILE: Final = "NOTICE"
+CARD_FILE: Final = "README.md"
+MODELFILE: Final = "Modelfile"
+GENERATED_FILES: Final = (MANIFEST_FILE, LICENSE_FILE, NOTICE_FILE, CARD_FILE, MODELFILE)
+
+
+Version = Annotated[str, Field(pattern=SEMANTIC_VERSION)]
+VariantName = Annotated[str, Field(pattern=rf"^{VARIANT_NAME.pattern}$")]
+
+
+class ReleaseLicense(Record):
+    """The license of a release.
+
+    `id` is the model card's identifier; `expression` the SPDX one, with a `LicenseRef-…` for a
+    license that SPDX does not list.
+    """
+
+    id: str
+    name: str
+    expression: str
+    link: str | None
+
+
+class BaseReference(Record):
+    """The checkpoint a release was made from. `revision` is the commit of a hub model."""
+
+    name: str
+    revision: str | None
+    digest: Sha256
+
+
+class PackageManifest(Record):
+    """`manifest.json` of a package: what it is, what it was made from, and every other file.
+
+    `variant_digest`, `statistics_digest` and the base's digest are those of the records that
+    quantize, calibrate and fetch wrote; `evaluation_sha256` is of the bytes of evaluation.json.
+    """
+
+    name: str
+    version: Version
+    variant: VariantName
+    format: str
+    quantization: str
+    bits_per_weight: float
+    num_parameters: int
+    model_type: str
+    languages: tuple[str, ...]
+    quantized_by: str
+    license: ReleaseLicense
+    base: BaseReference
+    statistics_digest: Sha256
+    variant_digest: Sha256
+    evaluation_sha256: Sha256
+    files: tuple[FileRecord, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version} {self.variant}"
+
+    @property
+    def digest(self) -> str:
+        return tree_digest(self.files)
+
+
+class PackageEntry(Record):
+    """One package of the index; `manifest_sha256` is of the bytes of its manifest.json."""
+
+    variant: VariantName
+    manifest_sha256: Sha256
+    num_files: int
+    size_bytes: int
+
+
+class PackageIndex(Record):
+    """`packages.json`: what was packaged, in the order of `params.yaml`."""
+
+    packages: tuple[PackageEntry, ...]
+
+
+class PushedLayer(Record):
+    """One file of a release as the registry holds it. `digest` is `sha256:…`, `size` in bytes."""
+
+    path: str
+    media_type: str
+    digest: str
+    size: int
+
+
+class Receipt(Record):
+    """One published release: its reference by tag, the same by digest, and its blobs."""
+
+    reference: str
+    tag: str
+    manifest_digest: str
+    config_digest: str
+    layers: tuple[PushedLayer, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(layer.size for layer in self.layers)
+
+
+class Receipts(Record):
+    """`receipts.json`. `registry` is the server's URL, or null for the OCI image layout."""
+
+    registry: str | None
+    repository: str
+    releases: dict[str, Receipt]
+
+
+def release_tag(version: str, variant: str) -> str:
+    return f"{version}-{variant}"

@@ -1,0 +1,130 @@
+"""Debian's docker-registry as a real process, and packages to publish to it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from pipeline.adapters.files import directory_records, file_sha256, write_record
+from pipeline.adapters.params_file import read_params
+from pipeline.adapters.process import Daemon, free_port, run_program
+from pipeline.domain.layout import Layout
+from pipeline.domain.params import Params
+from pipeline.domain.release import (
+    BaseReference,
+    PackageEntry,
+    PackageIndex,
+    PackageManifest,
+    ReleaseLicense,
+)
+from tests.support import ROOT, require_program
+
+USER, PASSWORD = "releaser", "correct horse: battery"
+READY_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    storage: Path
+    log_path: Path
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
+
+
+@contextmanager
+def registry_server(directory: Path, *, login: bool = False, auth: str = "") -> Iterator[Server]:
+    """A registry that keeps its blobs in `directory`; `auth` is YAML of another login scheme."""
+    program = require_program("docker-registry")
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    if login:
+        htpasswd = directory / "htpasswd"
+        run_program(
+            [require_program("htpasswd"), "-Bbc", htpasswd, USER, PASSWORD],
+            log_path=directory / "htpasswd.log",
+            environment={},
+        )
+        auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}"
+    config = directory / "config.yml"
+    config.write_text(
+        "version: 0.1\n"
+        f"storage: {{filesystem: {{rootdirectory: {directory / 'storage'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}\n"
+    )
+    url = f"http://127.0.0.1:{port}"
+    log_path = directory / "registry.log"
+    with Daemon([program, "serve", config], log_path=log_path, environment={}) as daemon:
+        daemon.wait_until(lambda: _answers(url), timeout_s=READY_TIMEOUT_S, what="docker-registry")
+        yield Server(url, directory / "storage", log_path)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/v2/", timeout=5).status_code in (200, 401)
+    except requests.ConnectionError:
+        return False
+
+
+def docker_config(directory: Path, host: str, username: str, password: str) -> None:
+    """What `docker login` leaves behind; the caller points DOCKER_CONFIG to `directory`."""
+    directory.mkdir(exist_ok=True)
+    encoded = requests.auth._basic_auth_str(username, password).removeprefix("Basic ")
+    (directory / "config.json").write_text(json.dumps({"auths": {host: {"auth": encoded}}}))
+
+
+def release_params(*, url: str | None = None) -> Params:
+    """The parameters of the repository, with another registry."""
+    params = read_params(ROOT / "params.yaml")
+    return params.model_copy(update={"registry": params.registry.model_copy(update={"url": url})})
+
+
+def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:
+    """Packages of small files, and their index."""
+    entries = []
+    for variant in variants:
+        directory = layout.package_dir(variant)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "model.safetensors").write_bytes(content + variant.encode())
+        (directory / "tokenizer").mkdir(exist_ok=True)
+        (directory / "tokenizer" / "vocab é.json").write_bytes(b"{}")
+        (directory / "LICENSE").write_bytes(b"Permission is hereby granted.\n")
+        (directory / "README.md").write_bytes(b"# a model\n")
+        (directory / "manifest.json").unlink(missing_ok=True)
+        write_record(directory / "manifest.json", package_manifest(directory, variant))
+        entries.append(
+            PackageEntry(
+                variant=variant,
+                manifest_sha256=file_sha256(directory / "manifest.json"),
+                num_files=5,
+                size_bytes=1,
+            )
+        )
+    write_record(layout.packages_path, PackageIndex(packages=tuple(entries)))
+
+
+def package_manifest(directory: Path, variant: str) -> PackageManifest:
+    digest = "ab" * 32
+    return PackageManifest(
+        name="tiny",
+        version="1.2.3",
+        variant=variant,
+        format="awq",
+        quantization="awq",
+        bits_per_weight=4.25,
+        num_parameters=3_140_000,
+        model_type="llama",
+        languages=("en", "es"),
+        quantized_by="somebody",
+        license=ReleaseLicense(id="mit", name="MIT License", expression="MIT", link=None),
+        base=BaseReference(name="org/tiny", revision="0" * 40, digest=digest),
+        statistics_digest=digest,
+        variant_digest=digest,
+        evaluation_sha256=digest,
+        files=directory_records(directory),
+    )

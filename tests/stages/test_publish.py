@@ -1,0 +1,311 @@
+"""publish against Debian's docker-registry, against a layout that skopeo reads, and killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from pipeline.adapters.files import file_sha256
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.record import sha256_hex
+from pipeline.domain.release import PackageIndex, Receipts
+from pipeline.stages import publish
+from tests.registry_server import (
+    PASSWORD,
+    USER,
+    Server,
+    docker_config,
+    registry_server,
+    release_params,
+    write_packages,
+)
+from tests.support import ROOT, require_program
+
+REPOSITORY = "quantline/demo"
+TAG = "1.2.3-awq-w4-g128"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "workspace")
+    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m")
+    return layout
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with registry_server(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+def receipts(layout: Layout) -> Receipts:
+    return Receipts.from_bytes(layout.receipts_path.read_bytes(), source="receipts")
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def skopeo(*arguments: str | Path) -> str:
+    program = require_program("skopeo")
+    return subprocess.run(
+        [program, "--insecure-policy", *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def pulled(server: Server, tag: str) -> tuple[bytes, dict[str, bytes]]:
+    """Manifest and files of a release, read from the registry by its own digests."""
+    base = f"{server.url}/v2/{REPOSITORY}"
+    answer = requests.get(f"{base}/manifests/{tag}", headers={"Accept": MANIFEST_TYPE}, timeout=10)
+    answer.raise_for_status()
+    manifest = answer.json()
+    files = {}
+    for blob in (*manifest["layers"], manifest["config"]):
+        data = requests.get(f"{base}/blobs/{blob['digest']}", timeout=10).content
+        assert "sha256:" + sha256_hex(data) == blob["digest"]
+        assert len(data) == blob["size"]
+        files[blob.get("annotations", {}).get("org.cncf.model.filepath", "config")] = data
+    return answer.content, files
+
+
+def test_a_registry_holds_exactly_the_files_of_the_package(layout: Layout, server: Server) -> None:
+    publish.run(layout, release_params(url=server.url))
+
+    manifest, files = pulled(server, TAG)
+    receipt = receipts(layout).releases["awq-w4-g128"]
+    config = json.loads(files.pop("config"))
+    assert files == files_of(layout.package_dir("awq-w4-g128"))
+    assert receipt.manifest_digest == "sha256:" + sha256_hex(manifest)
+    assert receipt.reference == f"{server.host}/{REPOSITORY}:{TAG}"
+    assert {layer.path for layer in receipt.layers} == set(files)
+    assert json.loads(manifest)["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert set(config) == {"descriptor", "config", "modelfs"}
+    assert len(config["modelfs"]["diffIds"]) == len(files)
+
+
+def test_publishing_again_changes_nothing(layout: Layout, server: Server) -> None:
+    publish.run(layout, release_params(url=server.url))
+    first, storage = layout.receipts_path.read_bytes(), files_of(server.storage)
+    publish.run(layout, release_params(url=server.url))
+    assert layout.receipts_path.read_bytes() == first
+    assert files_of(server.storage) == storage
+
+
+def test_publishing_to_a_layout_again_changes_nothing(layout: Layout) -> None:
+    publish.run(layout, release_params())
+    first, stored = layout.receipts_path.read_bytes(), files_of(layout.registry_dir)
+    publish.run(layout, release_params())
+    assert layout.receipts_path.read_bytes() == first
+    assert files_of(layout.registry_dir) == stored
+    for path, data in stored.items():
+        if path.startswith("blobs/"):
+            assert path == f"blobs/sha256/{sha256_hex(data)}"
+
+
+def test_the_same_packages_have_the_same_digests_everywhere(layout: Layout, server: Server) -> None:
+    publish.run(layout, release_params())
+    on_disk = receipts(layout)
+    publish.run(layout, release_params(url=server.url))
+    on_server = receipts(layout)
+    assert {name: it.manifest_digest for name, it in on_disk.releases.items()} == {
+        name: it.manifest_digest for name, it in on_server.releases.items()
+    }
+
+
+@pytest.mark.parametrize("where", ["layout", "server"])
+def test_a_tag_never_moves_and_nothing_is_sent_before_all_are_checked(
+    layout: Layout, server: Server, where: str
+) -> None:
+    params = release_params(url=server.url if where == "server" else None)
+    write_packages(layout, "gguf-q4-k-m")
+    publish.run(layout, params)
+    stored = files_of(server.storage if where == "server" else layout.registry_dir)
+
+    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m", content=b"other weights")
+    with pytest.raises(InputError, match=r"1\.2\.3-gguf-q4-k-m.*raise release\.version"):
+        publish.run(layout, params)
+    assert files_of(server.storage if where == "server" else layout.registry_dir) == stored
+
+
+def test_a_tag_of_somebody_else_is_refused(layout: Layout, server: Server) -> None:
+    publish.run(layout, release_params(url=server.url))
+    base = f"{server.url}/v2/{REPOSITORY}/manifests"
+    manifest = requests.get(f"{base}/{TAG}", headers={"Accept": MANIFEST_TYPE}, timeout=10)
+    foreign = manifest.content.replace(b"somebody", b"another ")
+    requests.put(
+        f"{base}/{TAG}", data=foreign, headers={"Content-Type": MANIFEST_TYPE}, timeout=10
+    ).raise_for_status()
+    with pytest.raises(InputError, match="tags never move"):
+        publish.run(layout, release_params(url=server.url))
+
+
+def test_a_changed_package_is_refused(layout: Layout) -> None:
+    weights = layout.package_dir("awq-w4-g128") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b"w", b"W"))
+    with pytest.raises(InputError, match=r"model\.safetensors: missing or changed"):
+        publish.run(layout, release_params())
+    assert not layout.registry_dir.exists()
+
+
+def test_a_package_of_another_index_is_refused(layout: Layout) -> None:
+    index = PackageIndex.from_bytes(layout.packages_path.read_bytes(), source="packages")
+    entry = index.packages[0].model_copy(update={"manifest_sha256": "0" * 64})
+    layout.packages_path.write_bytes(PackageIndex(packages=(entry,)).to_bytes())
+    with pytest.raises(InputError, match=r"not the one that packages\.json names"):
+        publish.run(layout, release_params())
+
+
+def test_nothing_packaged_publishes_nothing(layout: Layout) -> None:
+    write_packages(layout)
+    publish.run(layout, release_params())
+    assert receipts(layout).releases == {}
+
+
+def test_without_packages_the_error_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `quantline package` first"):
+        publish.run(Layout(tmp_path), release_params())
+
+
+def test_the_right_login_publishes(
+    layout: Layout, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with registry_server(tmp_path / "registry", login=True) as server:
+        docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
+        publish.run(layout, release_params(url=server.url))
+        answer = requests.get(
+            f"{server.url}/v2/{REPOSITORY}/tags/list", auth=(USER, PASSWORD), timeout=10
+        )
+        assert set(answer.json()["tags"]) == {TAG, "1.2.3-gguf-q4-k-m"}
+    written = layout.receipts_path.read_text() + "".join(capfd.readouterr())
+    assert PASSWORD not in written
+
+
+def test_no_login_is_one_line(layout: Layout, tmp_path: Path) -> None:
+    with (
+        registry_server(tmp_path / "registry", login=True) as server,
+        pytest.raises(FailureError, match="wants a login and there is none; run `docker login"),
+    ):
+        publish.run(layout, release_params(url=server.url))
+
+
+def test_a_wrong_password_is_one_line(layout: Layout, tmp_path: Path) -> None:
+    with registry_server(tmp_path / "registry", login=True) as server:
+        docker_config(tmp_path / "docker", server.host, USER, "wrong secret")
+        with pytest.raises(FailureError, match=f"refuses the login of {USER}") as caught:
+            publish.run(layout, release_params(url=server.url))
+    assert "wrong secret" not in str(caught.value)
+
+
+def test_a_registry_that_is_down_is_one_line(layout: Layout) -> None:
+    with pytest.raises(FailureError, match=r"127\.0\.0\.1:9 cannot be reached: connection refused"):
+        publish.run(layout, release_params(url="http://127.0.0.1:9"))
+
+
+def test_skopeo_copies_the_layout_to_a_registry_and_back(
+    layout: Layout, server: Server, tmp_path: Path
+) -> None:
+    publish.run(layout, release_params())
+    digest = receipts(layout).releases["awq-w4-g128"].manifest_digest
+    ours, remote = f"oci:{layout.registry_dir}:{TAG}", f"docker://{server.host}/copy:{TAG}"
+    back = tmp_path / "back"
+
+    skopeo("copy", "--preserve-digests", "--dest-tls-verify=false", ours, remote)
+    skopeo("copy", "--preserve-digests", "--src-tls-verify=false", remote, f"oci:{back}:{TAG}")
+
+    assert skopeo("inspect", "--raw", ours) == skopeo(
+        "inspect", "--raw", "--tls-verify=false", remote
+    )
+    manifest = back / "blobs" / digest.replace(":", "/")
+    assert "sha256:" + file_sha256(manifest) == digest
+    for blob in json.loads(manifest.read_bytes())["layers"]:
+        assert (
+            "sha256:" + file_sha256(back / "blobs" / blob["digest"].replace(":", "/"))
+            == (blob["digest"])
+        )
+
+
+PUBLISH_PROGRAM = """
+import sys
+from pathlib import Path
+from pipeline.domain.layout import Layout
+from pipeline.stages import publish
+from tests.registry_server import release_params
+publish.run(Layout(Path(sys.argv[1])), release_params(url=sys.argv[2] or None))
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+def start_publish(layout: Layout, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PUBLISH_PROGRAM, str(layout.root), url],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["layout", "server"])
+def test_killed_in_the_middle_it_continues_and_ends_in_the_same_bytes(
+    layout: Layout, server: Server, where: str
+) -> None:
+    """Killed as soon as the first blobs have arrived, with a large one on its way."""
+    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m", content=bytes(200 << 20))
+    url = server.url if where == "server" else ""
+    storage = server.storage if where == "server" else layout.registry_dir
+    process = start_publish(layout, url)
+    deadline = time.monotonic() + 60
+    while _stored_bytes(storage) < 20 << 20:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.002)  # between two looks
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not layout.receipts_path.exists()
+
+    process = start_publish(layout, url)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert set(receipts(layout).releases) == {"awq-w4-g128", "gguf-q4-k-m"}
+    if where == "server":
+        _, files = pulled(server, TAG)
+        del files["config"]
+        assert files == files_of(layout.package_dir("awq-w4-g128"))
+    else:
+        for path in _files(storage / "blobs"):
+            assert path.name == file_sha256(path)
+    assert int(output.split()[1]) < 160 << 10, "kB of memory for a 200 MiB layer"
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def _stored_bytes(directory: Path) -> int:
+    total = 0
+    for path in _files(directory):
+        with suppress(FileNotFoundError):  # renamed since it was listed
+            total += path.stat().st_size
+    return total
