@@ -1,0 +1,12 @@
+"""quantline: from one FP16 checkpoint to quantized releases that people can trust.
+
+In reading order:
+
+domain/    types and pure rules: parameters, records of every file, licenses, gate, layout
+numerics/  torch only, no files: second moments, grids, GPTQ, AWQ, bit layouts
+adapters/  one module for each outside tool or format: hub, checkpoint, GGUF, lm-eval, vLLM, OCI
+stages/    one module for each stage of the graph in dvc.yaml, each with one public `run`
+cli.py     one subcommand for each stage
+
+Imports run one way: cli, stages, adapters and numerics, domain.
+"""

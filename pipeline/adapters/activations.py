@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from pipeline.adapters.progress import track
 from pipeline.numerics.gram import GramAccumulator
 
+BATCH_TOKENS = 4096
+
 
 @dataclass
 class MeasuredInput:
@@ -65,12 +67,20 @@ def measure(
     try:
         with torch.inference_mode():
             model.to(device)
-            for window in track(windows, "calibrate", total=len(windows)):
-                model(input_ids=torch.tensor([list(window)], device=device), use_cache=False)
+            batches = _batches(windows)
+            for batch in track(batches, "calibrate", total=len(batches)):
+                # The body alone: the projection to the vocabulary is not measured.
+                model.base_model(input_ids=batch.to(device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     return recorder.inputs
+
+
+def _batches(windows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The windows as int64 matrices of about BATCH_TOKENS tokens."""
+    rows = max(1, BATCH_TOKENS // len(windows[0]))
+    return list(torch.tensor([list(window) for window in windows]).split(rows))
 
 
 def _hook(recorder: _Recorder, name: str) -> Any:

@@ -13,7 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.domain.errors import FailureError, InputError
@@ -149,12 +154,8 @@ def unpacked_model(directory: Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(unpacked_weights(directory)),
-        dtype=torch.float32,
-        trust_remote_code=False,
+    model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        None, config=config, state_dict=dict(unpacked_weights(directory)), dtype=torch.float32
     )
     return model.eval()
 

@@ -37,10 +37,7 @@ def run_program(
     with Daemon(command, log_path=log_path, environment=environment, cwd=cwd) as program:
         code = program.wait()
     if code != 0:
-        raise FailureError(
-            f"{Path(command[0]).name}: exit code {code}: {last_lines(log_path)} "
-            f"(all of it: {log_path})"
-        )
+        raise FailureError(f"{Path(command[0]).name}: exit code {code}: {last_lines(log_path)}")
 
 
 class Daemon:

@@ -1,0 +1,22 @@
+"""Everything cheap that can be checked before a stage starts: the parameters and what they name."""
+
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.params import Params
+
+
+def read_workspace(layout: Layout) -> Params:
+    """The parameters of a workspace. Raises InputError for a file they name that is not there."""
+    params = read_params(layout.params_path)
+    named = {
+        "calibration.text": params.calibration.text,
+        "evaluate.text": params.evaluate.text,
+    }
+    for key, value in named.items():
+        if not (layout.root / value).is_file():
+            raise InputError(
+                f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) "
+                "or put the text there"
+            )
+    return params

@@ -1,0 +1,79 @@
+"""The command line: one subcommand for each stage of the graph.
+
+It reads and checks the parameters, calls one stage, and turns every QuantlineError into one line
+and its exit code (1 failure, 2 bad input, 3 nothing approved). Nothing else catches them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.adapters.workspace import read_workspace
+from pipeline.domain.errors import QuantlineError
+from pipeline.domain.layout import Layout
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A subcommand; `takes_name` for the stages that run once for each variant."""
+
+    summary: str
+    takes_name: bool = False
+
+
+STAGES = {
+    "fetch": Stage("get the pinned base checkpoint and verify every file"),
+    "calibrate": Stage("measure the second moments of every linear input"),
+    "quantize": Stage("make one variant", takes_name=True),
+    "evaluate": Stage("score the base or one variant", takes_name=True),
+    "select": Stage("decide which variants may be released"),
+    "benchmark": Stage("serve the approved variants and the base under load"),
+    "package": Stage("make a self-contained directory of each approved variant"),
+    "publish": Stage("push the packages to the registry"),
+    "report": Stage("write the report"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand in the current directory; returns the exit code."""
+    chosen = _parser().parse_args(arguments)
+    layout = Layout(Path.cwd())
+    try:
+        params = read_workspace(layout)
+        stage = import_module(f"pipeline.stages.{chosen.stage}")
+        if STAGES[chosen.stage].takes_name:
+            stage.run(layout, params, chosen.name)
+        else:
+            stage.run(layout, params)
+    except QuantlineError as error:
+        print(f"quantline {chosen.stage}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            f"quantline {chosen.stage}: interrupted; run the same command to go on", file=sys.stderr
+        )
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quantline",
+        description="From one FP16 language model to quantized releases that people can trust.",
+        epilog="`dvc repro` runs all of them in order and redoes only what has changed.",
+    )
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, stage in STAGES.items():
+        command = commands.add_parser(name, help=stage.summary, description=stage.summary)
+        if stage.takes_name:
+            command.add_argument("name", help="a key of `variants` in params.yaml, or `base`")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
