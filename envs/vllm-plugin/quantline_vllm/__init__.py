@@ -1,0 +1,10 @@
+"""What quantline adds to its serving environment.
+
+- `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none for 4-bit weights
+- `kernels`: linear layers with 4-bit weights on any CPU, through PyTorch's int4 operator
+- `bench`: runs `vllm bench serve`
+- `llama_server`: runs llama.cpp's HTTP server on one GGUF file
+
+It is a distribution of its own because it lives in another environment than the pipeline and
+shares no code with it.
+"""

@@ -1,0 +1,170 @@
+"""Linear layers with 4-bit weights for CPUs without AVX-512, in vLLM's kernel interface.
+
+`Int4CpuLinearKernel` keeps the weights at 4 bits and multiplies with PyTorch's packed int4
+operator, in bfloat16. `DenseCpuLinearKernel` unpacks them once and multiplies as vLLM does with any
+dense layer; it takes the shapes the operator cannot. Both are exact about the checkpoint's integers
+and zero points; bfloat16 rounds scales and activations to 8 significant bits.
+
+vLLM hands over AWQ, GPTQ and compressed-tensors weights in one form (see
+`vllm/model_executor/kernels/linear/mixed_precision`): int32 words of eight 4-bit values.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch.nn import Module, Parameter
+from vllm.logger import init_logger
+from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import (
+    MPLinearKernel,
+    MPLinearLayerConfig,
+)
+from vllm.model_executor.layers.quantization.utils import replace_parameter
+from vllm.model_executor.layers.quantization.utils.quant_utils import (
+    unpack_quantized_values_into_int32,
+)
+from vllm.platforms import current_platform
+from vllm.scalar_type import scalar_types
+
+# vLLM prints only the loggers below its own name.
+logger = init_logger("vllm.quantline")
+
+WEIGHT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)
+# The zero point of a symmetric 4-bit weight, and the value that PyTorch's operator subtracts.
+MIDDLE = 8
+# Limits of `aten::_weight_int4pack_mm_for_cpu` (aten/src/ATen/native/LinearAlgebra.cpp).
+OPERATOR_GROUP_SIZES = (256, 128, 64, 32)
+OPERATOR_OUTPUT_MULTIPLE = 16
+# The operator accepts 2, 4 and 8; on a CPU it has no effect.
+INNER_K_TILES = 2
+
+
+class FourBitCpuKernel(MPLinearKernel):
+    """What both kernels share: the checks, the unpacking, and one line in the log."""
+
+    label: ClassVar[str]
+    num_created: ClassVar[int]
+    num_loaded: ClassVar[int]
+
+    def __init_subclass__(cls) -> None:
+        cls.num_created = cls.num_loaded = 0
+
+    def __init__(self, c: MPLinearLayerConfig, *names: str, **named: str) -> None:
+        super().__init__(c, *names, **named)
+        type(self).num_created += 1
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return -1
+
+    @classmethod
+    def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
+        if not current_platform.is_cpu():
+            return False, "runs on a CPU only"
+        if c.weight_type not in WEIGHT_TYPES:
+            return False, f"weights of type {c.weight_type}, expected one of {WEIGHT_TYPES}"
+        return True, None
+
+    def unpacked(self, layer: Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Weights as int32 in 0..15, [in, out]; scales and zero points as float32, [groups, out]."""
+        weight, scale, zero_point = self._get_weight_params(layer)
+        # compressed-tensors stores the transpose of what AWQ and GPTQ store.
+        packed = weight.data.t() if weight.input_dim == 1 else weight.data
+        values = unpack_quantized_values_into_int32(packed, self.config.weight_type, 0)
+        scales = (scale.data.t() if scale.output_dim == 0 else scale.data).float()
+        if not self.config.zero_points:
+            return values, scales, torch.full_like(scales, MIDDLE)
+        assert zero_point is not None
+        packed = zero_point.data.t() if zero_point.output_dim == 0 else zero_point.data
+        zero_points = unpack_quantized_values_into_int32(packed, self.config.weight_type, 1)
+        return values, scales, zero_points.float()
+
+    def finish(self, layer: Module, weight: torch.Tensor, compute_dtype: torch.dtype) -> None:
+        """Put the kernel's own weight in place of the checkpoint's; report after the last layer.
+
+        vLLM creates every layer before it loads the first, so the counts meet once.
+        """
+        replace_parameter(layer, self.w_q_name, Parameter(weight, requires_grad=False))
+        for name in (self.w_s_name, self.w_zp_name):
+            if name is not None:
+                setattr(layer, name, None)
+        kind = type(self)
+        kind.num_loaded += 1
+        if kind.num_loaded == kind.num_created:
+            logger.info(
+                "quantline: %s kernel, %s, %d layers",
+                self.label,
+                str(compute_dtype).removeprefix("torch."),
+                kind.num_loaded,
+            )
+
+
+class Int4CpuLinearKernel(FourBitCpuKernel):
+    """PyTorch's packed int4 product. Its bfloat16 form is the only fast one on AVX2."""
+
+    label = "int4 CPU"
+
+    @classmethod
+    def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
+        possible, reason = super().can_implement(c)
+        if not possible:
+            return possible, reason
+        num_inputs, num_outputs = c.partition_weight_shape
+        if num_outputs % OPERATOR_OUTPUT_MULTIPLE != 0:
+            return False, f"{num_outputs} outputs, expected a multiple of 16"
+        if operator_group_size(num_inputs, c.group_size) is None:
+            return False, f"groups of {c.group_size} in {num_inputs} inputs, expected multiples of 32"
+        return True, None
+
+    def process_weights_after_loading(self, layer: Module) -> None:
+        values, scales, zero_points = self.unpacked(layer)
+        group_size = operator_group_size(values.shape[0], self.config.group_size)
+        assert group_size is not None
+        repeats = values.shape[0] // group_size // scales.shape[0]
+        # The operator computes (value - 8) * scale + offset.
+        scale_and_offset = torch.stack([scales, (MIDDLE - zero_points) * scales], dim=-1)
+        self.scale_and_offset = (
+            scale_and_offset.repeat_interleave(repeats, dim=0).to(torch.bfloat16).contiguous()
+        )
+        self.group_size = group_size
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
+            values.t().contiguous(), INNER_K_TILES
+        )
+        self.finish(layer, packed, torch.bfloat16)
+
+    def apply_weights(
+        self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, getattr(layer, self.w_q_name), self.group_size, self.scale_and_offset
+        )
+        output = product.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
+        return output if bias is None else output + bias
+
+
+class DenseCpuLinearKernel(FourBitCpuKernel):
+    """The weights unpacked to the activations' type: correct for every shape, no faster than dense."""
+
+    label = "dense CPU (unpacked 4-bit weights)"
+
+    def process_weights_after_loading(self, layer: Module) -> None:
+        values, scales, zero_points = self.unpacked(layer)
+        group_size = values.shape[0] // scales.shape[0]
+        grouped = values.view(scales.shape[0], group_size, -1) - zero_points[:, None, :]
+        dense = (grouped * scales[:, None, :]).view(values.shape).t()
+        self.finish(layer, dense.to(self.config.act_type).contiguous(), self.config.act_type)
+
+    def apply_weights(
+        self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return torch.nn.functional.linear(x, getattr(layer, self.w_q_name), bias)
+
+
+def operator_group_size(num_inputs: int, group_size: int) -> int | None:
+    """The operator's group size for a layer: the largest it has that divides the layer's groups.
+
+    A larger group is several groups of the operator with the same scale. None: no size fits.
+    `group_size` -1 means one group over all inputs.
+    """
+    own = num_inputs if group_size == -1 else group_size
+    return next((size for size in OPERATOR_GROUP_SIZES if own % size == 0), None)

@@ -1,0 +1,47 @@
+"""llama.cpp's own HTTP server on one GGUF file, until the process is ended.
+
+`python -m quantline_vllm.llama_server MODEL --port PORT --users N --context-tokens N`
+
+It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics`, and serves `users` requests
+at the same time. The first line it prints is a JSON object that says what runs: the version and
+the CPU features that this build of llama.cpp uses.
+"""
+
+import argparse
+import json
+import signal
+from importlib.metadata import version
+from pathlib import Path
+
+import xllamacpp
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve one GGUF file over HTTP.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--users", type=int, required=True, help="requests at the same time")
+    parser.add_argument("--context-tokens", type=int, required=True, help="of one request")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    facts = {"version": version("xllamacpp"), "system": xllamacpp.get_system_info().strip()}
+    print(json.dumps(facts), flush=True)
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(arguments.model)
+    params.model_alias = {arguments.model.name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = arguments.port
+    params.n_parallel = arguments.users
+    params.n_ctx = arguments.users * arguments.context_tokens
+    params.kv_unified = False  # every user has context_tokens of their own
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
+    params.endpoint_metrics = True
+    params.ui = False
+    server = xllamacpp.Server(params)
+    print(f"listening on {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The entry point that vLLM calls once in each of its processes."""
+
+import os
+
+import torch
+from vllm.model_executor.kernels.linear import register_linear_kernel
+from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
+from vllm.platforms import PlatformEnum, current_platform
+
+from quantline_vllm.kernels import DenseCpuLinearKernel, Int4CpuLinearKernel
+
+DISABLED_KERNELS = "VLLM_DISABLED_KERNELS"
+
+
+def register() -> None:
+    """Offer our kernels to vLLM where its own operator for 4-bit weights is missing.
+
+    vLLM compiles `cpu_gemm_wna16` for AVX-512 only but selects the kernel that calls it on every
+    CPU. That kernel is taken out through vLLM's own switch, and ours are registered in its place.
+    Anywhere else (a GPU, a CPU with AVX-512) this does nothing.
+    """
+    if not current_platform.is_cpu():
+        return
+    current_platform.import_kernels()
+    if hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        return
+    disabled = os.environ.get(DISABLED_KERNELS)
+    names = [*(disabled.split(",") if disabled else []), CPUWNA16LinearKernel.__name__]
+    os.environ[DISABLED_KERNELS] = ",".join(dict.fromkeys(names))
+    register_linear_kernel(Int4CpuLinearKernel, PlatformEnum.CPU)
+    register_linear_kernel(DenseCpuLinearKernel, PlatformEnum.CPU)
