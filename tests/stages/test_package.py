@@ -1,0 +1,277 @@
+"""package: self-contained, licensed, proven copies of what was evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pipeline.adapters.files import directory_records, file_sha256, write_record
+from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import Selection, Verdict
+from pipeline.domain.layout import Layout
+from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.release import PackageIndex, PackageManifest
+from pipeline.stages import package, publish
+from tests.modelfile_reader import read_modelfile
+from tests.workspace import Workspace, make_workspace, write_base_manifest
+
+VERDICTS = {
+    "awq-w4-g128": Verdict.APPROVED,
+    "gguf-q4-k-m": Verdict.APPROVED,
+    "gguf-q2-k": Verdict.REJECTED,
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path, VERDICTS)
+
+
+def run(workspace: Workspace) -> None:
+    package.run(workspace.layout, workspace.params)
+
+
+def manifest(layout: Layout, name: str) -> PackageManifest:
+    data = (layout.package_dir(name) / "manifest.json").read_bytes()
+    return PackageManifest.from_bytes(data, source="manifest")
+
+
+def index(layout: Layout) -> PackageIndex:
+    return PackageIndex.from_bytes(layout.packages_path.read_bytes(), source="packages")
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_only_approved_variants_are_packaged_whole(workspace: Workspace) -> None:
+    run(workspace)
+    layout = workspace.layout
+    assert [entry.variant for entry in index(layout).packages] == ["awq-w4-g128", "gguf-q4-k-m"]
+    assert set(files_of(layout.package_dir("awq-w4-g128"))) == {
+        "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+        "LICENSE", "NOTICE", "README.md", "manifest.json",
+    }  # fmt: skip
+    assert set(files_of(layout.package_dir("gguf-q4-k-m"))) == {
+        "model-Q4_K_M.gguf", "Modelfile", "LICENSE", "NOTICE", "README.md", "manifest.json",
+    }  # fmt: skip
+    assert not layout.package_dir("gguf-q2-k").exists()
+
+
+def test_the_manifest_names_every_file_and_every_origin(workspace: Workspace) -> None:
+    run(workspace)
+    layout = workspace.layout
+    for entry in index(layout).packages:
+        directory = layout.package_dir(entry.variant)
+        record = manifest(layout, entry.variant)
+        others = tuple(it for it in directory_records(directory) if it.path != "manifest.json")
+        variant = VariantRecord.from_bytes(
+            layout.variant_path(entry.variant).read_bytes(), source="variant"
+        )
+        assert record.files == others
+        assert entry.manifest_sha256 == file_sha256(directory / "manifest.json")
+        assert record.variant_digest == variant.digest
+        assert record.base.digest == variant.base_digest
+        assert record.evaluation_sha256 == file_sha256(layout.evaluation_path(entry.variant))
+
+
+def test_the_model_files_are_those_that_were_evaluated(workspace: Workspace) -> None:
+    run(workspace)
+    layout = workspace.layout
+    source, copy = layout.model_dir("awq-w4-g128"), layout.package_dir("awq-w4-g128")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (copy / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_the_same_inputs_give_the_same_bytes(workspace: Workspace) -> None:
+    run(workspace)
+    first = files_of(workspace.layout.packages_dir)
+    run(workspace)
+    assert files_of(workspace.layout.packages_dir) == first
+
+
+def test_the_card_says_to_a_hub_what_the_model_is(workspace: Workspace) -> None:
+    run(workspace)
+    card = ModelCard(workspace.read("packages/awq-w4-g128/README.md"))
+    data = card.data.to_dict()
+    assert data["license"] == "mit"
+    assert data["base_model"] == "org/tiny"
+    assert data["base_model_relation"] == "quantized"
+    assert data["quantized_by"] == workspace.params.release.quantized_by
+    assert data["language"] == ["en", "es"]
+    assert "vllm serve . --served-model-name quantline-demo-awq-w4-g128" in card.text
+    assert manifest(workspace.layout, "awq-w4-g128").variant_digest in card.text
+    assert "| trades\\_en, acc of 400 documents | 0.910 ± 0.014 | 0.906 ± 0.014 |" in card.text
+
+
+def test_the_modelfile_serves_the_file_beside_it(workspace: Workspace) -> None:
+    run(workspace)
+    commands = dict(read_modelfile(workspace.read("packages/gguf-q4-k-m/Modelfile")))
+    assert commands["from"] == "./model-Q4_K_M.gguf"
+    assert commands["parameter stop"] == "</s>"
+    assert commands["parameter num_ctx"] == 1024
+    assert commands["license"] == workspace.read("base/LICENSE").strip()
+    assert "requires" not in commands
+    assert "template" not in commands
+
+
+def test_a_chat_template_asks_for_the_version_that_runs_it(workspace: Workspace) -> None:
+    (workspace.layout.base_dir / "chat_template.jinja").write_text("{{ messages }}")
+    run(workspace)
+    commands = dict(read_modelfile(workspace.read("packages/gguf-q4-k-m/Modelfile")))
+    assert commands["requires"] == "0.30.0"
+    assert "0.30.0 or newer" in workspace.read("packages/gguf-q4-k-m/README.md")
+
+
+def test_the_notice_states_the_changes(workspace: Workspace) -> None:
+    run(workspace)
+    notice = workspace.read("packages/awq-w4-g128/NOTICE")
+    assert "modified copy of org/tiny at revision " + "ab" * 20 in notice
+    assert "Changed files: config.json, model.safetensors." in notice
+    assert "Unchanged files: LICENSE, tokenizer.json, tokenizer_config.json." in notice
+
+
+def relicensed(workspace: Workspace, license_id: str, *, release_name: str | None = None) -> None:
+    """The same workspace under another license, with a NOTICE and a policy."""
+    layout = workspace.layout
+    (layout.base_dir / "README.md").write_text(f"---\nlicense: {license_id}\n---\n")
+    (layout.base_dir / "NOTICE.txt").write_text("Portions by somebody else.\n")
+    (layout.base_dir / "USE_POLICY.md").write_text("Do no harm.\n")
+    (layout.base_dir / "LICENSE").rename(layout.base_dir / "LICENSE.txt")
+    write_base_manifest(layout, source="hf:meta/Llama@" + "ab" * 20)
+    base = json.loads(layout.base_manifest_path.read_bytes())["digest"]
+    for path in (layout.artifacts_dir / "variants").glob("*/variant.json"):
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_digest": base}))
+    params = workspace.params
+    if release_name:
+        release = params.release.model_copy(update={"name": release_name})
+        params = params.model_copy(update={"release": release})
+    package.run(layout, params)
+
+
+def test_what_the_license_demands_is_in_the_package(workspace: Workspace) -> None:
+    relicensed(workspace, "llama3.1", release_name="Llama-tiny")
+    for name in ("awq-w4-g128", "gguf-q4-k-m"):
+        notice = workspace.read(f"packages/{name}/NOTICE")
+        assert "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright ©" in notice
+        assert "Portions by somebody else." in notice
+        assert "Built with Llama" in notice
+        assert "Do no harm." in workspace.read(f"packages/{name}/USE_POLICY.md")
+        assert "MIT License" in workspace.read(f"packages/{name}/LICENSE")
+        card = ModelCard(workspace.read(f"packages/{name}/README.md"))
+        assert "**Built with Llama**" in card.text
+        assert card.data.to_dict()["license"] == "other"
+        assert card.data.to_dict()["license_name"] == "llama3.1"
+        assert manifest(workspace.layout, name).license.expression == "LicenseRef-llama3.1"
+
+
+def test_a_name_the_license_does_not_allow_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
+        relicensed(workspace, "llama3.1")
+    assert not workspace.layout.packages_dir.exists()
+
+
+def test_a_missing_license_text_is_refused(workspace: Workspace) -> None:
+    (workspace.layout.base_dir / "LICENSE").unlink()
+    write_base_manifest(workspace.layout, source="demo")
+    with pytest.raises(InputError, match="no LICENSE file, and the MIT License has to travel"):
+        run(workspace)
+
+
+def test_a_directory_is_named_without_its_place(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, VERDICTS, source="/home/somebody/secret/tiny-model")
+    run(workspace)
+    for path, data in files_of(workspace.layout.packages_dir).items():
+        assert b"secret" not in data, path
+    assert "base_model: tiny-model" in workspace.read("packages/awq-w4-g128/README.md")
+
+
+def test_changed_model_files_are_refused_and_nothing_is_left(workspace: Workspace) -> None:
+    weights = workspace.layout.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=r"model-Q4_K_M\.gguf: not the bytes that were recorded"):
+        run(workspace)
+    assert not workspace.layout.packages_dir.exists()
+    assert not list(workspace.layout.artifacts_dir.glob("*.partial"))
+
+
+def test_a_link_is_not_followed(workspace: Workspace) -> None:
+    weights = workspace.layout.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
+    weights.rename(weights.with_suffix(".elsewhere"))
+    weights.symlink_to(weights.with_suffix(".elsewhere"))
+    with pytest.raises(InputError, match="not a regular file"):
+        run(workspace)
+
+
+def test_a_variant_that_was_made_again_is_refused(workspace: Workspace) -> None:
+    layout = workspace.layout
+    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+    verdict = selection.variants["awq-w4-g128"].model_copy(update={"artifact_digest": "0" * 64})
+    write_record(
+        layout.selection_path,
+        selection.model_copy(update={"variants": {**selection.variants, "awq-w4-g128": verdict}}),
+    )
+    with pytest.raises(InputError, match="not the files that were evaluated and approved"):
+        run(workspace)
+
+
+def test_nothing_approved_leaves_an_empty_index(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
+    run(workspace)
+    assert index(workspace.layout).packages == ()
+
+
+def test_what_is_no_longer_approved_disappears(workspace: Workspace) -> None:
+    run(workspace)
+    layout = workspace.layout
+    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+    variants = {name: selection.variants[name] for name in ("gguf-q4-k-m",)}
+    write_record(layout.selection_path, selection.model_copy(update={"variants": variants}))
+    run(workspace)
+    assert not layout.package_dir("awq-w4-g128").exists()
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"eos_token_id": 10**9}, "eos_token_id = 1000000000, expected the id of a token"),
+        ({"eos_token_id": "x"}, "eos_token_id = 'x'"),
+        ({"temperature": "hot"}, "temperature = 'hot', expected a number"),
+        ({"top_k": True}, "top_k = True, expected a number"),
+    ],
+)
+def test_wrong_generation_values_are_named(
+    workspace: Workspace, generation: dict[str, object], expected: str
+) -> None:
+    path = workspace.layout.base_dir / "generation_config.json"
+    path.write_text(json.dumps(generation))
+    with pytest.raises(InputError, match=expected):
+        run(workspace)
+
+
+def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, VERDICTS, source="dir/<img src=x>|`rm`[a](b)")
+    run(workspace)
+    text = ModelCard(workspace.read("packages/awq-w4-g128/README.md")).text
+    assert "<img" not in text.replace("\\<img", "")
+    assert "\\[a\\](b)" in text
+
+
+def test_a_package_can_be_published(workspace: Workspace) -> None:
+    run(workspace)
+    publish.run(workspace.layout, workspace.params)
+    assert set(json.loads(workspace.layout.receipts_path.read_bytes())["releases"]) == {
+        "awq-w4-g128",
+        "gguf-q4-k-m",
+    }
+
+
+def test_without_a_selection_the_error_names_the_stage(workspace: Workspace) -> None:
+    workspace.layout.selection_path.unlink()
+    with pytest.raises(InputError, match="run `quantline select` first"):
+        run(workspace)

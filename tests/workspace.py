@@ -1,0 +1,182 @@
+"""A workspace as the stages before package leave it: records and small files, made at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.adapters.checkpoint_files import read_config
+from pipeline.adapters.files import directory_records, write_record
+from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.evaluated import (
+    Distance,
+    EvaluationRecord,
+    Selection,
+    TaskScore,
+    VariantVerdict,
+    Verdict,
+)
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.manifest import BaseManifest, tree_digest
+from pipeline.domain.params import GgufParams, Params
+from pipeline.domain.quantized import TensorCoverage, VariantRecord
+from tests.models import tiny_llama
+from tests.support import ROOT
+
+SHA = "cd" * 32
+
+
+@dataclass(frozen=True)
+class Workspace:
+    layout: Layout
+    params: Params
+
+    def read(self, path: str) -> str:
+        return (self.layout.artifacts_dir / path).read_text(encoding="utf-8")
+
+
+def make_workspace(
+    root: Path, verdicts: Mapping[str, Verdict], *, source: str = "hf:org/tiny@" + "ab" * 20
+) -> Workspace:
+    """A base, one variant and evaluation for each name (of params.yaml), and the selection."""
+    layout = Layout(root)
+    params = read_params(ROOT / "params.yaml")
+    layout.artifacts_dir.mkdir(parents=True)
+    tiny_llama(layout.base_dir)
+    (layout.base_dir / "README.md").write_text(
+        "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
+    )
+    write_base_manifest(layout, source=source)
+    write_evaluation(layout, BASE, SHA, harm=0.0)
+    selection: dict[str, VariantVerdict] = {}
+    for number, (name, verdict) in enumerate(verdicts.items()):
+        record = write_variant(layout, params, name)
+        harm = 0.004 * (1 + number) ** 3
+        evaluation = write_evaluation(layout, name, record.digest, harm=harm)
+        selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
+    write_selection(layout, selection)
+    return Workspace(layout, params)
+
+
+def write_base_manifest(layout: Layout, *, source: str) -> None:
+    files = directory_records(layout.base_dir)
+    write_record(
+        layout.base_manifest_path,
+        BaseManifest(
+            source=source,
+            revision=source.partition("@")[2] or None,
+            architecture=read_config(layout.base_dir).architecture,
+            files=files,
+            digest=tree_digest(files),
+            license=read_license_facts(layout.base_dir),
+        ),
+    )
+
+
+def base_digest(layout: Layout) -> str:
+    data = layout.base_manifest_path.read_bytes()
+    return BaseManifest.from_bytes(data, source="base").digest
+
+
+def write_variant(layout: Layout, params: Params, name: str) -> VariantRecord:
+    recipe = params.variants[name]
+    model_dir = layout.model_dir(name)
+    model_dir.mkdir(parents=True)
+    if isinstance(recipe, GgufParams):
+        (model_dir / f"model-{recipe.type}.gguf").write_bytes(b"GGUF" + name.encode() * 1000)
+    else:
+        (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
+        (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
+        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
+            (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
+    files = directory_records(model_dir)
+    scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
+    record = VariantRecord(
+        name=name,
+        recipe=recipe,
+        base_digest=base_digest(layout),
+        statistics_digest=SHA,
+        tools={"torch": "2.13.0"},
+        files=files,
+        digest=tree_digest(files),
+        bits_per_weight=4.5,
+        coverage=(
+            tensor("model.embed_tokens.weight", "float16", "kept: not a linear"),
+            tensor("model.norm.weight", "float16", "kept: a vector"),
+            *(tensor(f"model.layers.{i}.mlp.up_proj.weight", scheme, None) for i in range(14)),
+        ),
+    )
+    write_record(layout.variant_path(name), record)
+    return record
+
+
+def tensor(name: str, scheme: str, reason: str | None) -> TensorCoverage:
+    return TensorCoverage(
+        name=name,
+        shape=(320, 64),
+        scheme=scheme,
+        bits_per_weight=16 if reason else 4.5,
+        relative_error=None if reason else 0.01,
+        reason=reason,
+    )
+
+
+def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> EvaluationRecord:
+    def score(value: float, stderr: float | None) -> TaskScore:
+        return TaskScore(
+            metric="acc",
+            value=value,
+            stderr=stderr,
+            higher_is_better=True,
+            num_documents=400,
+            version="1.0",
+        )
+
+    distance = Distance(
+        kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
+        kl_max=harm * 99, top1=1 - harm,
+    )  # fmt: skip
+    record = EvaluationRecord(
+        name=name,
+        artifact_digest=digest,
+        base_digest=base_digest(layout),
+        backend="transformers",
+        backend_version="5.19.0",
+        suite="demo",
+        tasks={"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)},
+        perplexity=5.25 * (1 + harm),
+        distance=None if name == BASE else distance,
+        text_sha256=SHA,
+        token_ids_sha256=SHA,
+        num_tokens=1000,
+        documents_sha256=SHA,
+    )
+    write_record(layout.evaluation_path(name), record)
+    return record
+
+
+def verdict_on(
+    evaluation: EvaluationRecord, record: VariantRecord, verdict: Verdict, *, harm: float
+) -> VariantVerdict:
+    reasons = () if verdict is Verdict.APPROVED else (f"KL {harm:.4f} is above gate.max_kl = 0.05",)
+    return VariantVerdict(
+        verdict=verdict,
+        reasons=reasons,
+        format=record.recipe.format,
+        recovery=1 - 1.1 * harm,
+        task_recovery=dict.fromkeys(evaluation.tasks, 1 - 1.1 * harm),
+        kl=harm,
+        top1=1 - harm,
+        perplexity_ratio=1 + harm,
+        weight_bytes=record.weight_bytes,
+        size_ratio=record.weight_bytes / 100_000,
+        pareto=verdict is Verdict.APPROVED,
+        artifact_digest=record.digest,
+    )
+
+
+def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None:
+    write_record(
+        layout.selection_path,
+        Selection(base_digest=base_digest(layout), base_weight_bytes=100_000, variants=variants),
+    )
