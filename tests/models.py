@@ -5,6 +5,7 @@ damage by quantization can be measured. Nothing here knows a language.
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -117,8 +118,8 @@ def llama_tensors(
     generator = torch.Generator().manual_seed(seed)
 
     def linear(rows: int, columns: int) -> torch.Tensor:
-        weight = torch.randn(rows, columns, generator=generator) * columns**-0.5
-        return weight.to(dtype)
+        weight = torch.randn(rows, columns, generator=generator)
+        return weight.div(math.sqrt(columns)).to(dtype)
 
     def norm() -> torch.Tensor:
         return (1.0 + 0.1 * torch.randn(hidden, generator=generator)).to(dtype)

@@ -6,11 +6,12 @@ compared with the digest the hub lists for the commit. Every failure becomes one
 quotes a request, which could hold the token.
 """
 
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -24,12 +25,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from pipeline.adapters.files import copy_file
 from pipeline.adapters.hub_cache import CachedCheckpoint
-from pipeline.adapters.hub_digest import HubDigest, hub_record, is_commit_digest
+from pipeline.adapters.hub_digest import HubDigest, hub_record, parse_digest
+from pipeline.adapters.progress import note
 from pipeline.domain.checkpoint import CheckpointSource, HubSource
 from pipeline.domain.errors import FailureError, InputError, QuantlineError, shown
 from pipeline.domain.manifest import FileRecord, relative_posix
@@ -37,9 +40,12 @@ from pipeline.domain.manifest import FileRecord, relative_posix
 # Nothing about this machine goes along with a request: the library would add the versions of
 # other packages to it, and ask the hub which programs it may have been started by.
 constants.HF_HUB_DISABLE_TELEMETRY = True
+# Its warnings quote whole URLs; what matters in them is in the error at the end.
+hub_logging.set_verbosity(logging.ERROR)
 
 TRY_AGAIN = "run the same command again: what is whole is kept"
 NO_CACHE = "cache"
+LISTING_TIMEOUT_S = 60.0
 
 
 def open_hub(source: HubSource) -> CheckpointSource:
@@ -51,7 +57,9 @@ def open_hub(source: HubSource) -> CheckpointSource:
         raise InputError(_unpinned(source))
     if constants.is_offline_mode():
         return CachedCheckpoint(source)
-    return HubCheckpoint(source, endpoint=current_endpoint())
+    endpoint = current_endpoint()
+    note(f"fetch: {source} from {_shown_endpoint(endpoint)}")
+    return HubCheckpoint(source, endpoint=endpoint)
 
 
 def current_endpoint() -> str:
@@ -63,13 +71,30 @@ def _unpinned(source: HubSource) -> str:
     expected = f"{source}: expected a full commit (40 hex digits)"
     if constants.is_offline_mode():
         return f"{expected}; HF_HUB_OFFLINE is set, so the commit cannot be looked up"
-    endpoint = current_endpoint()
-    with readable_hub_errors(source, endpoint=endpoint):
-        commit = HfApi(endpoint=endpoint).model_info(source.repo, revision=source.revision).sha
+    commit = read_info(source, endpoint=current_endpoint()).sha
     pinned = HubSource(source.repo, str(commit))
     if not pinned.is_pinned:
         return f"{expected}; the hub names none for {source.revision}"
     return f"{expected}; {source.revision} is now at {commit}: write {pinned}"
+
+
+def read_info(source: HubSource, *, endpoint: str) -> ModelInfo:
+    """What the hub says about a revision, with the size and digest of every file."""
+    with readable_hub_errors(source, endpoint=endpoint):
+        try:
+            return HfApi(endpoint=endpoint).model_info(
+                source.repo,
+                revision=source.revision,
+                files_metadata=True,
+                timeout=LISTING_TIMEOUT_S,
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, UnicodeError):
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise FailureError(
+                f"{_shown_endpoint(endpoint)}: what it answers does not describe a repository; "
+                "check HF_ENDPOINT"
+            ) from error
 
 
 class HubCheckpoint:
@@ -115,26 +140,12 @@ class HubCheckpoint:
 
     def _digests(self) -> dict[str, HubDigest]:
         if self._listed is None:
-            with readable_hub_errors(self._source, endpoint=self._endpoint):
-                self._listed = self._list()
+            info = read_info(self._source, endpoint=self._endpoint)
+            self._listed = {
+                self._safe_name(file.rfilename): self._listed_digest(file)
+                for file in info.siblings or ()
+            }
         return self._listed
-
-    def _list(self) -> dict[str, HubDigest]:
-        api = HfApi(endpoint=self._endpoint)
-        try:
-            entries = list(api.list_repo_tree(self._source.repo, revision=self._source.revision))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, httpx2.HTTPError | HFValidationError):
-                raise
-            raise FailureError(
-                f"{_shown_endpoint(self._endpoint)}: what it answers is no listing of a "
-                "repository; check HF_ENDPOINT"
-            ) from error
-        return {
-            self._safe_name(entry.path): self._listed_digest(entry)
-            for entry in entries
-            if isinstance(entry, RepoFile)
-        }
 
     def _safe_name(self, name: object) -> str:
         try:
@@ -145,18 +156,18 @@ class HubCheckpoint:
                 "repository"
             ) from error
 
-    def _listed_digest(self, entry: RepoFile) -> HubDigest:
-        digest = (
-            HubDigest(entry.size, git_id=entry.blob_id, sha256=None)
-            if entry.lfs is None
-            else HubDigest(entry.lfs.size, git_id=None, sha256=entry.lfs.sha256)
-        )
-        if not is_commit_digest(digest):
-            raise FailureError(
-                f"{self._source}: {shown(entry.path)}: the hub lists no size and digest to check "
-                "it by; use another hub or mirror"
+    def _listed_digest(self, file: RepoSibling) -> HubDigest:
+        try:
+            return parse_digest(
+                file.lfs.size if file.lfs else file.size,
+                git_id=file.blob_id,
+                sha256=file.lfs.sha256 if file.lfs else None,
             )
-        return digest
+        except ValueError as error:
+            raise FailureError(
+                f"{self._source}: {shown(file.rfilename)}: the hub lists {error}; without it the "
+                "file cannot be checked: use another hub or mirror"
+            ) from error
 
     def _copy_from_cache(
         self, name: str, digest: HubDigest, target_path: Path, *, advance: Callable[[int], None]
@@ -183,7 +194,7 @@ class HubCheckpoint:
             )
 
 
-def _bar_class(advance: Callable[[int], None]) -> type[tqdm[object]]:
+def _bar_class(advance: Callable[[int], None]) -> "type[tqdm[object]]":
     """A progress bar class for huggingface_hub that shows nothing and passes the bytes on."""
 
     class Bar(tqdm):  # type: ignore[type-arg]
@@ -211,7 +222,7 @@ def readable_hub_errors(
         yield
     except LocalEntryNotFoundError as error:
         raise _problem(error.__cause__ or error, source, endpoint, name) from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, UnicodeError) as error:
         raise _problem(error, source, endpoint, name) from error
     except OSError as error:
         if error.errno is not None:  # the disk's, not the hub's
@@ -251,9 +262,16 @@ def _problem(
                 f"{what}: {hub} refuses access ({error.response.status_code}); log in with "
                 "`hf auth login`, or set HF_TOKEN to a token that may read it"
             )
+        case HfHubHTTPError() if error.response.status_code == 404:
+            return FailureError(f"{what}: {hub} answers 404; check the name and HF_ENDPOINT")
         case HfHubHTTPError():
             return FailureError(f"{what}: {hub} answers {error.response.status_code}; {TRY_AGAIN}")
-        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+        case (
+            httpx2.LocalProtocolError()
+            | httpx2.InvalidURL()
+            | httpx2.UnsupportedProtocol()
+            | UnicodeError()
+        ):
             return InputError(
                 f"{what}: no request can be made to {hub}; check HF_ENDPOINT and HF_TOKEN for "
                 "stray characters"
@@ -272,5 +290,4 @@ def _problem(
 
 def _shown_endpoint(endpoint: str) -> str:
     """The endpoint without a user and password that its URL may contain."""
-    parts = urlsplit(endpoint)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub(r"//[^/@]*@", "//", endpoint)

@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from pipeline.adapters.files import copy_file
-from pipeline.adapters.hub_digest import GIT_ID, SHA256, HubDigest, hub_record
+from pipeline.adapters.hub_digest import SHA256, HubDigest, hub_record, parse_digest
 from pipeline.domain.checkpoint import CONFIG_FILE, HubSource
 from pipeline.domain.errors import InputError
 from pipeline.domain.manifest import FileRecord
@@ -64,12 +64,17 @@ class CachedCheckpoint:
     def _digest(self, name: str) -> HubDigest:
         path = self._snapshot_dir / name
         blob = path.readlink() if path.is_symlink() else Path()
-        known = blob.parent.name == BLOBS_DIR
-        if known and SHA256.fullmatch(blob.name):
-            return HubDigest(path.stat().st_size, git_id=None, sha256=blob.name)
-        if known and GIT_ID.fullmatch(blob.name):
-            return HubDigest(path.stat().st_size, git_id=blob.name, sha256=None)
-        raise InputError(
-            f"{self._source}: {name}: the cache does not say its digest, so it cannot be checked; "
-            f"{self._fill}"
-        )
+        is_sha256 = SHA256.fullmatch(blob.name) is not None
+        try:
+            if blob.parent.name != BLOBS_DIR:
+                raise ValueError("not kept by digest")
+            return parse_digest(
+                path.stat().st_size,
+                git_id=blob.name,
+                sha256=blob.name if is_sha256 else None,
+            )
+        except ValueError as error:
+            raise InputError(
+                f"{self._source}: {name}: the cache does not say its digest, so it cannot be "
+                f"checked; {self._fill}"
+            ) from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.adapters.files import CHUNK_BYTES, file_record
+from pipeline.domain.errors import shown
 from pipeline.domain.manifest import FileRecord
 
 GIT_ID = re.compile(r"[0-9a-f]{40}")
@@ -25,14 +26,15 @@ class HubDigest:
     sha256: str | None
 
 
-def is_commit_digest(digest: HubDigest) -> bool:
-    """Whether the hub's values are well-formed: a size, and at least one digest."""
-    values = ((GIT_ID, digest.git_id), (SHA256, digest.sha256))
-    return (
-        type(digest.size) is int
-        and digest.size >= 0
-        and any(isinstance(value, str) and form.fullmatch(value) for form, value in values)
-    )
+def parse_digest(size: object, *, git_id: object, sha256: object) -> HubDigest:
+    """The values a hub lists; `sha256` is None for a file outside Git LFS. Raises ValueError."""
+    if type(size) is not int or size < 0:
+        raise ValueError(f"size {shown(size)}, expected a number of bytes")
+    if isinstance(sha256, str) and SHA256.fullmatch(sha256):
+        return HubDigest(size, git_id=None, sha256=sha256)
+    if sha256 is None and isinstance(git_id, str) and GIT_ID.fullmatch(git_id):
+        return HubDigest(size, git_id=git_id, sha256=None)
+    raise ValueError(f"digest {shown(git_id if sha256 is None else sha256)}, expected hex")
 
 
 def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import InputError, shown
 from pipeline.domain.manifest import FileRecord
 from pipeline.domain.params import HUB_PREFIX
 
@@ -48,6 +48,7 @@ LICENSE_TEXT = re.compile(r"(LICEN[SC]E|COPYING)" + _NAMED, re.IGNORECASE)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -69,9 +70,10 @@ class HubSource:
 def parse_hub_source(source: str) -> HubSource:
     """Read `hf:ORG/NAME@REVISION`; without a revision it is `main`. Raises InputError."""
     repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    if not REPO_ID.fullmatch(repo) or not source.startswith(HUB_PREFIX):
-        raise InputError(f"model.source = {source!r}: expected hf:ORG/NAME@COMMIT")
-    return HubSource(repo, revision or "main")
+    revision = revision or "main"
+    if not REPO_ID.fullmatch(repo) or not REVISION.fullmatch(revision) or ".." in source:
+        raise InputError(f"model.source = {shown(source)}: expected hf:ORG/NAME@COMMIT")
+    return HubSource(repo, revision)
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
