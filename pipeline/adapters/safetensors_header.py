@@ -121,7 +121,9 @@ def _placed(
     end = data_start
     for name, tensor in ordered:
         if tensor.offset != end:
-            raise _BadHeaderError(f"tensor {name!r} begins at byte {tensor.offset}, expected {end}")
+            raise _BadHeaderError(
+                f"tensor {shown(name)} begins at byte {tensor.offset}, expected {end}"
+            )
         end += tensor.size_bytes
     if end != data_start + data_bytes:
         raise _BadHeaderError(
@@ -133,23 +135,27 @@ def _placed(
 def _tensor(name: str, entry: object, *, data_start: int) -> TensorInfo:
     if not isinstance(entry, dict):
         raise _BadHeaderError(f"tensor {shown(name)} is not described by a JSON object")
+    where = f"tensor {shown(name)}"
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _BadHeaderError(f"tensor {name!r} has dtype {dtype!r}, expected a known one")
+        raise _BadHeaderError(f"{where} has dtype {shown(dtype)}, expected a known one")
     if not _is_counts(shape):
-        raise _BadHeaderError(f"tensor {name!r} has shape {shape!r}, expected a list of sizes")
+        raise _BadHeaderError(f"{where} has shape {shown(shape)}, expected a list of sizes")
     if not _is_counts(offsets) or len(offsets) != 2:
-        raise _BadHeaderError(
-            f"tensor {name!r} has data_offsets {offsets!r}, expected [begin, end]"
-        )
+        raise _BadHeaderError(f"{where} has data_offsets {shown(offsets)}, expected [begin, end]")
     begin, end = offsets
-    if (end - begin) * 8 != prod(shape) * DTYPE_BITS[dtype]:
+    expected_bits = prod(shape) * DTYPE_BITS[dtype]
+    if (end - begin) * 8 != expected_bits:
         raise _BadHeaderError(
-            f"tensor {name!r} has {end - begin} bytes, "
-            f"expected {prod(shape) * DTYPE_BITS[dtype] / 8:g} for {dtype} of shape {shape}"
+            f"{where} has {end - begin} bytes, "
+            f"expected {expected_bits // 8} for {dtype} of shape {shape}"
         )
     return TensorInfo(dtype, tuple(shape), offset=data_start + begin, size_bytes=end - begin)
 
 
 def _is_counts(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_RANK
+        and all(type(item) is int and 0 <= item < MAX_COUNT for item in value)
+    )
