@@ -1,0 +1,342 @@
+"""fetch: what it leaves behind, what it refuses before moving weights, and what a rerun costs."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters.files import directory_records, file_sha256
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.layout import PARAMS_FILE, Layout
+from pipeline.domain.manifest import BaseManifest, tree_digest
+from pipeline.domain.params import Params
+from pipeline.stages import fetch
+from tests.hub_server import COMMIT, Hub, serve_hub
+from tests.models import tiny_llama
+from tests.support import ROOT, shared_dir
+
+REPO = "org/tiny"
+SOURCE = f"hf:{REPO}@{COMMIT}"
+FIRST_SHARD = "model-00001-of-00002.safetensors"
+SECOND_SHARD = "model-00002-of-00002.safetensors"
+UNWANTED = ("pytorch_model.bin", "modeling.py", "x.gguf", "consolidated.safetensors")
+
+
+def params_for(source: str, *, license_id: str | None = None) -> Params:
+    params = read_params(ROOT / PARAMS_FILE)
+    model = params.model.model_copy(update={"source": source, "license": license_id})
+    return params.model_copy(update={"model": model})
+
+
+def manifest_of(layout: Layout) -> BaseManifest:
+    path = layout.base_manifest_path
+    return BaseManifest.from_bytes(path.read_bytes(), source=str(path))
+
+
+def assert_nothing_is_kept_as_whole(layout: Layout) -> None:
+    assert not layout.base_dir.exists()
+    assert not layout.base_manifest_path.exists()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    root = tmp_path / "workspace"
+    root.mkdir()
+    return Layout(root)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tiny_llama(tmp_path / "model", shards=2)
+    for name in UNWANTED:
+        (path / name).write_bytes(b"x")
+    (path / "original").mkdir()
+    (path / "original" / "consolidated.pth").write_bytes(b"x")
+    return path
+
+
+@pytest.fixture
+def hub(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serve_hub(Hub({REPO: model})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        yield hub
+
+
+def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, layout: Layout) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    manifest = manifest_of(layout)
+    original = hub.repos[REPO]
+    assert manifest.files == directory_records(layout.base_dir)
+    assert all(file.sha256 == file_sha256(original / file.path) for file in manifest.files)
+    assert manifest.digest == tree_digest(manifest.files)
+    assert (manifest.source, manifest.revision) == (SOURCE, COMMIT)
+    assert manifest.architecture == "LlamaForCausalLM"
+    assert manifest.license.id == "mit"
+    assert manifest.license.text_sha256 == file_sha256(original / "LICENSE")
+    names = {file.path for file in manifest.files}
+    assert names == {path.name for path in original.iterdir()} - {*UNWANTED, "original"}
+    assert sorted(path.name for path in layout.artifacts_dir.iterdir()) == [
+        "base",
+        "base.manifest.json",
+    ]
+
+
+def test_a_hub_and_a_directory_with_the_same_files_give_the_same_digest(
+    hub: Hub, layout: Layout, tmp_path: Path
+) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    other = Layout(tmp_path / "other")
+    fetch.run(other, params_for(str(hub.repos[REPO])))
+    assert manifest_of(other).digest == manifest_of(layout).digest
+    assert manifest_of(other).revision is None
+
+
+def test_nothing_that_could_carry_code_is_downloaded(hub: Hub, layout: Layout) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    assert not set(hub.downloads()) & {*UNWANTED, "original/consolidated.pth"}
+
+
+def test_a_rerun_with_an_intact_result_asks_the_hub_for_nothing(hub: Hub, layout: Layout) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    before = layout.base_manifest_path.stat().st_mtime_ns
+    hub.requests.clear()
+    fetch.run(layout, params_for(SOURCE))
+    assert hub.requests == []
+    assert layout.base_manifest_path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda base: (base / FIRST_SHARD).write_bytes(b"x"),
+        lambda base: (base / "config.json").unlink(),
+        lambda base: (base / "extra").write_bytes(b"x"),
+        shutil.rmtree,
+    ],
+)
+def test_a_rerun_mends_a_damaged_result(
+    hub: Hub, layout: Layout, damage: Callable[[Path], object]
+) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    whole = manifest_of(layout)
+    damage(layout.base_dir)
+    fetch.run(layout, params_for(SOURCE))
+    assert directory_records(layout.base_dir) == whole.files
+    assert manifest_of(layout) == whole
+
+
+def test_an_interrupted_download_continues_with_what_is_whole(hub: Hub, layout: Layout) -> None:
+    hub.vanished = {SECOND_SHARD}
+    with pytest.raises(FailureError, match=f"{SECOND_SHARD}: listed by"):
+        fetch.run(layout, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(layout)
+    hub.vanished = set()
+    hub.requests.clear()
+    fetch.run(layout, params_for(SOURCE))
+    assert hub.downloads() == [SECOND_SHARD]
+    assert manifest_of(layout).files == directory_records(layout.base_dir)
+
+
+def test_a_corrupted_shard_is_the_only_one_downloaded_again(hub: Hub, layout: Layout) -> None:
+    hub.corrupt = {FIRST_SHARD}
+    with pytest.raises(FailureError, match=f"{FIRST_SHARD}: sha256 .* the download is damaged"):
+        fetch.run(layout, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(layout)
+    hub.corrupt = set()
+    hub.requests.clear()
+    fetch.run(layout, params_for(SOURCE))
+    assert hub.downloads() == [FIRST_SHARD, SECOND_SHARD]
+
+
+def test_a_shard_the_index_names_but_the_hub_lacks_stops_before_weights(
+    hub: Hub, layout: Layout
+) -> None:
+    (hub.repos[REPO] / SECOND_SHARD).unlink()
+    with pytest.raises(InputError, match=f"{SECOND_SHARD}: missing, though"):
+        fetch.run(layout, params_for(SOURCE))
+    assert FIRST_SHARD not in hub.downloads()
+    assert_nothing_is_kept_as_whole(layout)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda path: (path / "README.md").write_text("# A model\n"), "no license: "),
+        (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer: "),
+        (lambda path: (path / "config.json").write_text('{"auto_map": {}}'), "has auto_map"),
+        (lambda path: (path / "config.json").unlink(), "config.json: missing"),
+        (
+            lambda path: (path / "config.json").write_text('{"quantization_config": {}}'),
+            "quantized already",
+        ),
+    ],
+)
+def test_what_small_files_can_refuse_is_refused_before_weights(
+    hub: Hub, layout: Layout, spoil: Callable[[Path], object], expected: str
+) -> None:
+    spoil(hub.repos[REPO])
+    with pytest.raises(InputError, match=expected):
+        fetch.run(layout, params_for(SOURCE))
+    assert not any(name.endswith(".safetensors") for name in hub.downloads())
+    assert_nothing_is_kept_as_whole(layout)
+
+
+def test_a_decided_license_continues_where_the_card_says_nothing(hub: Hub, layout: Layout) -> None:
+    (hub.repos[REPO] / "README.md").write_text("# A model\n")
+    with pytest.raises(InputError, match="the text in LICENSE needs a reader"):
+        fetch.run(layout, params_for(SOURCE))
+    small_files = hub.downloads()
+    fetch.run(layout, params_for(SOURCE, license_id="mit"))
+    assert hub.downloads() == [*small_files, FIRST_SHARD, SECOND_SHARD]
+    assert manifest_of(layout).license.id is None
+
+
+def test_a_contradicting_license_is_refused_on_a_rerun_too(hub: Hub, layout: Layout) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    with pytest.raises(InputError, match=r"model.license = 'gemma': the checkpoint's model card"):
+        fetch.run(layout, params_for(SOURCE, license_id="gemma"))
+
+
+def test_pickled_weights_alone_are_refused(hub: Hub, layout: Layout) -> None:
+    for path in hub.repos[REPO].glob("model*"):
+        if path.name != "modeling.py":
+            path.unlink()
+    with pytest.raises(InputError, match=r"weights as a pickle, which can run code"):
+        fetch.run(layout, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(layout)
+
+
+def test_a_giant_small_file_is_refused_unseen(hub: Hub, layout: Layout) -> None:
+    hub.listed_with = {"tokenizer.json": {"size": 1 << 40}}
+    with pytest.raises(InputError, match=r"tokenizer.json: 1099511627776 bytes, expected at most"):
+        fetch.run(layout, params_for(SOURCE))
+    assert hub.downloads() == []
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_refused_unseen(hub: Hub, layout: Layout) -> None:
+    giant: dict[str, object] = {"lfs": {"size": 1 << 60, "sha256": "0" * 64, "pointerSize": 1}}
+    hub.listed_with = {FIRST_SHARD: giant}
+    with pytest.raises(FailureError, match="MiB of disk needed"):
+        fetch.run(layout, params_for(SOURCE))
+    assert FIRST_SHARD not in hub.downloads()
+
+
+def test_leftovers_of_another_model_do_not_get_in(hub: Hub, layout: Layout) -> None:
+    download_dir = layout.artifacts_dir / "base.download"
+    download_dir.mkdir(parents=True)
+    for name in ("added_tokens.json", "config.json", "x.safetensors", "LICENSE.md"):
+        (download_dir / name).write_text("{}")
+    fetch.run(layout, params_for(SOURCE))
+    assert manifest_of(layout).files == directory_records(layout.base_dir)
+    assert manifest_of(layout).license.text_path == "LICENSE"
+    assert not download_dir.exists()
+
+
+def test_another_source_replaces_the_base(hub: Hub, layout: Layout, tmp_path: Path) -> None:
+    fetch.run(layout, params_for(SOURCE))
+    other = tiny_llama(tmp_path / "other", seed=1)
+    fetch.run(layout, params_for(str(other)))
+    assert (layout.base_dir / "model.safetensors").is_file()
+    assert not (layout.base_dir / FIRST_SHARD).exists()
+    assert manifest_of(layout).source == str(other)
+
+
+def test_a_directory_is_relative_to_the_workspace(layout: Layout) -> None:
+    tiny_llama(layout.root / "models" / "mine")
+    fetch.run(layout, params_for("models/mine"))
+    assert manifest_of(layout).source == "models/mine"
+
+
+def test_the_demo_is_the_model_of_the_workspace(layout: Layout) -> None:
+    tiny_llama(layout.demo_model_dir)
+    fetch.run(layout, params_for("demo"))
+    assert manifest_of(layout).source == "demo"
+
+
+@pytest.mark.parametrize("source", ["demo", "models/none", "params.yaml"])
+def test_a_missing_directory_is_one_line(layout: Layout, source: str) -> None:
+    (layout.root / "params.yaml").write_text("")
+    with pytest.raises(InputError, match=f"model.source = '{source}': no such directory; expected"):
+        fetch.run(layout, params_for(source))
+    assert not layout.artifacts_dir.exists()
+
+
+def test_a_changed_directory_is_fetched_again_and_an_unchanged_one_is_not(
+    layout: Layout, model: Path
+) -> None:
+    fetch.run(layout, params_for(str(model)))
+    before = layout.base_manifest_path.stat().st_mtime_ns
+    fetch.run(layout, params_for(str(model)))
+    assert layout.base_manifest_path.stat().st_mtime_ns == before
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    fetch.run(layout, params_for(str(model)))
+    assert manifest_of(layout).license.id == "apache-2.0"
+
+
+def test_a_directory_of_links_is_copied_as_files(
+    layout: Layout, model: Path, tmp_path: Path
+) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in model.iterdir():
+        (links / path.name).symlink_to(path)
+    fetch.run(layout, params_for(str(links)))
+    assert not any(path.is_symlink() for path in layout.base_dir.iterdir())
+    assert manifest_of(layout).files == directory_records(layout.base_dir)
+
+
+def test_a_damaged_directory_is_refused_and_the_old_base_stays(layout: Layout, model: Path) -> None:
+    fetch.run(layout, params_for(str(model)))
+    whole = manifest_of(layout)
+    shard = model / FIRST_SHARD
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{FIRST_SHARD}: .*the file is damaged"):
+        fetch.run(layout, params_for(str(model)))
+    assert manifest_of(layout) == whole
+    assert directory_records(layout.base_dir) == whole.files
+
+
+def test_a_shard_with_other_tensors_than_the_index_says_is_refused(
+    layout: Layout, model: Path
+) -> None:
+    shutil.copyfile(model / FIRST_SHARD, model / SECOND_SHARD)
+    with pytest.raises(InputError, match=r"tensor '.*' is (missing|there), though"):
+        fetch.run(layout, params_for(str(model)))
+    assert_nothing_is_kept_as_whole(layout)
+
+
+def test_a_damaged_manifest_of_ours_says_what_to_do(layout: Layout, model: Path) -> None:
+    fetch.run(layout, params_for(str(model)))
+    layout.base_manifest_path.write_text("{}")
+    with pytest.raises(InputError, match=r"base.manifest.json: .*delete it and run"):
+        fetch.run(layout, params_for(str(model)))
+
+
+def test_a_workspace_that_cannot_be_written_is_one_line(layout: Layout, model: Path) -> None:
+    layout.artifacts_dir.write_text("not a directory")
+    with pytest.raises(FailureError, match="a file is where a directory of this path should be"):
+        fetch.run(layout, params_for(str(model)))
+
+
+def test_a_real_model_wants_a_decided_license(layout: Layout) -> None:
+    source = str(shared_dir() / "models/babyllama-105")
+    with pytest.raises(InputError, match=r"no license: .*the text in LICENSE needs a reader"):
+        fetch.run(layout, params_for(source))
+    fetch.run(layout, params_for(source, license_id="mit"))
+    manifest = manifest_of(layout)
+    assert manifest.architecture == "LlamaForCausalLM"
+    assert json.loads((layout.base_dir / "config.json").read_text())["hidden_size"] == 128
+    assert manifest.weight_bytes == (layout.base_dir / "model.safetensors").stat().st_size
+
+
+def test_a_real_model_comes_through_a_hub(hub: Hub, layout: Layout) -> None:
+    hub.repos["en10/babyllama"] = shared_dir() / "models/babyllama-105"
+    fetch.run(layout, params_for(f"hf:en10/babyllama@{COMMIT}", license_id="mit"))
+    assert manifest_of(layout).files == directory_records(layout.base_dir)
+    assert manifest_of(layout).revision == COMMIT
