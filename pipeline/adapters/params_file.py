@@ -18,19 +18,32 @@ def read_yaml(path: Path) -> object:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run quantline where it is") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text") from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
     except YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+        message = " ".join(str(error).split())
+        raise InputError(f"{path}: not valid YAML: {message}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply") from error
 
 
 def read_params(path: Path) -> Params:
     """The validated parameters. Raises InputError that names the first wrong value."""
+    values = read_yaml(path)
     try:
         # Through JSON, whose strict mode takes lists as tuples and strings as enums, nothing else.
-        return Params.model_validate_json(json.dumps(read_yaml(path), default=str), strict=True)
+        data = json.dumps(values, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path.name}: expected plain keys and values; found a key that is no text, or a value "
+            "that contains itself"
+        ) from error
+    try:
+        return Params.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise InputError(f"{path.name}: {first_problem(error)}") from error
+        raise InputError(f"{path.name}: {first_problem(error, values)}") from error

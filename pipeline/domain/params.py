@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.domain.layout import BASE
 from pipeline.domain.record import Record
@@ -18,8 +18,22 @@ DEMO_SOURCE = "demo"
 HUB_PREFIX = "hf:"
 
 VARIANT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+RELEASE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 SEMANTIC_VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
+REGISTRY_URL = r"^https?://[^/\s@]+$"
 REPOSITORY = r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
+
+
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """A check of the whole text that says what was expected instead of showing the pattern."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
+
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -163,16 +177,32 @@ class ServeParams(Record):
 class ReleaseParams(Record):
     """Under which name and version the approved variants are released."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
-    version: Annotated[str, Field(pattern=SEMANTIC_VERSION, max_length=64)]
+    name: Annotated[
+        str, matching(RELEASE_NAME, "at most 96 letters, digits, dots, dashes and underscores")
+    ]
+    version: Annotated[
+        str,
+        Field(max_length=64),
+        matching(SEMANTIC_VERSION, "a semantic version such as 1.2.0 or 1.2.0-rc.1"),
+    ]
     quantized_by: Text
 
 
 class RegistryParams(Record):
     """Where releases go: a registry's URL, or null for the OCI image layout under `artifacts/`."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^/\s@]+$")] | None
-    repository: Annotated[str, Field(pattern=REPOSITORY, max_length=255)]
+    url: (
+        Annotated[
+            str,
+            matching(REGISTRY_URL, "https://HOST or http://HOST without a user, password or path"),
+        ]
+        | None
+    )
+    repository: Annotated[
+        str,
+        Field(max_length=255),
+        matching(REPOSITORY, "a repository in lower case, such as organization/model"),
+    ]
 
 
 class Params(Record):

@@ -7,11 +7,15 @@ newline. The same record is always the same file.
 """
 
 import hashlib
-from typing import Self
+import re
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import InputError, shown
+
+# User and password in a URL: they belong in no message.
+USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
 class Record(BaseModel):
@@ -37,18 +41,44 @@ class Record(BaseModel):
             ) from error
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first validation problem as `where = value: what was expected`."""
+def first_problem(error: ValidationError, data: object = None) -> str:
+    """The first validation problem as `where = value: what was expected`.
+
+    `data` is what was validated, if it is at hand: then `where` has the keys as they stand there.
+    """
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    where = ".".join(_place(problem["loc"], data)) or "the file"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    if problem["type"] == "missing":
-        return f"{where}: missing"
-    if problem["type"] == "json_invalid":
-        return f"not valid JSON ({message})"
-    return f"{where} = {problem['input']!r}: {message}"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key"
+        case "missing":
+            return f"{where}: missing"
+        case "json_invalid":
+            return f"not valid JSON ({message})"
+        case "union_tag_invalid":
+            found, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+            return f"{where}.{_tag_key(problem['ctx'])} = {shown(found)}: expected {expected}"
+        case "union_tag_not_found":
+            return f"{where}.{_tag_key(problem['ctx'])}: missing"
+        case "value_error" if not problem["loc"]:
+            return message
+    return f"{where} = {USER_INFO.sub('//…@', shown(problem['input']))}: {message}"
+
+
+def _place(loc: tuple[int | str, ...], data: object) -> list[str]:
+    """The path to a problem without the names pydantic gives to the members of a union."""
+    parts = []
+    for number, part in enumerate(loc, start=1):
+        if isinstance(data, dict) and part not in data and number < len(loc):
+            continue
+        data = data.get(part) if isinstance(data, dict) else None
+        parts.append(str(part))
+    return parts
+
+
+def _tag_key(context: dict[str, Any]) -> str:
+    return str(context["discriminator"]).strip("'")
 
 
 def sha256_hex(data: bytes) -> str:

@@ -1,0 +1,194 @@
+"""Every way params.yaml can be wrong is one line that names the place, the value, the expectation.
+
+The file is the one of the repository with one change: so the tests also hold that it is right.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters.params_file import read_params, read_yaml
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import PARAMS_FILE
+from tests.support import ROOT
+
+TEXT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
+SECTIONS = re.findall(r"^(\w+):", TEXT, flags=re.MULTILINE)
+
+
+def read(tmp_path: Path, text: str | bytes) -> object:
+    path = tmp_path / PARAMS_FILE
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_params(path)
+
+
+def error_of(tmp_path: Path, text: str | bytes) -> str:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+def with_value(key: str, value: str) -> str:
+    """The file with the first `key: ...` line given another value."""
+    changed, count = re.subn(rf"(?m)^(\s*{key}:).*$", rf"\1 {value}", TEXT, count=1)
+    assert count == 1
+    return changed
+
+
+def without_section(name: str) -> str:
+    return re.sub(rf"(?m)^{name}:.*\n(?: .*\n|\n)*", "", TEXT)
+
+
+def with_variants(text: str) -> str:
+    return without_section("variants") + f"\nvariants: {text}\n"
+
+
+def test_the_file_of_the_repository_is_right(tmp_path: Path) -> None:
+    assert read(tmp_path, TEXT) == read_params(ROOT / PARAMS_FILE)
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, "\ufeff" + TEXT) == read_params(ROOT / PARAMS_FILE)
+
+
+VARIANT = "variants.awq-w4-g128"
+WRONG_VALUES = [
+    ("source", "null", "model.source = None: Input should be a valid string"),
+    ("source", "''", "model.source = '': String should have at least 1 character"),
+    ("num_calibration_samples", "'128'", "'128': Input should be a valid integer"),
+    ("num_calibration_samples", "0", "num_calibration_samples = 0: Input should be greater than 0"),
+    ("num_calibration_samples", "1.5", "= 1.5: Input should be a valid integer"),
+    ("num_calibration_samples", "true", "= True: Input should be a valid integer"),
+    ("seed", "-1", "calibration.seed = -1: Input should be greater than or equal to 0"),
+    ("format", "exl2", f"{VARIANT}.format = 'exl2': expected 'awq', 'gptq', 'gguf'"),
+    ("format", "1", f"{VARIANT}.format = '1': expected 'awq', 'gptq', 'gguf'"),
+    ("num_bits", "3", f"{VARIANT}.num_bits = 3: Input should be 4"),
+    ("group_size", "100", f"{VARIANT}.group_size = 100: Input should be 16, 32, 64, 128 or 256"),
+    ("scale_search", "1", f"{VARIANT}.scale_search = 1: Input should be a valid boolean"),
+    ("rounding", "up", f"{VARIANT}.rounding = 'up': Input should be 'nearest' or 'gptq'"),
+    ("dampening_frac", "1", f"{VARIANT}.dampening_frac = 1: Input should be less than 1"),
+    ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
+    ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
+    ("min_recovery", "97", "gate.min_recovery = 97: Input should be less than or equal to 1"),
+    ("max_kl", ".nan", "gate.max_kl = nan: Input should be a finite number"),
+    ("max_kl", ".inf", "gate.max_kl = inf: Input should be a finite number"),
+    ("port", "70000", "serve.port = 70000: Input should be less than or equal to 65535"),
+    ("concurrency", "[8, 1]", "serve.concurrency = [8, 1]: expected numbers of users in rising"),
+    ("concurrency", "[]", "serve.concurrency = []: expected numbers of users in rising order"),
+    ("name", "../x", "release.name = '../x': expected at most 96 letters, digits, dots, dashes"),
+    ("name", "a" * 97, "expected at most 96 letters"),
+    ("version", "v1", "release.version = 'v1': expected a semantic version such as 1.2.0"),
+    ("version", "1.0", "release.version = 1.0: Input should be a valid string"),
+    ("url", "ftp://host", "registry.url = 'ftp://host': expected https://HOST or http://HOST"),
+    ("url", "https://host/path", "expected https://HOST or http://HOST without a user"),
+    ("repository", "A/b", "registry.repository = 'A/b': expected a repository in lower case"),
+    ("repository", "a/../b", "registry.repository = 'a/../b': expected a repository in lower"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG_VALUES)
+def test_a_wrong_value_is_named(tmp_path: Path, key: str, value: str, expected: str) -> None:
+    message = error_of(tmp_path, with_value(key, value))
+    assert message.startswith("params.yaml: ")
+    assert expected in message
+
+
+def test_a_password_in_a_url_is_not_repeated(tmp_path: Path) -> None:
+    message = error_of(tmp_path, with_value("url", "https://user:secret@host"))
+    assert "registry.url = 'https://…@host'" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_missing_section_is_named(tmp_path: Path, name: str) -> None:
+    assert error_of(tmp_path, without_section(name)) == f"params.yaml: {name}: missing"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_an_empty_section_is_named(tmp_path: Path, name: str) -> None:
+    message = error_of(tmp_path, without_section(name) + f"\n{name}:\n")
+    assert message == f"params.yaml: {name} = None: Input should be an object"
+
+
+@pytest.mark.parametrize("name", [name for name in SECTIONS if name != "variants"])
+def test_an_unknown_key_is_named(tmp_path: Path, name: str) -> None:
+    changed = TEXT.replace(f"\n{name}:\n", f"\n{name}:\n  typo: 1\n")
+    assert error_of(tmp_path, changed) == f"params.yaml: {name}.typo: unknown key"
+
+
+def test_an_unknown_section_is_named(tmp_path: Path) -> None:
+    assert error_of(tmp_path, f"{TEXT}\ntypo: 1\n") == "params.yaml: typo: unknown key"
+
+
+@pytest.mark.parametrize(
+    ("variants", "expected"),
+    [
+        ("{}", "params.yaml: variants: expected at least one"),
+        ("[]", "params.yaml: variants = []: Input should be an object"),
+        ("{a: null}", "params.yaml: variants.a = None: Input should be an object"),
+        ("{a: {type: Q8_0}}", "params.yaml: variants.a.format: missing"),
+        ("{a: {format: gguf, type: Q8_0}}", "params.yaml: variants.a.imatrix: missing"),
+        (
+            "{a: {format: gguf, type: Q8_0, imatrix: true, num_bits: 4}}",
+            "params.yaml: variants.a.num_bits: unknown key",
+        ),
+        (
+            "{A_b: {format: gguf, type: Q8_0, imatrix: true}}",
+            "params.yaml: variants.A_b: expected a name in kebab-case, such as awq-w4-g128",
+        ),
+        (
+            "{../x: {format: gguf, type: Q8_0, imatrix: true}}",
+            "params.yaml: variants.../x: expected a name in kebab-case, such as awq-w4-g128",
+        ),
+        (
+            "{base: {format: gguf, type: Q8_0, imatrix: true}}",
+            "params.yaml: variants.base: this name means the unquantized checkpoint",
+        ),
+    ],
+)
+def test_wrong_variants_are_named(tmp_path: Path, variants: str, expected: str) -> None:
+    assert error_of(tmp_path, with_variants(variants)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "params.yaml: the file = None: Input should be an object"),
+        ("- 1", "params.yaml: the file = [1]: Input should be an object"),
+        ("a: [1\nb: 2", "params.yaml, line 2: not valid YAML: expected ',' or ']'"),
+        ("a:\n\t- 1", "params.yaml, line 2: not valid YAML: found character '\\t' that"),
+        ("a: 1\na: 2", 'params.yaml, line 2: not valid YAML: found duplicate key "a"'),
+        ("a: 1\n---\nb: 2", "not valid YAML: but found another document"),
+        ("a: \x00", "params.yaml: not valid YAML: unacceptable character #x0000"),
+        (b"\xff\xfe\x00", "params.yaml: not UTF-8 text"),
+        ("!!python/object/apply:os.system [ls]", "not valid YAML: could not determine a constr"),
+        ("[" * 1000, "params.yaml: nested too deeply"),
+        ("? [a, b]\n: c", "params.yaml: expected plain keys and values"),
+        ("&a [*a]", "params.yaml: expected plain keys and values"),
+    ],
+)
+def test_a_file_that_is_no_parameters_is_one_line(
+    tmp_path: Path, text: str | bytes, expected: str
+) -> None:
+    assert expected in error_of(tmp_path, text)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"params.yaml: missing; run quantline where it is"):
+        read_params(tmp_path / PARAMS_FILE)
+
+
+def test_a_directory_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        read_params(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "value"), [("no", "no"), ("0o17", 15), ("~", None)])
+def test_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"a: {text}\n")
+    assert read_yaml(path) == {"a": value}
