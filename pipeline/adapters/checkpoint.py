@@ -19,11 +19,16 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.manifest import relative_posix
 from pipeline.numerics import packing
+
+# Loading is quick beside everything else here; its progress bar would only fill logs.
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
