@@ -33,11 +33,30 @@ class Distance(Record):
     top1: float
 
 
+class DocumentRecord(Record):
+    """One row of `documents.jsonl`: what the model answered to one document of a task.
+
+    `logprobs` are the natural log-probabilities of the answer choices (or of the whole text), in
+    the order of the task, null where the model wrote the answer itself; that answer is `generated`.
+    A metric is a number, or the numbers that the task's aggregation needs (log-likelihood, words).
+    """
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str
+    target: str
+    logprobs: tuple[float, ...] | None
+    generated: str | None
+    metrics: dict[str, float | tuple[float, ...]]
+
+
 class EvaluationRecord(Record):
     """The evaluation of the base or of one variant.
 
     `perplexity` is exp of the mean negative log-likelihood on the held-out windows; `distance` is
-    null for the base itself.
+    null for the base itself. `num_tokens` counts the predicted tokens of those windows: all but the
+    first of each.
     """
 
     name: str

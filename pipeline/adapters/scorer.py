@@ -1,0 +1,157 @@
+"""What every engine that scores text must offer, and the parts of scoring they share.
+
+An engine takes token ids and gives logits; it never sees text, so that all engines score the same
+tokens. Batches are made here: sequences sorted by length, ties by their ids, so that the order in
+which requests arrive changes nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.adapters.progress import track
+from pipeline.domain.distance import Floats, log_softmax
+from pipeline.domain.errors import FailureError, InputError
+
+LOGITS_BUDGET_BYTES = 1 << 29
+
+Logits = npt.NDArray[np.float32]
+Finished = Callable[[Sequence[int]], bool]
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Token ids to read, and the first position whose logits are wanted."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Sum of the natural log-probabilities of a continuation; is it what greedy decoding says?"""
+
+    logprob: float
+    is_greedy: bool
+
+
+class Scorer(Protocol):
+    """One loaded model. `label` names it in errors; `max_length` is its context in tokens."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def backend_version(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+
+    def logits(self, batch: Sequence[Span]) -> list[Logits]:
+        """For each span the logits [positions from `start` on, vocabulary]."""
+        ...
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
+    ) -> list[list[int]]:
+        """Continue each prompt with its most likely tokens.
+
+        A prompt ends after the token at which `finished`, called with its new tokens, is true, or
+        after `max_new_tokens`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the scorer is of no use afterwards."""
+        ...
+
+
+def continuation_answers(
+    scorer: Scorer, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
+) -> list[Answer]:
+    """The answer for each pair of context ids and continuation ids.
+
+    Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
+    input are computed once. Raises InputError for a continuation that is empty or longer than the
+    model's context, FailureError for logits that are not finite.
+    """
+    spans = [_span(scorer, context, continuation) for context, continuation in pairs]
+    users: dict[Span, list[int]] = {}
+    for number, span in enumerate(spans):
+        users.setdefault(span, []).append(number)
+    answers: dict[int, Answer] = {}
+    for span, rows in _span_logits(scorer, list(users), batch_size=batch_size):
+        log_probabilities = log_softmax(rows)
+        for number in users[span]:
+            answers[number] = _answer(log_probabilities, pairs[number][1])
+    return [answers[number] for number in range(len(pairs))]
+
+
+def _span(scorer: Scorer, context: list[int], continuation: list[int]) -> Span:
+    if not 0 < len(continuation) <= scorer.max_length:
+        raise InputError(
+            f"{scorer.label}: a continuation of {len(continuation)} tokens; expected 1 to "
+            f"{scorer.max_length}, the model's context: correct the task"
+        )
+    inputs = (context + continuation)[-(scorer.max_length + 1) : -1]
+    return Span(ids=tuple(inputs), start=len(inputs) - len(continuation))
+
+
+def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
+    targets = np.asarray(continuation)
+    chosen = log_probabilities[np.arange(len(targets)), targets]
+    return Answer(
+        logprob=float(chosen.sum()),
+        is_greedy=bool((log_probabilities.argmax(axis=-1) == targets).all()),
+    )
+
+
+def _span_logits(
+    scorer: Scorer, spans: Sequence[Span], *, batch_size: int
+) -> Iterator[tuple[Span, Logits]]:
+    ordered = sorted(spans, key=lambda span: (-len(span.ids), span))
+    batches = list(_batches(ordered, batch_size=_fitting(scorer, ordered, batch_size=batch_size)))
+    for batch in track(batches, f"{scorer.label}: scoring", total=len(batches)):
+        for span, rows in zip(batch, scorer.logits(batch), strict=True):
+            _require_finite(scorer, rows)
+            yield span, rows
+
+
+def window_logits(
+    scorer: Scorer, windows: Sequence[Sequence[int]], *, batch_size: int
+) -> Iterator[Logits]:
+    """The logits [tokens, vocabulary] of each window in turn; only one batch is kept.
+
+    Raises FailureError for logits that are not finite.
+    """
+    spans = [Span(ids=tuple(window), start=0) for window in windows]
+    for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
+        for rows in scorer.logits(batch):
+            _require_finite(scorer, rows)
+            yield rows
+
+
+def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
+    remaining = iter(spans)
+    while batch := list(islice(remaining, batch_size)):
+        yield batch
+
+
+def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
+    """`batch_size`, or less where the logits of the longest spans would take too much memory."""
+    longest = max((len(span.ids) for span in spans), default=1)
+    return max(1, min(batch_size, LOGITS_BUDGET_BYTES // (4 * longest * scorer.vocab_size)))
+
+
+def _require_finite(scorer: Scorer, rows: Logits) -> None:
+    if not np.isfinite(rows).all():
+        raise FailureError(
+            f"{scorer.label}: {scorer.backend} computed logits that are not finite numbers; the "
+            "model is broken: change its recipe or remove it from params.yaml"
+        )
