@@ -60,7 +60,7 @@ class Environment:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whatever `python3` is runs this file
         stop(f"Python {sys.version.split()[0]}: expected 3.11 or newer")
     has_gpu = nvidia_gpu_answers()
     serve_pins = ENVS_DIR / ("serve-cuda.txt" if has_gpu else "serve-cpu.txt")
@@ -114,8 +114,8 @@ def install_torch(environment: Environment, requirement: str, *, has_gpu: bool) 
     wanted = report["install"][0]["metadata"].get("requires_dist", [])
     if any(name.startswith(("nvidia-", "cuda-")) for name in wanted):
         stop(
-            f"{requirement}: pip would take the CUDA build on a machine without a GPU; point pip at "
-            "a CPU build (README.md, section Set-up) and run the same command again"
+            f"{requirement}: pip would take the CUDA build on a machine without a GPU; point pip "
+            "at a CPU build (README.md, section Set-up) and run the same command again"
         )
     pip(environment, "install", "--no-deps", requirement)
 

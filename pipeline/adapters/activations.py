@@ -80,7 +80,7 @@ def measure(
 def _batches(windows: Sequence[Sequence[int]]) -> list[Tensor]:
     """The windows as int64 matrices of about BATCH_TOKENS tokens."""
     rows = max(1, BATCH_TOKENS // len(windows[0]))
-    return list(torch.tensor([list(window) for window in windows]).split(rows))
+    return list(torch.split(torch.tensor([list(window) for window in windows]), rows))
 
 
 def _hook(recorder: _Recorder, name: str) -> Any:
