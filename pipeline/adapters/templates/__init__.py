@@ -31,9 +31,14 @@ def render_markdown(template: str, **values: object) -> str:
     return environment.get_template(template).render(values)
 
 
+def read_asset(name: str) -> str:
+    """A file beside this one: a template or a style sheet."""
+    return (files(__name__) / name).read_text(encoding="utf-8")
+
+
 def _environment(*, autoescape: bool) -> Environment:
     return Environment(
-        loader=FunctionLoader(lambda name: (files(__name__) / name).read_text(encoding="utf-8")),
+        loader=FunctionLoader(read_asset),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,

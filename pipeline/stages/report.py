@@ -1,0 +1,71 @@
+"""report: one HTML page with the verdicts, the evidence for them and how to get the releases.
+
+It is written whatever the outcome; when nothing was approved the stage says so with its own exit
+code after that, so that the page is there to explain why.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.adapters.files import read_bytes, write_bytes
+from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.progress import note
+from pipeline.adapters.report_page import render_report
+from pipeline.domain.errors import NothingApprovedError
+from pipeline.domain.evaluated import EvaluationRecord, Selection
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.licenses import resolve
+from pipeline.domain.params import Params
+from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.record import Record
+from pipeline.domain.release import Receipts
+from pipeline.domain.report import Facts, ServedModel
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def run(layout: Layout, params: Params) -> None:
+    """Write report/index.html. Raises NothingApprovedError, after that, when nothing passed."""
+    facts = _facts(layout, params)
+    page = render_report(facts, _served(layout))
+    write_bytes(layout.report_path, page.encode())
+    shown = layout.report_path.relative_to(layout.root)
+    note(f"report: {shown}")
+    if not facts.selection.approved():
+        raise NothingApprovedError(
+            f"none of {len(facts.selection.variants)} variants passed the gate; {shown} says why"
+        )
+
+
+def _facts(layout: Layout, params: Params) -> Facts:
+    selection = _read(Selection, layout.selection_path, made_by="select")
+    base = read_base_manifest(layout)
+    return Facts(
+        params=params,
+        base=base,
+        rule=resolve(base.license, params.model.license),
+        selection=selection,
+        base_evaluation=_evaluation(layout, BASE),
+        evaluations={name: _evaluation(layout, name) for name in selection.variants},
+        variants={
+            name: _read(VariantRecord, layout.variant_path(name), made_by="quantize")
+            for name in selection.variants
+        },
+        receipts=(
+            _read(Receipts, layout.receipts_path, made_by="publish")
+            if layout.receipts_path.exists()
+            else None
+        ),
+    )
+
+
+def _served(layout: Layout) -> tuple[ServedModel, ...]:
+    return ()
+
+
+def _evaluation(layout: Layout, name: str) -> EvaluationRecord:
+    return _read(EvaluationRecord, layout.evaluation_path(name), made_by="evaluate")
+
+
+def _read(record: type[AnyRecord], path: Path, *, made_by: str) -> AnyRecord:
+    return record.from_bytes(read_bytes(path, made_by=made_by), source=str(path))

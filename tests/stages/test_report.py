@@ -1,0 +1,220 @@
+"""report: complete, escaped, self-contained, and readable in a real browser at any width."""
+
+import base64
+import json
+import re
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.domain.errors import InputError, NothingApprovedError
+from pipeline.domain.evaluated import Verdict
+from pipeline.domain.quantized import VariantRecord
+from pipeline.stages import package, publish, report
+from tests.support import require_program
+from tests.workspace import Workspace, make_workspace
+
+VERDICTS = {
+    "awq-w4-g128": Verdict.APPROVED,
+    "gptq-w4-g128": Verdict.INCONCLUSIVE,
+    "gguf-q4-k-m": Verdict.APPROVED,
+    "gguf-q2-k": Verdict.REJECTED,
+}
+BROWSER_TIMEOUT_S = 60
+QUIET_BROWSER = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-default-apps",
+]  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = make_workspace(tmp_path / "workspace", VERDICTS)
+    package.run(workspace.layout, workspace.params)
+    publish.run(workspace.layout, workspace.params)
+    return workspace
+
+
+def page(workspace: Workspace) -> str:
+    report.run(workspace.layout, workspace.params)
+    return workspace.layout.report_path.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """The visible text, the tags and all attributes of a page; tags have to be balanced."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_every_verdict_has_its_reason_its_numbers_and_its_reference(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "2 of 4 variants approved" in text
+    for name, verdict in VERDICTS.items():
+        assert name in text
+        assert verdict.value in text
+    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+    for verdict in selection.values():
+        for reason in verdict["reasons"]:
+            assert reason in text
+    assert "published as oci:artifacts/registry:0.1.0-awq-w4-g128" in text
+    assert "oras pull --oci-layout artifacts/registry:0.1.0-gguf-q4-k-m" in text
+    assert "0.1.0-gguf-q2-k" not in text
+
+
+def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "org/tiny" in text
+    assert "0.910 ± 0.014" in text
+    assert "97.7 KiB" in text
+
+
+def test_provenance_has_whole_digests(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    for name in VERDICTS:
+        data = workspace.layout.variant_path(name).read_bytes()
+        assert VariantRecord.from_bytes(data, source=name).digest in text
+    assert json.loads(workspace.layout.base_manifest_path.read_bytes())["digest"] in text
+
+
+def test_the_same_records_give_the_same_page(workspace: Workspace) -> None:
+    assert page(workspace) == page(workspace)
+
+
+def test_the_page_needs_nothing_from_outside(workspace: Workspace) -> None:
+    html = page(workspace)
+    parsed = Page(html)
+    assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "image", "use"}
+    assert not {name for name, _ in parsed.attributes} & {"src", "href", "xlink:href", "action"}
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_names_from_files_stay_text(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=y>\"'"
+    workspace = make_workspace(tmp_path, VERDICTS, source="dir/" + hostile)
+    path = workspace.layout.variant_path("gguf-q2-k")
+    record = json.loads(path.read_bytes())
+    record["coverage"][0] |= {"reason": hostile, "scheme": hostile}
+    path.write_text(json.dumps(record))
+    for path in workspace.layout.artifacts_dir.glob("evaluations/*/evaluation.json"):
+        evaluation = json.loads(path.read_bytes())
+        evaluation["tasks"] = {hostile + task: it for task, it in evaluation["tasks"].items()}
+        path.write_text(json.dumps(evaluation))
+
+    parsed = Page(page(workspace))
+    assert not parsed.tags & {"script", "img"}
+    assert not [name for name, _ in parsed.attributes if name == "onerror"]
+    assert hostile in parsed.text
+
+
+def test_an_unpublished_run_says_so(tmp_path: Path) -> None:
+    text = Page(page(make_workspace(tmp_path, VERDICTS))).text
+    assert "Nothing is published." in text
+    assert "There is no benchmark of this run." in text
+
+
+def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
+    package.run(workspace.layout, workspace.params)
+    publish.run(workspace.layout, workspace.params)
+    with pytest.raises(NothingApprovedError, match=r"none of 1 variants passed .*index\.html"):
+        report.run(workspace.layout, workspace.params)
+    text = Page(workspace.layout.report_path.read_text(encoding="utf-8")).text
+    assert "Nothing approved" in text
+    assert "Nothing is published." in text
+    assert "is above gate.max_kl" in text
+
+
+def test_without_a_selection_the_error_names_the_stage(workspace: Workspace) -> None:
+    workspace.layout.selection_path.unlink()
+    with pytest.raises(InputError, match="run `quantline select` first"):
+        report.run(workspace.layout, workspace.params)
+
+
+def browser(profile: Path, *arguments: str) -> str:
+    program = require_program("chromium")
+    return subprocess.run(
+        [program, *QUIET_BROWSER, f"--user-data-dir={profile}", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=BROWSER_TIMEOUT_S,
+    ).stdout
+
+
+# A frame has the width it is told; a browser window has a least width of its own.
+MEASURE = """<!DOCTYPE html>
+<iframe style="border: 0; height: 900px; width: WIDTHpx"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+frame.srcdoc = atob_utf8("PAGE");
+function atob_utf8(text) {
+  return new TextDecoder().decode(Uint8Array.from(atob(text), it => it.charCodeAt(0)));
+}
+frame.onload = () => {
+  const page = frame.contentDocument, width = page.documentElement.clientWidth;
+  const texts = [...page.querySelectorAll("body *")];
+  document.title = "measured " + JSON.stringify({
+    window: width,
+    page: page.documentElement.scrollWidth,
+    wide: texts.filter(it => it.getBoundingClientRect().right > width + 1)
+      .map(it => it.tagName + " " + it.textContent.slice(0, 40)),
+    hidden: texts.filter(it => ["TH", "TD"].includes(it.tagName) && it.textContent.trim()
+      && !it.closest("thead") && it.getBoundingClientRect().height < 8).length
+  });
+};
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 390, 800, 900, 1280])
+def test_nothing_runs_over_the_edge(workspace: Workspace, tmp_path: Path, width: int) -> None:
+    encoded = base64.b64encode(page(workspace).encode()).decode()
+    measuring = tmp_path / "measuring.html"
+    measuring.write_text(MEASURE.replace("WIDTH", str(width)).replace("PAGE", encoded))
+    dom = browser(tmp_path / "profile", "--window-size=1400,1000", "--dump-dom", measuring.as_uri())
+    found = re.search(r"<title>measured (.*?)</title>", dom, re.DOTALL)
+    assert found, dom[:500]
+    sizes = json.loads(unescape(found[1]))
+    assert width - 15 <= sizes["window"] <= width, "the frame took another width"
+    assert sizes["page"] <= sizes["window"]
+    assert sizes["wide"] == []
+    assert sizes["hidden"] == 0
+
+
+@pytest.mark.slow
+def test_it_prints(workspace: Workspace, tmp_path: Path) -> None:
+    page(workspace)
+    pdf = tmp_path / "report.pdf"
+    browser(tmp_path / "profile", f"--print-to-pdf={pdf}", workspace.layout.report_path.as_uri())
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert 1 <= pdf.read_bytes().count(b"/Type /Page\n") <= 6
