@@ -14,6 +14,7 @@ from pipeline.domain.layout import PARAMS_FILE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
 from pipeline.domain.params import Params
 from pipeline.stages import fetch
+from tests.disk import run_on_tiny_disk
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.models import tiny_llama
 from tests.support import ROOT, shared_dir
@@ -340,3 +341,53 @@ def test_a_real_model_comes_through_a_hub(hub: Hub, layout: Layout) -> None:
     fetch.run(layout, params_for(f"hf:en10/babyllama@{COMMIT}", license_id="mit"))
     assert manifest_of(layout).files == directory_records(layout.base_dir)
     assert manifest_of(layout).revision == COMMIT
+
+
+ON_TINY_DISK = """
+import sys
+from pathlib import Path
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import FailureError
+from pipeline.domain.layout import Layout
+from pipeline.stages import fetch
+layout = Layout(Path(sys.argv[1]))
+params = read_params(Path("params.yaml"))
+model = params.model.model_copy(update={"source": sys.argv[2]})
+try:
+    fetch.run(layout, params.model_copy(update={"model": model}))
+except FailureError as error:
+    print(error)
+print(layout.base_dir.exists(), layout.base_manifest_path.exists())
+"""
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "expected"),
+    [(8_192, "config.json: the disk is full"), (131_072, "MiB of disk needed, 0 MiB free")],
+)
+def test_a_full_disk_is_one_line_and_keeps_nothing_as_whole(
+    tmp_path: Path, model: Path, size_bytes: int, expected: str
+) -> None:
+    mount_dir = tmp_path / "disk"
+    mount_dir.mkdir()
+    done = run_on_tiny_disk(
+        ON_TINY_DISK, mount_dir, str(mount_dir), str(model), size_bytes=size_bytes
+    )
+    message, kept = done.stdout.splitlines()
+    assert expected in message
+    assert kept == "False False"
+
+
+def test_an_interrupted_run_is_followed_by_a_whole_one(
+    layout: Layout, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.fetch.write_record", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetch.run(layout, params_for(str(model)))
+    assert not layout.base_manifest_path.exists()
+    fetch.run(layout, params_for(str(model)))
+    assert manifest_of(layout).files == directory_records(layout.base_dir)
