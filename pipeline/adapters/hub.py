@@ -2,29 +2,17 @@
 
 huggingface_hub does the talking: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
 store), proxies and retries are its own. It does not check what it downloads; here every file is
-compared with the digest the hub lists for the commit. Every failure becomes one line, and none
-quotes a request, which could hold the token.
+compared with the digest the hub lists for the commit. What a failure says is in `hub_errors`.
 """
 
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
@@ -32,9 +20,10 @@ from tqdm import tqdm
 from pipeline.adapters.files import copy_file
 from pipeline.adapters.hub_cache import CachedCheckpoint
 from pipeline.adapters.hub_digest import HubDigest, hub_record, parse_digest
+from pipeline.adapters.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
 from pipeline.adapters.progress import note
 from pipeline.domain.checkpoint import CheckpointSource, HubSource
-from pipeline.domain.errors import FailureError, InputError, QuantlineError, shown
+from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.manifest import FileRecord, relative_posix
 
 # Nothing about this machine goes along with a request: the library would add the versions of
@@ -43,7 +32,6 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 # Its warnings quote whole URLs; what matters in them is in the error at the end.
 hub_logging.set_verbosity(logging.ERROR)
 
-TRY_AGAIN = "run the same command again: what is whole is kept"
 NO_CACHE = "cache"
 LISTING_TIMEOUT_S = 60.0
 
@@ -58,7 +46,7 @@ def open_hub(source: HubSource) -> CheckpointSource:
     if constants.is_offline_mode():
         return CachedCheckpoint(source)
     endpoint = current_endpoint()
-    note(f"fetch: {source} from {_shown_endpoint(endpoint)}")
+    note(f"fetch: {source} from {shown_endpoint(endpoint)}")
     return HubCheckpoint(source, endpoint=endpoint)
 
 
@@ -92,7 +80,7 @@ def read_info(source: HubSource, *, endpoint: str) -> ModelInfo:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FailureError(
-                f"{_shown_endpoint(endpoint)}: what it answers does not describe a repository; "
+                f"{shown_endpoint(endpoint)}: what it answers does not describe a repository; "
                 "check HF_ENDPOINT"
             ) from error
 
@@ -211,83 +199,3 @@ def _bar_class(advance: Callable[[int], None]) -> "type[tqdm[object]]":
             """Nothing is shown."""
 
     return Bar
-
-
-@contextmanager
-def readable_hub_errors(
-    source: HubSource, *, endpoint: str, name: str | None = None
-) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line; `name` is the file that was asked for."""
-    try:
-        yield
-    except LocalEntryNotFoundError as error:
-        raise _problem(error.__cause__ or error, source, endpoint, name) from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, UnicodeError) as error:
-        raise _problem(error, source, endpoint, name) from error
-    except OSError as error:
-        if error.errno is not None:  # the disk's, not the hub's
-            raise
-        raise _problem(error, source, endpoint, name) from error
-
-
-def _problem(
-    error: BaseException, source: HubSource, endpoint: str, name: str | None
-) -> QuantlineError:
-    hub = _shown_endpoint(endpoint)
-    what = f"{source}: {name}" if name else str(source)
-    match error:
-        case GatedRepoError():
-            return InputError(
-                f"{what}: access is restricted; accept the terms at {hub}/{source.repo}, then log "
-                "in with `hf auth login` or set HF_TOKEN"
-            )
-        case RepositoryNotFoundError():
-            return InputError(
-                f"{what}: {hub} has no such repository, or a private one; check the name, or log "
-                "in with `hf auth login` or HF_TOKEN"
-            )
-        case RevisionNotFoundError():
-            return InputError(
-                f"{what}: {hub} has no such revision of {source.repo}; copy the full commit from "
-                "the repository's history"
-            )
-        case DisabledRepoError():
-            return InputError(f"{what}: {hub} has disabled this repository; use another one")
-        case RemoteEntryNotFoundError():
-            return FailureError(f"{what}: listed by {hub}, but not there; {TRY_AGAIN}")
-        case HFValidationError():
-            return InputError(f"{what}: not a name that {hub} could have; expected hf:ORG/NAME")
-        case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return InputError(
-                f"{what}: {hub} refuses access ({error.response.status_code}); log in with "
-                "`hf auth login`, or set HF_TOKEN to a token that may read it"
-            )
-        case HfHubHTTPError() if error.response.status_code == 404:
-            return FailureError(f"{what}: {hub} answers 404; check the name and HF_ENDPOINT")
-        case HfHubHTTPError():
-            return FailureError(f"{what}: {hub} answers {error.response.status_code}; {TRY_AGAIN}")
-        case (
-            httpx2.LocalProtocolError()
-            | httpx2.InvalidURL()
-            | httpx2.UnsupportedProtocol()
-            | UnicodeError()
-        ):
-            return InputError(
-                f"{what}: no request can be made to {hub}; check HF_ENDPOINT and HF_TOKEN for "
-                "stray characters"
-            )
-        case httpx2.ConnectError() | httpx2.ConnectTimeout():
-            return FailureError(
-                f"{what}: {hub} cannot be reached; check the network and HF_ENDPOINT, or set "
-                "HF_HUB_OFFLINE=1 to use its cache"
-            )
-        case _:
-            return FailureError(
-                f"{what}: the transfer from {hub} broke off ({type(error).__name__}) and nothing "
-                f"of it was kept; {TRY_AGAIN}"
-            )
-
-
-def _shown_endpoint(endpoint: str) -> str:
-    """The endpoint without a user and password that its URL may contain."""
-    return re.sub(r"//[^/@]*@", "//", endpoint)

@@ -92,9 +92,7 @@ def collect(source: CheckpointSource, model: ModelParams, download_dir: Path) ->
                 f"{name}: {sizes[name]} bytes, expected at most {MAX_SIDECAR_BYTES}; use another "
                 "checkpoint"
             )
-    for leftover in set(sidecar_names([path.name for path in download_dir.iterdir()])):
-        if leftover not in sidecars:
-            (download_dir / leftover).unlink()
+    keep_only(download_dir, sizes)
     records = take_all(source, sidecars, sizes, download_dir, label="fetch: small files")
 
     config = read_config(download_dir)
