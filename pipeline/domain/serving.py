@@ -1,4 +1,4 @@
-"""What benchmark leaves behind: how every served model answered under load, and on which machine."""
+"""What benchmark leaves behind: how each served model answered under load, on which machine."""
 
 from typing import Annotated, Literal
 

@@ -65,7 +65,7 @@ class FourBitCpuKernel(MPLinearKernel):
         return True, None
 
     def unpacked(self, layer: Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Weights as int32 in 0..15, [in, out]; scales and zero points as float32, [groups, out]."""
+        """Weights int32 in 0..15, [in, out]; scales and zero points float32, [groups, out]."""
         weight, scale, zero_point = self._get_weight_params(layer)
         # compressed-tensors stores the transpose of what AWQ and GPTQ store.
         packed = weight.data.t() if weight.input_dim == 1 else weight.data
@@ -112,7 +112,10 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
         if num_outputs % OPERATOR_OUTPUT_MULTIPLE != 0:
             return False, f"{num_outputs} outputs, expected a multiple of 16"
         if operator_group_size(num_inputs, c.group_size) is None:
-            return False, f"groups of {c.group_size} in {num_inputs} inputs, expected multiples of 32"
+            return (
+                False,
+                f"groups of {c.group_size} in {num_inputs} inputs, expected multiples of 32",
+            )
         return True, None
 
     def process_weights_after_loading(self, layer: Module) -> None:
@@ -143,7 +146,7 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
 
 
 class DenseCpuLinearKernel(FourBitCpuKernel):
-    """The weights unpacked to the activations' type: correct for every shape, no faster than dense."""
+    """The weights unpacked to the activations' type: right for any shape, as slow as dense."""
 
     label = "dense CPU (unpacked 4-bit weights)"
 

@@ -1,9 +1,8 @@
 """llama.cpp's own HTTP server on one GGUF file, until the process is ended.
 
-`python -m quantline_vllm.llama_server MODEL --port PORT --users N --context-tokens N`
-
-It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics`, and serves `users` requests
-at the same time. The first line it prints is a JSON object that says what runs: the version and
+It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics` on 127.0.0.1, and serves
+`--users` requests at the same time. Prompts are not cached, so that a repeated one costs what a new
+one costs. The first line it prints is a JSON object that says what runs: the version and
 the CPU features that this build of llama.cpp uses.
 """
 
@@ -19,6 +18,7 @@ import xllamacpp
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve one GGUF file over HTTP.")
     parser.add_argument("model", type=Path)
+    parser.add_argument("--alias", required=True, help="the model's name in requests")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--users", type=int, required=True, help="requests at the same time")
     parser.add_argument("--context-tokens", type=int, required=True, help="of one request")
@@ -29,13 +29,15 @@ def main() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = str(arguments.model)
-    params.model_alias = {arguments.model.name}
+    params.model_alias = {arguments.alias}
     params.hostnames = ["127.0.0.1"]
     params.port = arguments.port
     params.n_parallel = arguments.users
     params.n_ctx = arguments.users * arguments.context_tokens
     params.kv_unified = False  # every user has context_tokens of their own
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
+    params.cache_prompt = False
+    params.cache_ram_mib = 0
     params.endpoint_metrics = True
     params.ui = False
     server = xllamacpp.Server(params)

@@ -1,0 +1,190 @@
+"""What serving with vLLM and with llama.cpp have in common: a server process and its answers.
+
+A server runs from the serving environment as a process of its own, listens on 127.0.0.1, has no
+network to use, and ends with the block that started it. How each engine is started is not here.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+import requests
+
+from pipeline.adapters.process import Daemon, free_port, last_lines, require_free_port
+from pipeline.adapters.progress import note
+from pipeline.domain.errors import FailureError, InputError
+
+HOST = "127.0.0.1"
+SERVED_NAME = "model"
+SERVE_ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-serve"
+SERVE_PYTHON = SERVE_ENVIRONMENT / "bin" / "python"
+# https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+# The keys of cloud services would be sent to, or asked for by, a server on this machine.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "NO_PROXY": HOST,
+    "no_proxy": HOST,
+    "OPENAI_API_KEY": "",
+    "VLLM_API_KEY": "",
+}
+HEALTH_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 300.0
+
+ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.+)$")
+UNSUPPORTED = re.compile(
+    r"unsupported|not (?:yet )?supported|no longer supported|does not support"
+    r"|failed to find a kernel|unknown model architecture",
+    re.IGNORECASE,
+)
+
+
+class ModelRefusedError(FailureError):
+    """The engine says that it does not support this model; another try changes nothing."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers. `startup_s` ran from its start to its first answer."""
+
+    url: str
+    engine: str
+    engine_version: str
+    kernel: str
+    dtype: str
+    startup_s: float
+    log_path: Path
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        return local_session()
+
+    def complete(self, prompt: Sequence[int], *, max_tokens: int) -> str:
+        """The most likely text after the token ids of `prompt`. Raises FailureError."""
+        return complete(self._session, self.url, prompt, max_tokens=max_tokens)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that has answered its first request; `log` is what it has printed so far."""
+
+    url: str
+    startup_s: float
+    log: str
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path],
+    *,
+    what: str,
+    environment: Mapping[str, str],
+    port: int,
+    log_path: Path,
+    timeout_s: float,
+) -> Iterator[Started]:
+    """A server process that has answered one request; it ends with the block.
+
+    Raises ModelRefusedError when the engine does not support the model, FailureError with the
+    reason from its log when it dies (also while it is used), answers wrongly or needs more than
+    `timeout_s`.
+    """
+    url = f"http://{HOST}:{port}"
+    session = local_session()
+    began = time.monotonic()
+    note(f"{what}: starting")
+    with Daemon(command, log_path=log_path, environment={**OFFLINE, **environment}) as process:
+        try:
+            process.wait_until(lambda: _is_healthy(session, url), timeout_s=timeout_s, what=what)
+            # Some refusals only show when the model runs for the first time.
+            complete(session, url, [1, 2], max_tokens=2)
+        except FailureError as error:
+            raise problem(what, log_path) from error
+        startup_s = time.monotonic() - began
+        note(f"{what}: answers after {startup_s:.0f} s")
+        try:
+            yield Started(url=url, startup_s=startup_s, log=log_path.read_text(errors="replace"))
+        except FailureError as error:
+            if process.exit_code() is None:
+                raise
+            raise problem(what, log_path) from error
+
+
+def chosen_port(port: int | None) -> int:
+    """`port`, or a free one for None. Raises InputError when it is taken."""
+    if port is None:
+        return free_port()
+    require_free_port(port)
+    return port
+
+
+def local_session() -> requests.Session:
+    """A session for this machine: it ignores proxies."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def complete(session: requests.Session, url: str, prompt: Sequence[int], *, max_tokens: int) -> str:
+    """Greedy completion through the OpenAI API. Raises FailureError for anything but a text."""
+    body = {
+        "model": SERVED_NAME,
+        "prompt": list(prompt),
+        "max_tokens": max_tokens,
+        "temperature": 0,
+    }
+    try:
+        response = session.post(f"{url}/v1/completions", json=body, timeout=REQUEST_TIMEOUT_S)
+        response.raise_for_status()
+        text = response.json()["choices"][0]["text"]
+    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+        raise FailureError(f"{url}: no completion: {error}") from error
+    if not isinstance(text, str):
+        raise FailureError(f"{url}: expected a text, got {text!r:.80}")
+    return text
+
+
+def problem(what: str, log_path: Path) -> FailureError:
+    """The error a server's log tells about: the first one it names, which caused the others."""
+    cause = root_cause(log_path.read_text(errors="replace"))
+    if cause is None:
+        return FailureError(f"{what}: {last_lines(log_path)} (all of it: {log_path})")
+    if UNSUPPORTED.search(cause):
+        return ModelRefusedError(cause)
+    return FailureError(f"{what}: {cause} (the whole log: {log_path})")
+
+
+def root_cause(log: str) -> str | None:
+    """The first error message of a log, without its prefixes; None when there is none."""
+    for line in log.splitlines():
+        found = ERROR_LINE.search(line)
+        if found and " WARNING " not in line:
+            return f"{found[1]}: {found[2].strip()}"
+    return None
+
+
+def installed_distribution(*names: str) -> Distribution:
+    """The first of these distributions that the serving environment holds.
+
+    Raises InputError when it holds none.
+    """
+    directories = [str(path) for path in SERVE_ENVIRONMENT.glob("lib/python*/site-packages")]
+    found = {it.metadata["Name"]: it for it in distributions(path=directories)}
+    for name in names:
+        if name in found:
+            return found[name]
+    raise InputError(
+        f"{SERVE_ENVIRONMENT}: {' or '.join(names)} is not installed; run `make setup`"
+    )
+
+
+def _is_healthy(session: requests.Session, url: str) -> bool:
+    try:
+        return session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).ok
+    except requests.RequestException:
+        return False

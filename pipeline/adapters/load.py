@@ -1,0 +1,126 @@
+"""Load on a server: `vllm bench serve` against the OpenAI API, the same for every engine.
+
+Requests are random tokens of a fixed length, all sent as soon as a user is free, and every answer
+has the same length because the end of text is ignored. The seed is the number of users: two runs
+differ in their prompts, the same run on another model does not.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.adapters.engine import OFFLINE, SERVE_PYTHON, SERVED_NAME, Server
+from pipeline.adapters.process import last_lines, run_program
+from pipeline.domain.errors import FailureError
+from pipeline.domain.serving import Latency, LoadResult
+
+METRICS = ("ttft", "tpot", "itl", "e2el")
+PERCENTILES = (50, 95, 99)
+RESULT_FILE = "result.json"
+
+
+class BenchResult(BaseModel):
+    """The part of the load generator's result file that is used; its other keys are ignored.
+
+    The latencies, `mean_ttft_ms`, `p95_ttft_ms` and so on, are read from the extra keys.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    completed: int
+    failed: int
+    duration: float
+    total_input_tokens: int
+    total_output_tokens: int
+    output_throughput: float
+    total_token_throughput: float
+
+    def latency(self, metric: str) -> Latency:
+        keys = {
+            "mean": f"mean_{metric}_ms",
+            **{f"p{it}": f"p{it}_{metric}_ms" for it in PERCENTILES},
+        }
+        extra = self.model_extra or {}
+        return Latency.model_validate({name: extra.get(key) for name, key in keys.items()})
+
+
+def run_load(
+    server: Server,
+    *,
+    tokenizer_dir: Path,
+    concurrency: int,
+    num_requests: int,
+    input_tokens: int,
+    output_tokens: int,
+) -> LoadResult:
+    """Send `num_requests`, `concurrency` at a time, after one unmeasured request of each user.
+
+    The load generator's log goes beside the server's. Raises FailureError when not one request is
+    answered.
+    """
+    log_path = server.log_path.with_suffix(f".load-{concurrency}.log")
+    with TemporaryDirectory() as work:
+        run_program(
+            [
+                SERVE_PYTHON,
+                "-m",
+                "quantline_vllm.bench",
+                "--backend=openai",
+                f"--base-url={server.url}",
+                "--endpoint=/v1/completions",
+                f"--model={SERVED_NAME}",
+                f"--tokenizer={tokenizer_dir}",
+                "--dataset-name=random",
+                f"--random-input-len={input_tokens}",
+                f"--random-output-len={output_tokens}",
+                "--ignore-eos",
+                "--temperature=0",
+                f"--num-prompts={num_requests}",
+                f"--max-concurrency={concurrency}",
+                f"--num-warmups={concurrency}",
+                f"--seed={concurrency}",
+                # A connection that waited for its next request may be closed by the server just
+                # as that request is sent; one connection for each request cannot be.
+                "--header",
+                "Connection=close",
+                f"--percentile-metrics={','.join(METRICS)}",
+                f"--metric-percentiles={','.join(map(str, PERCENTILES))}",
+                "--save-result",
+                f"--result-dir={work}",
+                f"--result-filename={RESULT_FILE}",
+                "--disable-tqdm",
+            ],
+            log_path=log_path,
+            environment={**OFFLINE, "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""},
+        )
+        return parsed(Path(work) / RESULT_FILE, concurrency=concurrency, log_path=log_path)
+
+
+def parsed(path: Path, *, concurrency: int, log_path: Path) -> LoadResult:
+    """The typed form of a result file. Raises FailureError when it is not one, or holds nothing."""
+    try:
+        result = BenchResult.model_validate_json(path.read_bytes())
+        if result.completed == 0:
+            raise FailureError(
+                f"load with {concurrency} users: none of {result.failed} requests was answered: "
+                f"{last_lines(log_path)}"
+            )
+        return LoadResult(
+            concurrency=concurrency,
+            completed=result.completed,
+            failed=result.failed,
+            duration_s=result.duration,
+            input_tokens=result.total_input_tokens,
+            output_tokens=result.total_output_tokens,
+            output_tokens_per_s=result.output_throughput,
+            total_tokens_per_s=result.total_token_throughput,
+            ttft_ms=result.latency("ttft"),
+            tpot_ms=result.latency("tpot"),
+            itl_ms=result.latency("itl"),
+            e2el_ms=result.latency("e2el"),
+        )
+    except (OSError, ValidationError) as error:
+        raise FailureError(
+            f"load with {concurrency} users: no usable result: {last_lines(log_path)}"
+        ) from error

