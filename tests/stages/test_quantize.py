@@ -1,0 +1,253 @@
+"""calibrate and quantize on tiny random models: complete, readable by others, repeatable."""
+
+import json
+from pathlib import Path
+
+import llama_cpp
+import pytest
+import torch
+
+from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
+from pipeline.adapters.files import directory_records, file_sha256
+from pipeline.adapters.gguf import read_tensors
+from pipeline.adapters.params_file import read_params
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import PARAMS_FILE, Layout
+from pipeline.domain.manifest import tree_digest
+from pipeline.domain.params import Params
+from pipeline.domain.quantized import VariantRecord
+from pipeline.stages import calibrate, fetch, quantize
+from tests.models import tiny_llama
+from tests.support import ROOT
+
+GROUP_SIZE = 32
+NUM_SAMPLES, SAMPLE_TOKENS = 8, 32
+
+
+def params_for(variants: dict[str, dict[str, object]]) -> Params:
+    base = read_params(ROOT / PARAMS_FILE).model_dump(mode="json")
+    base["model"] = {"source": "model", "license": None, "gguf_pre_tokenizer": "gpt-2"}
+    base["calibration"] |= {
+        "text": "text.jsonl",
+        "num_calibration_samples": NUM_SAMPLES,
+        "max_seq_length": SAMPLE_TOKENS,
+    }
+    base["variants"] = variants
+    return Params.model_validate_json(json.dumps(base), strict=True)
+
+
+def packed(format_name: str, **changes: object) -> dict[str, object]:
+    recipe = {
+        "format": format_name,
+        "num_bits": 4,
+        "group_size": GROUP_SIZE,
+        "scale_search": format_name == "awq",
+        "clip_search": True,
+        "rounding": "gptq",
+        "dampening_frac": 0.01,
+    }
+    return recipe | changes
+
+
+def gguf(file_type: str, *, imatrix: bool = True) -> dict[str, object]:
+    return {"format": "gguf", "type": file_type, "imatrix": imatrix}
+
+
+def calibrated(root: Path, params: Params, **model: int) -> Layout:
+    tiny_llama(root / "model", **model)
+    story = "the old baker counts seven loaves and sells them near the river"
+    texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
+    (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
+    layout = Layout(root)
+    fetch.run(layout, params)
+    calibrate.run(layout, params)
+    return layout
+
+
+def record_of(layout: Layout, name: str) -> VariantRecord:
+    return VariantRecord.from_bytes(layout.variant_path(name).read_bytes(), source=name)
+
+
+@pytest.fixture(scope="module")
+def all_params() -> Params:
+    return params_for(
+        {
+            "awq": packed("awq"),
+            "gptq": packed("gptq"),
+            "gguf-q8-0": gguf("Q8_0"),
+            "gguf-q4-k-m": gguf("Q4_K_M"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory, all_params: Params) -> Layout:
+    """A calibrated model with all variants made; hidden 256, so that K-quants apply."""
+    made = calibrated(tmp_path_factory.mktemp("quantize"), all_params, hidden=256, intermediate=288)
+    for name in all_params.variants:
+        quantize.run(made, all_params, name)
+    return made
+
+
+def logits_of(model_dir: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        ids = torch.arange(5, 37).view(1, -1)
+        logits: torch.Tensor = unpacked_model(model_dir)(input_ids=ids).logits
+        return logits
+
+
+def test_statistics_cover_every_linear_and_share_inputs(layout: Layout) -> None:
+    statistics = Statistics(layout)
+    linears = {
+        name.removesuffix(".weight")
+        for name in Checkpoint(layout.base_dir).names
+        if name.endswith("_proj.weight")
+    }
+    assert set(statistics.linears) == linears
+    by_key = {entry.key: entry.linears for entry in statistics.record.inputs}
+    assert by_key["model.layers.0.self_attn.q_proj"] == tuple(
+        f"model.layers.0.self_attn.{it}_proj" for it in "qkv"
+    )
+    assert statistics.record.num_tokens == NUM_SAMPLES * SAMPLE_TOKENS
+    gram = statistics.grams(["model.layers.1.mlp.down_proj"])["model.layers.1.mlp.down_proj"]
+    assert gram.shape == (288, 288)
+    assert torch.linalg.eigvalsh(gram.double()).min() > -1e-5 * gram.diagonal().max()
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q8-0", "gguf-q4-k-m"])
+def test_every_tensor_is_accounted_for(layout: Layout, name: str) -> None:
+    record = record_of(layout, name)
+    base = Checkpoint(layout.base_dir)
+    weights = {row.name: row for row in record.coverage}
+    if name in ("awq", "gptq"):
+        assert set(weights) == set(base.names)
+    else:
+        assert len(weights) == len(base.names)
+    for row in record.coverage:
+        measured = row.relative_error is not None
+        assert measured or row.reason or row.name in ("token_embd.weight", "output.weight"), row
+    assert record.files == directory_records(layout.model_dir(name))
+    assert record.digest == tree_digest(record.files)
+
+
+@pytest.mark.parametrize(("name", "largest"), [("awq", 0.02), ("gptq", 0.03)])
+def test_a_packed_checkpoint_stands_for_nearly_the_base(
+    layout: Layout, name: str, largest: float
+) -> None:
+    base, variant = (logits_of(layout.model_dir(it)).softmax(-1) for it in ("base", name))
+    assert 0 < float((base * (base / variant).log()).sum(-1).mean()) < largest
+    config = json.loads((layout.model_dir(name) / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == name
+    for sidecar in ("tokenizer.json", "LICENSE"):
+        assert file_sha256(layout.model_dir(name) / sidecar) == file_sha256(
+            layout.base_dir / sidecar
+        )
+
+
+def test_a_q8_0_file_holds_nearly_the_base(layout: Layout) -> None:
+    (path,) = layout.model_dir("gguf-q8-0").glob("*.gguf")
+    tensors = {tensor.name: tensor for tensor in read_tensors(path)}
+    original = Checkpoint(layout.base_dir).tensor("model.layers.1.mlp.down_proj.weight").float()
+    stored = tensors["blk.1.ffn_down.weight"]
+    assert stored.type == "Q8_0"
+    assert stored.shape == tuple(original.shape)
+    assert (stored.values - original).abs().max() <= original.abs().max() / 127
+
+
+def test_rows_that_fit_no_superblock_say_what_they_became(layout: Layout) -> None:
+    rows = {row.name: row for row in record_of(layout, "gguf-q4-k-m").coverage}
+    fallen, regular = rows["blk.0.ffn_down.weight"], rows["blk.0.ffn_gate.weight"]
+    assert fallen.shape[-1] == 288
+    assert fallen.reason is not None
+    assert fallen.reason.startswith("rows of 288 do not divide by 256: llama.cpp fell back to ")
+    assert regular.scheme == "Q4_K"
+    assert regular.reason is None
+
+
+def test_llama_cpp_loads_the_file_with_the_same_vocabulary(layout: Layout) -> None:
+    (path,) = layout.model_dir("gguf-q4-k-m").glob("*.gguf")
+    model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    try:
+        config = json.loads((layout.base_dir / "config.json").read_text())
+        assert model.n_vocab() == config["vocab_size"]
+    finally:
+        model.close()
+
+
+def test_the_imatrix_changes_the_file(layout: Layout) -> None:
+    params = params_for({"plain": gguf("Q4_K_M", imatrix=False)})
+    quantize.run(layout, params, "plain")
+    plain, weighted = record_of(layout, "plain"), record_of(layout, "gguf-q4-k-m")
+    assert plain.digest != weighted.digest
+    errors = [
+        sum(row.relative_error or 0 for row in record.coverage) for record in (weighted, plain)
+    ]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m"])
+def test_the_same_inputs_give_the_same_bytes(layout: Layout, all_params: Params, name: str) -> None:
+    before = record_of(layout, name)
+    quantize.run(layout, all_params, name)
+    assert record_of(layout, name) == before
+
+
+def test_calibration_gives_the_same_bytes_again(layout: Layout, all_params: Params) -> None:
+    before = layout.statistics_path.read_bytes()
+    calibrate.run(layout, all_params)
+    assert layout.statistics_path.read_bytes() == before
+
+
+def test_an_unknown_variant_names_the_known_ones(layout: Layout, all_params: Params) -> None:
+    with pytest.raises(InputError, match=r"^q9: not in params.yaml; variants: awq, gptq, gguf-q8"):
+        quantize.run(layout, all_params, "q9")
+
+
+def test_a_group_size_that_does_not_divide_names_what_does(layout: Layout) -> None:
+    params = params_for({"awq": packed("awq", group_size=128)})
+    before = record_of(layout, "awq")
+    with pytest.raises(
+        InputError,
+        match=r"^group_size = 128: does not divide the 288 inputs of model\.layers\.0\.mlp\.down_"
+        r"proj; use 32 \(what divides every linear of this model: 32, 16\)$",
+    ):
+        quantize.run(layout, params, "awq")
+    assert record_of(layout, "awq") == before
+
+
+def test_an_unstated_pre_tokenizer_says_what_to_state(layout: Layout) -> None:
+    params = params_for({"gguf-q8-0": gguf("Q8_0")})
+    unstated = params.model_copy(
+        update={"model": params.model.model_copy(update={"gguf_pre_tokenizer": None})}
+    )
+    with pytest.raises(
+        InputError, match=r"^model.gguf_pre_tokenizer = None: llama.cpp's converter"
+    ):
+        quantize.run(layout, unstated, "gguf-q8-0")
+
+
+def test_statistics_of_another_base_are_refused(layout: Layout, all_params: Params) -> None:
+    record = Statistics(layout).record
+    stale = record.model_copy(update={"base_digest": "0" * 64})
+    kept = layout.statistics_path.read_bytes()
+    layout.statistics_path.write_bytes(stale.to_bytes())
+    try:
+        with pytest.raises(InputError, match="measured on another base"):
+            quantize.run(layout, all_params, "awq")
+    finally:
+        layout.statistics_path.write_bytes(kept)
+
+
+def test_too_little_calibration_text_says_how_much_would_do(tmp_path: Path) -> None:
+    params = params_for({"awq": packed("awq")})
+    calibration = params.calibration.model_copy(update={"num_calibration_samples": 10_000})
+    with pytest.raises(
+        InputError, match=r"^calibration.text = text.jsonl: .* needed for 10000 x 32"
+    ):
+        calibrated(tmp_path, params.model_copy(update={"calibration": calibration}))
+
+
+def test_no_calibration_before_fetch(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"base.manifest.json: missing; run `quantline fetch` fir"):
+        calibrate.run(Layout(tmp_path), params_for({"awq": packed("awq")}))
