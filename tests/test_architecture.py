@@ -7,9 +7,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.cli import STAGES
+from tests.imports import PACKAGE, closure, imports_of, layer, modules
 from tests.support import ROOT
 
-PACKAGE = ROOT / "pipeline"
 # Who may import whom: a layer sees itself and the layers listed for it.
 ALLOWED = {
     "domain": {"domain"},
@@ -18,66 +18,6 @@ ALLOWED = {
     "stages": {"adapters", "numerics", "domain"},
     "cli": {"adapters", "domain"},
 }
-
-
-def module_path(name: str) -> Path | None:
-    """The file of `pipeline.a.b`, if it is a module of this package."""
-    path = ROOT / Path(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.exists():
-            return candidate
-    return None
-
-
-def imports_of(path: Path) -> set[Path]:
-    """The files of this package that a module imports, at any depth of its code."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.startswith("pipeline.") and (file := module_path(name)):
-                found.add(file)
-    return {file for file in found if file.name != "__init__.py"}
-
-
-def closure(path: Path) -> set[Path]:
-    """A module and everything of this package it imports, directly or not."""
-    seen: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        current = waiting.pop()
-        if current not in seen:
-            seen.add(current)
-            waiting += imports_of(current)
-            waiting += run_as_programs(current)
-    return seen
-
-
-def run_as_programs(path: Path) -> list[Path]:
-    """Modules named in a string, `python -m pipeline.…`, are run as programs of their own."""
-    strings = (
-        node.value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    )
-    return [
-        file
-        for text in strings
-        if text.startswith("pipeline.") and " " not in text and (file := module_path(text))
-    ]
-
-
-def layer(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
-
-
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
 def graph() -> dict[str, dict]:

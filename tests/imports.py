@@ -1,0 +1,75 @@
+"""Which modules of this package a module needs, read from its source without running it."""
+
+import ast
+from pathlib import Path
+
+from tests.support import ROOT
+
+PACKAGE = ROOT / "pipeline"
+
+
+LAYERS = ("domain", "numerics", "adapters", "stages")
+
+
+def module_path(name: str) -> Path | None:
+    """The file of `pipeline.a.b`, or the directory of a package below a layer, which has data."""
+    parts = name.split(".")
+    path = ROOT.joinpath(*parts)
+    if path.with_suffix(".py").exists():
+        return path.with_suffix(".py")
+    if path.is_dir() and parts[-1] not in LAYERS:
+        return path
+    return None
+
+
+def imports_of(path: Path) -> set[Path]:
+    """The files of this package that a module imports, at any depth of its code."""
+    found = set()
+    source = path / "__init__.py" if path.is_dir() else path
+    for node in ast.walk(ast.parse(source.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.startswith("pipeline.") and (file := module_path(name)):
+                found.add(file)
+    return found
+
+
+def closure(path: Path) -> set[Path]:
+    """A module and everything of this package it imports, directly or not."""
+    seen: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting += imports_of(current)
+            waiting += run_as_programs(current)
+    return seen
+
+
+def run_as_programs(path: Path) -> list[Path]:
+    """Modules named in a string, `python -m pipeline.…`, are run as programs of their own."""
+    source = path / "__init__.py" if path.is_dir() else path
+    strings = (
+        node.value
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return [
+        file
+        for text in strings
+        if text.startswith("pipeline.") and " " not in text and (file := module_path(text))
+    ]
+
+
+def layer(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
