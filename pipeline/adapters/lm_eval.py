@@ -112,9 +112,7 @@ def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> N
     known = manager.task_index
     if entry.name not in known or entry.name not in manager.all_subtasks:
         names = ", ".join(manager.all_subtasks) or "none that is valid"
-        raise InputError(
-            f"{SUITES_FILE}: {entry.name}: no such task in {TASKS_DIR}; there: {names}"
-        )
+        raise InputError(f"{SUITES_FILE}: {entry.name}: not a task in {TASKS_DIR}; tasks: {names}")
     arguments = known[entry.name].cfg.get("dataset_kwargs") or {}
     for file in _paths_in(arguments.get("data_files")):
         if not (root / file).is_file():
@@ -156,7 +154,7 @@ def _load(manager: TaskManager, entry: SuiteTask) -> LoadedTask:
     if (filter_name or len(filters) > 1) and filter_name not in filters:
         choices = ", ".join(f"'{metric},{it}'" for it in filters)
         raise InputError(
-            f"{SUITES_FILE}: {entry.name}: metric {entry.metric!r}: expected {choices}"
+            f"{SUITES_FILE}: {entry.name}: metric = {entry.metric!r}: expected {choices}"
         )
     return LoadedTask(entry.name, metric, filter_name or filters[0], task)
 

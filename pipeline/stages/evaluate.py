@@ -135,7 +135,13 @@ def _require_own_tokens(
         own_encode = scorer.tokenize
     else:
         own_encode = tokenizer_of(layout.model_dir(name)).encode
-    require_same_tokens(name, base_encode=tokenizer.encode, own_encode=own_encode, texts=texts)
+    require_same_tokens(
+        name,
+        base_encode=tokenizer.encode,
+        own_encode=own_encode,
+        unknown_id=tokenizer.unk_token_id,
+        texts=texts,
+    )
 
 
 def _require_room(evaluate: EvaluateParams, scorer: Scorer) -> None:

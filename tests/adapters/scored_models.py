@@ -1,0 +1,47 @@
+"""Scorers of one tiny random model in both engines, made once for a test run."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from pipeline.adapters import gguf
+from pipeline.adapters.checkpoint import unpacked_model
+from pipeline.adapters.llama_cpp import LlamaCppScorer
+from pipeline.adapters.scorer import Scorer
+from pipeline.adapters.transformers_scorer import TransformersScorer
+from tests.models import tiny_llama
+from tests.support import missing
+
+OpenScorer = Callable[[], Scorer]
+
+
+@cache
+def tiny_model_dir() -> Path:
+    """A LlamaForCausalLM in float16 with 320 tokens."""
+    return tiny_llama(Path(mkdtemp(prefix="quantline-")) / "tiny")
+
+
+@cache
+def tiny_gguf_path() -> Path:
+    """The same model as an F16 GGUF, by llama.cpp's converter."""
+    if not (gguf.CONVERTER_DIR / "conversion").is_dir():
+        missing("llama.cpp's converter is not set up: run `make setup`")
+    path = tiny_model_dir().parent / "tiny.gguf"
+    gguf.convert(tiny_model_dir(), path, model_name="tiny", pre_tokenizer="gpt-2", weight_names=())
+    return path
+
+
+def open_transformers() -> Scorer:
+    return TransformersScorer(unpacked_model(tiny_model_dir()), label="tiny")
+
+
+def open_llama_cpp() -> Scorer:
+    return LlamaCppScorer(tiny_gguf_path(), label="tiny")
+
+
+both_engines = pytest.mark.parametrize(
+    "open_scorer", [open_transformers, open_llama_cpp], ids=["transformers", "llama.cpp"]
+)
