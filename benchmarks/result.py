@@ -1,4 +1,4 @@
-"""The result of a benchmark: rows of key, value, interval and unit, with commit, date and machine."""
+"""The result of a benchmark: key, value, interval and unit, with commit, date and machine."""
 
 import json
 import os

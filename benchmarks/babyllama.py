@@ -1,0 +1,138 @@
+"""A small real model through the whole product, beside published figures of other quantizers.
+
+`python -m benchmarks.babyllama` needs the directory `../shared` with the model and its text. It
+makes a workspace of its own, runs every stage up to select and prints KL, top-1 and perplexity.
+The text is the one the figures of other tools were measured on: 96 x 256 tokens to calibrate, 64 x
+256 held out, group size 32.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.result import Row, publish
+from pipeline.domain.evaluated import EvaluationRecord
+from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
+from pipeline.domain.params import Params
+from pipeline.stages import calibrate, evaluate, fetch, quantize
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DIR = ROOT.parent / "shared"
+MODEL_DIR = SHARED_DIR / "models" / "babyllama-105"
+STORIES_PATH = SHARED_DIR / "data" / "tinystories" / "stories.json"
+NUM_CALIBRATION_STORIES = 200
+NUM_TASK_STORIES = 40
+
+PACKED = {
+    "num_bits": 4,
+    "group_size": 32,
+    "clip_search": True,
+    "rounding": "gptq",
+    "dampening_frac": 0.01,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "awq-rtn-w4-g32": PACKED
+    | {"format": "awq", "scale_search": False, "clip_search": False, "rounding": "nearest"},
+    "awq-scales-w4-g32": PACKED
+    | {"format": "awq", "scale_search": True, "clip_search": False, "rounding": "nearest"},
+    "awq-w4-g32": PACKED | {"format": "awq", "scale_search": True},
+    "gptq-w4-g32": PACKED | {"format": "gptq", "scale_search": False},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": True},
+    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "imatrix": True},
+}
+TASK = {
+    "task": "tinystories",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "eval/data/tinystories.jsonl"}},
+    "test_split": "test",
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "{{text}}",
+    "metric_list": [
+        {"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}
+    ],
+    "metadata": {"version": 1.0},
+}
+
+
+def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Layout:
+    """The repository's tracked files in `root`, with this model's parameters, text and task."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in listed.rstrip("\0").split("\0"):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target)
+    stories: list[str] = json.loads(STORIES_PATH.read_text())
+    held_out = stories[NUM_CALIBRATION_STORIES:]
+    _write_lines(root / "calibration.jsonl", stories[:NUM_CALIBRATION_STORIES])
+    _write_lines(root / "held_out.jsonl", held_out)
+    _write_lines(root / "eval/data/tinystories.jsonl", held_out[:NUM_TASK_STORIES])
+    yaml = YAML()
+    yaml.dump(TASK, root / "eval/tasks/tinystories.yaml")
+    suite = {"tasks": [{"name": "tinystories", "metric": "bits_per_byte"}]}
+    yaml.dump({"suites": {"tinystories": suite}}, root / "eval/suites.yaml")
+    yaml.dump(_params(root, source, variants), root / PARAMS_FILE)
+    return Layout(root)
+
+
+def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any]:
+    params: dict[str, Any] = YAML(typ="safe").load(root / PARAMS_FILE)
+    params["model"] = {"source": source, "license": "mit", "gguf_pre_tokenizer": None}
+    params["calibration"] |= {
+        "text": "calibration.jsonl",
+        "license": "CDLA-Sharing-1.0",
+        "num_calibration_samples": 96,
+        "max_seq_length": 256,
+    }
+    params["variants"] = {name: VARIANTS[name] for name in variants}
+    params["evaluate"] |= {
+        "suite": "tinystories",
+        "text": "held_out.jsonl",
+        "window_tokens": 256,
+        "num_windows": 64,
+    }
+    params["serve"] |= {"input_tokens": 64, "output_tokens": 32}
+    params["release"]["name"] = "babyllama"
+    params["registry"]["repository"] = "models/babyllama"
+    return params
+
+
+def _write_lines(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        layout = make_workspace(Path(work), source=str(MODEL_DIR), variants=tuple(VARIANTS))
+        params = Params.model_validate(YAML(typ="safe").load(layout.params_path))
+        fetch.run(layout, params)
+        calibrate.run(layout, params)
+        evaluate.run(layout, params, BASE)
+        for name in params.variants:
+            quantize.run(layout, params, name)
+            evaluate.run(layout, params, name)
+        records = {
+            name: EvaluationRecord.from_bytes(
+                layout.evaluation_path(name).read_bytes(), source=name
+            )
+            for name in (BASE, *params.variants)
+        }
+    rows = []
+    for name, record in records.items():
+        rows.append(Row(f"perplexity_{name}", record.perplexity, None, None, "perplexity"))
+        if record.distance:
+            it = record.distance
+            rows.append(Row(f"kl_{name}", it.kl, it.kl_low, it.kl_high, "nats per token"))
+            rows.append(Row(f"top1_{name}", it.top1, None, None, "share of tokens"))
+    publish("babyllama", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A real model from a hub through every stage, by `dvc repro`, with another params file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.babyllama import make_workspace
+from pipeline.domain.evaluated import Selection
+from pipeline.domain.layout import Layout
+from pipeline.domain.quantized import VariantRecord
+from tests.hub_server import COMMIT, Hub, serve_hub
+from tests.support import serve_python, shared_dir
+
+REPO = "EN10/BabyLlama"
+VARIANTS = ("awq-w4-g32", "gptq-w4-g32", "gguf-q8-0", "gguf-q4-k-m")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """The workspace after one `dvc repro` against a hub on this machine."""
+    model_dir = shared_dir() / "models" / "babyllama-105"
+    serve_python()
+    root = tmp_path_factory.mktemp("babyllama")
+    made = make_workspace(root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    with serve_hub(Hub({REPO: model_dir})) as hub:
+        result = dvc_repro(root, HF_ENDPOINT=hub.endpoint, HF_HOME=str(root / "hf"))
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return made
+
+
+def dvc_repro(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["dvc", "repro"],
+        cwd=root,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_every_variant_is_approved_and_published(layout: Layout) -> None:
+    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+    assert set(selection.approved()) == set(VARIANTS)
+    for name in VARIANTS:
+        assert 0 < selection.variants[name].kl < 0.05
+    receipts = layout.receipts_path.read_text()
+    assert all(f"0.1.0-{name}" in receipts for name in VARIANTS)
+    assert "babyllama" in layout.report_path.read_text()
+
+
+@pytest.mark.slow
+def test_what_no_superblock_fits_is_said(layout: Layout) -> None:
+    record = VariantRecord.from_bytes(
+        layout.variant_path("gguf-q4-k-m").read_bytes(), source="variant"
+    )
+    reasons = {row.name: row.reason for row in record.coverage}
+    assert (reasons["blk.0.ffn_down.weight"] or "").startswith("rows of 352 do not divide by 256")
+
+
+@pytest.mark.slow
+def test_what_vllm_cannot_serve_is_skipped_with_its_reason(layout: Layout) -> None:
+    models = json.loads(layout.benchmarks_path.read_text())["models"]
+    assert {"base", *VARIANTS} == set(models)
+    for name in ("base", "awq-w4-g32", "gptq-w4-g32"):
+        assert "head" in json.dumps(models[name]).lower()
+    for name in ("gguf-q8-0", "gguf-q4-k-m"):
+        assert [load["concurrency"] for load in models[name]["loads"]] == [1, 8]
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing(layout: Layout) -> None:
+    result = dvc_repro(layout.root)
+    assert result.returncode == 0
+    assert "Running stage" not in result.stdout
