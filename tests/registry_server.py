@@ -93,6 +93,7 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
         (directory / "model.safetensors").write_bytes(content + variant.encode())
         (directory / "tokenizer").mkdir(exist_ok=True)
         (directory / "tokenizer" / "vocab é.json").write_bytes(b"{}")
+        (directory / "empty.txt").write_bytes(b"")
         (directory / "LICENSE").write_bytes(b"Permission is hereby granted.\n")
         (directory / "README.md").write_bytes(b"# a model\n")
         (directory / "manifest.json").unlink(missing_ok=True)
@@ -101,7 +102,7 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
             PackageEntry(
                 variant=variant,
                 manifest_sha256=file_sha256(directory / "manifest.json"),
-                num_files=5,
+                num_files=6,
                 size_bytes=1,
             )
         )

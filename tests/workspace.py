@@ -20,6 +20,15 @@ from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import TensorCoverage, VariantRecord
+from pipeline.domain.serving import (
+    Benchmarks,
+    Canary,
+    Latency,
+    LoadResult,
+    Machine,
+    ServedModel,
+    SkippedModel,
+)
 from tests.models import tiny_llama
 from tests.support import ROOT
 
@@ -179,4 +188,57 @@ def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None
     write_record(
         layout.selection_path,
         Selection(base_digest=base_digest(layout), base_weight_bytes=100_000, variants=variants),
+    )
+
+
+def write_benchmarks(
+    workspace: Workspace, *, speeds: Mapping[str, float], skipped: Mapping[str, str]
+) -> None:
+    """A benchmark at 1 and 8 users; `speeds` are tokens per second of one user."""
+    write_record(
+        workspace.layout.benchmarks_path,
+        Benchmarks(
+            base_digest=base_digest(workspace.layout),
+            machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
+            load=workspace.params.serve,
+            models={
+                **{name: served_model(speed) for name, speed in speeds.items()},
+                **{
+                    name: SkippedModel(artifact_digest=SHA, reason=reason)
+                    for name, reason in skipped.items()
+                },
+            },
+        ),
+    )
+
+
+def served_model(speed: float) -> ServedModel:
+    def latency(middle: float) -> Latency:
+        return Latency(mean=middle, p50=middle, p95=1.5 * middle, p99=2 * middle)
+
+    return ServedModel(
+        artifact_digest=SHA,
+        engine="vLLM",
+        engine_version="0.32.0",
+        kernel="int4pack",
+        dtype="bfloat16",
+        startup_s=81.4,
+        canary=Canary(reference="transformers", num_matches=19, num_prompts=20),
+        loads=tuple(
+            LoadResult(
+                concurrency=users,
+                completed=3 * users,
+                failed=0,
+                duration_s=60.0,
+                input_tokens=1500 * users,
+                output_tokens=600 * users,
+                output_tokens_per_s=speed * users**0.5,
+                total_tokens_per_s=3 * speed * users**0.5,
+                ttft_ms=latency(2000 * users / speed),
+                tpot_ms=latency(1000 * users**0.5 / speed),
+                itl_ms=latency(1000 * users**0.5 / speed),
+                e2el_ms=latency(200_000 * users**0.5 / speed),
+            )
+            for users in (1, 8)
+        ),
     )

@@ -8,16 +8,18 @@ from markupsafe import Markup
 from pipeline.adapters.svg_charts import Line, Point, lines, scatter
 from pipeline.adapters.templates import read_asset, render_html
 from pipeline.domain.figures import unit_of
+from pipeline.domain.layout import BASE
 from pipeline.domain.model_card import base_reference
 from pipeline.domain.report import (
     Facts,
-    ServedModel,
     coverage_rows,
     gate_sentence,
     latency_rows,
     load_sentence,
     provenance_rows,
     pull_commands,
+    served_models,
+    serving_remarks,
     task_rows,
     verdict_rows,
 )
@@ -26,7 +28,7 @@ TEMPLATE = "report.html.j2"
 STYLE = "report.css"
 
 
-def render_report(facts: Facts, served: tuple[ServedModel, ...]) -> str:
+def render_report(facts: Facts) -> str:
     """The whole page. The same records give the same bytes."""
     release = facts.params.release
     return render_html(
@@ -41,11 +43,11 @@ def render_report(facts: Facts, served: tuple[ServedModel, ...]) -> str:
         gate=gate_sentence(facts.params.gate),
         verdicts=verdict_rows(facts),
         scatter=size_chart(facts),
-        throughput=throughput_chart(served),
-        latencies=latency_rows(served),
-        load=load_sentence(facts.params.serve),
-        served={model.name: model.remark for model in served},
-        models=("base", *facts.evaluations),
+        throughput=throughput_chart(facts),
+        latencies=latency_rows(facts),
+        load=load_sentence(facts.benchmarks) if facts.benchmarks else "",
+        served=serving_remarks(facts),
+        models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
         coverage=coverage_rows(facts),
         pulls=pull_commands(facts),
@@ -79,21 +81,21 @@ def size_chart(facts: Facts) -> Markup | None:
     )
 
 
-def throughput_chart(served: tuple[ServedModel, ...]) -> Markup | None:
+def throughput_chart(facts: Facts) -> Markup | None:
     """Output tokens per second of each model by users; None when nothing was measured."""
-    users = sorted({load.users for model in served for load in model.loads})
+    served = {name: model for name, model in served_models(facts).items() if model.loads}
+    if not served:
+        return None
+    users = sorted({load.concurrency for model in served.values() for load in model.loads})
     series = [
         Line(
-            label=model.name,
+            label=name,
             values=tuple(
-                (users.index(load.users), load.output_tokens_per_s) for load in model.loads
+                (users.index(load.concurrency), load.output_tokens_per_s) for load in model.loads
             ),
         )
-        for model in served
-        if model.loads
+        for name, model in served.items()
     ]
-    if not series:
-        return None
     return lines(
         series,
         [str(count) for count in users],

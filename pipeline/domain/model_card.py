@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from pipeline.domain.checkpoint import parse_hub_source
 from pipeline.domain.evaluated import EvaluationRecord, TaskScore, VariantVerdict
-from pipeline.domain.figures import bytes_text, percent, significant
+from pipeline.domain.figures import NBSP, bytes_text, percent, significant
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest, FileRecord
 from pipeline.domain.params import DEMO_SOURCE, HUB_PREFIX, GgufParams, VariantParams
@@ -127,8 +127,11 @@ def score_text(score: TaskScore | None) -> str:
     """A score with its standard error where there is one."""
     if score is None:
         return "not measured"
-    error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
-    return f"{score.value:.3f}{error}"
+    return f"{score.value:.3f} {standard_error(score)}".rstrip()
+
+
+def standard_error(score: TaskScore) -> str:
+    return "" if score.stderr is None else f"±{NBSP}{score.stderr:.3f}"
 
 
 def schemes(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:

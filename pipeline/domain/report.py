@@ -7,19 +7,33 @@ How the page looks is not decided here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.domain.evaluated import EvaluationRecord, Selection, VariantVerdict, Verdict
-from pipeline.domain.figures import bytes_text, percent, significant
+from pipeline.domain.evaluated import (
+    EvaluationRecord,
+    Selection,
+    TaskScore,
+    VariantVerdict,
+    Verdict,
+)
+from pipeline.domain.figures import NBSP, bytes_text, percent, significant
+from pipeline.domain.layout import BASE
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.model_card import kept_reasons, schemes, score_text
-from pipeline.domain.params import GateParams, Params, ServeParams
+from pipeline.domain.model_card import kept_reasons, schemes, standard_error
+from pipeline.domain.params import GateParams, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.release import Receipt, Receipts
+from pipeline.domain.serving import (
+    BenchmarkResult,
+    Benchmarks,
+    Latency,
+    ServedModel,
+    SkippedModel,
+)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All records of a run. `receipts` is None while nothing has been published."""
+    """All records of a run; `benchmarks` and `receipts` are None where there are none yet."""
 
     params: Params
     base: BaseManifest
@@ -28,38 +42,8 @@ class Facts:
     base_evaluation: EvaluationRecord
     evaluations: Mapping[str, EvaluationRecord]
     variants: Mapping[str, VariantRecord]
+    benchmarks: Benchmarks | None
     receipts: Receipts | None
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """p50, p95 and p99 of a latency, in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    def __str__(self) -> str:
-        return " / ".join(significant(value) for value in (self.p50, self.p95, self.p99))
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one number of concurrent users got from a served model."""
-
-    users: int
-    output_tokens_per_s: float
-    first_token: Percentiles
-    further_token: Percentiles
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model of the benchmark: what it ran on, or why it did not run (`loads` is empty then)."""
-
-    name: str
-    remark: str
-    loads: tuple[Load, ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +74,14 @@ class VerdictRow:
 
 
 @dataclass(frozen=True)
+class ScoreCell:
+    """A score and its standard error, which may be empty."""
+
+    value: str
+    error: str
+
+
+@dataclass(frozen=True)
 class CoverageRow:
     """What became of a variant's tensors: counts by stored scheme, and by the reason to differ."""
 
@@ -110,7 +102,7 @@ def verdict_rows(facts: Facts) -> tuple[VerdictRow, ...]:
 
 def _base_row(facts: Facts) -> VerdictRow:
     return VerdictRow(
-        name="base",
+        name=BASE,
         format="safetensors",
         verdict="",
         recovery=percent(1.0),
@@ -153,19 +145,21 @@ def published(facts: Facts, name: str) -> Receipt | None:
     return facts.receipts.releases.get(name)
 
 
-def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, str]], ...]:
+def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, ScoreCell]], ...]:
     """For every task: its name with the metric, and the score of the base and of each variant."""
+    evaluations = {BASE: facts.base_evaluation, **facts.evaluations}
     rows = []
     for task, score in facts.base_evaluation.tasks.items():
-        scores = {"base": score_text(score)}
-        for name, evaluation in facts.evaluations.items():
-            scores[name] = score_text(evaluation.tasks.get(task))
-        rows.append((f"{task} ({score.metric}, {score.num_documents} documents)", scores))
-    perplexities = {"base": significant(facts.base_evaluation.perplexity, 4)}
-    for name, evaluation in facts.evaluations.items():
-        perplexities[name] = significant(evaluation.perplexity, 4)
-    rows.append(("perplexity on held-out text (lower is better)", perplexities))
-    return tuple(rows)
+        label = f"{task} ({score.metric}, {score.num_documents} documents)"
+        rows.append((label, {name: _cell(it.tasks.get(task)) for name, it in evaluations.items()}))
+    perplexities = {
+        name: ScoreCell(significant(it.perplexity, 4), "") for name, it in evaluations.items()
+    }
+    return (*rows, ("perplexity on held-out text (lower is better)", perplexities))
+
+
+def _cell(score: TaskScore | None) -> ScoreCell:
+    return ScoreCell(f"{score.value:.3f}", standard_error(score)) if score else ScoreCell("–", "")
 
 
 def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
@@ -181,25 +175,59 @@ def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
     )
 
 
-def latency_rows(served: tuple[ServedModel, ...]) -> tuple[LatencyRow, ...]:
+def served_models(facts: Facts) -> dict[str, ServedModel]:
+    """The models that were measured under load."""
+    models = facts.benchmarks.models if facts.benchmarks else {}
+    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
+
+
+def latency_rows(facts: Facts) -> tuple[LatencyRow, ...]:
     """One line for each served model and number of users."""
     return tuple(
         LatencyRow(
-            name=model.name,
-            users=str(load.users),
+            name=name,
+            users=str(load.concurrency),
             throughput=significant(load.output_tokens_per_s),
-            first_token=str(load.first_token),
-            further_token=str(load.further_token),
+            first_token=_percentiles(load.ttft_ms),
+            further_token=_percentiles(load.tpot_ms),
         )
-        for model in served
+        for name, model in served_models(facts).items()
         for load in model.loads
     )
 
 
-def load_sentence(serve: ServeParams) -> str:
+def _percentiles(latency: Latency) -> str:
+    return " / ".join(significant(it) for it in (latency.p50, latency.p95, latency.p99))
+
+
+def serving_remarks(facts: Facts) -> dict[str, str]:
+    """For each model of the benchmark: what it ran on, or why it was not measured."""
+    models = facts.benchmarks.models if facts.benchmarks else {}
+    return {name: _remark(model) for name, model in models.items()}
+
+
+def _remark(model: BenchmarkResult) -> str:
+    if isinstance(model, SkippedModel):
+        return f"not measured: {model.reason}"
+    canary, failed = model.canary, sum(load.failed for load in model.loads)
+    parts = [
+        f"{model.engine} {model.engine_version}",
+        f"kernel {model.kernel}",
+        model.dtype,
+        f"first answer after {model.startup_s:.0f}{NBSP}s",
+        f"greedy text equal to {canary.reference} for {canary.num_matches} of "
+        f"{canary.num_prompts} prompts",
+    ]
+    return ", ".join(parts) + (f"; {failed} requests failed" if failed else "")
+
+
+def load_sentence(benchmarks: Benchmarks) -> str:
+    load, machine = benchmarks.load, benchmarks.machine
+    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     return (
-        f"Every request has {serve.input_tokens} tokens in and {serve.output_tokens} out; each "
-        f"user sends {serve.requests_per_user}, one after the other."
+        f"Every request has {load.input_tokens} tokens in and {load.output_tokens} out; each user "
+        f"sends {load.requests_per_user}. Measured on {machine.cores} cores of {machine.cpu} with "
+        f"{machine.memory_gib:.0f}{NBSP}GiB{gpus}."
     )
 
 

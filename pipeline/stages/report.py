@@ -19,7 +19,8 @@ from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.record import Record
 from pipeline.domain.release import Receipts
-from pipeline.domain.report import Facts, ServedModel
+from pipeline.domain.report import Facts
+from pipeline.domain.serving import Benchmarks
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -27,7 +28,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def run(layout: Layout, params: Params) -> None:
     """Write report/index.html. Raises NothingApprovedError, after that, when nothing passed."""
     facts = _facts(layout, params)
-    page = render_report(facts, _served(layout))
+    page = render_report(facts)
     write_bytes(layout.report_path, page.encode())
     shown = layout.report_path.relative_to(layout.root)
     note(f"report: {shown}")
@@ -51,16 +52,9 @@ def _facts(layout: Layout, params: Params) -> Facts:
             name: _read(VariantRecord, layout.variant_path(name), made_by="quantize")
             for name in selection.variants
         },
-        receipts=(
-            _read(Receipts, layout.receipts_path, made_by="publish")
-            if layout.receipts_path.exists()
-            else None
-        ),
+        benchmarks=_read_if_there(Benchmarks, layout.benchmarks_path),
+        receipts=_read_if_there(Receipts, layout.receipts_path),
     )
-
-
-def _served(layout: Layout) -> tuple[ServedModel, ...]:
-    return ()
 
 
 def _evaluation(layout: Layout, name: str) -> EvaluationRecord:
@@ -69,3 +63,7 @@ def _evaluation(layout: Layout, name: str) -> EvaluationRecord:
 
 def _read(record: type[AnyRecord], path: Path, *, made_by: str) -> AnyRecord:
     return record.from_bytes(read_bytes(path, made_by=made_by), source=str(path))
+
+
+def _read_if_there(record: type[AnyRecord], path: Path) -> AnyRecord | None:
+    return record.from_bytes(path.read_bytes(), source=str(path)) if path.exists() else None

@@ -15,7 +15,7 @@ from pipeline.domain.evaluated import Verdict
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import Workspace, make_workspace, write_benchmarks
 
 VERDICTS = {
     "awq-w4-g128": Verdict.APPROVED,
@@ -23,6 +23,7 @@ VERDICTS = {
     "gguf-q4-k-m": Verdict.APPROVED,
     "gguf-q2-k": Verdict.REJECTED,
 }
+SKIPPED = {"gguf-q4-k-m": "head size 16 is not one that the engine supports"}
 BROWSER_TIMEOUT_S = 60
 QUIET_BROWSER = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -35,6 +36,7 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace = make_workspace(tmp_path / "workspace", VERDICTS)
     package.run(workspace.layout, workspace.params)
     publish.run(workspace.layout, workspace.params)
+    write_benchmarks(workspace, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
     return workspace
 
 
@@ -95,6 +97,24 @@ def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
     assert "org/tiny" in text
     assert "0.910 ± 0.014" in text
     assert "97.7 KiB" in text
+
+
+def test_what_was_served_is_shown_and_what_was_not_says_why(workspace: Workspace) -> None:
+    html = page(workspace)
+    text = Page(html).text
+    assert "vLLM 0.32.0, kernel int4pack, bfloat16" in text
+    assert "equal to transformers for 19 of 20 prompts" in text
+    assert "41.7 / 62.5 / 83.3" in text
+    assert f"not measured: {SKIPPED['gguf-q4-k-m']}" in text
+    assert "2 cores of Imaginary 9000" in text
+    assert html.count("<polyline") == 2
+
+
+def test_when_nothing_could_be_served_the_reasons_stay(workspace: Workspace) -> None:
+    write_benchmarks(workspace, speeds={}, skipped=SKIPPED)
+    text = Page(page(workspace)).text
+    assert "Nothing was measured." in text
+    assert SKIPPED["gguf-q4-k-m"] in text
 
 
 def test_provenance_has_whole_digests(workspace: Workspace) -> None:
