@@ -1,0 +1,291 @@
+"""evaluate on a tiny random model and its real variants: right and repeatable, or one clear line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.adapters import gguf
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.files import directory_records, file_sha256, write_record
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
+from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
+from pipeline.domain.manifest import tree_digest
+from pipeline.domain.params import EvaluateParams, Params
+from pipeline.domain.quantized import VariantRecord
+from pipeline.stages import calibrate, evaluate, fetch, quantize
+from tests.models import CORPUS, tiny_llama
+from tests.support import ROOT
+
+NUM_WINDOWS, WINDOW_TOKENS = 4, 48
+INTEGERS = {
+    "num_bits": 4,
+    "group_size": 32,
+    "clip_search": False,
+    "rounding": "nearest",
+    "dampening_frac": 0.01,
+}
+VARIANTS = {
+    "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": False},
+}
+TASK = """
+task: trades
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: eval/data/trades.jsonl}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{prompt}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0}
+"""
+
+
+def write_inputs(root: Path) -> Params:
+    """A model, texts, one task and the parameters, as a user would have them."""
+    tiny_llama(root / "model")
+    stories = [{"text": f"{line}. {number} {line[::-1]}"} for number in range(9) for line in CORPUS]
+    write_jsonl(root / "text.jsonl", stories)
+    words = " ".join(CORPUS).split()
+    questions = [
+        {"prompt": " ".join(words[it : it + 5]), "choices": words[it : it + 4], "answer": it % 4}
+        for it in range(20)
+    ]
+    write_jsonl(root / "eval/data/trades.jsonl", questions)
+    (root / "eval/tasks").mkdir()
+    (root / "eval/tasks/trades.yaml").write_text(TASK)
+    (root / "eval/suites.yaml").write_text(
+        "suites: {demo: {tasks: [{name: trades, metric: acc}]}}\n"
+    )
+    params = read_params(ROOT / PARAMS_FILE).model_dump(mode="json")
+    params["model"] = {"source": "model", "license": None, "gguf_pre_tokenizer": "gpt-2"}
+    params["calibration"] |= {
+        "text": "text.jsonl",
+        "num_calibration_samples": 4,
+        "max_seq_length": 32,
+    }
+    params["variants"] = VARIANTS
+    params["evaluate"] |= {
+        "text": "text.jsonl",
+        "window_tokens": WINDOW_TOKENS,
+        "num_windows": NUM_WINDOWS,
+    }
+    return Params.model_validate_json(json.dumps(params), strict=True)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Params]:
+    """A workspace up to and with the evaluations of the base and of every variant."""
+    root = tmp_path_factory.mktemp("workspace")
+    params = write_inputs(root)
+    layout = Layout(root)
+    fetch.run(layout, params)
+    calibrate.run(layout, params)
+    for name in params.variants:
+        quantize.run(layout, params, name)
+    for name in (BASE, *params.variants):
+        evaluate.run(layout, params, name)
+    return layout, params
+
+
+@pytest.fixture
+def copied(made: tuple[Layout, Params], tmp_path: Path) -> tuple[Layout, Params]:
+    """A workspace of one's own to break things in."""
+    layout = Layout(tmp_path / "workspace")
+    shutil.copytree(made[0].root, layout.root)
+    return layout, made[1]
+
+
+def record_of(layout: Layout, name: str) -> EvaluationRecord:
+    return EvaluationRecord.from_bytes(layout.evaluation_path(name).read_bytes(), source=name)
+
+
+def variant_of(layout: Layout, name: str) -> VariantRecord:
+    return VariantRecord.from_bytes(layout.variant_path(name).read_bytes(), source=name)
+
+
+def changed(params: Params, **changes: object) -> Params:
+    own = EvaluateParams.model_validate(params.evaluate.model_dump() | changes)
+    return params.model_copy(update={"evaluate": own})
+
+
+def log_probabilities(model_dir: Path, windows: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.log_softmax(unpacked_model(model_dir)(windows).logits.double(), dim=-1)
+
+
+def held_out(layout: Layout) -> torch.Tensor:
+    """The windows, by the definition: all encoded documents end to end."""
+    tokenizer = tokenizer_of(layout.base_dir)
+    rows = (layout.root / "text.jsonl").read_text().splitlines()
+    ids = [token for row in rows for token in tokenizer.encode(json.loads(row)["text"])]
+    return torch.tensor(ids[: NUM_WINDOWS * WINDOW_TOKENS]).view(NUM_WINDOWS, WINDOW_TOKENS)
+
+
+@pytest.mark.slow
+def test_distance_and_perplexity_are_those_of_a_direct_computation(
+    made: tuple[Layout, Params],
+) -> None:
+    layout, _ = made
+    windows = held_out(layout)
+    base = log_probabilities(layout.base_dir, windows)[:, :-1]
+    own = log_probabilities(layout.model_dir("awq-w4"), windows)[:, :-1]
+    kl = (base.exp() * (base - own)).sum(-1)
+    losses = -own.gather(-1, windows[:, 1:, None])
+    record = record_of(layout, "awq-w4")
+    assert record.distance is not None
+    assert record.distance.kl == pytest.approx(float(kl.mean()), rel=1e-4)
+    assert record.distance.kl_max == pytest.approx(float(kl.max()), rel=1e-3)
+    assert record.distance.kl_median == pytest.approx(float(np.median(kl)), rel=1e-3)
+    same = (base.argmax(-1) == own.argmax(-1)).double().mean()
+    assert record.distance.top1 == pytest.approx(float(same))
+    assert record.perplexity == pytest.approx(float(losses.mean().exp()), rel=1e-5)
+    assert record.num_tokens == NUM_WINDOWS * (WINDOW_TOKENS - 1)
+
+
+def test_the_base_has_no_distance_and_eight_bits_are_near_it(made: tuple[Layout, Params]) -> None:
+    layout, _ = made
+    base, eight, four = (record_of(layout, name) for name in (BASE, "gguf-q8-0", "awq-w4"))
+    assert base.distance is None
+    assert eight.distance is not None
+    assert four.distance is not None
+    assert 0 < eight.distance.kl < 0.1 * four.distance.kl
+    assert eight.distance.kl_low <= eight.distance.kl <= eight.distance.kl_high
+    assert eight.perplexity == pytest.approx(base.perplexity, rel=0.02)
+    assert (base.backend, eight.backend, four.backend) == (
+        "transformers",
+        "llama.cpp",
+        "transformers",
+    )
+
+
+def test_every_evaluation_names_what_it_was_made_from(made: tuple[Layout, Params]) -> None:
+    layout, params = made
+    base = record_of(layout, BASE)
+    assert base.artifact_digest == base.base_digest
+    for name in params.variants:
+        record = record_of(layout, name)
+        assert record.artifact_digest == variant_of(layout, name).digest
+        assert record.base_digest == base.artifact_digest
+        assert record.token_ids_sha256 == base.token_ids_sha256
+        assert record.text_sha256 == file_sha256(layout.root / "text.jsonl")
+        assert record.documents_sha256 == file_sha256(layout.documents_path(name))
+
+
+def test_rows_and_scores_say_the_same(made: tuple[Layout, Params]) -> None:
+    layout, params = made
+    for name in (BASE, *params.variants):
+        rows = [
+            DocumentRecord.from_bytes(line, source=name)
+            for line in layout.documents_path(name).read_bytes().splitlines()
+        ]
+        score = record_of(layout, name).tasks["trades"]
+        assert [row.doc_id for row in rows] == list(range(20))
+        assert score.num_documents == 20
+        assert score.value == pytest.approx(np.mean([row.metrics["acc"] for row in rows]))
+        for row in rows:
+            assert row.logprobs is not None
+            assert row.metrics["acc"] == (np.argmax(row.logprobs) == row.doc_id % 4)
+
+
+@pytest.mark.slow
+def test_the_same_inputs_give_the_same_bytes(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    for name in (BASE, "awq-w4", "gguf-q8-0"):
+        before = directory_records(layout.evaluation_dir(name))
+        shutil.rmtree(layout.evaluation_dir(name))
+        evaluate.run(layout, params, name)
+        assert directory_records(layout.evaluation_dir(name)) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suite": "quick"}, "evaluate.suite = 'quick': not in eval/suites.yaml"),
+        ({"text": "no.jsonl"}, "no.jsonl: no such file"),
+        ({"num_windows": 1}, "evaluate.num_windows = 1: expected at least 2"),
+        ({"num_windows": 10_000}, r"evaluate.text = text.jsonl: [\d,]+ tokens, 480,000 needed"),
+        (
+            {"window_tokens": 1025, "num_windows": 2},
+            "evaluate.window_tokens = 1025: expected at most 1024",
+        ),
+    ],
+)
+def test_wrong_parameters_are_one_line_and_keep_the_old_result(
+    made: tuple[Layout, Params], changes: dict[str, object], message: str
+) -> None:
+    layout, params = made
+    before = directory_records(layout.evaluation_dir(BASE))
+    with pytest.raises(InputError, match=message):
+        evaluate.run(layout, changed(params, **changes), BASE)
+    assert directory_records(layout.evaluation_dir(BASE)) == before
+
+
+def test_an_unknown_name_is_refused(made: tuple[Layout, Params]) -> None:
+    layout, params = made
+    with pytest.raises(InputError, match=r"awq-w9: not in params\.yaml; known: base, awq-w4, gguf"):
+        evaluate.run(layout, params, "awq-w9")
+
+
+def test_a_variant_that_is_not_there_names_its_stage(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    shutil.rmtree(layout.variant_dir("awq-w4"))
+    with pytest.raises(InputError, match="run `quantline quantize awq-w4` first"):
+        evaluate.run(layout, params, "awq-w4")
+
+
+def test_a_variant_of_another_base_is_refused(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    other = variant_of(layout, "awq-w4").model_copy(update={"base_digest": "ab" * 32})
+    write_record(layout.variant_path("awq-w4"), other)
+    with pytest.raises(InputError, match="made from another base"):
+        evaluate.run(layout, params, "awq-w4")
+
+
+def test_a_variant_with_another_tokenizer_is_refused(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    path = layout.model_dir("awq-w4") / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:5]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"^awq-w4: its tokenizer is not the base's"):
+        evaluate.run(layout, params, "awq-w4")
+
+
+def test_a_gguf_of_another_model_is_refused(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    other_dir = tiny_llama(layout.root / "other", vocab_size=300)
+    gguf_path = next(layout.model_dir("gguf-q8-0").glob("*.gguf"))
+    gguf.convert(other_dir, gguf_path, model_name="other", pre_tokenizer="gpt-2", weight_names=())
+    with pytest.raises(InputError, match=r"^gguf-q8-0: its tokenizer"):
+        evaluate.run(layout, params, "gguf-q8-0")
+
+
+def test_a_broken_variant_is_named(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    path = next(layout.model_dir("awq-w4").glob("*00003-of-*.safetensors"))
+    tensors = {name: it * float("nan") for name, it in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    files = directory_records(layout.model_dir("awq-w4"))
+    record = variant_of(layout, "awq-w4")
+    write_record(
+        layout.variant_path("awq-w4"),
+        record.model_copy(update={"files": files, "digest": tree_digest(files)}),
+    )
+    with pytest.raises(FailureError, match=r"^awq-w4: .* not finite"):
+        evaluate.run(layout, params, "awq-w4")

@@ -1,0 +1,113 @@
+"""select on written records: verdicts, the order of params.yaml, and stale inputs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import Selection, Verdict
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.params import GateParams, Params
+from pipeline.stages import select
+from tests.models import tiny_llama
+from tests.support import ROOT
+from tests.workspace import base_digest, write_base_manifest, write_evaluation, write_variant
+
+HARM = {
+    "awq-w4-g128": 0.01,
+    "gptq-w4-g128": 0.02,
+    "gguf-q8-0": 0.0001,
+    "gguf-q4-k-m": 0.012,
+    "gguf-q2-k": 0.3,
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> tuple[Layout, Params]:
+    """The records of a base and of every variant of params.yaml, harmed by as much as `HARM`."""
+    layout, params = Layout(tmp_path), read_params(ROOT / "params.yaml")
+    layout.artifacts_dir.mkdir()
+    tiny_llama(layout.base_dir)
+    write_base_manifest(layout, source="model")
+    write_evaluation(layout, BASE, base_digest(layout), harm=0.0)
+    for name, harm in HARM.items():
+        digest = write_variant(layout, params, name).digest
+        write_evaluation(layout, name, digest, harm=harm)
+    return layout, params
+
+
+def selected(layout: Layout, params: Params) -> Selection:
+    select.run(layout, params)
+    return Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+
+
+def test_good_ones_pass_and_the_bad_one_falls(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    selection = selected(layout, params)
+    assert list(selection.variants) == list(params.variants)
+    assert selection.approved() == tuple(it for it in params.variants if it != "gguf-q2-k")
+    fallen = selection.variants["gguf-q2-k"]
+    assert fallen.verdict is Verdict.REJECTED
+    assert "KL 0.3 nats per token, at most 0.05 allowed" in fallen.reasons
+    assert selection.base_digest == base_digest(layout)
+    assert {it.format for it in selection.variants.values()} == {"awq", "gptq", "gguf"}
+
+
+def test_sizes_are_those_of_the_weight_files(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    selection = selected(layout, params)
+    for name, verdict in selection.variants.items():
+        weights = [
+            it.stat().st_size
+            for it in layout.model_dir(name).iterdir()
+            if it.suffix in (".safetensors", ".gguf")
+        ]
+        assert verdict.weight_bytes == sum(weights)
+    assert selection.base_weight_bytes == sum(
+        it.stat().st_size for it in layout.base_dir.glob("*.safetensors")
+    )
+
+
+def test_nothing_approved_is_a_result_too(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    gate = GateParams(min_recovery=1.0, min_task_recovery=1.0, max_kl=1e-9)
+    selection = selected(layout, params.model_copy(update={"gate": gate}))
+    assert selection.approved() == ()
+    assert all(it.reasons for it in selection.variants.values())
+
+
+def test_the_same_inputs_give_the_same_bytes(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    select.run(layout, params)
+    before = layout.selection_path.read_bytes()
+    select.run(layout, params)
+    assert layout.selection_path.read_bytes() == before
+
+
+def test_a_variant_made_again_has_to_be_evaluated_again(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    write_evaluation(layout, "gguf-q8-0", "ab" * 32, harm=0.0)
+    with pytest.raises(InputError, match="run `quantline evaluate gguf-q8-0` again"):
+        select.run(layout, params)
+
+
+def test_a_base_fetched_again_has_to_be_evaluated_again(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    write_evaluation(layout, BASE, "ab" * 32, harm=0.0)
+    with pytest.raises(InputError, match="run `quantline evaluate base` again"):
+        select.run(layout, params)
+
+
+def test_a_missing_evaluation_names_its_stage(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    layout.evaluation_path("awq-w4-g128").unlink()
+    with pytest.raises(InputError, match="run `quantline evaluate awq-w4-g128` first"):
+        select.run(layout, params)
+
+
+def test_a_damaged_evaluation_is_named(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    layout.evaluation_path("awq-w4-g128").write_text("{}")
+    with pytest.raises(InputError, match=r"evaluation\.json: name: missing"):
+        select.run(layout, params)
