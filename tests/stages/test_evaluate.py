@@ -1,4 +1,4 @@
-"""evaluate on a tiny random model and its real variants: right and repeatable, or one clear line."""
+"""evaluate on a tiny random model and its real variants: right, repeatable, and clear when not."""
 
 import json
 import shutil
