@@ -24,8 +24,10 @@ STAMP_FILE = "quantline-setup.sha256"
 
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
 LLAMA_CPP_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-# Only the libraries that quantize and score are used; the image and audio part stays unbuilt.
-LLAMA_CPP_CMAKE_ARGS = "-DLLAVA_BUILD=OFF"
+# Only the libraries that quantize and score are used; the image and audio part stays unbuilt. Built
+# for any x86-64 with AVX2 instead of for this very machine: files and scores are then the same on
+# all of them, and a build may be moved.
+LLAMA_CPP_CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
 # The converter is not on the package index by itself; the source distribution carries it.
 CONVERTER_IN_SDIST = "vendor/llama.cpp/"
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/", "LICENSE")
@@ -151,7 +153,8 @@ def install_llama_cpp(environment: Environment) -> None:
             requirement,
         )
         pip(environment, "download", *from_source, "--dest", work)
-        pip(environment, "install", *from_source, CMAKE_ARGS=LLAMA_CPP_CMAKE_ARGS)
+        # Never from pip's cache: it does not know with which CMAKE_ARGS a wheel was built.
+        pip(environment, "--no-cache-dir", "install", *from_source, CMAKE_ARGS=LLAMA_CPP_CMAKE_ARGS)
         (archive,) = Path(work).glob("*.tar.gz")
         if hashlib.sha256(archive.read_bytes()).hexdigest() != LLAMA_CPP_SHA256:
             stop(f"{archive.name}: not the archive that is pinned; its sha256 is another one")
