@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import requests
 
@@ -98,7 +99,14 @@ def started(
     session = local_session()
     began = time.monotonic()
     note(f"{what}: starting")
-    with Daemon(command, log_path=log_path, environment={**OFFLINE, **environment}) as process:
+    with (
+        TemporaryDirectory() as scratch_dir,
+        Daemon(
+            command,
+            log_path=log_path,
+            environment={**OFFLINE, **environment, "TMPDIR": scratch_dir},
+        ) as process,
+    ):
         try:
             process.wait_until(lambda: _is_healthy(session, url), timeout_s=timeout_s, what=what)
             # Some refusals only show when the model runs for the first time.

@@ -1,10 +1,10 @@
 """Load on a server: `vllm bench serve` against the OpenAI API, the same for every engine.
 
-Requests are random tokens of a fixed length, all sent as soon as a user is free, and every answer
-has the same length because the end of text is ignored. The seed is the number of users: two runs
-differ in their prompts, the same run on another model does not.
+Requests are random tokens of a fixed length, each sent as soon as a user is free, and every answer
+has the same length because the end of text is ignored.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,13 +17,13 @@ from pipeline.domain.serving import Latency, LoadResult
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 PERCENTILES = (50, 95, 99)
-RESULT_FILE = "result.json"
 
 
 class BenchResult(BaseModel):
-    """The part of the load generator's result file that is used; its other keys are ignored.
+    """The part of the load generator's result file that is used.
 
-    The latencies, `mean_ttft_ms`, `p95_ttft_ms` and so on, are read from the extra keys.
+    Its latencies have keys like `mean_ttft_ms` and `p95_ttft_ms`; they stay among the extra keys,
+    where `latency` finds them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -37,35 +37,35 @@ class BenchResult(BaseModel):
     total_token_throughput: float
 
     def latency(self, metric: str) -> Latency:
-        keys = {
-            "mean": f"mean_{metric}_ms",
-            **{f"p{it}": f"p{it}_{metric}_ms" for it in PERCENTILES},
-        }
         extra = self.model_extra or {}
-        return Latency.model_validate({name: extra.get(key) for name, key in keys.items()})
+        names = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
+        return Latency.model_validate({name: extra.get(f"{name}_{metric}_ms") for name in names})
 
 
-def run_load(
+def run_loads(
     server: Server,
     *,
     tokenizer_dir: Path,
-    concurrency: int,
-    num_requests: int,
+    concurrency: Sequence[int],
+    requests_per_user: int,
     input_tokens: int,
     output_tokens: int,
-) -> LoadResult:
-    """Send `num_requests`, `concurrency` at a time, after one unmeasured request of each user.
+) -> tuple[LoadResult, ...]:
+    """One load after the other, for each number of users in `concurrency`.
 
-    The load generator's log goes beside the server's. Raises FailureError when not one request is
-    answered.
+    Every user sends one unmeasured request and then `requests_per_user`. The load generator's log
+    goes beside the server's. Raises FailureError when no request of a load is answered.
     """
-    log_path = server.log_path.with_suffix(f".load-{concurrency}.log")
-    with TemporaryDirectory() as work:
+    log_path = server.log_path.with_suffix(".load.log")
+    with TemporaryDirectory() as result_dir:
         run_program(
             [
                 SERVE_PYTHON,
                 "-m",
                 "quantline_vllm.bench",
+                "--users",
+                *map(str, concurrency),
+                f"--requests-per-user={requests_per_user}",
                 "--backend=openai",
                 f"--base-url={server.url}",
                 "--endpoint=/v1/completions",
@@ -76,25 +76,23 @@ def run_load(
                 f"--random-output-len={output_tokens}",
                 "--ignore-eos",
                 "--temperature=0",
-                f"--num-prompts={num_requests}",
-                f"--max-concurrency={concurrency}",
-                f"--num-warmups={concurrency}",
-                f"--seed={concurrency}",
-                # A connection that waited for its next request may be closed by the server just
-                # as that request is sent; one connection for each request cannot be.
+                # A connection kept for the next request may be closed by the server just as that
+                # request is sent; a new one for each request cannot be.
                 "--header",
                 "Connection=close",
                 f"--percentile-metrics={','.join(METRICS)}",
                 f"--metric-percentiles={','.join(map(str, PERCENTILES))}",
                 "--save-result",
-                f"--result-dir={work}",
-                f"--result-filename={RESULT_FILE}",
+                f"--result-dir={result_dir}",
                 "--disable-tqdm",
             ],
             log_path=log_path,
             environment={**OFFLINE, "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""},
         )
-        return parsed(Path(work) / RESULT_FILE, concurrency=concurrency, log_path=log_path)
+        return tuple(
+            parsed(Path(result_dir) / f"{users}.json", concurrency=users, log_path=log_path)
+            for users in concurrency
+        )
 
 
 def parsed(path: Path, *, concurrency: int, log_path: Path) -> LoadResult:

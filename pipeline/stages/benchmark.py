@@ -17,7 +17,7 @@ from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.engine import ModelRefusedError, Server, chosen_port
 from pipeline.adapters.files import read_bytes, write_record
 from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.load import run_load
+from pipeline.adapters.load import run_loads
 from pipeline.adapters.machine import this_machine
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
@@ -134,11 +134,18 @@ def _result(
             texts = served_texts(server, prompts, max_new_tokens=CANARY_NEW_TOKENS)
             num_matches = sum(a == b for a, b in zip(texts, expected, strict=True))
             note(f"benchmark: {candidate.name}: {num_matches} of {len(expected)} texts as expected")
-            loads = tuple(
-                _load(layout, serve, server, candidate.name, users) for users in serve.concurrency
+            loads = run_loads(
+                server,
+                tokenizer_dir=layout.base_dir,
+                concurrency=serve.concurrency,
+                requests_per_user=serve.requests_per_user,
+                input_tokens=serve.input_tokens,
+                output_tokens=serve.output_tokens,
             )
     except ModelRefusedError as error:
         return _skipped(candidate, str(error))
+    for load in loads:
+        _note_load(candidate.name, load)
     return ServedModel(
         artifact_digest=candidate.digest,
         engine=server.engine,
@@ -182,20 +189,11 @@ def _server(
     )
 
 
-def _load(layout: Layout, serve: ServeParams, server: Server, name: str, users: int) -> LoadResult:
-    result = run_load(
-        server,
-        tokenizer_dir=layout.base_dir,
-        concurrency=users,
-        num_requests=users * serve.requests_per_user,
-        input_tokens=serve.input_tokens,
-        output_tokens=serve.output_tokens,
-    )
+def _note_load(name: str, load: LoadResult) -> None:
     note(
-        f"benchmark: {name}: {users} users: {result.output_tokens_per_s:.0f} tokens/s, "
-        f"first token after {result.ttft_ms.p50:.0f} ms, then {result.tpot_ms.p50:.1f} ms each"
+        f"benchmark: {name}: {load.concurrency} users: {load.output_tokens_per_s:.0f} tokens/s, "
+        f"first token after {load.ttft_ms.p50:.0f} ms, then {load.tpot_ms.p50:.1f} ms each"
     )
-    return result
 
 
 def _skipped(candidate: Candidate, reason: str) -> SkippedModel:
