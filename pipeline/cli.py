@@ -5,6 +5,7 @@ and its exit code (1 failure, 2 bad input, 3 nothing approved). Nothing else cat
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from pipeline.domain.errors import QuantlineError
 from pipeline.domain.layout import Layout
 
 INTERRUPTED_EXIT_CODE = 130
+
+# Idle threads of torch sleep instead of spinning: on a machine that does anything else as well,
+# spinning costs several times what it saves. Read once, when a stage loads torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,12 @@ def run(layout: Layout, params: Params, name: str) -> None:
         note(f"evaluate: {name}: suite {evaluate.suite}, {len(tasks)} tasks, {scorer.backend}")
         _require_room(evaluate, scorer)
         if name == BASE:
-            held_out_perplexity, distance = _measure(scorer, None, windows, evaluate)
+            held_out_perplexity, distance = measure(scorer, None, windows, evaluate)
         else:
             _require_own_tokens(layout, name, scorer, tokenizer, texts)
             with closing(_scorer(layout, BASE)) as reference:
                 require_same_size(name, base_size=reference.vocab_size, own_size=scorer.vocab_size)
-                held_out_perplexity, distance = _measure(scorer, reference, windows, evaluate)
+                held_out_perplexity, distance = measure(scorer, reference, windows, evaluate)
         model = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
         result = run_tasks(tasks, model, max_documents=evaluate.max_documents)
     documents = _rows(result)
@@ -152,7 +152,7 @@ def _require_room(evaluate: EvaluateParams, scorer: Scorer) -> None:
         )
 
 
-def _measure(
+def measure(
     scorer: Scorer,
     reference: Scorer | None,
     windows: Sequence[list[int]],

@@ -1,0 +1,86 @@
+"""The demo model as an instrument: how much every kind of quantization damages it.
+
+`python -m benchmarks.instrument` after `dvc repro`: the base and the variants are the evaluations
+that the pipeline made; plain rounding to nearest, which no release carries, is measured here on the
+same tokens and questions, asymmetric, group size 128, without statistics.
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.result import Row, publish
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.lm_eval import loaded_tasks, read_suite, run_tasks
+from pipeline.adapters.lm_eval_model import ScoredModel
+from pipeline.adapters.params_file import read_params
+from pipeline.adapters.statistics import Statistics
+from pipeline.adapters.texts import read_texts, token_windows
+from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.domain.evaluated import Distance, EvaluationRecord, TaskScore
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.params import Params
+from pipeline.numerics.grid import range_grid
+from pipeline.stages.evaluate import measure
+
+GROUP_SIZE = 128
+ROUNDED_BITS = (4, 3)
+
+
+def main() -> None:
+    layout = Layout(Path.cwd())
+    params = read_params(layout.params_path)
+    rows: list[Row] = []
+    for name in (BASE, *params.variants):
+        path = layout.evaluation_path(name)
+        record = EvaluationRecord.from_bytes(path.read_bytes(), source=str(path))
+        rows += _rows(name, record.tasks, record.perplexity, record.distance)
+    for num_bits in ROUNDED_BITS:
+        rows += _rounded_rows(layout, params, num_bits)
+    publish("instrument", rows)
+
+
+def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
+    """Plain rounding to nearest of every linear that calibration measured."""
+    name = f"nearest-w{num_bits}-g{GROUP_SIZE}"
+    model = unpacked_model(layout.base_dir)
+    for linear in Statistics(layout).linears:
+        weight = model.get_submodule(linear).weight.data
+        grid = range_grid(weight, num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
+        weight.copy_(grid.values(grid.round(weight)))
+    tokenizer = tokenizer_of(layout.base_dir)
+    evaluate = params.evaluate
+    windows = token_windows(
+        read_texts(layout.root / evaluate.text),
+        tokenizer.encode,
+        window_tokens=evaluate.window_tokens,
+        num_windows=evaluate.num_windows,
+        source=evaluate.text,
+    )
+    base = TransformersScorer(unpacked_model(layout.base_dir), label=BASE)
+    with (
+        loaded_tasks(layout.root, read_suite(layout.root, evaluate.suite)) as tasks,
+        closing(base),
+        closing(TransformersScorer(model, label=name)) as scorer,
+    ):
+        perplexity, distance = measure(scorer, base, windows, evaluate)
+        scored = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
+        scores = run_tasks(tasks, scored, max_documents=evaluate.max_documents).scores
+    return _rows(name, scores, perplexity, distance)
+
+
+def _rows(
+    name: str, tasks: dict[str, TaskScore], perplexity: float, distance: Distance | None
+) -> list[Row]:
+    accuracy = sum(task.value for task in tasks.values()) / len(tasks)
+    rows = [
+        Row(f"accuracy_{name}", accuracy, None, None, "mean over tasks"),
+        Row(f"perplexity_{name}", perplexity, None, None, "perplexity"),
+    ]
+    if distance is not None:
+        kl = Row(f"kl_{name}", distance.kl, distance.kl_low, distance.kl_high, "nats per token")
+        rows += [kl, Row(f"top1_{name}", distance.top1, None, None, "share of tokens")]
+    return rows
+
+
+if __name__ == "__main__":
+    main()
