@@ -1,0 +1,95 @@
+"""The 4-bit kernels for plain CPUs multiply with the weights that the checkpoint stands for."""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.engine import HOST, SERVED_NAME, chosen_port, local_session, started
+from pipeline.adapters.vllm import ENVIRONMENT, kernel_of
+from tests.packed_models import tiny_packed
+from tests.support import serve_python
+
+HERE = Path(__file__).parent
+BFLOAT16_ERROR = 0.006  # 8 significant bits, in the activations and in the scales
+FLOAT16_ERROR = 0.001
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    result = subprocess.run(
+        [serve_python(), HERE / "kernel_errors.py"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_every_layout_is_multiplied_right(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["kernel"] == "DenseCpuLinearKernel":
+            assert row["error"] < FLOAT16_ERROR, row
+        elif not math.isnan(row["error"]):
+            assert row["error"] < BFLOAT16_ERROR, row
+
+
+@pytest.mark.slow
+def test_only_shapes_that_pytorchs_operator_cannot_take_are_unpacked(
+    rows: list[dict[str, Any]],
+) -> None:
+    refused = [row["case"] for row in rows if math.isnan(row["error"])]
+    assert refused == [[128, 40, 16, True, False]]  # 40 outputs, groups of 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_name", "group_size", "kernel"),
+    [
+        ("awq", 128, "int4 CPU kernel, bfloat16, 8 layers"),
+        ("gptq", 32, "int4 CPU kernel, bfloat16, 8 layers"),
+        ("awq", 16, "dense CPU (unpacked 4-bit weights) kernel, float16, 8 layers"),
+    ],
+)
+def test_vllm_without_avx512_serves_packed_weights(
+    tmp_path: Path, format_name: str, group_size: int, kernel: str
+) -> None:
+    model_dir = tiny_packed(tmp_path / "model", format_name, group_size=group_size)
+    port = chosen_port(None)
+    command = [serve_python(), HERE / "serve_without_avx512.py", f"--model={model_dir}"]
+    flags = [f"--served-model-name={SERVED_NAME}", f"--host={HOST}", f"--port={port}"]
+    with started(
+        [*command, *flags, "--enforce-eager"],
+        what="vLLM",
+        environment=ENVIRONMENT,
+        port=port,
+        log_path=tmp_path / "server.log",
+        timeout_s=300,
+    ) as server:
+        ids = tokenizer_of(model_dir).encode("the baker sells bread near the river " * 4)
+        served = prompt_logprobs(server.url, ids)
+    assert kernel_of(server.log) == kernel
+    exact = exact_logprobs(model_dir, ids)
+    errors = [abs(a - b) for a, b in zip(served, exact, strict=True)]
+    assert sum(errors) / len(errors) < 0.03
+    assert max(errors) < 0.3
+
+
+def prompt_logprobs(url: str, ids: list[int]) -> list[float]:
+    """The log-probability of every token after the first, as the server sees it."""
+    body = {"model": SERVED_NAME, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
+    answer = local_session().post(f"{url}/v1/completions", json=body, timeout=60).json()
+    entries = answer["choices"][0]["prompt_logprobs"][1:]
+    return [entry[str(token)]["logprob"] for entry, token in zip(entries, ids[1:], strict=True)]
+
+
+def exact_logprobs(model_dir: Path, ids: list[int]) -> list[float]:
+    """The same in float32 on the weights that the packed file stands for."""
+    model = unpacked_model(model_dir)
+    with torch.inference_mode():
+        rows = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return [rows[position, token].item() for position, token in enumerate(ids[1:])]
