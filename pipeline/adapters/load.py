@@ -66,7 +66,6 @@ def run_loads(
                 "--users",
                 *map(str, concurrency),
                 f"--requests-per-user={requests_per_user}",
-                "--backend=openai",
                 f"--base-url={server.url}",
                 "--endpoint=/v1/completions",
                 f"--model={SERVED_NAME}",
@@ -74,7 +73,6 @@ def run_loads(
                 "--dataset-name=random",
                 f"--random-input-len={input_tokens}",
                 f"--random-output-len={output_tokens}",
-                "--ignore-eos",
                 "--temperature=0",
                 # A connection kept for the next request may be closed by the server just as that
                 # request is sent; a new one for each request cannot be.

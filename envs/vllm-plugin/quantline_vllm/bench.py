@@ -7,6 +7,10 @@ each leaves `USERS.json` in `--result-dir`. The benchmark itself is vLLM's. (Its
 be used: it asks for the version of a distribution named `vllm`, and the CPU build has another
 name.)
 
+llama.cpp reports the number of tokens together with the last piece of text, where vLLM's client
+does not look; it would count the tokens of the text again and get another number. The end of text
+is ignored, so that every complete answer has exactly the tokens asked for: that number is used.
+
 Every user sends one request before the measured ones. The number of users is the seed: two runs
 send different prompts, and the same run sends the same ones to every server.
 """
@@ -14,8 +18,30 @@ send different prompts, and the same run sends the same ones to every server.
 import argparse
 from copy import deepcopy
 
+import aiohttp
+from tqdm.asyncio import tqdm
+from vllm.benchmarks.lib.endpoint_request_func import (
+    ASYNC_REQUEST_FUNCS,
+    RequestFuncInput,
+    RequestFuncOutput,
+    async_request_openai_completions,
+)
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+BACKEND = "openai"
+
+
+async def complete(
+    request_func_input: RequestFuncInput,
+    session: aiohttp.ClientSession,
+    pbar: tqdm | None = None,
+) -> RequestFuncOutput:
+    """vLLM's request to `/v1/completions`, with the number of tokens where it was not found."""
+    output = await async_request_openai_completions(request_func_input, session, pbar)
+    if output.success and not output.output_tokens:
+        output.output_tokens = request_func_input.output_len
+    return output
 
 
 def run() -> None:
@@ -25,7 +51,8 @@ def run() -> None:
     chosen, rest = own.parse_known_args()
     vllm_parser = FlexibleArgumentParser()
     add_cli_args(vllm_parser)
-    arguments = vllm_parser.parse_args(rest)
+    arguments = vllm_parser.parse_args([f"--backend={BACKEND}", "--ignore-eos", *rest])
+    ASYNC_REQUEST_FUNCS[BACKEND] = complete
     for users in chosen.users:
         load = deepcopy(arguments)
         load.max_concurrency = load.num_warmups = load.seed = users

@@ -1,0 +1,118 @@
+"""vLLM serves a packed checkpoint with the weights it stands for, and says what it runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters import vllm
+from pipeline.adapters.canary import reference_texts, served_texts
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.engine import Server
+from pipeline.adapters.load import run_loads
+from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.domain.errors import FailureError
+from tests.packed_models import tiny_packed
+from tests.support import serve_python
+
+NEW_TOKENS = 12
+TEXTS = (
+    "the baker of the old town",
+    "a small red boat crosses",
+    "la panadera del pueblo",
+    "seven and five make",
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_packed(tmp_path_factory.mktemp("vllm") / "model", "awq", group_size=128)
+
+
+@pytest.fixture(scope="module")
+def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    serve_python()
+    with vllm.serve(
+        model_dir,
+        name="tiny",
+        context_tokens=256,
+        port=None,
+        timeout_s=300,
+        log_path=tmp_path_factory.mktemp("logs") / "tiny.log",
+    ) as running:
+        yield running
+
+
+def test_it_says_what_runs(server: Server) -> None:
+    assert server.engine == "vllm"
+    assert server.engine_version.startswith("0.32")
+    assert server.dtype == "float16"
+    assert server.kernel not in ("", vllm.DENSE_KERNEL)
+    assert server.startup_s > 1
+
+
+def test_its_greedy_text_is_that_of_the_unpacked_weights(server: Server, model_dir: Path) -> None:
+    tokenizer = tokenizer_of(model_dir)
+    prompts = [tokenizer.encode(text) for text in TEXTS]
+    scorer = TransformersScorer(unpacked_model(model_dir), label="tiny")
+    expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
+    served = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
+    num_matches = sum(a == b for a, b in zip(served, expected, strict=True))
+    # A random model is often undecided between two tokens, where half precision flips a few.
+    assert num_matches >= len(TEXTS) - 2
+
+
+def test_a_load_counts_every_token(server: Server, model_dir: Path) -> None:
+    one, two = run_loads(
+        server,
+        tokenizer_dir=model_dir,
+        concurrency=[1, 2],
+        requests_per_user=2,
+        input_tokens=40,
+        output_tokens=10,
+    )
+    assert [load.concurrency for load in (one, two)] == [1, 2]
+    assert [load.completed for load in (one, two)] == [2, 4]
+    assert [load.output_tokens for load in (one, two)] == [20, 40]
+    for load in (one, two):
+        assert load.failed == 0
+        assert load.output_tokens_per_s == pytest.approx(load.output_tokens / load.duration_s)
+        assert 0 < load.ttft_ms.p50 <= load.ttft_ms.p99 <= load.e2el_ms.p99
+        assert load.tpot_ms.mean > 0
+
+
+def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
+    serve_python()
+    nobody = Server("http://127.0.0.1:9", "none", "0", "none", "none", 0.0, tmp_path / "none.log")
+    with pytest.raises(FailureError) as caught:
+        run_loads(
+            nobody,
+            tokenizer_dir=model_dir,
+            concurrency=[1],
+            requests_per_user=1,
+            input_tokens=8,
+            output_tokens=2,
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_fail_with_the_reason(tmp_path: Path) -> None:
+    serve_python()
+    model_dir = tiny_packed(tmp_path / "model", "gptq", group_size=128)
+    weights = (model_dir / "model.safetensors").read_bytes()
+    (model_dir / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with (
+        pytest.raises(FailureError, match=r"vLLM with tiny: .*incomplete") as caught,
+        vllm.serve(
+            model_dir,
+            name="tiny",
+            context_tokens=64,
+            port=None,
+            timeout_s=300,
+            log_path=tmp_path / "tiny.log",
+        ),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
