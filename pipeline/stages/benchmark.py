@@ -65,9 +65,9 @@ def run(layout: Layout, params: Params) -> None:
     serve = params.serve
     chosen_port(serve.port)
     base = read_base_manifest(layout)
-    candidates = _candidates(layout)
+    candidates = candidates_of(layout)
     tokenizer = tokenizer_of(layout.base_dir)
-    prompts = _canary_prompts(layout, params, tokenizer)
+    prompts = prompts_of(layout, params, tokenizer, num_prompts=NUM_CANARY_PROMPTS)
     models: dict[str, BenchmarkResult] = {}
     for number, candidate in enumerate(candidates, start=1):
         note(f"benchmark: {candidate.name} ({number} of {len(candidates)})")
@@ -76,7 +76,7 @@ def run(layout: Layout, params: Params) -> None:
     write_record(layout.benchmarks_path, record)
 
 
-def _candidates(layout: Layout) -> list[Candidate]:
+def candidates_of(layout: Layout) -> list[Candidate]:
     """The base and the approved variants, each with the files that were approved."""
     base = read_base_manifest(layout)
     path = layout.selection_path
@@ -102,13 +102,15 @@ def _candidate(layout: Layout, variant: VariantRecord) -> Candidate:
     return Candidate(variant.name, variant.digest, model_dir / file, file_type=file_type)
 
 
-def _canary_prompts(layout: Layout, params: Params, tokenizer: Any) -> list[list[int]]:
+def prompts_of(
+    layout: Layout, params: Params, tokenizer: Any, *, num_prompts: int
+) -> list[list[int]]:
     """The first held-out tokens, in pieces."""
     return token_windows(
         read_texts(layout.root / params.evaluate.text),
         tokenizer.encode,
         window_tokens=CANARY_PROMPT_TOKENS,
-        num_windows=NUM_CANARY_PROMPTS,
+        num_windows=num_prompts,
         source=f"evaluate.text = {params.evaluate.text}",
     )
 
@@ -120,7 +122,7 @@ def _result(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
 ) -> BenchmarkResult:
-    with closing(_scorer(candidate)) as scorer:
+    with closing(scorer_of(candidate)) as scorer:
         context_tokens = serve.input_tokens + serve.output_tokens + SPARE_TOKENS
         if scorer.max_length < context_tokens:
             return _skipped(
@@ -130,7 +132,7 @@ def _result(
             )
         expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=CANARY_NEW_TOKENS)
     try:
-        with _server(layout, serve, candidate, context_tokens=context_tokens) as server:
+        with server_of(layout, serve, candidate, context_tokens=context_tokens) as server:
             texts = served_texts(server, prompts, max_new_tokens=CANARY_NEW_TOKENS)
             num_matches = sum(a == b for a, b in zip(texts, expected, strict=True))
             note(f"benchmark: {candidate.name}: {num_matches} of {len(expected)} texts as expected")
@@ -158,15 +160,17 @@ def _result(
     )
 
 
-def _scorer(candidate: Candidate) -> Scorer:
+def scorer_of(candidate: Candidate) -> Scorer:
+    """The engine that scored this file, loaded."""
     if candidate.file_type is None:
         return TransformersScorer(unpacked_model(candidate.path), label=candidate.name)
     return LlamaCppScorer(candidate.path, label=candidate.name)
 
 
-def _server(
+def server_of(
     layout: Layout, serve: ServeParams, candidate: Candidate, *, context_tokens: int
 ) -> AbstractContextManager[Server]:
+    """The engine that serves this file, ready to be entered."""
     log_path = layout.benchmarks_path.with_suffix(".logs") / f"{candidate.name}.log"
     if candidate.file_type is None:
         return vllm.serve(

@@ -1,0 +1,71 @@
+"""Greedy text from every served variant beside its reference engine's, and why some differ.
+
+`python -m benchmarks.greedy` needs `dvc repro` to have run. For 20 prompts from the held-out text
+it compares what vLLM says with what transformers says in float32 on the weights the file stands
+for (llama.cpp's server with llama.cpp in-process). Where a text differs, `gap` tells how undecided
+the reference was at the first other token: its log-probability of its own choice less that of the
+server's, in nats. A server with the wrong weights has few matches and large gaps.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.result import Row, publish
+from pipeline.adapters.canary import reference_texts, served_texts
+from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.scorer import Scorer, Span
+from pipeline.adapters.workspace import read_workspace
+from pipeline.domain.distance import log_softmax
+from pipeline.domain.layout import Layout
+from pipeline.stages.benchmark import SPARE_TOKENS, candidates_of, prompts_of, scorer_of, server_of
+
+NUM_PROMPTS = 20
+NEW_TOKENS = 32
+
+
+def main() -> None:
+    layout = Layout(Path.cwd())
+    params = read_workspace(layout)
+    tokenizer = tokenizer_of(layout.base_dir)
+    prompts = prompts_of(layout, params, tokenizer, num_prompts=NUM_PROMPTS)
+    context_tokens = len(prompts[0]) + NEW_TOKENS + SPARE_TOKENS
+    rows: list[Row] = []
+    for candidate in candidates_of(layout):
+        with closing(scorer_of(candidate)) as scorer:
+            expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
+            with server_of(
+                layout, params.serve, candidate, context_tokens=context_tokens
+            ) as server:
+                texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
+            gaps = [
+                gap(scorer, tokenizer, prompt, ours, theirs)
+                for prompt, ours, theirs in zip(prompts, expected, texts, strict=True)
+                if ours != theirs
+            ]
+        matches = float(NUM_PROMPTS - len(gaps))
+        rows.append(Row(f"matches_{candidate.name}", matches, None, None, f"of {NUM_PROMPTS}"))
+        rows.append(
+            Row(f"largest_gap_{candidate.name}", max(gaps, default=0.0), None, None, "nats")
+        )
+    publish("greedy", rows)
+
+
+def gap(scorer: Scorer, tokenizer: Any, prompt: Sequence[int], ours: str, theirs: str) -> float:
+    """How much more likely the reference finds its own text where the two texts part."""
+    own, other = (tokenizer.encode(text, add_special_tokens=False) for text in (ours, theirs))
+    shared = next(
+        (at for at, (a, b) in enumerate(zip(own, other, strict=False)) if a != b),
+        min(len(own), len(other)),
+    )
+    if shared == min(len(own), len(other)):
+        own, other = ([*ids, tokenizer.eos_token_id] for ids in (own, other))
+    ids = (*prompt, *own[:shared])
+    (logits,) = scorer.logits([Span(ids=ids, start=len(ids) - 1)])
+    log_probabilities = log_softmax(logits)[0]
+    return float(log_probabilities[own[shared]] - log_probabilities[other[shared]])
+
+
+if __name__ == "__main__":
+    main()

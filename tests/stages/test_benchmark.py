@@ -1,0 +1,123 @@
+"""benchmark on tiny models: what it serves, what it skips, and what it refuses to begin."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters import gguf
+from pipeline.adapters.files import directory_records, write_record
+from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import Verdict
+from pipeline.domain.layout import BASE
+from pipeline.domain.manifest import tree_digest
+from pipeline.domain.params import GgufParams, Params
+from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.serving import Benchmarks, ServedModel, SkippedModel
+from pipeline.stages import benchmark
+from tests.support import serve_python
+from tests.workspace import Workspace, make_workspace, verdict_on, write_evaluation, write_selection
+
+APPROVED, REJECTED = "gguf-q8-0", "gguf-q2-k"
+TEXT = '{"text": "the baker of the old town sells bread and salt near the river"}\n'
+
+
+def with_params(workspace: Workspace, **serve: object) -> Params:
+    """The parameters with a light load and held-out text of the workspace."""
+    (workspace.layout.root / "heldout.jsonl").write_text(TEXT * 60)
+    light = {
+        "concurrency": [1, 2],
+        "requests_per_user": 1,
+        "input_tokens": 32,
+        "output_tokens": 8,
+    }
+    values = workspace.params.model_dump(mode="json")
+    values["serve"] |= light | serve
+    values["evaluate"]["text"] = "heldout.jsonl"
+    return Params.model_validate(values)
+
+
+def with_real_gguf(workspace: Workspace, name: str) -> None:
+    """Put llama.cpp's own file in the place of the variant's stand-in, and approve it."""
+    layout, recipe = workspace.layout, workspace.params.variants[name]
+    assert isinstance(recipe, GgufParams)
+    model_dir = layout.model_dir(name)
+    full_path = layout.root / "full.gguf"
+    try:
+        gguf.convert(
+            layout.base_dir, full_path, model_name="t", pre_tokenizer="gpt-2", weight_names=()
+        )
+    except InputError as error:
+        pytest.skip(str(error))
+    gguf.quantize(full_path, model_dir / f"model-{recipe.type}.gguf", recipe.type, {})
+    path = layout.variant_path(name)
+    stand_in = VariantRecord.from_bytes(path.read_bytes(), source=name)
+    files = directory_records(model_dir)
+    record = stand_in.model_copy(update={"files": files, "digest": tree_digest(files)})
+    write_record(path, record)
+    evaluation = write_evaluation(layout, name, record.digest, harm=0.001)
+    verdict = verdict_on(evaluation, record, Verdict.APPROVED, harm=0.001)
+    write_selection(layout, {name: verdict})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Benchmarks:
+    """The record of a run; the tiny base's head size of 16 is one that vLLM does not have."""
+    serve_python()
+    root = tmp_path_factory.mktemp("benchmark")
+    workspace = make_workspace(root, {APPROVED: Verdict.APPROVED, REJECTED: Verdict.REJECTED})
+    with_real_gguf(workspace, APPROVED)
+    benchmark.run(workspace.layout, with_params(workspace))
+    data = workspace.layout.benchmarks_path.read_bytes()
+    return Benchmarks.from_bytes(data, source="benchmarks")
+
+
+@pytest.mark.slow
+def test_a_model_that_vllm_does_not_support_is_skipped_and_the_run_goes_on(
+    served: Benchmarks,
+) -> None:
+    assert list(served.models) == [BASE, APPROVED]
+    base = served.models[BASE]
+    assert isinstance(base, SkippedModel)
+    assert "head_dim=16" in base.reason
+
+
+@pytest.mark.slow
+def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmarks) -> None:
+    model = served.models[APPROVED]
+    assert isinstance(model, ServedModel)
+    assert (model.engine, model.dtype) == ("llama.cpp", "Q8_0")
+    assert [load.concurrency for load in model.loads] == [1, 2]
+    assert [load.output_tokens for load in model.loads] == [8, 16]
+    assert model.canary.reference == "llama.cpp"
+    assert model.canary.num_matches >= model.canary.num_prompts // 2
+    assert served.machine.cores >= 1
+
+
+def test_a_context_too_short_for_the_load_is_a_reason_to_skip(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {})
+    benchmark.run(workspace.layout, with_params(workspace, input_tokens=2000))
+    data = workspace.layout.benchmarks_path.read_bytes()
+    base = Benchmarks.from_bytes(data, source="benchmarks").models[BASE]
+    assert isinstance(base, SkippedModel)
+    assert base.reason.startswith("its context has 1024 tokens, the load needs 2032")
+
+
+def test_a_taken_port_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {})
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=rf"serve.port = {port}: taken"):
+            benchmark.run(workspace.layout, with_params(workspace, port=port))
+    assert not workspace.layout.benchmarks_path.exists()
+
+
+def test_files_that_were_not_approved_are_refused(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
+    path = workspace.layout.variant_path(APPROVED)
+    record = VariantRecord.from_bytes(path.read_bytes(), source=APPROVED)
+    write_record(path, record.model_copy(update={"digest": "ab" * 32}))
+    with pytest.raises(InputError, match="not the files that were approved"):
+        benchmark.run(workspace.layout, with_params(workspace))
