@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import requests
 
-from pipeline.adapters.process import Daemon, free_port, last_lines, require_free_port
+from pipeline.adapters.process import Daemon, free_port, require_free_port
 from pipeline.adapters.progress import note
 from pipeline.domain.errors import FailureError, InputError
 
@@ -112,7 +112,7 @@ def started(
             # Some refusals only show when the model runs for the first time.
             complete(session, url, [1, 2], max_tokens=2)
         except FailureError as error:
-            raise problem(what, log_path) from error
+            raise problem(what, log_path, error) from error
         startup_s = time.monotonic() - began
         note(f"{what}: answers after {startup_s:.0f} s")
         try:
@@ -120,7 +120,7 @@ def started(
         except FailureError as error:
             if process.exit_code() is None:
                 raise
-            raise problem(what, log_path) from error
+            raise problem(what, log_path, error) from error
 
 
 def chosen_port(port: int | None) -> int:
@@ -157,11 +157,11 @@ def complete(session: requests.Session, url: str, prompt: Sequence[int], *, max_
     return text
 
 
-def problem(what: str, log_path: Path) -> FailureError:
-    """The error a server's log tells about: the first one it names, which caused the others."""
+def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
+    """The first error a server's log names, which caused the others; `error` if it names none."""
     cause = root_cause(log_path.read_text(errors="replace"))
     if cause is None:
-        return FailureError(f"{what}: {last_lines(log_path)} (all of it: {log_path})")
+        return FailureError(f"{error} (the whole log: {log_path})")
     if UNSUPPORTED.search(cause):
         return ModelRefusedError(cause)
     return FailureError(f"{what}: {cause} (the whole log: {log_path})")
