@@ -43,12 +43,7 @@ def with_real_gguf(workspace: Workspace, name: str) -> None:
     assert isinstance(recipe, GgufParams)
     model_dir = layout.model_dir(name)
     full_path = layout.root / "full.gguf"
-    try:
-        gguf.convert(
-            layout.base_dir, full_path, model_name="t", pre_tokenizer="gpt-2", weight_names=()
-        )
-    except InputError as error:
-        pytest.skip(str(error))
+    gguf.convert(layout.base_dir, full_path, model_name="t", pre_tokenizer="gpt-2", weight_names=())
     gguf.quantize(full_path, model_dir / f"model-{recipe.type}.gguf", recipe.type, {})
     path = layout.variant_path(name)
     stand_in = VariantRecord.from_bytes(path.read_bytes(), source=name)
