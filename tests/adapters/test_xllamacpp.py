@@ -28,10 +28,7 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model_path(base_dir: Path) -> Path:
     full_path = base_dir.parent / "full.gguf"
-    try:
-        gguf.convert(base_dir, full_path, model_name="tiny", pre_tokenizer="gpt-2", weight_names=())
-    except InputError as error:
-        pytest.skip(str(error))
+    gguf.convert(base_dir, full_path, model_name="tiny", pre_tokenizer="gpt-2", weight_names=())
     path = base_dir.parent / "model-Q8_0.gguf"
     gguf.quantize(full_path, path, GgufType.Q8_0, {})
     return path
