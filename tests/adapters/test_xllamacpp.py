@@ -12,7 +12,7 @@ from pipeline.adapters.checkpoint import tokenizer_of
 from pipeline.adapters.engine import Server, local_session
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.load import run_loads
-from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.errors import FailureError
 from pipeline.domain.params import GgufType
 from tests.models import tiny_llama
 from tests.support import serve_python
