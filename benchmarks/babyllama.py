@@ -69,7 +69,8 @@ def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Lay
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
-    stories: list[str] = json.loads(STORIES_PATH.read_text())
+    # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
+    stories = [" ".join(story.split()) for story in json.loads(STORIES_PATH.read_text())]
     held_out = stories[NUM_CALIBRATION_STORIES:]
     _write_lines(root / "calibration.jsonl", stories[:NUM_CALIBRATION_STORIES])
     _write_lines(root / "held_out.jsonl", held_out)
