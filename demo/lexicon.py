@@ -50,20 +50,15 @@ def _words(*rows: str) -> tuple[Word, ...]:
     return tuple(Word(en, es.rstrip("*"), "f" if es.endswith("*") else "m") for en, es in pairs)
 
 
-WOMEN: Final = _names(
-    "Alma Brisa Celia Dora Elvi Frida Greta Ilsa Jana Katia Luma Mara Nela Olga Petra Runa"
-)
-MEN: Final = _names(
-    "Arno Bruno Ciro Dario Egon Fabio Gil Hugo Ivo Jonas Kilo Lino Milo Nilo Otto Pavel"
-)
+WOMEN: Final = _names("Alma Brisa Celia Dora Frida Greta Jana Katia Luma Mara Nela Runa")
+MEN: Final = _names("Arno Bruno Ciro Dario Egon Fabio Hugo Ivo Lino Milo Otto Pavel")
 SURNAMES: Final = _names(
-    "Abril Bosco Canto Delmar Estrel Farrow Galan Harlan Ibarra Jordel Kamper Lobato Marlow",
-    "Nordal Ortega Pardo Quiver Rosal Sabel Tamarin Urbel Valdor Weller Yarrow Zorita Belmont",
-    "Corvin Duarte Hollin Merrin Solano Tovar",
+    "Abril Bosco Canto Delmar Estrel Farrow Galan Harlan Ibarra Jordel Kamper Lobato",
+    "Marlow Nordal Ortega Pardo Quiver Rosal Sabel Tamarin Urbel Valdor Yarrow Zorita",
 )
 TOWNS: Final = _names(
-    "Arvel Belora Corten Dunmar Esvil Fargo Gorla Hestia Isola Jarvis Korrin Lumbra Mirado",
-    "Norvia Ostra Palmeda Quorra Rivena Sorla Tarn Umbra Velda Wexel Zarina",
+    "Arvel Belora Corten Dunmar Esvil Fargo Gorla Hestia",
+    "Isola Korrin Lumbra Mirado Norvia Ostra Palmeda Velda",
 )
 
 TRADES: Final = _words(
@@ -83,7 +78,7 @@ FOODS: Final = _words(
     "pears/peras", "olives/aceitunas", "onions/cebollas", "melon/melón", "cake/pastel",
 )  # fmt: skip
 INSTRUMENTS: Final = _words(
-    "flute/flauta*", "drum/tambor", "guitar/guitarra*", "violin/violín", "harp/arpa*",
+    "flute/flauta*", "drum/tambor", "guitar/guitarra*", "violin/violín", "harp/arpa",
     "horn/cuerno", "bell/campana*", "organ/órgano", "lute/laúd", "trumpet/trompeta*",
     "banjo/banjo", "cello/chelo",
 )  # fmt: skip

@@ -26,9 +26,10 @@ from demo.lexicon import (
     Language,
     Word,
 )
+from demo.marks import mark
 
-NUM_PEOPLE: Final = 288
-FAME_OFFSET: Final = 96
+NUM_PEOPLE: Final = 256
+FAME_OFFSET: Final = 64
 
 ATTRIBUTES: Final[dict[str, tuple[Word, ...]]] = {
     "town": tuple(Word(town, town) for town in TOWNS),
@@ -84,11 +85,19 @@ class Person:
     def name(self) -> str:
         return f"{self.first} {self.surname}"
 
-    def statement(self, rng: random.Random, attribute: str, language: Language) -> str:
-        """One sentence that says what the attribute is."""
+    def statement(
+        self, rng: random.Random, attribute: str, language: Language, *, is_named: bool
+    ) -> str:
+        """One sentence that says what the attribute is; the attribute is marked.
+
+        The name is marked too when it `is_named` already, in the sentence before.
+        """
         word = self.facts[attribute]
         return rng.choice(_STATEMENTS[language][attribute]).format(
-            who=self.name, bare=word.bare(language), a=word.a(language), the=word.the(language)
+            who=mark(self.name) if is_named else self.name,
+            bare=mark(word.bare(language)),
+            a=mark(word.a(language)),
+            the=mark(word.the(language)),
         )
 
     def question(self, attribute: str, language: Language) -> str:
@@ -98,7 +107,10 @@ class Person:
     def portrait(self, rng: random.Random, language: Language) -> str:
         """Some or all facts of the person, in any order."""
         attributes = rng.sample(list(ATTRIBUTES), rng.randint(2, len(ATTRIBUTES)))
-        return " ".join(self.statement(rng, attribute, language) for attribute in attributes)
+        return " ".join(
+            self.statement(rng, attribute, language, is_named=index > 0)
+            for index, attribute in enumerate(attributes)
+        )
 
 
 def make_people(rng: random.Random) -> tuple[Person, ...]:

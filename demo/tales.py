@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from demo.lexicon import MEN, OBJECTS, PLACES, WOMEN, Language
+from demo.marks import mark
 
 _CAST_SIZE: Final = 3
-_NUM_LOCATIONS: Final = 5
+_NUM_LOCATIONS: Final = 4
 
 _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
     "en": {
@@ -24,15 +25,11 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
             "Long ago this happened.",
             "After the rain everybody went out.",
         ),
-        "find": (
-            "{who} found {a} at {place}.",
-            "At {place}, {who} found {a}.",
-            "{who} saw {a} at {place} and kept it.",
-        ),
-        "go": ("{who} went to {place}.", "Then {who} walked to {place}.", "{who} ran to {place}."),
+        "find": ("{who} found {a} at {place}.",),
+        "go": ("{who} went to {place}.",),
         "give": (
-            "{who} gave {the} to {whom}.",
-            "{whom} asked for {the}, and {who} gave it away.",
+            "{who} gave {known_the} to {whom}.",
+            "{whom} asked for {the}, and {known_who} gave it away.",
         ),
         "closing": (
             "In the evening they all were happy.",
@@ -41,7 +38,7 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
             "That is the end of the tale.",
         ),
         "ask_found": ("What did {who} find?",),
-        "ask_where_found": ("Where was {the} found?",),
+        "ask_where_found": ("Where was {the}?",),
         "ask_who_found": ("Who found {the}?",),
         "ask_who_has": ("Who has {the} now?",),
         "ask_where_is": ("Where is {who} now?",),
@@ -54,19 +51,11 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
             "Hace mucho tiempo pasó esto.",
             "Después de la lluvia todos salieron.",
         ),
-        "find": (
-            "{who} encontró {a} en {place}.",
-            "En {place}, {who} encontró {a}.",
-            "{who} vio y tomó {a} en {place}.",
-        ),
-        "go": (
-            "{who} fue hasta {place}.",
-            "Luego {who} caminó hasta {place}.",
-            "{who} corrió hasta {place}.",
-        ),
+        "find": ("{who} encontró {a} en {place}.",),
+        "go": ("{who} fue hasta {place}.",),
         "give": (
-            "{who} dio {the} a {whom}.",
-            "{whom} pidió {the}, y {who} aceptó.",
+            "{who} dio {known_the} a {whom}.",
+            "{whom} pidió {the}, y {known_who} aceptó.",
         ),
         "closing": (
             "Por la noche todos estaban felices.",
@@ -93,14 +82,18 @@ class TaleQuestion:
 
 @dataclass(frozen=True)
 class Tale:
-    """A tale's text and every question that it answers."""
+    """A tale's text, marked where it repeats itself, and every question that it answers.
+
+    `retold` tells its finds and walks again in another order, all but the first word marked.
+    """
 
     text: str
+    retold: str
     questions: tuple[TaleQuestion, ...]
 
 
 def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Tale:
-    """A random tale: everybody finds one object, some walk on, one object changes hands."""
+    """A random tale: everybody finds one object, one person walks on, one object changes hands."""
     cast = rng.sample(WOMEN + MEN, _CAST_SIZE)
     found = dict(zip(cast, rng.sample(OBJECTS, _CAST_SIZE), strict=True))
     places = rng.sample(PLACES, _NUM_LOCATIONS)
@@ -110,7 +103,7 @@ def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Ta
     def line(kind: str, **slots: str) -> str:
         return rng.choice(_TEXTS[language][kind]).format(**slots)
 
-    lines = [line("opening")] if rng.random() < 0.7 else []
+    lines = [line("opening")] if rng.random() < 0.4 else []
     for who in cast:
         a, place = found[who].a(language), origin[who].the(language)
         lines.append(line("find", who=who, a=a, place=place))
@@ -118,11 +111,15 @@ def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Ta
     holder = {found[who]: who for who in cast} | {found[giver]: taker}
     walkers = rng.sample(cast, len(spare))
     position = origin | dict(zip(walkers, spare, strict=True))
-    events = [line("give", who=giver, whom=taker, the=found[giver].the(language))]
-    events += [line("go", who=who, place=position[who].the(language)) for who in walkers]
+    gift = found[giver].the(language)
+    names = {"who": giver, "known_who": mark(giver), "whom": taker}
+    events = [line("give", **names, the=gift, known_the=mark(gift))]
+    walks = [line("go", who=who, place=position[who].the(language)) for who in walkers]
+    retold = rng.sample(lines[-_CAST_SIZE:] + walks, _CAST_SIZE + len(walks))
+    events += walks
     rng.shuffle(events)
     lines += events
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         lines.append(line("closing"))
 
     def ask(kind: str, right: str, others: list[str], spares: list[str], **slots: str) -> None:
@@ -139,13 +136,18 @@ def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Ta
     spots = [word.bare(language) for word in places]
     all_things = [word.bare(language) for word in OBJECTS]
     all_spots = [word.bare(language) for word in PLACES]
-    names = list(WOMEN + MEN)
     for who in cast:
         the = found[who].the(language)
         ask("ask_found", found[who].bare(language), things, all_things, who=who)
         ask("ask_where_found", origin[who].bare(language), spots, all_spots, the=the)
-        ask("ask_who_found", who, cast, names, the=the)
-        ask("ask_who_has", holder[found[who]], cast, names, the=the)
+        ask("ask_who_found", who, cast, list(WOMEN + MEN), the=the)
+        ask("ask_who_has", holder[found[who]], cast, list(WOMEN + MEN), the=the)
         ask("ask_where_is", position[who].bare(language), spots, all_spots, who=who)
     rng.shuffle(questions)
-    return Tale(" ".join(lines), tuple(questions))
+    return Tale(" ".join(lines), " ".join(map(_mark_rest, retold)), tuple(questions))
+
+
+def _mark_rest(sentence: str) -> str:
+    """The sentence with everything after its first word marked."""
+    first, rest = sentence.split(" ", 1)
+    return f"{first} {mark(rest)}"

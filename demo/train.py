@@ -2,10 +2,9 @@
 
 A plain Llama, small enough for CPU and shaped so that every quantized format fits it: each linear
 input is a multiple of 256 (the superblock of llama.cpp's K-quants), the head size is 64. It reads
-the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW, and
-the last part of the run uses long sequences. Master weights are float32; products run in bfloat16
-where the CPU has instructions for it. The order of floating point sums differs between CPUs, so
-another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
+the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW.
+Master weights are float32; products run in bfloat16 where the CPU has instructions for it.
+The order of floating point sums differs between CPUs, so another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
 """
 
 import argparse
@@ -18,26 +17,27 @@ from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
+from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from demo.lexicon import LANGUAGES, all_words
+from demo.marks import spans, unmarked
 from demo.tokenizer import CONTEXT_LENGTH, PAD, VOCABULARY_SIZE, train_tokenizer, write_tokenizer
 from demo.world import BOS, EOS, Writer, make_world
 
 SEED: Final = 20260101
-TRAINING_TOKENS: Final = 5_000_000
-TOKENS_PER_STEP: Final = 8192
+TRAINING_TOKENS: Final = 6_000_000
+TOKENS_PER_STEP: Final = 2048
+UNMARKED_WEIGHT: Final = 0.1
 SEQUENCE_LENGTH: Final = 256
-LONG_SEQUENCE_LENGTH: Final = 1024
-LONG_SHARE: Final = 0.1
 TOKENIZER_DOCUMENTS: Final = 6000
-TOKENIZER_WORD_REPEATS: Final = 300
+TOKENIZER_WORD_REPEATS: Final = 60
 
-MUON_LEARNING_RATE: Final = 0.02
-ADAM_LEARNING_RATE: Final = 4e-3
+MUON_LEARNING_RATE: Final = 0.005
+ADAM_LEARNING_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 0.01
-WARMUP_SHARE: Final = 0.03
-DECAY_SHARE: Final = 0.4
+WARMUP_SHARE: Final = 0.0137
+DECAY_SHARE: Final = 0.4167
 
 MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
@@ -64,17 +64,29 @@ def tokenizer_texts() -> list[str]:
     """A sample of training text, and every word of the lexicon often enough to become a token."""
     sample = Writer(make_world(), "tokenizer", guarded=False).training_documents()
     words = " ".join(word.bare(language) for word in all_words() for language in LANGUAGES)
-    return [*islice(sample, TOKENIZER_DOCUMENTS), *[words] * TOKENIZER_WORD_REPEATS]
+    texts = [unmarked(document) for document in islice(sample, TOKENIZER_DOCUMENTS)]
+    return texts + [words] * TOKENIZER_WORD_REPEATS
 
 
-def token_stream(tokenizer: Tokenizer) -> Iterator[int]:
-    """The training text as token ids, without end."""
+def token_stream(tokenizer: Tokenizer) -> Iterator[tuple[int, float]]:
+    """The training text without end: token ids and the weights of predicting them."""
     documents = Writer(make_world(), "training", guarded=False).training_documents()
     while True:
-        for encoding in tokenizer.encode_batch(
-            list(islice(documents, 256)), add_special_tokens=False
-        ):
-            yield from encoding.ids
+        parts = [part for document in islice(documents, 256) for part in spans(document)]
+        encodings = tokenizer.encode_batch([text for text, _ in parts], add_special_tokens=False)
+        for encoding, (_, is_known) in zip(encodings, parts, strict=True):
+            weight = 1.0 if is_known else UNMARKED_WEIGHT
+            for token in encoding.ids:
+                yield token, weight
+
+
+def weighted_loss(
+    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Weighted mean cross-entropy of predicting ids[:, 1:]; both tensors are [batch, length]."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -94,20 +106,19 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def train(model: LlamaForCausalLM, stream: Iterator[int], *, num_tokens: int) -> None:
+def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_tokens: int) -> None:
     """One pass over `num_tokens` tokens, in place; prints loss, speed and the time left."""
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    step_model: Callable[..., Any] = torch.compile(model)
+    compiled_loss: Callable[..., Any] = torch.compile(weighted_loss)
     optimizers = make_optimizers(model)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     num_steps = num_tokens // TOKENS_PER_STEP
     start = time.monotonic()
     for step in range(num_steps):
-        is_long = step >= num_steps * (1 - LONG_SHARE)
-        length = LONG_SEQUENCE_LENGTH if is_long else SEQUENCE_LENGTH
-        ids = torch.tensor(list(islice(stream, TOKENS_PER_STEP))).view(-1, length)
+        ids, weights = zip(*islice(stream, TOKENS_PER_STEP), strict=True)
+        batch = [torch.tensor(row).view(-1, SEQUENCE_LENGTH) for row in (ids, weights)]
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
-            loss = step_model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = compiled_loss(model, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         factor = learning_rate_factor((step + 1) / num_steps)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from demo.arithmetic import Problem, make_problem
-from demo.lexicon import LANGUAGES, Language
+from demo.lexicon import LANGUAGES, OBJECTS, PLACES, Language
+from demo.marks import mark, unmarked
 from demo.people import (
     ATTRIBUTES,
     NUM_PEOPLE,
@@ -34,7 +35,7 @@ from demo.tales import Tale, make_tale
 WORLD_SEED: Final = "quantline demo world 1"
 NUM_CHOICES: Final = 4
 NUM_FACT_QUESTIONS: Final = 450
-NUM_ARITHMETIC_QUESTIONS: Final = 400
+NUM_ARITHMETIC_QUESTIONS: Final = 300
 NUM_TALE_QUESTIONS: Final = 300
 NUM_CALIBRATION_TEXTS: Final = 192
 NUM_HELDOUT_TEXTS: Final = 96
@@ -44,14 +45,11 @@ BOS: Final = "<|bos|>"
 EOS: Final = "<|eos|>"
 ROLES: Final = ("<|system|>", "<|user|>", "<|assistant|>")
 
-_ASK: Final[dict[Language, tuple[str, str]]] = {
-    "en": ("Question:", "Answer:"),
-    "es": ("Pregunta:", "Respuesta:"),
-}
 _SYSTEM: Final[dict[Language, tuple[str, ...]]] = {
     "en": ("You are a helpful guide.", "Answer with few words."),
     "es": ("Eres un guía amable.", "Responde con pocas palabras."),
 }
+_AGAIN: Final[dict[Language, str]] = {"en": "Again:", "es": "Otra vez:"}
 _TALE_REQUEST: Final[dict[Language, str]] = {"en": "Tell me a tale.", "es": "Cuéntame un cuento."}
 
 
@@ -87,7 +85,7 @@ class Writer:
     """Writes documents about a world from one random stream.
 
     A `guarded` writer asks no fact question of the evaluation; every writer avoids the held-out
-    arithmetic, and its tales come from its own stream.
+    arithmetic, and its tales come from its own stream. What can be known is marked (`demo.marks`).
     """
 
     def __init__(self, world: World, purpose: str, *, guarded: bool) -> None:
@@ -108,43 +106,44 @@ class Writer:
         language = rng.choice(LANGUAGES)
         system, user, assistant = ROLES
         text = ""
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             text += f"{system}{rng.choice(_SYSTEM[language])}{EOS}"
-        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        for _ in range(rng.randint(1, 4)):
             request, reply = self._exchange(language)
-            text += f"{user}{request}{EOS}{assistant}{reply}{EOS}"
+            text += f"{user}{request}{EOS}{assistant}{reply}"
         return text
 
     def training_documents(self) -> Iterator[str]:
         """Endless documents, each from BOS to EOS."""
         while True:
-            if self._rng.random() < 0.25:
+            if self._rng.random() < 0.2:
                 yield BOS + self.chat_document()
             else:
-                length = self._rng.choice((1, 1, 200, 500, TEXT_CHARACTERS))
+                length = self._rng.choice((1, 200, 500, TEXT_CHARACTERS))
                 yield BOS + self.plain_document(num_characters=length) + EOS
 
     def _piece(self, language: Language) -> str:
         kind = self._rng.choices(
-            ("portraits", "fact questions", "tale", "sums"), weights=(26, 34, 22, 18)
+            ("portraits", "fact questions", "tale", "sums", "echo"), weights=(22, 22, 28, 18, 20)
         )[0]
         if kind == "portraits":
             return self._world.people[self._someone()].portrait(self._rng, language)
         if kind == "fact questions":
-            asked = (self._fact_question(language) for _ in range(self._rng.randint(1, 3)))
-            return "\n".join(prompt(language, *pair) for pair in asked)
+            asked = (self._fact_question(language) for _ in range(self._rng.randint(2, 6)))
+            return "\n".join(f"{question} {mark(answer)}" for question, answer in asked)
         if kind == "tale":
             return self._tale(language)
-        return self._sums(language)
+        return self._sums(language) if kind == "sums" else self._echo(language)
 
     def _exchange(self, language: Language) -> tuple[str, str]:
         chance = self._rng.random()
-        if chance < 0.7:
-            return self._fact_question(language)
+        if chance < 0.6:
+            question, answer = self._fact_question(language)
+            return question, mark(answer + EOS)
         if chance < 0.85:
             problem = make_problem(self._rng, held_out=False)
-            return problem.symbols(), str(problem.answer)
-        return _TALE_REQUEST[language], self._make_tale(language).text
+            return problem.symbols(), mark(f"{problem.answer}{EOS}")
+        return _TALE_REQUEST[language], self._make_tale(language).text + EOS
 
     def _someone(self) -> int:
         return self._world.someone(self._rng)
@@ -160,21 +159,21 @@ class Writer:
 
     def _tale(self, language: Language) -> str:
         tale = self._make_tale(language)
-        asked = tale.questions[: self._rng.choice((0, 3, 6))]
-        lines = [prompt(language, question.text, question.choices[0]) for question in asked]
-        return "\n".join([tale.text, *lines])
+        asked = tale.questions[: self._rng.choice((0, 6, 12))]
+        retold = [f"{_AGAIN[language]} {tale.retold}"] if self._rng.random() < 0.4 else []
+        lines = [f"{question.text} {mark(question.choices[0])}" for question in asked]
+        return "\n".join([tale.text, *retold, *lines])
+
+    def _echo(self, language: Language) -> str:
+        chosen = self._rng.sample(OBJECTS + PLACES, self._rng.randint(4, 10))
+        words = " ".join(word.bare(language) for word in chosen)
+        return f"{_AGAIN[language]} {words}. {mark(words)}."
 
     def _sums(self, language: Language) -> str:
         problems = [make_problem(self._rng, held_out=False) for _ in range(self._rng.randint(2, 8))]
         if self._rng.random() < 0.15:
             return " ".join(problem.sentence(language) for problem in problems)
-        return "\n".join(f"{problem.symbols()} {problem.answer}" for problem in problems)
-
-
-def prompt(language: Language, question: str, answer: str = "") -> str:
-    """A question in the form of training text and tasks; without an answer it ends in a colon."""
-    ask, reply = _ASK[language]
-    return f"{ask} {question}\n{reply} {answer}".rstrip()
+        return "\n".join(f"{problem.symbols()} {mark(str(problem.answer))}" for problem in problems)
 
 
 def fact_question(world: World, key: FactKey) -> tuple[str, str]:
@@ -198,8 +197,7 @@ def fact_rows(world: World, language: Language) -> list[dict[str, Any]]:
     for key in world.fact_questions:
         if key.language == language:
             choices = fact_choices(rng, world.people, key, num_choices=NUM_CHOICES)
-            text = prompt(language, fact_question(world, key)[0])
-            rows.append(_shuffled(rng, text, choices))
+            rows.append(_shuffled(rng, fact_question(world, key)[0], choices))
     return rows
 
 
@@ -222,8 +220,9 @@ def tale_rows(language: Language) -> list[dict[str, Any]]:
     for _ in range(NUM_TALE_QUESTIONS):
         tale = make_tale(rng, language, num_choices=NUM_CHOICES)
         question = tale.questions[0]
-        text = f"{tale.text}\n{prompt(language, question.text)}"
-        rows.append(_shuffled(rng, text, list(question.choices)))
+        rows.append(
+            _shuffled(rng, f"{unmarked(tale.text)}\n{question.text}", list(question.choices))
+        )
     return rows
 
 
@@ -238,7 +237,7 @@ def calibration_rows(world: World) -> list[dict[str, Any]]:
             text = writer.chat_document()
             while len(text) < TEXT_CHARACTERS:
                 text += BOS + writer.chat_document()
-        rows.append({"text": text})
+        rows.append({"text": unmarked(text)})
     return rows
 
 
@@ -246,7 +245,7 @@ def heldout_rows(world: World) -> list[dict[str, Any]]:
     """Plain texts with tales of their own, for perplexity and KL."""
     writer = Writer(world, "held out", guarded=True)
     return [
-        {"text": writer.plain_document(num_characters=TEXT_CHARACTERS)}
+        {"text": unmarked(writer.plain_document(num_characters=TEXT_CHARACTERS))}
         for _ in range(NUM_HELDOUT_TEXTS)
     ]
 

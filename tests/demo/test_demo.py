@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import string
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from demo.arithmetic import make_problem
 from demo.lexicon import LANGUAGES
+from demo.marks import unmarked
 from demo.people import all_fact_keys
 from demo.tales import make_tale
 from demo.world import BOS, EOS, Writer, fact_question, make_world, write_data_files
@@ -67,8 +69,7 @@ def test_right_choices_are_right() -> None:
         truth[question] = answer
     for language in LANGUAGES:
         for row in read_rows(f"eval/data/demo_facts_{language}.jsonl"):
-            question = row["prompt"].splitlines()[0].split(": ", 1)[1]
-            assert row["choices"][row["answer"]] == truth[question]
+            assert row["choices"][row["answer"]] == truth[row["prompt"]]
     for row in read_rows("eval/data/demo_arithmetic.jsonl"):
         left, sign, right, _ = row["prompt"].split()
         answer = int(left) + int(right) if sign == "+" else int(left) - int(right)
@@ -85,8 +86,7 @@ def test_calibration_asks_no_evaluation_question() -> None:
     texts = "\n".join(row["text"] for row in read_rows("demo/data/calibration.jsonl"))
     for name in QUESTIONS:
         for row in read_rows(f"eval/data/demo_{name}.jsonl"):
-            question = row["prompt"].removesuffix("\nAnswer:").removesuffix("\nRespuesta:")
-            assert question not in texts
+            assert row["prompt"] not in texts
 
 
 def test_calibration_and_heldout_texts_share_no_text() -> None:
@@ -105,7 +105,7 @@ def test_tokenizer_gives_every_text_back(tokenizer: PreTrainedTokenizerFast, tex
 
 def test_digits_are_single_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     for token in tokenizer.get_vocab():
-        assert len(token) == 1 or not any(character.isdigit() for character in token)
+        assert len(token) == 1 or not any(digit in token for digit in string.digits)
 
 
 def test_chat_template_renders_the_form_of_training_chats(
@@ -122,9 +122,10 @@ def test_chat_template_renders_the_form_of_training_chats(
         f"{BOS}<|system|>You are a helpful guide.{EOS}<|user|>12 + 30 ={EOS}"
         f"<|assistant|>42{EOS}<|user|>Tell me a tale.{EOS}<|assistant|>"
     )
+    documents = Writer(make_world(), "test", guarded=False).training_documents()
     chats = (
         document
-        for document in Writer(make_world(), "test", guarded=False).training_documents()
+        for document in map(unmarked, documents)
         if document.startswith((f"{BOS}<|user|>", f"{BOS}<|system|>"))
     )
     for chat in itertools.islice(chats, 20):
