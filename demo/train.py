@@ -3,8 +3,9 @@
 A plain Llama, small enough for CPU and shaped so that every quantized format fits it: each linear
 input is a multiple of 256 (the superblock of llama.cpp's K-quants), the head size is 64. It reads
 the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW.
-Master weights are float32; products run in bfloat16 where the CPU has instructions for it.
-The order of floating point sums differs between CPUs, so another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
+Master weights are float32; products run in bfloat16 where the CPU has instructions for it. The
+order of floating point sums differs between CPUs, so another machine reproduces the model's
+abilities, not its bytes. torch.compile needs a C++ compiler.
 """
 
 import argparse
