@@ -21,18 +21,17 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from pipeline.adapters.checkpoint_files import read_json_object, read_shards
 from pipeline.adapters.files import readable_disk_errors
+from pipeline.adapters.safetensors_header import read_header
+from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.manifest import relative_posix
 from pipeline.numerics import packing
 
 # Loading is quick beside everything else here; its progress bar would only fill logs.
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
-CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 UNPACKERS = {
     "awq": (packing.AWQ_SUFFIXES, packing.unpack_awq),
     "gptq": (packing.GPTQ_SUFFIXES, packing.unpack_gptq),
@@ -43,9 +42,13 @@ class Checkpoint:
     """A directory with `config.json` and safetensors weights, opened for reading."""
 
     def __init__(self, directory: Path) -> None:
+        """Read the configuration and the headers. Raises InputError when one is unusable."""
         self.directory = directory
-        self.config = read_config(directory)
-        self._file_of = _weight_map(directory)
+        try:
+            self.config: dict[str, Any] = read_json_object(directory / CONFIG_FILE)
+            self._file_of = _file_of_tensors(directory)
+        except InputError as error:
+            raise InputError(f"{directory}: {error}") from error
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,29 +78,12 @@ class Checkpoint:
         return {name: self.tensor(name) for name in names}
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json` as a dictionary."""
-    path = directory / CONFIG_FILE
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; fetch the model again") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: expected a JSON object; fetch the model again")
-    return config
-
-
-def _weight_map(directory: Path) -> dict[str, str]:
+def _file_of_tensors(directory: Path) -> dict[str, str]:
     """The file of every tensor, sorted by name."""
-    index_path = directory / INDEX_FILE
-    if index_path.exists():
-        weight_map = json.loads(index_path.read_bytes())["weight_map"]
-        return {name: relative_posix(file) for name, file in sorted(weight_map.items())}
-    try:
-        with safe_open(directory / SINGLE_FILE, framework="pt") as file:
-            return dict.fromkeys(sorted(file.keys()), SINGLE_FILE)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{directory / SINGLE_FILE}: cannot be read: {error}") from error
+    shards = read_shards(directory)
+    if shards is None:
+        shards = {WEIGHTS_FILE: set(read_header(directory / WEIGHTS_FILE))}
+    return dict(sorted((name, file) for file, names in shards.items() for name in names))
 
 
 class ShardWriter:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.adapters.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint, ShardWriter
+from pipeline.adapters.checkpoint import Checkpoint, ShardWriter
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import folds_of, layer_index, split_layer_name
+from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import kept_coverage, packed_coverage, require_divisible
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import AwqParams, GptqParams

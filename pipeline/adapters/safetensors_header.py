@@ -61,13 +61,16 @@ class TensorInfo:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file in the order of their data.
 
-    Raises InputError, naming the file, when the header is not a valid one of exactly this file:
-    its length, JSON, dtypes, shapes, and offsets that cover the data without gap or overlap.
+    Raises InputError, naming the file, when it is missing or when the header is not a valid one of
+    exactly this file: its length, JSON, dtypes, shapes, and offsets that cover the data without gap
+    or overlap.
     """
     try:
         header_bytes, data_bytes = _read_parts(path)
         entries = _parse(header_bytes)
         return _placed(entries, data_start=LENGTH.size + len(header_bytes), data_bytes=data_bytes)
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name}: missing; get the file again") from error
     except _BadHeaderError as error:
         raise InputError(f"{path.name}: {error}; {REMEDY}") from error
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
-from pipeline.numerics.awq import search_scales
+from pipeline.numerics.fold import apply_fold, search_fold
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
@@ -52,9 +52,11 @@ def quantize_layer(
     scaled_grams = dict(grams)
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
-            scales = _search_fold(working, scaled_grams, fold, recipe, symmetric, head_dim)
+            scales = search_fold(
+                working, scaled_grams, fold, recipe, symmetric=symmetric, head_dim=head_dim
+            )
             stored = tensors[f"{fold.previous}.weight"].dtype
-            _apply_fold(working, scaled_grams, fold, scales, head_dim, stored)
+            apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
     linears = {
         name: _quantize_linear(
             working[f"{name}.weight"], scaled_grams[name], recipe, symmetric=symmetric
@@ -68,57 +70,6 @@ def quantize_layer(
         if name not in weights and tensor is not original[name]
     }
     return QuantizedLayer(linears=linears, changed=changed)
-
-
-def _search_fold(
-    working: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
-    fold: Fold,
-    recipe: IntegerWeights,
-    symmetric: bool,
-    head_dim: int,
-) -> Tensor:
-    """The scales of the operation before, one for each of its outputs."""
-    gram = grams[fold.linears[0]]
-    num_outputs = working[f"{fold.previous}.weight"].shape[0]
-    width = head_dim if fold.by_value_head else num_outputs
-    shared_by = gram.shape[0] // num_outputs
-    scales = search_scales(
-        [working[f"{name}.weight"] for name in fold.linears],
-        gram,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size,
-        symmetric=symmetric,
-        head_dim=width,
-        shared_by=shared_by,
-    )
-    return scales.view(-1, shared_by, width)[:, 0].reshape(-1)
-
-
-def _apply_fold(
-    working: dict[str, Tensor],
-    grams: dict[str, Tensor],
-    fold: Fold,
-    scales: Tensor,
-    head_dim: int,
-    stored_dtype: torch.dtype,
-) -> None:
-    """Divide the operation before by `scales` and multiply the linears' columns by them."""
-    previous = working[f"{fold.previous}.weight"]
-    if fold.previous in grams:
-        working[f"{fold.previous}.weight"] = previous / scales[:, None]
-    else:
-        divided = (previous / scales).to(stored_dtype).to(torch.float32)
-        scales = torch.where(divided == 0, 1.0, previous / divided)
-        working[f"{fold.previous}.weight"] = torch.where(divided == 0, previous, divided)
-    if f"{fold.previous}.bias" in working:
-        working[f"{fold.previous}.bias"] = working[f"{fold.previous}.bias"] / scales
-    width = head_dim if fold.by_value_head else scales.shape[0]
-    shared_by = grams[fold.linears[0]].shape[0] // scales.shape[0]
-    by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
-    for name in fold.linears:
-        working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
-        grams[name] = grams[name] / torch.outer(by_input, by_input)
 
 
 def _quantize_linear(
