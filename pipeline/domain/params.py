@@ -9,8 +9,18 @@ import re
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from pipeline.domain.backends import BackendParams, kind_of_recipe, without_native
 from pipeline.domain.layout import BASE
 from pipeline.domain.record import Record
 
@@ -127,7 +137,14 @@ class GgufParams(Record):
     imatrix: bool
 
 
-VariantParams = Annotated[AwqParams | GptqParams | GgufParams, Field(discriminator="format")]
+NativeParams = Annotated[
+    Annotated[AwqParams | GptqParams | GgufParams, Field(discriminator="format")],
+    BeforeValidator(without_native),
+]
+VariantParams = Annotated[
+    Annotated[NativeParams, Tag("native")] | Annotated[BackendParams, Tag("foreign")],
+    Discriminator(kind_of_recipe),
+]
 
 
 class EvaluateParams(Record):

@@ -6,12 +6,15 @@ Every tensor of the result is accounted for in the coverage of `variant.json`.
 from importlib.metadata import version
 
 from pipeline.adapters import gguf
+from pipeline.adapters.backend_check import require_runnable
+from pipeline.adapters.backends import write_with_backend
 from pipeline.adapters.files import directory_records, new_directory, write_record
 from pipeline.adapters.gguf_variant import write_gguf
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
 from pipeline.adapters.statistics import Statistics
+from pipeline.domain.backends import BackendWeights
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
@@ -25,6 +28,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
     recipe = params.variants.get(name)
     if recipe is None:
         raise InputError(f"{name}: not in params.yaml; variants: {', '.join(params.variants)}")
+    require_runnable({name: recipe})
     base = read_base_manifest(layout)
     statistics = Statistics(layout)
     if statistics.record.base_digest != base.digest:
@@ -44,6 +48,9 @@ def run(layout: Layout, params: Params, name: str) -> None:
                 pre_tokenizer=params.model.gguf_pre_tokenizer,
             )
             tools = gguf.tool_versions()
+        elif isinstance(recipe, BackendWeights):
+            variant = write_with_backend(layout, base, recipe, statistics, model_dir)
+            coverage, tools = variant.coverage, variant.versions
         else:
             coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
             tools = {"torch": version("torch")}

@@ -1,0 +1,122 @@
+"""What another quantizer did to every tensor, read from the files that it wrote.
+
+The errors are measured on the weights that the packed files stand for, against the base's.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.adapters.checkpoint import Checkpoint, unpacked_weights
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.backends import BackendParams
+from pipeline.domain.coverage import kept_coverage
+from pipeline.domain.errors import FailureError
+from pipeline.domain.quantized import TensorCoverage
+from pipeline.numerics.gram import output_error
+
+BALANCE_STEPS = 4
+HALF_PRECISION = 2.0**-7  # relative; further apart than any rounding to bfloat16 or float16
+
+
+def measured_coverage(
+    base_dir: Path, model_dir: Path, recipe: BackendParams, statistics: Statistics
+) -> tuple[TensorCoverage, ...]:
+    """One row for each tensor of the base, sorted by name.
+
+    Raises FailureError for a tensor that is missing or has another shape, and for a linear that was
+    measured and is still unquantized: the recipe covers every one.
+    """
+    base, stored = Checkpoint(base_dir), Checkpoint(model_dir)
+    num_bytes = _bytes_by_module(stored)
+    rows: list[TensorCoverage] = []
+    for name, weight in unpacked_weights(model_dir):
+        if name not in base.names:
+            continue  # for instance an output matrix written beside the embedding it is tied to
+        original = base.tensor(name)
+        if original.shape != weight.shape:
+            raise FailureError(
+                f"{recipe.backend}: {name} is {list(weight.shape)}, in the base "
+                f"{list(original.shape)}; nothing was kept"
+            )
+        linear = name.removesuffix(".weight")
+        if name not in stored.names:
+            gram = statistics.grams([linear])[linear] if linear in statistics.linears else None
+            rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
+        elif linear in statistics.linears:
+            raise FailureError(
+                f"{recipe.backend}: {name} was left unquantized; it cannot make this variant"
+            )
+        else:
+            rows.append(_kept_row(name, original, stored.tensor(name)))
+    missing = sorted(set(base.names) - {row.name for row in rows})
+    if missing:
+        raise FailureError(f"{recipe.backend}: its checkpoint lacks {missing[0]}; nothing was kept")
+    return tuple(sorted(rows, key=lambda row: row.name))
+
+
+def _bytes_by_module(stored: Checkpoint) -> Mapping[str, int]:
+    """What the tensors of each module take in the files, biases apart."""
+    sizes: dict[str, int] = {}
+    for name in stored.names:
+        module, _, suffix = name.rpartition(".")
+        if suffix != "bias":
+            sizes[module] = sizes.get(module, 0) + stored.tensor(name).nbytes
+    return sizes
+
+
+def _packed_row(
+    name: str,
+    original: Tensor,
+    weight: Tensor,
+    gram: Tensor | None,
+    recipe: BackendParams,
+    num_bytes: int,
+) -> TensorCoverage:
+    zero = "symmetric" if recipe.symmetric else "asymmetric"
+    error = None
+    if gram is not None:
+        full = original.to(torch.float32)
+        effective = _without_folded_scales(full, weight) if recipe.folds_scales else weight
+        power = float(output_error(full, gram))
+        error = float(output_error(effective - full, gram)) / power if power > 0 else 0.0
+    return TensorCoverage(
+        name=name,
+        shape=tuple(original.shape),
+        scheme=f"W{recipe.num_bits}A16 {zero} g{recipe.group_size}",
+        bits_per_weight=8 * num_bytes / prod(original.shape),
+        relative_error=error,
+        reason=None,
+    )
+
+
+def _kept_row(name: str, original: Tensor, stored: Tensor) -> TensorCoverage:
+    changed = not torch.allclose(original.float(), stored.float(), rtol=HALF_PRECISION)
+    return kept_coverage(
+        name,
+        shape=tuple(original.shape),
+        dtype=str(stored.dtype).removeprefix("torch."),
+        num_bytes=stored.nbytes,
+        folded=changed,
+    )
+
+
+def _without_folded_scales(original: Tensor, weight: Tensor) -> Tensor:
+    """The weight with AWQ's scales taken out again, to be compared with the base's.
+
+    AWQ multiplies the inputs of a linear by scales and divides the operation before it by them; a
+    linear between two such pairs has its outputs divided as well. The file holds neither, so they
+    are estimated: the diagonal matrices A and B that bring A · weight · B nearest to `original`,
+    by least squares in turns. The rounding itself is not undone by them, as each has one number
+    for a whole row or column.
+    """
+    effective = weight
+    for _ in range(BALANCE_STEPS):
+        for dimension in (0, 1):
+            power = (effective * effective).sum(dimension, keepdim=True)
+            product = (effective * original).sum(dimension, keepdim=True)
+            effective = effective * torch.where(power > 0, product / power, torch.ones_like(power))
+    return effective
