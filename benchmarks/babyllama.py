@@ -34,6 +34,7 @@ PACKED = {
     "clip_search": True,
     "rounding": "gptq",
     "dampening_frac": 0.01,
+    "on_indivisible": "error",
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-rtn-w4-g32": PACKED

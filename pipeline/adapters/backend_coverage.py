@@ -13,10 +13,11 @@ from torch import Tensor
 from pipeline.adapters.checkpoint import Checkpoint, unpacked_weights
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.backends import BackendParams
-from pipeline.domain.coverage import kept_coverage
+from pipeline.domain.coverage import implied_by_packing, kept_coverage, require_covered
 from pipeline.domain.errors import FailureError
 from pipeline.domain.quantized import TensorCoverage
 from pipeline.numerics.gram import output_error
+from pipeline.numerics.grid import range_grid
 
 BALANCE_STEPS = 4
 HALF_PRECISION = 2.0**-7  # relative; further apart than any rounding to bfloat16 or float16
@@ -27,8 +28,8 @@ def measured_coverage(
 ) -> tuple[TensorCoverage, ...]:
     """One row for each tensor of the base, sorted by name.
 
-    Raises FailureError for a tensor that is missing or has another shape, and for a linear that was
-    measured and is still unquantized: the recipe covers every one.
+    Raises FailureError for a tensor that is missing or has another shape, and when less is
+    quantized than the recipe implies: every matrix in a decoder layer.
     """
     base, stored = Checkpoint(base_dir), Checkpoint(model_dir)
     num_bytes = _bytes_by_module(stored)
@@ -43,18 +44,16 @@ def measured_coverage(
                 f"{list(original.shape)}; nothing was kept"
             )
         linear = name.removesuffix(".weight")
-        if name not in stored.names:
+        if name in stored.names:
+            rows.append(_kept_row(name, original, stored.tensor(name)))
+        else:
             gram = statistics.grams([linear])[linear] if linear in statistics.linears else None
             rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
-        elif linear in statistics.linears:
-            raise FailureError(
-                f"{recipe.backend}: {name} was left unquantized; it cannot make this variant"
-            )
-        else:
-            rows.append(_kept_row(name, original, stored.tensor(name)))
     missing = sorted(set(base.names) - {row.name for row in rows})
     if missing:
         raise FailureError(f"{recipe.backend}: its checkpoint lacks {missing[0]}; nothing was kept")
+    implied = {row.name for row in rows if implied_by_packing(row.name, row.shape)}
+    require_covered(rows, implied=implied, kept=())
     return tuple(sorted(rows, key=lambda row: row.name))
 
 
@@ -77,30 +76,35 @@ def _packed_row(
     num_bytes: int,
 ) -> TensorCoverage:
     zero = "symmetric" if recipe.symmetric else "asymmetric"
-    error = None
-    if gram is not None:
-        full = original.to(torch.float32)
-        effective = _without_folded_scales(full, weight) if recipe.folds_scales else weight
-        power = float(output_error(full, gram))
-        error = float(output_error(effective - full, gram)) / power if power > 0 else 0.0
+    errors = (None, None) if gram is None else _errors(original.float(), weight, gram, recipe)
     return TensorCoverage(
         name=name,
         shape=tuple(original.shape),
         scheme=f"W{recipe.num_bits}A16 {zero} g{recipe.group_size}",
         bits_per_weight=8 * num_bytes / prod(original.shape),
-        relative_error=error,
+        relative_error=errors[0],
+        error_ratio=errors[1],
         reason=None,
     )
 
 
-def _kept_row(name: str, original: Tensor, stored: Tensor) -> TensorCoverage:
-    changed = not torch.allclose(original.float(), stored.float(), rtol=HALF_PRECISION)
-    return kept_coverage(
-        name,
-        shape=tuple(original.shape),
-        dtype=str(stored.dtype).removeprefix("torch."),
-        num_bytes=stored.nbytes,
-        folded=changed,
+def _errors(
+    original: Tensor, weight: Tensor, gram: Tensor, recipe: BackendParams
+) -> tuple[float, float]:
+    """tr(ΔW G ΔWᵀ) over tr(W G Wᵀ), and over the same of plain rounding to nearest."""
+    effective = _without_folded_scales(original, weight) if recipe.folds_scales else weight
+    plain = range_grid(
+        original,
+        num_bits=recipe.num_bits,
+        group_size=recipe.group_size,
+        symmetric=recipe.symmetric,
+    )
+    error = float(output_error(effective - original, gram))
+    power = float(output_error(original, gram))
+    plain_error = float(output_error(plain.values(plain.round(original)) - original, gram))
+    return (
+        error / power if power > 0 else 0.0,
+        error / plain_error if plain_error > 0 else 1.0,
     )
 
 
@@ -120,3 +124,15 @@ def _without_folded_scales(original: Tensor, weight: Tensor) -> Tensor:
             product = (effective * original).sum(dimension, keepdim=True)
             effective = effective * torch.where(power > 0, product / power, torch.ones_like(power))
     return effective
+
+
+def _kept_row(name: str, original: Tensor, stored: Tensor) -> TensorCoverage:
+    unchanged = torch.allclose(original.float(), stored.float(), rtol=HALF_PRECISION)
+    return kept_coverage(
+        name,
+        shape=tuple(original.shape),
+        dtype=str(stored.dtype).removeprefix("torch."),
+        num_bytes=stored.nbytes,
+        folded=not unchanged,
+        reason=None,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ from pipeline.numerics.grid import Grid, range_grid, search_clip
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """Integers (float32, out × in), their grid, and tr(ΔW G ΔWᵀ) / tr(W G Wᵀ)."""
+    """Integers (float32, out × in), their grid, and what they cost.
+
+    `relative_error` is tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
+    rounding to nearest on the grid of each group's range.
+    """
 
     integers: Tensor
     grid: Grid
     relative_error: float
+    error_ratio: float
 
 
 @dataclass(frozen=True)
@@ -39,27 +45,34 @@ def quantize_layer(
     *,
     symmetric: bool,
     head_dim: int,
+    group_sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> QuantizedLayer:
     """Quantize every linear that has statistics.
 
     `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`). Folded scales go into the tensors of
-    the operation before, rounded as the file stores them, so that the linears make up for exactly
-    what is stored.
+    float dtype; `grams` is G by linear name (`mlp.up_proj`); `group_sizes` names the linears whose
+    group size is not the recipe's. Folded scales go into the tensors of the operation before,
+    rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
     original = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     working = dict(original)
     scaled_grams = dict(grams)
+    recipes = {name: _at(recipe, group_sizes.get(name)) for name in grams}
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
             scales = search_fold(
-                working, scaled_grams, fold, recipe, symmetric=symmetric, head_dim=head_dim
+                working,
+                scaled_grams,
+                fold,
+                recipes[fold.linears[0]],
+                symmetric=symmetric,
+                head_dim=head_dim,
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
     linears = {
         name: _quantize_linear(
-            working[f"{name}.weight"], scaled_grams[name], recipe, symmetric=symmetric
+            working[f"{name}.weight"], scaled_grams[name], recipes[name], symmetric=symmetric
         )
         for name in grams
     }
@@ -70,6 +83,10 @@ def quantize_layer(
         if name not in weights and tensor is not original[name]
     }
     return QuantizedLayer(linears=linears, changed=changed)
+
+
+def _at(recipe: IntegerWeights, group_size: int | None) -> IntegerWeights:
+    return recipe.model_copy(update={"group_size": group_size}) if group_size else recipe
 
 
 def _quantize_linear(
@@ -84,6 +101,13 @@ def _quantize_linear(
         integers = round_with_feedback(weight, gram, grid, dampening_frac=recipe.dampening_frac)
     else:
         integers = grid.round(weight)
-    error = output_error(grid.values(integers) - weight, gram)
-    power = output_error(weight, gram)
-    return QuantizedLinear(integers, grid, float(error / power) if power > 0 else 0.0)
+    error = float(output_error(grid.values(integers) - weight, gram))
+    power = float(output_error(weight, gram))
+    plain_grid = range_grid(weight, **sizes, symmetric=symmetric)
+    plain_error = float(output_error(plain_grid.values(plain_grid.round(weight)) - weight, gram))
+    return QuantizedLinear(
+        integers=integers,
+        grid=grid,
+        relative_error=error / power if power > 0 else 0.0,
+        error_ratio=error / plain_error if plain_error > 0 else 1.0,
+    )

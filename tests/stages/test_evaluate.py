@@ -30,6 +30,7 @@ INTEGERS = {
     "clip_search": False,
     "rounding": "nearest",
     "dampening_frac": 0.01,
+    "on_indivisible": "error",
 }
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
