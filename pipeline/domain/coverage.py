@@ -108,6 +108,8 @@ def kept_coverage(
         reason = "kept: a vector"
     elif reason is None and is_router(name.removesuffix(".weight")):
         reason = "kept: chooses the experts"
+    elif reason is None and implied_by_packing(name, shape):
+        reason = "kept: calibration measured no input of it"
     elif reason is None:
         reason = "kept: not a linear inside a decoder layer"
     return TensorCoverage(
