@@ -46,7 +46,7 @@ def require_covered(
     left = sum(prod(row.shape) for row in rows if row.scheme in FULL_PRECISION_TYPES)
     expected = 1 - sum(prod(row.shape) for row in rows if row.name in kept) / total
     raise FailureError(
-        f"{len(missed)} linears stayed {missed[0].scheme}, {missed[0].name} the first of them: "
+        f"{missed[0].name}: stayed {missed[0].scheme} ({missed[0].reason}); "
         f"{1 - left / total:.1%} of the linears' weights are quantized where the recipe implies "
         f"{expected:.1%}; this model needs another format"
     )
@@ -108,6 +108,8 @@ def kept_coverage(
         reason = "kept: a vector"
     elif reason is None and is_router(name.removesuffix(".weight")):
         reason = "kept: chooses the experts"
+    elif reason is None and implied_by_packing(name, shape):
+        reason = "kept: calibration measured no input of it"
     elif reason is None:
         reason = "kept: not a linear inside a decoder layer"
     return TensorCoverage(

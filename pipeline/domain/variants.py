@@ -185,8 +185,8 @@ class GgufType(StrEnum):
 
     @property
     def needs_imatrix(self) -> bool:
-        """Whether llama.cpp refuses to make it, or makes garbage, without an importance matrix."""
-        return self.startswith(("IQ1_", "IQ2_")) or self in (GgufType.IQ3_XXS, GgufType.Q2_K_S)
+        """Whether llama.cpp refuses to make it without an importance matrix."""
+        return self.startswith(("IQ1_", "IQ2_", "IQ3_X")) or self is GgufType.Q2_K_S
 
     @property
     def block_weights(self) -> int:
