@@ -20,6 +20,8 @@ from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
 
 BALANCE_STEPS = 4
+OUTPUT_STEPS = 2
+OUTPUT_DAMPENING = 1e-4
 HALF_PRECISION = 2.0**-7  # relative; further apart than any rounding to bfloat16 or float16
 
 
@@ -92,7 +94,7 @@ def _errors(
     original: Tensor, weight: Tensor, gram: Tensor, recipe: BackendParams
 ) -> tuple[float, float]:
     """tr(ΔW G ΔWᵀ) over tr(W G Wᵀ), and over the same of plain rounding to nearest."""
-    effective = _without_folded_scales(original, weight) if recipe.folds_scales else weight
+    effective = _without_folded_scales(original, weight, gram) if recipe.folds_scales else weight
     plain = range_grid(
         original,
         num_bits=recipe.num_bits,
@@ -108,21 +110,32 @@ def _errors(
     )
 
 
-def _without_folded_scales(original: Tensor, weight: Tensor) -> Tensor:
+def _without_folded_scales(original: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     """The weight with AWQ's scales taken out again, to be compared with the base's.
 
     AWQ multiplies the inputs of a linear by scales and divides the operation before it by them; a
     linear between two such pairs has its outputs divided as well. The file holds neither, so they
-    are estimated: the diagonal matrices A and B that bring A · weight · B nearest to `original`,
-    by least squares in turns. The rounding itself is not undone by them, as each has one number
-    for a whole row or column.
+    are the diagonal matrices A and B for which A · weight · B leaves the least output error: first
+    by least squares on the weights alone, then on the outputs, where for the change b of B's
+    diagonal (EᵀE ∘ G) b = diag(Eᵀ (W − E) G), with E the weight so far. With one number for a whole
+    row or column they undo little of the rounding, and the less the larger the matrix is.
     """
     effective = weight
+    ones = torch.ones((), dtype=weight.dtype)
     for _ in range(BALANCE_STEPS):
         for dimension in (0, 1):
             power = (effective * effective).sum(dimension, keepdim=True)
             product = (effective * original).sum(dimension, keepdim=True)
-            effective = effective * torch.where(power > 0, product / power, torch.ones_like(power))
+            effective = effective * torch.where(power > 0, product / power, ones)
+    for _ in range(OUTPUT_STEPS):
+        metric = (effective.T @ effective) * gram
+        metric.diagonal().add_(metric.diagonal().mean() * OUTPUT_DAMPENING)
+        wanted = (effective * ((original - effective) @ gram)).sum(0)
+        effective = effective * (1 + torch.linalg.solve(metric, wanted))
+        by_input = effective @ gram
+        power = (effective * by_input).sum(1, keepdim=True)
+        product = (original * by_input).sum(1, keepdim=True)
+        effective = effective * torch.where(power > 0, product / power, ones)
     return effective
 
 
