@@ -116,7 +116,7 @@ def test_text_that_was_changed_since_is_refused(layout: Layout) -> None:
 def test_the_account_of_a_file_is_the_one_its_maker_gives(
     layout: Layout, name: str, recipe: GptqModelParams | AutoAwqParams
 ) -> None:
-    """Scales that were folded in are found again on so small a matrix to within a fifth of the error."""
+    """Folded scales are found again, in matrices this small to within a fifth of the error."""
     record = record_of(layout, name)
     rows = measured_coverage(layout.base_dir, layout.model_dir(name), recipe, Statistics(layout))
     found = record.model_copy(update={"coverage": rows})
