@@ -163,7 +163,11 @@ def auto_round(request: Request, samples: Samples) -> None:
         seed=request["seed"],
         device_map=0 if has_gpu else "cpu",
     )
-    tuner.quantize_and_save(request["output_dir"], format=f"auto_{recipe['format']}")
+    exports_dir = Path(request["output_dir"]).with_name("exports")
+    tuner.quantize_and_save(str(exports_dir), format=f"auto_{recipe['format']}")
+    # It chooses a directory below the one it is given, by a rule of its own.
+    (config_path,) = exports_dir.rglob("config.json")
+    config_path.parent.rename(request["output_dir"])
 
 
 BACKENDS = {
