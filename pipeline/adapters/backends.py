@@ -1,8 +1,9 @@
 """Other quantizers, each a process in a pinned environment of its own.
 
-What a library writes is taken over as it is: its weights, and the description of them in its
-`config.json`. Everything else comes from the base, so that a tokenizer or a license that a library
-rewrote or dropped is never released. What became of every tensor is read from the files.
+What a library writes is taken over: its weights, and the description of them in its `config.json`.
+What it left unquantized goes back to the base's dtype, as on a CPU all of them compute, and some
+write, in float32. Everything else comes from the base, so that a tokenizer or a license that a
+library rewrote or dropped is never released. What became of every tensor is read from the files.
 """
 
 import json
@@ -13,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
 from pipeline.adapters.backend_coverage import measured_coverage
-from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.checkpoint import Checkpoint, save_tensors, tokenizer_of
 from pipeline.adapters.checkpoint_files import read_json_object
 from pipeline.adapters.files import read_bytes, readable_disk_errors, require_free_space
 from pipeline.adapters.process import run_program
@@ -135,11 +140,13 @@ def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Pa
     made_config = read_json_object(made_dir / CONFIG_FILE)
     if QUANTIZATION_KEY not in made_config:
         raise FailureError(f"{made_dir / CONFIG_FILE}: no {QUANTIZATION_KEY}; nothing was kept")
-    config = read_json_object(base_dir / CONFIG_FILE)
-    config[QUANTIZATION_KEY] = made_config[QUANTIZATION_KEY]
+    checkpoint = Checkpoint(base_dir)
+    config = checkpoint.config | {QUANTIZATION_KEY: made_config[QUANTIZATION_KEY]}
     with readable_disk_errors(model_dir):
         for path in sorted(made_dir.iterdir()):
-            if path.suffix == WEIGHTS_SUFFIX or path.name == INDEX_FILE:
+            if path.suffix == WEIGHTS_SUFFIX:
+                save_tensors(model_dir / path.name, _in_base_dtypes(path, checkpoint))
+            elif path.name == INDEX_FILE:
                 path.rename(model_dir / path.name)
         for file in base.files:
             if Path(file.path).suffix == WEIGHTS_SUFFIX or file.path in (INDEX_FILE, CARD_FILE):
@@ -148,3 +155,15 @@ def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Pa
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base_dir / file.path, target)
         (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _in_base_dtypes(path: Path, base: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a file; what the base has under the same name in the base's dtype."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise FailureError(f"{path.name}: cannot be read: {error}; nothing was kept") from error
+    return {
+        name: tensor.to(base.tensor(name).dtype) if name in base.names else tensor
+        for name, tensor in tensors.items()
+    }

@@ -188,6 +188,8 @@ def test_a_library_makes_a_whole_variant(layout: Layout, params: Params, name: s
             # judge beyond that.
             assert row.relative_error is not None
             assert row.relative_error < 0.05
+        else:
+            assert row.scheme == "float16"
     for sidecar in ("tokenizer.json", "LICENSE"):
         own, base = layout.model_dir(name) / sidecar, layout.base_dir / sidecar
         assert own.read_bytes() == base.read_bytes()
