@@ -65,6 +65,7 @@ def apply_fold(
     width = head_dim if fold.by_value_head else scales.shape[0]
     shared_by = grams[fold.linears[0]].shape[0] // scales.shape[0]
     by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
+    divided_gram = grams[fold.linears[0]] / torch.outer(by_input, by_input)
     for name in fold.linears:
         working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
-        grams[name] = grams[name] / torch.outer(by_input, by_input)
+        grams[name] = divided_gram

@@ -10,9 +10,10 @@ from torch import Tensor
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
 from pipeline.numerics.fold import apply_fold, search_fold
-from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
+from pipeline.numerics.refine import refine
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def quantize_layer(
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
-    linears = {
-        name: _quantize_linear(
-            working[f"{name}.weight"], scaled_grams[name], recipes[name], symmetric=symmetric
+    linears: dict[str, QuantizedLinear] = {}
+    for names in _sharing_input(scaled_grams):
+        sharing = {name: working[f"{name}.weight"] for name in names}
+        linears |= _quantize_linears(
+            sharing, scaled_grams[names[0]], recipes[names[0]], symmetric=symmetric
         )
-        for name in grams
-    }
     weights = {f"{name}.weight" for name in grams}
     changed = {
         name: tensor.to(tensors[name].dtype)
@@ -89,9 +90,33 @@ def _at(recipe: IntegerWeights, group_size: int | None) -> IntegerWeights:
     return recipe.model_copy(update={"group_size": group_size}) if group_size else recipe
 
 
-def _quantize_linear(
+def _sharing_input(grams: Mapping[str, Tensor]) -> list[list[str]]:
+    """The linears by the input they read: those with the same G belong together."""
+    by_gram: dict[int, list[str]] = {}
+    for name, gram in grams.items():
+        by_gram.setdefault(id(gram), []).append(name)
+    return list(by_gram.values())
+
+
+def _quantize_linears(
+    weights: Mapping[str, Tensor], gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
+) -> dict[str, QuantizedLinear]:
+    """Linears that read the same input, rounded together: their rows do not see each other."""
+    stacked = torch.cat(list(weights.values()))
+    integers, grid = _rounded(stacked, gram, recipe, symmetric=symmetric)
+    num_rows = [weight.shape[0] for weight in weights.values()]
+    integers_of = torch.split(integers, num_rows)
+    parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
+    return {
+        name: _measured(weight, part, part_grid, gram, symmetric=symmetric)
+        for (name, weight), part, part_grid in parts
+    }
+
+
+def _rounded(
     weight: Tensor, gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
-) -> QuantizedLinear:
+) -> tuple[Tensor, Grid]:
+    """Integers and their grid by the recipe: range, rounding, refinement."""
     sizes = {"num_bits": recipe.num_bits, "group_size": recipe.group_size}
     if recipe.clip_search:
         grid = search_clip(weight, gram, **sizes, symmetric=symmetric)
@@ -101,10 +126,24 @@ def _quantize_linear(
         integers = round_with_feedback(weight, gram, grid, dampening_frac=recipe.dampening_frac)
     else:
         integers = grid.round(weight)
-    error = float(output_error(grid.values(integers) - weight, gram))
-    power = float(output_error(weight, gram))
-    plain_grid = range_grid(weight, **sizes, symmetric=symmetric)
-    plain_error = float(output_error(plain_grid.values(plain_grid.round(weight)) - weight, gram))
+    steady = dampened(gram, recipe.dampening_frac)
+    return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
+
+
+def _measured(
+    weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, *, symmetric: bool
+) -> QuantizedLinear:
+    plain = range_grid(
+        weight, num_bits=grid.num_bits, group_size=grid.group_size, symmetric=symmetric
+    )
+    error, plain_error, power = (
+        float(output_error(delta, gram))
+        for delta in (
+            grid.values(integers) - weight,
+            plain.values(plain.round(weight)) - weight,
+            weight,
+        )
+    )
     return QuantizedLinear(
         integers=integers,
         grid=grid,

@@ -87,7 +87,7 @@ WRONG_VALUES = [
         "scheme",
         "FP8_DYNAMIC",
         "variants.ct-w4a16-g128.scheme = 'FP8_DYNAMIC': floating-point numbers are rounded to "
-        "nearest; set scale_search and clip_search to false and rounding to nearest",
+        "nearest; set scale_search and clip_search to false, refine_sweeps to 0 and",
     ),
     ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
     ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
