@@ -14,7 +14,7 @@ from pipeline.adapters.checkpoint import Checkpoint, ShardWriter
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import folds_of, layer_index, split_layer_name
+from pipeline.domain.architecture import folds_of, layer_folds, layer_index, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import kept_coverage, packed_coverage, require_divisible
 from pipeline.domain.manifest import BaseManifest
@@ -52,14 +52,18 @@ def write_packed(
     ):
         stored = checkpoint.tensors(names)
         linears = [name for name in statistics.linears if f"{name}.weight" in stored]
-        grams = statistics.grams(linears)
+        grams = statistics.grams(linears, device=device)
+        modules = {name.removeprefix(f"{prefix}.").removesuffix(".weight") for name in names}
+        present = layer_folds(folds, modules) if linears else ()
+        shared = {it.shared_input for it in present if it.shared_input}
         layer = quantize_layer(
             {name.removeprefix(f"{prefix}."): it.to(device) for name, it in stored.items()},
-            {name.removeprefix(f"{prefix}."): it.to(device) for name, it in grams.items()},
-            folds if linears else (),
+            {name.removeprefix(f"{prefix}."): it for name, it in grams.items()},
+            present,
             recipe,
             symmetric=recipe.symmetric,
             head_dim=_head_dim(checkpoint.config),
+            shared_grams={it: statistics.shared_gram(f"{prefix}.{it}").to(device) for it in shared},
         )
         tensors, rows = _packed_tensors(prefix, stored, layer, recipe)
         writer.write(number, tensors)

@@ -39,11 +39,13 @@ def quantize_layer(
     *,
     symmetric: bool,
     head_dim: int,
+    shared_grams: Mapping[str, Tensor],
 ) -> QuantizedLayer:
     """Quantize every linear that has statistics.
 
     `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`). Folded scales go into the tensors of
+    float dtype; `grams` is G by linear name (`mlp.up_proj`), changed in place by folding, and
+    `shared_grams` G by what `folds` name as a shared input. Folded scales go into the tensors of
     the operation before, rounded as the file stores them, so that the linears make up for exactly
     what is stored.
     """
@@ -53,7 +55,13 @@ def quantize_layer(
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
             scales = search_fold(
-                working, scaled_grams, fold, recipe, symmetric=symmetric, head_dim=head_dim
+                working,
+                scaled_grams,
+                fold,
+                recipe,
+                symmetric=symmetric,
+                head_dim=head_dim,
+                shared_grams=shared_grams,
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)

@@ -82,7 +82,13 @@ def quantized(
         dampening_frac=0.01,
     )
     return quantize_layer(
-        layer_tensors(), layer_grams(), GATED_FOLDS, recipe, symmetric=False, head_dim=HEAD_DIM
+        layer_tensors(),
+        layer_grams(),
+        GATED_FOLDS,
+        recipe,
+        symmetric=False,
+        head_dim=HEAD_DIM,
+        shared_grams={},
     )
 
 
