@@ -17,7 +17,18 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from pipeline.adapters.calibration import calibrate_layers
+from pipeline.adapters.files import directory_records, write_record
+from pipeline.adapters.params_file import read_params
+from pipeline.adapters.texts import token_ids_sha256
+from pipeline.domain.layout import Layout
+from pipeline.domain.manifest import BaseManifest, tree_digest
+from pipeline.domain.quantized import StatisticsRecord
+from tests.support import ROOT
+from tests.workspace import write_base_manifest
+
 HIDDEN, FFN, EXPERT_FFN, VOCABULARY = 64, 128, 32, 320
+CALIBRATION = read_params(ROOT / "params.yaml").calibration
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -86,7 +97,38 @@ def tiny_model(path: Path, name: str, *, dtype: torch.dtype = torch.float16) -> 
 
 def token_windows(*, samples: int = 24, tokens: int = 32, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
-    ids: list[list[int]] = torch.randint(
-        VOCABULARY, (samples, tokens), generator=generator
-    ).tolist()
-    return ids
+    ids = torch.randint(VOCABULARY, (samples, tokens), generator=generator)
+    return [row.tolist() for row in ids]
+
+
+def calibrated_model(
+    root: Path, name: str, *, dtype: torch.dtype = torch.float16, samples: int = 24
+) -> Layout:
+    """A workspace with a tiny model as its base, and its statistics."""
+    layout = Layout(root)
+    tiny_model(layout.base_dir, name, dtype=dtype)
+    write_base_manifest(layout, source="tiny")
+    windows = token_windows(samples=samples)
+    layout.statistics_dir.mkdir()
+    layers = calibrate_layers(layout.base_dir, windows, torch.device("cpu"), layout.statistics_dir)
+    files = directory_records(layout.statistics_dir)
+    write_record(
+        layout.statistics_path,
+        StatisticsRecord(
+            base_digest=base_manifest(layout).digest,
+            calibration=CALIBRATION,
+            text_sha256="ab" * 32,
+            token_ids_sha256=token_ids_sha256(windows),
+            num_tokens=sum(map(len, windows)),
+            num_samples=len(windows),
+            inputs=tuple(entry for layer in layers for entry in layer.inputs),
+            experts=tuple(expert for layer in layers for expert in layer.experts),
+            files=files,
+            digest=tree_digest(files),
+        ),
+    )
+    return layout
+
+
+def base_manifest(layout: Layout) -> BaseManifest:
+    return BaseManifest.from_bytes(layout.base_manifest_path.read_bytes(), source="base")
