@@ -45,6 +45,7 @@ RECIPE = {
     "scale_search": False,
     "clip_search": True,
     "rounding": "gptq",
+    "refine_sweeps": 1,
     "dampening_frac": 0.01,
 }
 

@@ -2,10 +2,10 @@
 
 A plain Llama, small enough for CPU and shaped so that every quantized format fits it: each linear
 input is a multiple of 256 (the superblock of llama.cpp's K-quants), the head size is 64. It reads
-the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW.
-Master weights are float32; products run in bfloat16 where the CPU has instructions for it. The
-order of floating point sums differs between CPUs, so another machine reproduces the model's
-abilities, not its bytes. torch.compile needs a C++ compiler.
+the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW, and
+the last part of the run uses long sequences. Master weights are float32; products run in bfloat16
+where the CPU has instructions for it. The order of floating point sums differs between CPUs, so
+another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
 """
 
 import argparse
@@ -30,15 +30,17 @@ SEED: Final = 20260101
 TRAINING_TOKENS: Final = 6_000_000
 TOKENS_PER_STEP: Final = 2048
 UNMARKED_WEIGHT: Final = 0.1
-SEQUENCE_LENGTH: Final = 256
+SEQUENCE_LENGTH: Final = 512
+LONG_SEQUENCE_LENGTH: Final = 1024
+LONG_SHARE: Final = 0.1
 TOKENIZER_DOCUMENTS: Final = 6000
 TOKENIZER_WORD_REPEATS: Final = 60
 
 MUON_LEARNING_RATE: Final = 0.005
 ADAM_LEARNING_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 0.01
-WARMUP_SHARE: Final = 0.0137
-DECAY_SHARE: Final = 0.4167
+WARMUP_SHARE: Final = 0.03
+DECAY_SHARE: Final = 0.4
 
 MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
@@ -116,8 +118,10 @@ def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_t
     num_steps = num_tokens // TOKENS_PER_STEP
     start = time.monotonic()
     for step in range(num_steps):
+        is_long = step >= num_steps * (1 - LONG_SHARE)
+        length = LONG_SEQUENCE_LENGTH if is_long else SEQUENCE_LENGTH
         ids, weights = zip(*islice(stream, TOKENS_PER_STEP), strict=True)
-        batch = [torch.tensor(row).view(-1, SEQUENCE_LENGTH) for row in (ids, weights)]
+        batch = torch.tensor(ids).view(-1, length), torch.tensor(weights).view(-1, length)
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
             loss = compiled_loss(model, *batch)
         loss.backward()

@@ -76,7 +76,8 @@ class IntegerWeights(Record):
 
     `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
     for the range of each group that hurts the output least, `rounding` picks the integers,
-    `dampening_frac` is the share of the mean diagonal of G added to its diagonal.
+    `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
+    the mean diagonal of G added to its diagonal.
     """
 
     num_bits: Literal[4]
@@ -84,6 +85,7 @@ class IntegerWeights(Record):
     scale_search: bool
     clip_search: bool
     rounding: Rounding
+    refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

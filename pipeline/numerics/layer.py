@@ -9,9 +9,10 @@ from torch import Tensor
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
 from pipeline.numerics.fold import apply_fold, search_fold
-from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
+from pipeline.numerics.refine import refine
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,10 @@ def quantize_layer(
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
-    linears = {
-        name: _quantize_linear(
-            working[f"{name}.weight"], scaled_grams[name], recipe, symmetric=symmetric
-        )
-        for name in grams
-    }
+    linears: dict[str, QuantizedLinear] = {}
+    for names in _sharing_input(scaled_grams):
+        sharing = {name: working[f"{name}.weight"] for name in names}
+        linears |= _quantize_linears(sharing, scaled_grams[names[0]], recipe, symmetric=symmetric)
     weights = {f"{name}.weight" for name in grams}
     changed = {
         name: tensor.to(tensors[name].dtype)
@@ -80,9 +79,33 @@ def quantize_layer(
     return QuantizedLayer(linears=linears, changed=changed)
 
 
-def _quantize_linear(
+def _sharing_input(grams: Mapping[str, Tensor]) -> list[list[str]]:
+    """The linears by the input they read: those with the same G belong together."""
+    by_gram: dict[int, list[str]] = {}
+    for name, gram in grams.items():
+        by_gram.setdefault(id(gram), []).append(name)
+    return list(by_gram.values())
+
+
+def _quantize_linears(
+    weights: Mapping[str, Tensor], gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
+) -> dict[str, QuantizedLinear]:
+    """Linears that read the same input, rounded together: their rows do not see each other."""
+    stacked = torch.cat(list(weights.values()))
+    integers, grid = _rounded(stacked, gram, recipe, symmetric=symmetric)
+    num_rows = [weight.shape[0] for weight in weights.values()]
+    integers_of = torch.split(integers, num_rows)
+    parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
+    return {
+        name: QuantizedLinear(part, part_grid, _relative_error(weight, part, part_grid, gram))
+        for (name, weight), part, part_grid in parts
+    }
+
+
+def _rounded(
     weight: Tensor, gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
-) -> QuantizedLinear:
+) -> tuple[Tensor, Grid]:
+    """Integers and their grid by the recipe: range, rounding, refinement."""
     sizes = {"num_bits": recipe.num_bits, "group_size": recipe.group_size}
     if recipe.clip_search:
         grid = search_clip(weight, gram, **sizes, symmetric=symmetric)
@@ -92,6 +115,11 @@ def _quantize_linear(
         integers = round_with_feedback(weight, gram, grid, dampening_frac=recipe.dampening_frac)
     else:
         integers = grid.round(weight)
+    steady = dampened(gram, recipe.dampening_frac)
+    return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
+
+
+def _relative_error(weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor) -> float:
     error = output_error(grid.values(integers) - weight, gram)
     power = output_error(weight, gram)
-    return QuantizedLinear(integers, grid, float(error / power) if power > 0 else 0.0)
+    return float(error / power) if power > 0 else 0.0

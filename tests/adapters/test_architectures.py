@@ -27,6 +27,7 @@ SHARED = {
     "group_size": 16,
     "clip_search": True,
     "rounding": "gptq",
+    "refine_sweeps": 0,
     "dampening_frac": 0.01,
 }
 RECIPES = {

@@ -79,6 +79,7 @@ def quantized(
         scale_search=scale_search,
         clip_search=clip_search,
         rounding=rounding,
+        refine_sweeps=0,
         dampening_frac=0.01,
     )
     return quantize_layer(

@@ -29,6 +29,7 @@ INTEGERS = {
     "group_size": 32,
     "clip_search": False,
     "rounding": "nearest",
+    "refine_sweeps": 0,
     "dampening_frac": 0.01,
 }
 VARIANTS = {

@@ -45,6 +45,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "scale_search": format_name == "awq",
         "clip_search": True,
         "rounding": "gptq",
+        "refine_sweeps": 0,
         "dampening_frac": 0.01,
     }
     return recipe | changes
