@@ -7,6 +7,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CLASSES
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -15,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    Starcoder2Config,
 )
 
 from pipeline.adapters.calibration import calibrate_layers
@@ -73,10 +75,16 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
 }
 
+# Not in the table of folds; GPT-2's layers are not in a list named `layers` either.
+UNKNOWN = {
+    "starcoder2": Starcoder2Config(**SHAPE),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=2, n_head=4),
+}
+
 
 def tiny_model(path: Path, name: str, *, dtype: torch.dtype = torch.float16) -> Path:
     """Make the directory `path`: `config.json` and weights, scaled like trained ones."""
-    config = CONFIGS[name]
+    config = (CONFIGS | UNKNOWN)[name]
     torch.manual_seed(7)
     model = CLASSES[type(config)](config)
     generator = torch.Generator().manual_seed(8)

@@ -31,7 +31,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.adapters.checkpoint import Checkpoint
 from pipeline.domain.architecture import split_layer_name
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import InputError, shown
 
 META = torch.device("meta")
 
@@ -100,7 +100,7 @@ class LayeredModel:
             seen.append(hidden_states)
             return hidden_states
 
-        with self._looked_up_embeddings(), self._only(0, first):
+        with self._looked_up_embeddings(), self._only(0, first), self._known_to_work():
             self._body(input_ids=ids.to(self._device), use_cache=False)
         return seen[0]
 
@@ -120,7 +120,7 @@ class LayeredModel:
             made.append(output)
             return output
 
-        with self._only(index, forward):
+        with self._only(index, forward), self._known_to_work():
             self._body(inputs_embeds=states, use_cache=False)
         return made[0]
 
@@ -172,6 +172,19 @@ class LayeredModel:
         finally:
             for module in modules:
                 del module.forward
+
+    @contextmanager
+    def _known_to_work(self) -> Iterator[None]:
+        """One line for a model whose body does more than call its layers one after the other."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{type(self._model).__name__}: cannot be run layer by layer "
+                f"({shown(str(error))}); this architecture cannot be calibrated"
+            ) from error
 
     @contextmanager
     def _looked_up_embeddings(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import FOLDS, folds_of, layer_folds, split_layer_name
+from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.params import AwqParams, GptqParams
 from pipeline.domain.quantized import TensorCoverage
@@ -123,8 +124,21 @@ def test_packed_files_of_every_architecture_stand_for_nearly_the_base(
     assert set(quantized) == set(statistics.linears)
     base, variant = (logits(unpacked_model(path)) for path in (layout.base_dir, model_dir))
     error = relative(variant - base, base)
-    print(name, format_name, error, explained(quantized.values()))
-    assert 0 < error < 2 * explained(quantized.values())
+    assert 0 < error < 1.5 * explained(quantized.values())
+
+
+def test_an_unknown_architecture_gets_gptq_and_refuses_scales_in_one_line(tmp_path: Path) -> None:
+    layout = calibrated_model(tmp_path, "starcoder2")
+    base, statistics = base_manifest(layout), Statistics(layout)
+    made, refused = tmp_path / "made", tmp_path / "refused"
+    for model_dir in (made, refused):
+        model_dir.mkdir()
+    coverage = write_packed(layout.base_dir, base, RECIPES["gptq"], statistics, made)
+    assert sum(row.reason is None for row in coverage) == 2 * 6
+    error = logits(unpacked_model(made)) - logits(unpacked_model(layout.base_dir))
+    assert relative(error, logits(unpacked_model(layout.base_dir))) < 0.3
+    with pytest.raises(InputError, match="Starcoder2ForCausalLM: scale_search knows Llama"):
+        write_packed(layout.base_dir, base, RECIPES["awq"], statistics, refused)
 
 
 def explained(rows: Iterable[TensorCoverage]) -> float:

@@ -170,6 +170,12 @@ def test_a_model_that_transformers_does_not_know_is_refused_in_one_line(tmp_path
     assert "\n" not in str(error.value)
 
 
+def test_layers_that_cannot_be_found_are_one_line(tmp_path: Path) -> None:
+    model_dir = tiny_model(tmp_path / "model", "gpt2")
+    with pytest.raises(InputError, match="GPT2LMHeadModel: has 0 lists of layers, expected one"):
+        streamed(model_dir, tmp_path / "work", token_windows())
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     model_dir = tiny_model(tmp_path / "model", "qwen3")
     config = (model_dir / "config.json").read_text()
