@@ -152,10 +152,13 @@ class LayeredModel:
         unusable = {key for key, *_ in info.mismatched_keys} | set(info.conversion_errors)
         for parameter in wanted:
             if parameter in unusable or self._model.get_parameter(parameter).is_meta:
-                raise InputError(
-                    f"{self._checkpoint.directory}: {parameter}: missing, or of another shape than "
-                    "config.json says; fetch the model again or use another revision"
-                )
+                raise self._missing(parameter)
+
+    def _missing(self, name: str) -> InputError:
+        return InputError(
+            f"{self._checkpoint.directory}: {name}: missing, or of another shape than config.json "
+            "says; fetch the model again or use another revision"
+        )
 
     @contextmanager
     def _only(self, index: int, forward: Callable[..., Tensor]) -> Iterator[None]:
@@ -190,8 +193,10 @@ class LayeredModel:
     def _looked_up_embeddings(self) -> Iterator[None]:
         """Give the embedding only the rows that are asked for, read from the mapped file."""
         embedding = self._embedding
-        (source,) = self._sources[self._embedding_name]
-        table, empty = self._checkpoint.tensor(source), embedding.weight
+        sources = self._sources.get(self._embedding_name, ())
+        if len(sources) != 1:
+            raise self._missing(self._embedding_name)
+        table, empty = self._checkpoint.tensor(sources[0]), embedding.weight
         embedding.padding_idx = None  # it matters in training alone
 
         def forward(ids: Tensor) -> Tensor:
@@ -215,10 +220,7 @@ class LayeredModel:
         tensors = [tensor for made_from in sources.values() for tensor in made_from]
         split = split_layer_name(tensors[0]) if tensors else None
         if split is None:
-            raise InputError(
-                f"{self._checkpoint.directory}: no tensors for {path.removesuffix('.')}; fetch the "
-                "model again or use another revision"
-            )
+            raise self._missing(path.removesuffix("."))
         return DecoderLayer(prefix=split[0], module=module, sources=sources)
 
     def _sources_by_parameter(self) -> dict[str, tuple[str, ...]]:
