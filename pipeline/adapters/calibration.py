@@ -7,9 +7,9 @@ grow with the number of tokens, and small ones stay in the system's page cache. 
 leave a layer appear before its statistics, and those that entered it go away after: a kill at any
 moment loses the layer in work and nothing else.
 
-The same machine, threads and inputs give the same bytes. One and two threads gave the same bytes for
-dense models; with experts, whose batches are of any size, an activation function cut elsewhere for
-each number of threads can differ in its last bit.
+The same machine, threads and inputs give the same bytes. One and two threads gave the same bytes
+for dense models; with experts, whose batches are of any size, an activation function that is cut
+elsewhere for each number of threads can differ in its last bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -14,7 +14,7 @@ from pipeline.adapters.checkpoint import save_tensors
 from pipeline.adapters.files import read_bytes
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import LayerStatistics, LinearStatistics, StatisticsRecord
-from pipeline.numerics.gram import unpack_upper
+from pipeline.numerics.gram import packed_diagonal, unpack_upper
 
 RECORD_KEY = "statistics"
 CPU = torch.device("cpu")
@@ -64,8 +64,14 @@ class Statistics:
 
     def diagonal(self, linear: str) -> Tensor:
         """diag G, the mean of x² by input channel: llama.cpp's importance matrix."""
-        return self._load(self._of_linear[linear]).diagonal().contiguous()
+        entry = self._of_linear[linear]
+        return packed_diagonal(self._packed(entry), entry.in_features)
 
     def _load(self, entry: LinearStatistics) -> Tensor:
+        return unpack_upper(self._packed(entry), entry.in_features)
+
+    def _packed(self, entry: LinearStatistics) -> Tensor:
+        """The stored triangle, mapped: what is not used is not read."""
         with safe_open(self._directory / entry.file, framework="pt") as file:
-            return unpack_upper(file.get_tensor(entry.key), entry.in_features)
+            packed: Tensor = file.get_tensor(entry.key)
+            return packed

@@ -72,6 +72,12 @@ def unpack_upper(packed: Tensor, size: int) -> Tensor:
     return gram
 
 
+def packed_diagonal(packed: Tensor, size: int) -> Tensor:
+    """The diagonal of the matrix that `pack_upper` wrote, without making the matrix."""
+    rows = torch.arange(size, device=packed.device)
+    return packed[rows * size - rows * (rows - 1) // 2]
+
+
 def _row_lengths(size: int) -> list[int]:
     return list(range(size, 0, -1))
 
