@@ -21,15 +21,11 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.adapters.checkpoint import Checkpoint
+from pipeline.adapters.model_parts import decoder_layers, sources_by_parameter
 from pipeline.domain.architecture import split_layer_name
 from pipeline.domain.errors import InputError, shown
 
@@ -75,9 +71,11 @@ class LayeredModel:
                 module._buffers[name] = buffer.to(device)
         self._body: PreTrainedModel = self._model.base_model
         self._embedding = self._model.get_input_embeddings()
-        self._embedding_name = _name_of(self._embedding.weight, self._model)
-        self._sources = self._sources_by_parameter()
-        path, modules = _decoder_layers(self._model)
+        self._embedding_name = next(
+            name for name, it in self._model.named_parameters() if it is self._embedding.weight
+        )
+        self._sources = sources_by_parameter(self._model, self._checkpoint.names)
+        path, modules = decoder_layers(self._model)
         self._paths = [f"{path}.{number}." for number in range(len(modules))]
         self.layers = list(map(self._layer, self._paths, modules))
         self._load_rest(path)
@@ -222,40 +220,3 @@ class LayeredModel:
         if split is None:
             raise self._missing(path.removesuffix("."))
         return DecoderLayer(prefix=split[0], module=module, sources=sources)
-
-    def _sources_by_parameter(self) -> dict[str, tuple[str, ...]]:
-        """The tensors of the checkpoint that each parameter is made from, by transformers' rules.
-
-        Parameters cut from one tensor are listed by the first of them alone.
-        """
-        transforms = get_model_conversion_mapping(self._model)
-        renamings = [it for it in transforms if isinstance(it, WeightRenaming)]
-        converters = [it for it in transforms if isinstance(it, WeightConverter)]
-        parameters = self._model.state_dict()
-        prefix = self._model.base_model_prefix
-        sources: dict[str, tuple[str, ...]] = {}
-        for name in self._checkpoint.names:
-            parameter, _ = rename_source_key(name, renamings, converters, prefix, parameters)
-            if parameter not in parameters and name in parameters:
-                parameter = name
-            sources[parameter] = (*sources.get(parameter, ()), name)
-        return sources
-
-
-def _name_of(parameter: Tensor, model: nn.Module) -> str:
-    return next(name for name, it in model.named_parameters() if it is parameter)
-
-
-def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of decoder layers and its name. Raises InputError unless there is exactly one."""
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "layers"
-    ]
-    if len(lists) != 1:
-        raise InputError(
-            f"{type(model).__name__}: has {len(lists)} lists of layers, expected one; this "
-            "architecture cannot be calibrated"
-        )
-    return lists[0]
