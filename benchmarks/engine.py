@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.result import Row, publish
-from pipeline.adapters.checkpoint import ShardWriter, unpacked_model
+from pipeline.adapters.checkpoint import save_tensors, shard_name, unpacked_model, write_index
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.statistics import Statistics
@@ -171,7 +171,7 @@ def write_model(model_dir: Path, shape: Shape) -> None:
     write_json(model_dir / "config.json", config)
     generator = torch.Generator().manual_seed(SEED)
     norm = torch.ones(shape.hidden, dtype=torch.float16)
-    writer = ShardWriter(model_dir, num_shards=shape.layers + 1)
+    num_shards = shape.layers + 1
     for number in range(shape.layers):
         prefix = f"model.layers.{number}."
         tensors = {
@@ -180,13 +180,13 @@ def write_model(model_dir: Path, shape: Shape) -> None:
         }
         for name in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{prefix}{name}.weight"] = norm.clone()
-        writer.write(number + 1, tensors)
+        save_tensors(model_dir / shard_name(number + 1, num_shards), tensors)
     embeddings = _random((VOCABULARY, shape.hidden), generator)
-    writer.write(
-        shape.layers + 1,
+    save_tensors(
+        model_dir / shard_name(num_shards, num_shards),
         {"model.embed_tokens.weight": embeddings, "model.norm.weight": norm.clone()},
     )
-    writer.finish()
+    write_index(model_dir)
 
 
 def _random(size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:

@@ -75,6 +75,12 @@ class TensorCoverage(Record):
     reason: str | None
 
 
+class LayerCoverage(Record):
+    """What became of the tensors of one decoder layer; a variant in the making has one for each."""
+
+    rows: tuple[TensorCoverage, ...]
+
+
 class VariantRecord(Record):
     """One quantized variant: its recipe, what it was made from and what it consists of."""
 

@@ -3,10 +3,20 @@
 Every tensor of the result is accounted for in the coverage of `variant.json`.
 """
 
+from contextlib import AbstractContextManager
 from importlib.metadata import version
+from pathlib import Path
+
+import torch
 
 from pipeline.adapters import gguf
-from pipeline.adapters.files import directory_records, new_directory, write_record
+from pipeline.adapters.files import (
+    directory_records,
+    new_directory,
+    resumable_directory,
+    work_key,
+    write_record,
+)
 from pipeline.adapters.gguf_variant import write_gguf
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
@@ -16,7 +26,7 @@ from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import GgufParams, Params
+from pipeline.domain.params import GgufParams, Params, VariantParams
 from pipeline.domain.quantized import VariantRecord
 
 
@@ -31,9 +41,9 @@ def run(layout: Layout, params: Params, name: str) -> None:
         raise InputError(
             f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
         )
-    with new_directory(layout.variant_dir(name)) as partial:
-        model_dir = partial / "model"
-        model_dir.mkdir()
+    with _work_directory(layout, name, recipe, statistics) as work_dir:
+        model_dir = work_dir / "model"
+        model_dir.mkdir(exist_ok=True)
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
                 layout.base_dir,
@@ -59,5 +69,18 @@ def run(layout: Layout, params: Params, name: str) -> None:
             bits_per_weight=bits_per_weight(coverage),
             coverage=coverage,
         )
-        write_record(partial / layout.variant_path(name).name, record)
+        write_record(work_dir / layout.variant_path(name).name, record)
     note(f"quantize: {name}: {record.bits_per_weight:.2f} bits per weight")
+
+
+def _work_directory(
+    layout: Layout, name: str, recipe: VariantParams, statistics: Statistics
+) -> AbstractContextManager[Path]:
+    """A directory that outlives a kill; for GGUF, which is made in one piece, a fresh one."""
+    target = layout.variant_dir(name)
+    if isinstance(recipe, GgufParams):
+        return new_directory(target)
+    record = statistics.record
+    threads = f"{torch.get_num_threads()} threads"
+    key = work_key(record.base_digest, record.digest, recipe.model_dump_json(), threads)
+    return resumable_directory(target, key=key)
