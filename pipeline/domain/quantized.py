@@ -18,6 +18,31 @@ class LinearStatistics(Record):
     linears: tuple[str, ...]
 
 
+class ComparedTexts(Record):
+    """Evaluation texts that calibration text was compared with.
+
+    `name` is a task of the suite or `evaluate.text`; `sha256` is over the texts in UTF-8, joined by
+    a zero byte.
+    """
+
+    name: str
+    num_texts: int
+    sha256: Sha256
+
+
+class Decontamination(Record):
+    """What keeps calibration apart from evaluation.
+
+    Of the documents that were drawn, those that share `ngram_words` words in a row with a compared
+    text (or contain a shorter one) were dropped.
+    """
+
+    ngram_words: int
+    compared: tuple[ComparedTexts, ...]
+    num_documents_drawn: int
+    num_contaminated_dropped: int
+
+
 class StatisticsRecord(Record):
     """One calibration pass: what was measured, on which tokens of which text."""
 
@@ -27,6 +52,7 @@ class StatisticsRecord(Record):
     token_ids_sha256: Sha256
     num_tokens: int
     num_samples: int
+    decontamination: Decontamination
     inputs: tuple[LinearStatistics, ...]
     files: tuple[FileRecord, ...]
     digest: Sha256

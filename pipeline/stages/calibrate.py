@@ -7,31 +7,27 @@ quantize it.
 import torch
 
 from pipeline.adapters.activations import MeasuredInput, measure
+from pipeline.adapters.calibration_text import calibration_sample
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.files import directory_records, file_sha256, new_directory, write_record
+from pipeline.adapters.files import directory_records, new_directory, write_record
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.statistics import file_of, write_grams
-from pipeline.adapters.texts import read_texts, shuffled, token_ids_sha256, token_windows
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import LinearStatistics, StatisticsRecord
+from pipeline.domain.stage_needs import calibrate_need
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Write `artifacts/statistics`. Raises InputError for unusable text."""
+    """Write `artifacts/statistics`. Raises InputError for unusable data, or too little room."""
     calibration = params.calibration
     base = read_base_manifest(layout)
-    text_path = layout.root / calibration.text
-    texts = shuffled(read_texts(text_path), seed=calibration.seed)
-    windows = token_windows(
-        texts,
-        tokenizer_of(layout.base_dir).encode,
-        window_tokens=calibration.max_seq_length,
-        num_windows=calibration.num_calibration_samples,
-        source=f"calibration.text = {calibration.text}",
-    )
+    require_room(layout, calibrate_need(fetched_source(layout), params))
+    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    windows = sample.windows
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     note(f"calibrate: {len(windows)} samples of {calibration.max_seq_length} tokens on {device}")
     inputs = measure(unpacked_model(layout.base_dir), windows, device)
@@ -42,10 +38,11 @@ def run(layout: Layout, params: Params) -> None:
         record = StatisticsRecord(
             base_digest=base.digest,
             calibration=calibration,
-            text_sha256=file_sha256(text_path),
-            token_ids_sha256=token_ids_sha256(windows),
+            text_sha256=sample.text_sha256,
+            token_ids_sha256=sample.token_ids_sha256,
             num_tokens=sum(len(window) for window in windows),
             num_samples=len(windows),
+            decontamination=sample.decontamination,
             inputs=tuple(
                 LinearStatistics(
                     key=key,

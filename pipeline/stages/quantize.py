@@ -11,6 +11,7 @@ from pipeline.adapters.gguf_variant import write_gguf
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
@@ -18,6 +19,7 @@ from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.stage_needs import quantize_need
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -31,6 +33,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
         raise InputError(
             f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
         )
+    require_room(layout, quantize_need(fetched_source(layout), params, name))
     with new_directory(layout.variant_dir(name)) as partial:
         model_dir = partial / "model"
         model_dir.mkdir()

@@ -18,6 +18,7 @@ from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
+from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama
 from tests.support import ROOT
 
@@ -60,6 +61,7 @@ def calibrated(root: Path, params: Params, **model: int) -> Layout:
     story = "the old baker counts seven loaves and sells them near the river"
     texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
     (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
+    write_evaluation_files(root)
     layout = Layout(root)
     fetch.run(layout, params)
     calibrate.run(layout, params)
