@@ -4,7 +4,7 @@ A variant that was calibrated on the questions it is judged by would look better
 texts overlap when they share NGRAM_WORDS words in a row, without regard to case, punctuation or
 spaces. 13 is the length by which GPT-3's authors searched their training data for test sets
 (arXiv 2005.14165, appendix C, which also finds spurious collisions below 8); shorter runs are
-shared by unrelated texts. An evaluation text of fewer words is looked for whole: a question together with
+shared by unrelated texts. An evaluation text of fewer words is looked for whole: a question with
 its right answer means something from few words on, but one or two words do not (MIN_WORDS).
 Paraphrases and translations are not found.
 """

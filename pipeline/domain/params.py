@@ -78,15 +78,6 @@ class CalibrationParams(Record):
     max_seq_length: PositiveInt
     seed: Annotated[int, Field(ge=0)]
 
-    @model_validator(mode="after")
-    def _dataset_is_the_text(self) -> "CalibrationParams":
-        if (self.dataset is not None) != (self.text == DATASET_DIR):
-            raise ValueError(
-                f"calibration.text = {self.text}: {DATASET_DIR} is where fetch puts "
-                "calibration.dataset; set both, or a file of your own and dataset: null"
-            )
-        return self
-
 
 class Rounding(StrEnum):
     """How a weight becomes an integer once its group has a scale."""
@@ -254,4 +245,14 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _dataset_is_the_text(self) -> "Params":
+        text = self.calibration.text
+        if (self.calibration.dataset is not None) != (text == DATASET_DIR):
+            raise ValueError(
+                f"calibration.text = {text}: {DATASET_DIR} is where fetch puts "
+                "calibration.dataset; set both, or a file of your own and dataset: null"
+            )
         return self

@@ -10,7 +10,7 @@ from pipeline.domain.figures import NBSP, bytes_text
 from pipeline.domain.layout import BASE
 from pipeline.domain.params import Params
 from pipeline.domain.stage_needs import (
-    START_SECONDS,
+    LIGHT_SECONDS,
     Source,
     Speed,
     StageNeed,
@@ -44,7 +44,7 @@ def predict(source: Source, params: Params, *, suite_tokens: int) -> tuple[Stage
     `suite_tokens` is how many tokens the tasks of the suite ask to be scored.
     """
     released = sum(variant_bytes(source.shape, it) for it in params.variants.values())
-    handling = START_SECONDS + 3 * moving_seconds(released)  # read, digest, write
+    handling = LIGHT_SECONDS + 3 * moving_seconds(released)  # read, digest, write
     in_registry = released if params.registry.url is None else 0
     return (
         StageNeed("fetch", disk_kept=source.file_bytes, seconds=moving_seconds(source.file_bytes)),

@@ -16,6 +16,8 @@ FLOAT32, FLOAT64 = 4, 8
 # Memory: Python with torch and transformers; with lm-eval's tasks and llama.cpp beside them.
 PROCESS_BYTES = 600 << 20
 EVALUATOR_BYTES = 750 << 20
+# What moves files and records alone, without torch.
+LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
 # vLLM's processes without weights, with its 1 GiB of KV cache.
 VLLM_BYTES = 4 << 30
 # Activations of one batch: this many tokens, a few times their widest tensor.
@@ -84,13 +86,13 @@ class StageNeed:
     """
 
     stage: str
-    memory: int = PROCESS_BYTES
+    memory: int = LIGHT_BYTES
     gpu_memory: int = 0
     disk_kept: int = 0
     disk_temporary: int = 0
     operations: float = 0.0
     traffic: float = 0.0
-    seconds: float = START_SECONDS
+    seconds: float = LIGHT_SECONDS
 
     def duration(self, speed: Speed) -> float:
         """Seconds, within about TIME_FACTOR."""
@@ -119,6 +121,7 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
         disk_kept=statistics_bytes(shape),
         disk_temporary=2 * FLOAT32 * tokens * shape.hidden_size,
         operations=operations,
+        seconds=START_SECONDS,
     )
 
 
