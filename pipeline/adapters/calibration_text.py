@@ -5,8 +5,9 @@ set does not matter. One that overlaps with an evaluation document (`pipeline.do
 dropped and counted. What was compared is part of the result, with a digest.
 """
 
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pipeline.adapters.conversations import Document, document_of
 from pipeline.adapters.documents import open_documents
-from pipeline.adapters.files import directory_records, file_sha256
+from pipeline.adapters.files import directory_records, file_sha256, write_bytes
 from pipeline.adapters.progress import note
 from pipeline.adapters.task_texts import suite_texts
 from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
@@ -97,6 +98,11 @@ def calibration_sample(layout: Layout, params: Params, tokenizer: Any) -> Calibr
             num_contaminated_dropped=drawn.num_dropped,
         ),
     )
+
+
+def write_token_ids(path: Path, windows: Sequence[Sequence[int]]) -> None:
+    """Keep the windows as a JSON list of lists, for whoever must read the same tokens again."""
+    write_bytes(path, json.dumps([list(window) for window in windows]).encode() + b"\n")
 
 
 class _Drawn:

@@ -61,6 +61,11 @@ class Layout:
     def statistics_path(self) -> Path:
         return self.statistics_dir / "statistics.json"
 
+    @property
+    def token_ids_path(self) -> Path:
+        """The token ids that calibration read: a JSON list of samples, each a list of ids."""
+        return self.statistics_dir / "token_ids.json"
+
     def variant_dir(self, name: str) -> Path:
         """The variant's record (`variant.json`) and, in `model/`, the files that are released."""
         return self.artifacts_dir / "variants" / name

@@ -7,7 +7,7 @@ quantize it.
 import torch
 
 from pipeline.adapters.activations import MeasuredInput, measure
-from pipeline.adapters.calibration_text import calibration_sample
+from pipeline.adapters.calibration_text import calibration_sample, write_token_ids
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.files import directory_records, new_directory, write_record
 from pipeline.adapters.manifest_file import read_base_manifest
@@ -34,6 +34,7 @@ def run(layout: Layout, params: Params) -> None:
     with new_directory(layout.statistics_dir) as partial:
         for file, keys in _keys_by_file(inputs).items():
             write_grams(partial, file, {key: inputs[key].accumulator.gram() for key in keys})
+        write_token_ids(partial / layout.token_ids_path.name, windows)
         files = directory_records(partial)
         record = StatisticsRecord(
             base_digest=base.digest,
