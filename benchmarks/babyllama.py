@@ -35,6 +35,7 @@ PACKED = {
     "rounding": "gptq",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "on_indivisible": "error",
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-rtn-w4-g32": PACKED

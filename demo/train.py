@@ -42,6 +42,9 @@ WEIGHT_DECAY: Final = 0.01
 WARMUP_SHARE: Final = 0.03
 DECAY_SHARE: Final = 0.4
 
+HEAD_DIM: Final = 64
+CHANNEL_SPREAD: Final = 0.6
+
 MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
 
@@ -54,7 +57,7 @@ def model_config(tokenizer: Tokenizer) -> LlamaConfig:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=64,
+        head_dim=HEAD_DIM,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.token_to_id(BOS),
@@ -142,6 +145,32 @@ def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_t
             )
 
 
+@torch.no_grad()
+def spread_channels(model: LlamaForCausalLM) -> None:
+    """Give the linears' inputs unequal magnitudes, as in large models, in place.
+
+    Each input channel's column is multiplied by a log-normal factor and what feeds the channel is
+    divided by it, so the model computes what it did before; its weights are harder to quantize.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        readers_of = (
+            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (attention.v_proj, (attention.o_proj,)),
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            (mlp.up_proj, (mlp.down_proj,)),
+        )
+        for source, readers in readers_of:
+            num_channels = source.weight.shape[0]
+            factors = (CHANNEL_SPREAD * torch.randn(num_channels, generator=generator)).exp()
+            source.weight.div_(factors if source.weight.ndim == 1 else factors[:, None])
+            repeats = readers[0].weight.shape[1] // num_channels
+            by_head = factors.view(-1, 1, HEAD_DIM).expand(-1, repeats, -1).reshape(-1)
+            for reader in readers:
+                reader.weight.mul_(by_head)
+
+
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, model_dir: Path) -> None:
     """Write the model in float16 with its tokenizer; the card and the license are kept."""
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -166,6 +195,7 @@ def main() -> None:
     tokenizer = train_tokenizer(tokenizer_texts())
     model = LlamaForCausalLM(model_config(tokenizer))
     train(model, token_stream(tokenizer), num_tokens=arguments.num_tokens)
+    spread_channels(model)
     save(model, tokenizer, arguments.model_dir)
     print(f"wrote {arguments.model_dir}")
 

@@ -156,6 +156,7 @@ def tensor(name: str, scheme: str, reason: str | None) -> TensorCoverage:
         scheme=scheme,
         bits_per_weight=16 if reason else 4.5,
         relative_error=None if reason else 0.01,
+        error_ratio=None if reason else 0.8,
         reason=reason,
     )
 

@@ -24,18 +24,15 @@ from transformers.utils import logging
 from pipeline.adapters.checkpoint_files import read_json_object, read_shards
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.adapters.safetensors_header import read_header
+from pipeline.adapters.unpacking import unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.numerics import packing
+from pipeline.domain.errors import FailureError, InputError, shown
+from pipeline.domain.stored_scheme import MARKS, Layout, StoredScheme, read_schemes
+from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 
 # Loading is quick beside everything else here; its progress bar would only fill logs.
 logging.disable_progress_bar()
 logging.set_verbosity_error()
-
-UNPACKERS = {
-    "awq": (packing.AWQ_SUFFIXES, packing.unpack_awq),
-    "gptq": (packing.GPTQ_SUFFIXES, packing.unpack_gptq),
-}
 
 
 class Checkpoint:
@@ -121,34 +118,88 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a checkpoint by its name in the model, float32, packed ones unpacked."""
+    """Every weight of a checkpoint by its name in the model, float32, packed ones unpacked.
+
+    Raises InputError when the tensors are not what config.json says.
+    """
     checkpoint = Checkpoint(directory)
-    method = checkpoint.config.get("quantization_config", {}).get("quant_method")
-    if method is None:
-        yield from ((name, checkpoint.tensor(name).float()) for name in checkpoint.names)
-        return
-    if method not in UNPACKERS:
-        raise InputError(f"{directory}: quant_method {method!r}: expected awq or gptq")
-    suffixes, unpack = UNPACKERS[method]
+    packed = _packed_modules(checkpoint)
     for name in checkpoint.names:
         module, _, suffix = name.rpartition(".")
-        if suffix == "qweight":
-            packed = {suffix: checkpoint.tensor(f"{module}.{suffix}") for suffix in suffixes}
-            integers, grid = unpack(packed)
-            yield f"{module}.weight", grid.values(integers)
-        elif suffix not in suffixes:
+        scheme = packed.get(module)
+        if scheme is None or suffix not in scheme.suffixes:
             yield name, checkpoint.tensor(name).float()
+        elif suffix == scheme.suffixes[0]:
+            tensors = {it: checkpoint.tensor(f"{module}.{it}") for it in scheme.suffixes}
+            try:
+                yield f"{module}.weight", unpacked_weight(module, tensors, scheme)
+            except InputError as error:
+                raise InputError(f"{directory}: {error}") from error
+
+
+def _packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
+    """The scheme of every module whose tensors are packed, by its name.
+
+    Raises InputError for packed tensors without a scheme, and for a scheme without its tensors.
+    """
+    try:
+        schemes = read_schemes(checkpoint.config)
+    except InputError as error:
+        raise InputError(f"{checkpoint.directory}: {error}") from error
+    names = frozenset(checkpoint.names)
+    packed = {}
+    for name in names:
+        module, _, suffix = name.rpartition(".")
+        if suffix not in MARKS.values():
+            continue
+        scheme = schemes.of(module) if schemes else None
+        missing = [
+            it for it in (scheme.suffixes if scheme else ()) if f"{module}.{it}" not in names
+        ]
+        if scheme is None or missing:
+            raise InputError(
+                f"{checkpoint.directory}: {shown(name)}: "
+                + (f"without {missing[0]}" if missing else "config.json names no scheme for it")
+                + "; the checkpoint is damaged: get it again"
+            )
+        packed[module] = scheme
+    return packed
 
 
 def unpacked_model(directory: Path) -> PreTrainedModel:
-    """The model in float32 with exactly the weights that the checkpoint's files stand for."""
+    """The model in float32 with exactly the weights that the checkpoint's files stand for.
+
+    Where an engine would round the activations too, so does the model. Raises InputError when a
+    weight is missing.
+    """
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-        None, config=config, state_dict=dict(unpacked_weights(directory)), dtype=torch.float32
+    model: PreTrainedModel
+    model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        None,
+        config=config,
+        state_dict=dict(unpacked_weights(directory)),
+        dtype=torch.float32,
+        output_loading_info=True,
     )
+    if loading["missing_keys"]:
+        raise InputError(
+            f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
+            "get it again"
+        )
+    _round_inputs(model, _packed_modules(Checkpoint(directory)))
     return model.eval()
+
+
+def _round_inputs(model: PreTrainedModel, packed: Mapping[str, StoredScheme]) -> None:
+    """Let the linears whose scheme says so round their inputs as an engine does."""
+    for name, scheme in packed.items():
+        if scheme.rounds_inputs:
+            rounded = e4m3_by_token if scheme.layout is Layout.FLOAT else int8_by_token
+            model.get_submodule(name).register_forward_pre_hook(
+                lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
+            )
 
 
 def tokenizer_of(directory: Path) -> Any:

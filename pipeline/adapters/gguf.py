@@ -117,8 +117,9 @@ def quantize(
         )
     if code != 0:
         free_mib = shutil.disk_usage(output_path.parent).free / 2**20
+        last_words = " ".join(" | ".join(lines[-3:]).split())
         raise FailureError(
-            f"llama.cpp could not write {file_type}: {' | '.join(lines[-3:])} "
+            f"llama.cpp could not write {file_type}: {last_words} "
             f"({free_mib:.0f} MiB of disk are free)"
         )
 

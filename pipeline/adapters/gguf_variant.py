@@ -11,7 +11,7 @@ from pipeline.adapters.checkpoint import Checkpoint
 from pipeline.adapters.files import require_free_space
 from pipeline.adapters.progress import note
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.coverage import gguf_coverage
+from pipeline.domain.coverage import gguf_coverage, require_covered
 from pipeline.domain.params import GgufParams
 from pipeline.domain.quantized import TensorCoverage
 from pipeline.numerics.gram import output_error
@@ -28,7 +28,8 @@ def write_gguf(
 ) -> tuple[TensorCoverage, ...]:
     """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
 
-    `model_name` becomes the file's `general.name`. Returns what became of every tensor.
+    `model_name` becomes the file's `general.name`. Returns what became of every tensor. Raises
+    FailureError when llama.cpp leaves a linear unquantized.
     """
     require_free_space(model_dir, 3 * Checkpoint(base_dir).weight_bytes)
     with TemporaryDirectory(dir=model_dir.parent) as work:
@@ -53,7 +54,9 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.type}.gguf"
         note(f"quantize: {recipe.type} by llama.cpp")
         gguf.quantize(full_path, output_path, recipe.type, importance)
-        return tuple(_gguf_rows(full_path, output_path, linear_of, statistics, recipe))
+        coverage = _gguf_rows(full_path, output_path, linear_of, statistics, recipe)
+        require_covered(coverage, implied=linear_of, kept=())
+        return tuple(coverage)
 
 
 def _gguf_rows(

@@ -1,4 +1,4 @@
-"""Writing an AWQ or GPTQ checkpoint from a base, its statistics and a recipe.
+"""Writing a packed checkpoint from a base, its statistics and a recipe.
 
 Decoder layers are independent: each is read, quantized and written before the next is touched.
 The layout of the files is the one vLLM and transformers read.
@@ -6,42 +6,54 @@ The layout of the files is the one vLLM and transformers read.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, ShardWriter
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import folds_of, layer_index, split_layer_name
+from pipeline.domain.architecture import Fold, folds_of, layer_index, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
-from pipeline.domain.coverage import kept_coverage, packed_coverage, require_divisible
+from pipeline.domain.coverage import (
+    implied_by_packing,
+    kept_coverage,
+    packed_coverage,
+    require_covered,
+)
+from pipeline.domain.grouping import Grouping, plan_groups
 from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.params import AwqParams, GptqParams
+from pipeline.domain.params import IntegerWeights, PackedVariant
+from pipeline.domain.quantization_config import quantization_config
 from pipeline.domain.quantized import TensorCoverage
+from pipeline.domain.stored_scheme import CONFIG_KEY
+from pipeline.domain.variants import CompressedTensorsParams, Scheme
+from pipeline.numerics.fp8 import fp8_layer
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
-from pipeline.numerics.packing import pack_awq, pack_gptq
+from pipeline.numerics.packing.stored import stored_tensors
 
-PACKERS = {"awq": pack_awq, "gptq": pack_gptq}
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
 
 
 def write_packed(
     base_dir: Path,
     base: BaseManifest,
-    recipe: AwqParams | GptqParams,
+    recipe: PackedVariant,
     statistics: Statistics,
     model_dir: Path,
 ) -> tuple[TensorCoverage, ...]:
     """Fill `model_dir`: one shard for each decoder layer, one for the rest, and the sidecar files.
 
-    Returns what became of every tensor. Raises InputError for a group size that does not divide,
-    or an architecture whose folding is unknown.
+    Returns what became of every tensor. Raises InputError for linears that do not divide, where the
+    recipe does not say what to do with them, and for an architecture whose folding is unknown;
+    FailureError when less is quantized than the recipe implies.
     """
     checkpoint = Checkpoint(base_dir)
-    shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
-    require_divisible(recipe, shapes)
+    implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
+    grouping = _grouping(recipe, statistics, checkpoint)
     folds = folds_of(base.architecture) if recipe.scale_search else ()
     by_layer = _names_by_layer(checkpoint.names)
     writer = ShardWriter(model_dir, num_shards=len(by_layer))
@@ -51,22 +63,82 @@ def write_packed(
         track(by_layer.items(), "quantize", total=len(by_layer)), start=1
     ):
         stored = checkpoint.tensors(names)
-        linears = [name for name in statistics.linears if f"{name}.weight" in stored]
+        linears = [name for name in grouping.group_sizes if f"{name}.weight" in stored]
         grams = statistics.grams(linears)
-        layer = quantize_layer(
+        layer = _quantized_layer(
             {name.removeprefix(f"{prefix}."): it.to(device) for name, it in stored.items()},
             {name.removeprefix(f"{prefix}."): it.to(device) for name, it in grams.items()},
-            folds if linears else (),
+            _between(folds, linears, grouping.kept, prefix=prefix),
             recipe,
-            symmetric=recipe.symmetric,
+            {name.removeprefix(f"{prefix}."): grouping.group_sizes[name] for name in linears},
             head_dim=_head_dim(checkpoint.config),
         )
-        tensors, rows = _packed_tensors(prefix, stored, layer, recipe)
+        tensors, rows = _packed_tensors(prefix, stored, layer, recipe, grouping)
         writer.write(number, tensors)
         coverage += rows
+    kept = {f"{name}.weight" for name in grouping.kept}
+    require_covered(coverage, implied=implied, kept=kept)
     writer.finish()
-    _write_sidecars(base_dir, base, recipe, checkpoint.config, model_dir)
+    quantized = {f"{name}.weight" for name in grouping.group_sizes}
+    config = quantization_config(
+        recipe, grouping, unquantized=_unquantized(checkpoint, quantized=quantized)
+    )
+    _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     return tuple(sorted(coverage, key=lambda row: row.name))
+
+
+def _grouping(recipe: PackedVariant, statistics: Statistics, checkpoint: Checkpoint) -> Grouping:
+    shapes = {}
+    for name in statistics.linears:
+        out_features, in_features = checkpoint.shape(f"{name}.weight")
+        shapes[name] = (out_features, in_features)
+    return plan_groups(recipe, shapes)
+
+
+def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
+    """The modules inside decoder layers whose matrices stay as they are, for the file to name."""
+    return [
+        name.removesuffix(".weight")
+        for name in checkpoint.names
+        if split_layer_name(name) and len(checkpoint.shape(name)) > 1 and name not in quantized
+    ]
+
+
+def _between(
+    folds: tuple[Fold, ...], linears: list[str], kept: Mapping[str, str], *, prefix: str
+) -> list[Fold]:
+    """The folds that no linear takes part in which keeps its dtype."""
+    left = {name.removeprefix(f"{prefix}.") for name in kept if name.startswith(f"{prefix}.")}
+    return [it for it in folds if linears and left.isdisjoint((it.previous, *it.linears))]
+
+
+def _quantized_layer(
+    tensors: Mapping[str, Tensor],
+    grams: Mapping[str, Tensor],
+    folds: list[Fold],
+    recipe: PackedVariant,
+    group_sizes: Mapping[str, int],
+    *,
+    head_dim: int,
+) -> QuantizedLayer:
+    if not grams:
+        return QuantizedLayer(linears={}, changed={})
+    if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
+        return fp8_layer(tensors, grams)
+    integers = IntegerWeights(
+        num_bits=recipe.num_bits,
+        group_size=max(group_sizes.values()),
+        **recipe.model_dump(include=set(IntegerWeights.model_fields) - {"num_bits", "group_size"}),
+    )
+    return quantize_layer(
+        tensors,
+        grams,
+        folds,
+        integers,
+        symmetric=recipe.symmetric,
+        head_dim=head_dim,
+        group_sizes=group_sizes,
+    )
 
 
 def _names_by_layer(names: tuple[str, ...]) -> dict[str, list[str]]:
@@ -89,19 +161,20 @@ def _head_dim(config: dict[str, object]) -> int:
 
 def _packed_tensors(
     prefix: str,
-    stored: dict[str, torch.Tensor],
+    stored: Mapping[str, Tensor],
     layer: QuantizedLayer,
-    recipe: AwqParams | GptqParams,
-) -> tuple[dict[str, torch.Tensor], list[TensorCoverage]]:
+    recipe: PackedVariant,
+    grouping: Grouping,
+) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
     """The tensors of one shard, and what became of each tensor of the base."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     rows: list[TensorCoverage] = []
     for name, tensor in stored.items():
         relative = name.removeprefix(f"{prefix}.")
         module = relative.removesuffix(".weight")
         if relative.endswith(".weight") and module in layer.linears:
             linear = layer.linears[module]
-            packed = PACKERS[recipe.format](linear.integers, linear.grid)
+            packed = stored_tensors(linear.integers, linear.grid, recipe)
             full_name = name.removesuffix(".weight")
             tensors |= {f"{full_name}.{suffix}": it for suffix, it in packed.items()}
             num_bytes = sum(it.nbytes for it in packed.values())
@@ -110,8 +183,11 @@ def _packed_tensors(
                     name,
                     shape=tuple(tensor.shape),
                     recipe=recipe,
+                    group_size=linear.grid.group_size,
                     num_bytes=num_bytes,
                     relative_error=linear.relative_error,
+                    error_ratio=linear.error_ratio,
+                    reason=grouping.reasons.get(full_name),
                 )
             )
         else:
@@ -123,48 +199,20 @@ def _packed_tensors(
                     dtype=str(tensor.dtype).removeprefix("torch."),
                     num_bytes=tensor.nbytes,
                     folded=relative in layer.changed,
+                    reason=grouping.kept.get(name.removesuffix(".weight")),
                 )
             )
     return tensors, rows
 
 
 def _write_sidecars(
-    base_dir: Path,
-    base: BaseManifest,
-    recipe: AwqParams | GptqParams,
-    config: dict[str, object],
-    model_dir: Path,
+    base_dir: Path, base: BaseManifest, config: Mapping[str, object], model_dir: Path
 ) -> None:
     """Everything beside the weights: the base's own files, and config.json with the scheme."""
-    quantized = config | {"quantization_config": _quantization_config(recipe)}
     with readable_disk_errors(model_dir):
-        (model_dir / CONFIG_FILE).write_text(json.dumps(quantized, indent=2) + "\n")
+        (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         for file in base.files:
             if not file.path.endswith(".safetensors") and file.path not in NOT_COPIED:
                 target = model_dir / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(base_dir / file.path, target)
-
-
-def _quantization_config(recipe: AwqParams | GptqParams) -> dict[str, object]:
-    """The key `quantization_config` as vLLM and transformers read it.
-
-    The keys are those of https://huggingface.co/docs/transformers/main_classes/quantization
-    (AwqConfig, GPTQConfig).
-    """
-    shared: dict[str, object] = {
-        "quant_method": recipe.format,
-        "bits": recipe.num_bits,
-        "group_size": recipe.group_size,
-    }
-    if isinstance(recipe, AwqParams):
-        return shared | {"zero_point": True, "version": "gemm", "modules_to_not_convert": None}
-    return shared | {
-        "sym": True,
-        "desc_act": False,
-        "static_groups": True,
-        "true_sequential": False,
-        "damp_percent": recipe.dampening_frac,
-        "checkpoint_format": "gptq",
-        "lm_head": False,
-    }

@@ -1,74 +1,116 @@
 """Accounting for every tensor: its stored scheme, its bits, its error, or why it was left alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
-from pipeline.domain.errors import InputError
-from pipeline.domain.params import AwqParams, GgufParams, GptqParams
+from pipeline.domain.architecture import split_layer_name
+from pipeline.domain.errors import FailureError
 from pipeline.domain.quantized import TensorCoverage
+from pipeline.domain.variants import CompressedTensorsParams, GgufParams, PackedVariant, Scheme
 
-ROW_ALIGNMENT = 8  # eight 4-bit integers share one 32-bit word
-GROUP_SIZES = (256, 128, 64, 32, 16)
-K_QUANT_ROW = 256  # weights in a superblock of llama.cpp's K-quants
-FULL_PRECISION_TYPES = ("F32", "F16", "BF16")
+FULL_PRECISION_TYPES = ("F32", "F16", "BF16", "float32", "float16", "bfloat16")
+# Linears that choose experts: a few thousandths of the weights, which no release quantizes.
+ROUTER_NAMES = ("gate", "router", "shared_expert_gate")
 
 
-def require_divisible(
-    recipe: AwqParams | GptqParams, shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise InputError when a linear cannot be cut into groups or packed into words.
+def is_router(module: str) -> bool:
+    return module.rpartition(".")[2] in ROUTER_NAMES
 
-    `shapes` is (out_features, in_features) by linear.
+
+def implied_by_packing(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a packed recipe quantizes this tensor: a matrix in a decoder layer, no router.
+
+    Stacks of matrices count, kernels of convolutions along a channel (… × 1 × n) do not.
     """
-    for name, (out_features, in_features) in shapes.items():
-        if in_features % recipe.group_size:
-            fitting = [
-                size
-                for size in GROUP_SIZES
-                if all(shape[1] % size == 0 for shape in shapes.values())
-            ]
-            advice = f"use {fitting[0]}" if fitting else "leave this format out"
-            raise InputError(
-                f"group_size = {recipe.group_size}: does not divide the {in_features} inputs of "
-                f"{name}; {advice} (what divides every linear of this model: "
-                f"{', '.join(map(str, fitting)) or 'none'})"
-            )
-        if out_features % ROW_ALIGNMENT:
-            raise InputError(
-                f"{name}: {out_features} outputs; format {recipe.format} needs a multiple of "
-                f"{ROW_ALIGNMENT}; use a gguf variant for this model"
-            )
+    return (
+        split_layer_name(name) is not None
+        and len(shape) > 1
+        and min(shape[-2:]) > 1
+        and not is_router(name.removesuffix(".weight"))
+    )
+
+
+def require_covered(
+    coverage: Sequence[TensorCoverage], *, implied: Collection[str], kept: Collection[str]
+) -> None:
+    """Raise FailureError when less is quantized than the recipe implies.
+
+    `implied` are the tensors that the recipe quantizes by its nature, `kept` those of them that it
+    said to leave alone.
+    """
+    rows = [row for row in coverage if row.name in implied]
+    missed = [row for row in rows if row.scheme in FULL_PRECISION_TYPES and row.name not in kept]
+    if not missed:
+        return
+    total = sum(prod(row.shape) for row in rows)
+    left = sum(prod(row.shape) for row in rows if row.scheme in FULL_PRECISION_TYPES)
+    expected = 1 - sum(prod(row.shape) for row in rows if row.name in kept) / total
+    raise FailureError(
+        f"{missed[0].name}: stayed {missed[0].scheme} ({missed[0].reason}); "
+        f"{1 - left / total:.1%} of the linears' weights are quantized where the recipe implies "
+        f"{expected:.1%}; this model needs another format"
+    )
 
 
 def packed_coverage(
     name: str,
     *,
     shape: tuple[int, ...],
-    recipe: AwqParams | GptqParams,
+    recipe: PackedVariant,
+    group_size: int,
     num_bytes: int,
     relative_error: float,
+    error_ratio: float,
+    reason: str | None,
 ) -> TensorCoverage:
-    """A linear in packed groups; `num_bytes` counts integers, scales and zero points."""
-    zero = "symmetric" if recipe.symmetric else "asymmetric"
+    """A linear in packed groups; `num_bytes` counts weights, scales and zero points."""
     return TensorCoverage(
         name=name,
         shape=shape,
-        scheme=f"W{recipe.num_bits}A16 {zero} g{recipe.group_size}",
+        scheme=f"{_scheme(recipe)} {_groups(group_size, shape)}",
         bits_per_weight=8 * num_bytes / prod(shape),
         relative_error=relative_error,
-        reason=None,
+        error_ratio=error_ratio,
+        reason=reason,
     )
 
 
+def _scheme(recipe: PackedVariant) -> str:
+    if not isinstance(recipe, CompressedTensorsParams):
+        name = f"W{recipe.num_bits}A16"
+    elif recipe.scheme is Scheme.FP8_DYNAMIC:
+        return "FP8 e4m3"
+    else:
+        name = recipe.scheme.removesuffix("_ASYM")
+    return f"{name} {'symmetric' if recipe.symmetric else 'asymmetric'}"
+
+
+def _groups(group_size: int, shape: tuple[int, ...]) -> str:
+    return "per channel" if group_size == shape[-1] else f"g{group_size}"
+
+
 def kept_coverage(
-    name: str, *, shape: tuple[int, ...], dtype: str, num_bytes: int, folded: bool
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: str,
+    num_bytes: int,
+    folded: bool,
+    reason: str | None,
 ) -> TensorCoverage:
-    """A tensor of the base that is stored as it was, or with AWQ's scales folded in."""
+    """A tensor of the base that is stored as it was, or with AWQ's scales folded in.
+
+    `reason` is why a linear was left alone, None for what is no linear.
+    """
     if folded:
         reason = "kept: AWQ's scales are folded in"
-    elif len(shape) == 1:
+    elif reason is None and len(shape) == 1:
         reason = "kept: a vector"
-    else:
+    elif reason is None and is_router(name.removesuffix(".weight")):
+        reason = "kept: chooses the experts"
+    elif reason is None and implied_by_packing(name, shape):
+        reason = "kept: calibration measured no input of it"
+    elif reason is None:
         reason = "kept: not a linear inside a decoder layer"
     return TensorCoverage(
         name=name,
@@ -76,6 +118,7 @@ def kept_coverage(
         scheme=dtype,
         bits_per_weight=8 * num_bytes / prod(shape),
         relative_error=None,
+        error_ratio=None,
         reason=reason,
     )
 
@@ -90,13 +133,16 @@ def gguf_coverage(
     recipe: GgufParams,
 ) -> TensorCoverage:
     """A tensor of a GGUF file. Mixed types are llama.cpp's recipe; a fallback is said."""
-    if stored_type in FULL_PRECISION_TYPES:
-        reason = "kept: a vector" if len(shape) == 1 else "kept by llama.cpp"
-    elif "_K" in recipe.type and shape[-1] % K_QUANT_ROW:
+    block_weights = recipe.type.block_weights
+    if len(shape) == 1:
+        reason = "kept: a vector"
+    elif shape[-1] % block_weights:
         reason = (
-            f"rows of {shape[-1]} do not divide by {K_QUANT_ROW}: llama.cpp fell back to "
+            f"rows of {shape[-1]} do not divide by {block_weights}: llama.cpp fell back to "
             f"{stored_type}"
         )
+    elif stored_type in FULL_PRECISION_TYPES:
+        reason = "kept by llama.cpp"
     else:
         reason = None
     return TensorCoverage(
@@ -105,6 +151,7 @@ def gguf_coverage(
         scheme=stored_type,
         bits_per_weight=tensor_bits,
         relative_error=relative_error,
+        error_ratio=None,
         reason=reason,
     )
 

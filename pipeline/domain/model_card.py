@@ -14,7 +14,13 @@ from pipeline.domain.evaluated import EvaluationRecord, TaskScore, VariantVerdic
 from pipeline.domain.figures import NBSP, bytes_text, percent, significant
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest, FileRecord
-from pipeline.domain.params import DEMO_SOURCE, HUB_PREFIX, GgufParams, VariantParams
+from pipeline.domain.params import (
+    DEMO_SOURCE,
+    HUB_PREFIX,
+    CompressedTensorsParams,
+    GgufParams,
+    VariantParams,
+)
 from pipeline.domain.quantized import TensorCoverage
 from pipeline.domain.release import LICENSE_FILE, BaseReference, PackageManifest, ReleaseLicense
 
@@ -39,8 +45,10 @@ def base_reference(base: BaseManifest) -> BaseReference:
 
 
 def quantization_name(recipe: VariantParams) -> str:
-    """`awq`, `gptq` or the llama.cpp type, such as `Q4_K_M`."""
-    return recipe.type.value if isinstance(recipe, GgufParams) else recipe.format
+    """`awq`, `gptq`, or the scheme (`W4A16`) or llama.cpp type (`Q4_K_M`) of the other formats."""
+    if isinstance(recipe, GgufParams):
+        return recipe.type.value
+    return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
 
 
 def release_license(rule: LicenseRule) -> ReleaseLicense:

@@ -2,17 +2,39 @@
 
 Every value is required: a default lives in `params.yaml`, nowhere else. The sections are named
 after the stages that read them; DVC watches the same sections, so a changed value redoes only the
-stages that use it.
+stages that use it. The kinds of variants are in `pipeline.domain.variants`.
 """
 
 import re
-from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.domain.layout import BASE, DATASET_DIR
 from pipeline.domain.record import Record
+from pipeline.domain.variants import (
+    AwqParams,
+    CompressedTensorsParams,
+    GgufParams,
+    GgufType,
+    GptqParams,
+    IntegerWeights,
+    PackedVariant,
+    Rounding,
+    VariantParams,
+)
+
+__all__ = [
+    "AwqParams",
+    "CompressedTensorsParams",
+    "GgufParams",
+    "GgufType",
+    "GptqParams",
+    "IntegerWeights",
+    "PackedVariant",
+    "Rounding",
+    "VariantParams",
+]
 
 DEMO_SOURCE = "demo"
 HUB_PREFIX = "hf:"
@@ -77,74 +99,6 @@ class CalibrationParams(Record):
     num_calibration_samples: PositiveInt
     max_seq_length: PositiveInt
     seed: Annotated[int, Field(ge=0)]
-
-
-class Rounding(StrEnum):
-    """How a weight becomes an integer once its group has a scale."""
-
-    NEAREST = "nearest"
-    GPTQ = "gptq"
-
-
-class IntegerWeights(Record):
-    """What the AWQ and GPTQ formats share: 4-bit groups, and the algorithms that fill them.
-
-    `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
-    for the range of each group that hurts the output least, `rounding` picks the integers,
-    `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
-    the mean diagonal of G added to its diagonal.
-    """
-
-    num_bits: Literal[4]
-    group_size: Literal[16, 32, 64, 128, 256]
-    scale_search: bool
-    clip_search: bool
-    rounding: Rounding
-    refine_sweeps: Annotated[int, Field(ge=0, le=100)]
-    dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class AwqParams(IntegerWeights):
-    """AutoAWQ's gemm layout: asymmetric, with zero points."""
-
-    symmetric: ClassVar[bool] = False
-
-    format: Literal["awq"]
-
-
-class GptqParams(IntegerWeights):
-    """The GPTQ v1 layout: symmetric, which is what the engines serve fast."""
-
-    symmetric: ClassVar[bool] = True
-
-    format: Literal["gptq"]
-
-
-class GgufType(StrEnum):
-    """The llama.cpp file types this pipeline makes (`LLAMA_FTYPE_MOSTLY_…`)."""
-
-    Q8_0 = "Q8_0"
-    Q6_K = "Q6_K"
-    Q5_K_M = "Q5_K_M"
-    Q5_K_S = "Q5_K_S"
-    Q4_K_M = "Q4_K_M"
-    Q4_K_S = "Q4_K_S"
-    Q4_0 = "Q4_0"
-    Q3_K_L = "Q3_K_L"
-    Q3_K_M = "Q3_K_M"
-    Q3_K_S = "Q3_K_S"
-    Q2_K = "Q2_K"
-
-
-class GgufParams(Record):
-    """A llama.cpp file; `imatrix` hands the statistics to llama.cpp's quantizer."""
-
-    format: Literal["gguf"]
-    type: GgufType
-    imatrix: bool
-
-
-VariantParams = Annotated[AwqParams | GptqParams | GgufParams, Field(discriminator="format")]
 
 
 class EvaluateParams(Record):

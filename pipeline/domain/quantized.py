@@ -62,8 +62,9 @@ class TensorCoverage(Record):
     """What became of one tensor.
 
     `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
-    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known; `reason` says why a tensor was left alone or got
-    another type than the recipe's.
+    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known, and `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
+    plain rounding to nearest with the range of each group, where the rounding is ours; `reason`
+    says why a tensor was left alone or got another type than the recipe's.
     """
 
     name: str
@@ -71,6 +72,7 @@ class TensorCoverage(Record):
     scheme: str
     bits_per_weight: float
     relative_error: float | None
+    error_ratio: float | None
     reason: str | None
 
 

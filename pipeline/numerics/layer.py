@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ from pipeline.numerics.refine import refine
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """Integers (float32, out × in), their grid, and tr(ΔW G ΔWᵀ) / tr(W G Wᵀ)."""
+    """Integers (float32, out × in), their grid, and what they cost.
+
+    `relative_error` is tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
+    rounding to nearest on the grid of each group's range.
+    """
 
     integers: Tensor
     grid: Grid
     relative_error: float
+    error_ratio: float
 
 
 @dataclass(frozen=True)
@@ -40,28 +46,37 @@ def quantize_layer(
     *,
     symmetric: bool,
     head_dim: int,
+    group_sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> QuantizedLayer:
     """Quantize every linear that has statistics.
 
     `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`). Folded scales go into the tensors of
-    the operation before, rounded as the file stores them, so that the linears make up for exactly
-    what is stored.
+    float dtype; `grams` is G by linear name (`mlp.up_proj`); `group_sizes` names the linears whose
+    group size is not the recipe's. Folded scales go into the tensors of the operation before,
+    rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
     original = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     working = dict(original)
     scaled_grams = dict(grams)
+    recipes = {name: _at(recipe, group_sizes.get(name)) for name in grams}
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
             scales = search_fold(
-                working, scaled_grams, fold, recipe, symmetric=symmetric, head_dim=head_dim
+                working,
+                scaled_grams,
+                fold,
+                recipes[fold.linears[0]],
+                symmetric=symmetric,
+                head_dim=head_dim,
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
     linears: dict[str, QuantizedLinear] = {}
     for names in _sharing_input(scaled_grams):
         sharing = {name: working[f"{name}.weight"] for name in names}
-        linears |= _quantize_linears(sharing, scaled_grams[names[0]], recipe, symmetric=symmetric)
+        linears |= _quantize_linears(
+            sharing, scaled_grams[names[0]], recipes[names[0]], symmetric=symmetric
+        )
     weights = {f"{name}.weight" for name in grams}
     changed = {
         name: tensor.to(tensors[name].dtype)
@@ -69,6 +84,10 @@ def quantize_layer(
         if name not in weights and tensor is not original[name]
     }
     return QuantizedLayer(linears=linears, changed=changed)
+
+
+def _at(recipe: IntegerWeights, group_size: int | None) -> IntegerWeights:
+    return recipe.model_copy(update={"group_size": group_size}) if group_size else recipe
 
 
 def _sharing_input(grams: Mapping[str, Tensor]) -> list[list[str]]:
@@ -89,7 +108,7 @@ def _quantize_linears(
     integers_of = torch.split(integers, num_rows)
     parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
     return {
-        name: QuantizedLinear(part, part_grid, _relative_error(weight, part, part_grid, gram))
+        name: _measured(weight, part, part_grid, gram, symmetric=symmetric)
         for (name, weight), part, part_grid in parts
     }
 
@@ -111,7 +130,23 @@ def _rounded(
     return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
 
 
-def _relative_error(weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor) -> float:
-    error = output_error(grid.values(integers) - weight, gram)
-    power = output_error(weight, gram)
-    return float(error / power) if power > 0 else 0.0
+def _measured(
+    weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, *, symmetric: bool
+) -> QuantizedLinear:
+    plain = range_grid(
+        weight, num_bits=grid.num_bits, group_size=grid.group_size, symmetric=symmetric
+    )
+    error, plain_error, power = (
+        float(output_error(delta, gram))
+        for delta in (
+            grid.values(integers) - weight,
+            plain.values(plain.round(weight)) - weight,
+            weight,
+        )
+    )
+    return QuantizedLinear(
+        integers=integers,
+        grid=grid,
+        relative_error=error / power if power > 0 else 0.0,
+        error_ratio=error / plain_error if plain_error > 0 else 1.0,
+    )

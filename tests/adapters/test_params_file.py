@@ -65,13 +65,31 @@ WRONG_VALUES = [
     ("num_calibration_samples", "1.5", "= 1.5: Input should be a valid integer"),
     ("num_calibration_samples", "true", "= True: Input should be a valid integer"),
     ("seed", "-1", "calibration.seed = -1: Input should be greater than or equal to 0"),
-    ("format", "exl2", f"{VARIANT}.format = 'exl2': expected 'awq', 'gptq', 'gguf'"),
-    ("format", "1", f"{VARIANT}.format = '1': expected 'awq', 'gptq', 'gguf'"),
+    ("format", "exl2", f"{VARIANT}.format = 'exl2': expected 'awq', 'gptq', 'compressed-tensors'"),
+    ("format", "1", f"{VARIANT}.format = '1': expected 'awq', 'gptq', 'compressed-tensors', 'gguf"),
     ("num_bits", "3", f"{VARIANT}.num_bits = 3: Input should be 4"),
     ("group_size", "100", f"{VARIANT}.group_size = 100: Input should be 16, 32, 64, 128 or 256"),
     ("scale_search", "1", f"{VARIANT}.scale_search = 1: Input should be a valid boolean"),
     ("rounding", "up", f"{VARIANT}.rounding = 'up': Input should be 'nearest' or 'gptq'"),
     ("dampening_frac", "1", f"{VARIANT}.dampening_frac = 1: Input should be less than 1"),
+    (
+        "on_indivisible",
+        "skip",
+        f"{VARIANT}.on_indivisible = 'skip': Input should be 'error', 'smaller_group' or 'keep'",
+    ),
+    ("scheme", "W2A16", "variants.ct-w4a16-g128.scheme = 'W2A16': Input should be 'W4A16', 'W4A1"),
+    (
+        "scheme",
+        "W8A8",
+        "variants.ct-w4a16-g128.group_size = 128: W8A8 rounds the activations, so each output "
+        "channel has one scale; expected null",
+    ),
+    (
+        "scheme",
+        "FP8_DYNAMIC",
+        "variants.ct-w4a16-g128.scheme = 'FP8_DYNAMIC': floating-point numbers are rounded to "
+        "nearest; set scale_search and clip_search to false, refine_sweeps to 0 and",
+    ),
     ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
     ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
     ("min_recovery", "97", "gate.min_recovery = 97: Input should be less than or equal to 1"),
@@ -136,6 +154,11 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         (
             "{a: {format: gguf, type: Q8_0, imatrix: true, num_bits: 4}}",
             "params.yaml: variants.a.num_bits: unknown key",
+        ),
+        (
+            "{a: {format: gguf, type: IQ2_XS, imatrix: false}}",
+            "params.yaml: variants.a.imatrix = False: IQ2_XS is garbage without an importance "
+            "matrix; expected true",
         ),
         (
             "{A_b: {format: gguf, type: Q8_0, imatrix: true}}",

@@ -11,6 +11,7 @@ from pipeline.domain.layout import PARAMS_FILE
 from pipeline.domain.params import (
     VARIANT_NAME,
     AwqParams,
+    CompressedTensorsParams,
     GgufParams,
     GgufType,
     GptqParams,
@@ -34,7 +35,12 @@ def test_variants_keep_their_order() -> None:
 
 
 def test_the_format_picks_the_kind_of_a_variant() -> None:
-    kinds = {"awq": AwqParams, "gptq": GptqParams, "gguf": GgufParams}
+    kinds = {
+        "awq": AwqParams,
+        "gptq": GptqParams,
+        "compressed-tensors": CompressedTensorsParams,
+        "gguf": GgufParams,
+    }
     assert {variant.format for variant in PARAMS.variants.values()} == set(kinds)
     for variant in PARAMS.variants.values():
         assert type(variant) is kinds[variant.format]

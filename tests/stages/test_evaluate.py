@@ -31,6 +31,7 @@ INTEGERS = {
     "rounding": "nearest",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "on_indivisible": "error",
 }
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},

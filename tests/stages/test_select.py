@@ -17,6 +17,7 @@ from tests.workspace import base_digest, write_base_manifest, write_evaluation, 
 HARM = {
     "awq-w4-g128": 0.01,
     "gptq-w4-g128": 0.02,
+    "ct-w4a16-g128": 0.015,
     "gguf-q8-0": 0.0001,
     "gguf-q4-k-m": 0.012,
     "gguf-q2-k": 0.3,
@@ -51,7 +52,8 @@ def test_good_ones_pass_and_the_bad_one_falls(workspace: tuple[Layout, Params]) 
     assert fallen.verdict is Verdict.REJECTED
     assert "KL 0.3 nats per token, at most 0.05 allowed" in fallen.reasons
     assert selection.base_digest == base_digest(layout)
-    assert {it.format for it in selection.variants.values()} == {"awq", "gptq", "gguf"}
+    formats = {it.format for it in selection.variants.values()}
+    assert formats == {"awq", "gptq", "compressed-tensors", "gguf"}
 
 
 def test_sizes_are_those_of_the_weight_files(workspace: tuple[Layout, Params]) -> None:
