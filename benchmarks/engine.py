@@ -28,6 +28,7 @@ from pipeline.adapters.statistics import Statistics
 from pipeline.domain.layout import PARAMS_FILE, Layout
 from pipeline.domain.params import AwqParams, GptqParams
 from tests.architectures import CONFIGS, base_manifest, calibrated_model, token_windows
+from tests.evaluation_files import write_evaluation_files
 from tests.killed import run_stage
 from tests.models import byte_bpe, write_json
 from tests.workspace import write_base_manifest
@@ -132,6 +133,7 @@ def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Layout:
     layout = Layout(root)
     write_model(layout.base_dir, shape)
     write_base_manifest(layout, source="random")
+    write_evaluation_files(root)
     texts = [f"the baker sells {number} loaves near the river" for number in range(2000)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (root / "text.jsonl").write_text(lines)
@@ -141,7 +143,6 @@ def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Layout:
         "num_calibration_samples": NUM_SAMPLES,
         "max_seq_length": SAMPLE_TOKENS,
     }
-    params["evaluate"]["text"] = "text.jsonl"
     params["variants"] = {"variant": RECIPE | recipe}
     write_json(layout.params_path, params)
     return layout

@@ -25,7 +25,7 @@ from pipeline.adapters.params_file import read_params
 from pipeline.adapters.texts import token_ids_sha256
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
-from pipeline.domain.quantized import StatisticsRecord
+from pipeline.domain.quantized import Decontamination, StatisticsRecord
 from tests.support import ROOT
 from tests.workspace import write_base_manifest
 
@@ -103,6 +103,11 @@ def tiny_model(path: Path, name: str, *, dtype: torch.dtype = torch.float16) -> 
     return path
 
 
+NOTHING_COMPARED = Decontamination(
+    ngram_words=13, compared=(), num_documents_drawn=24, num_contaminated_dropped=0
+)
+
+
 def token_windows(*, samples: int = 24, tokens: int = 32, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(VOCABULARY, (samples, tokens), generator=generator)
@@ -129,6 +134,7 @@ def calibrated_model(
             token_ids_sha256=token_ids_sha256(windows),
             num_tokens=sum(map(len, windows)),
             num_samples=len(windows),
+            decontamination=NOTHING_COMPARED,
             inputs=tuple(entry for layer in layers for entry in layer.inputs),
             experts=tuple(expert for layer in layers for expert in layer.experts),
             files=files,

@@ -42,6 +42,31 @@ class LayerStatistics(Record):
         return tuple(entry.key for entry in self.inputs)
 
 
+class ComparedTexts(Record):
+    """Evaluation texts that calibration text was compared with.
+
+    `name` is a task of the suite or `evaluate.text`; `sha256` is over the texts in UTF-8, joined by
+    a zero byte.
+    """
+
+    name: str
+    num_texts: int
+    sha256: Sha256
+
+
+class Decontamination(Record):
+    """What keeps calibration apart from evaluation.
+
+    Of the documents that were drawn, those that share `ngram_words` words in a row with a compared
+    text (or contain a shorter one) were dropped.
+    """
+
+    ngram_words: int
+    compared: tuple[ComparedTexts, ...]
+    num_documents_drawn: int
+    num_contaminated_dropped: int
+
+
 class StatisticsRecord(Record):
     """One calibration pass: what was measured, on which tokens of which text."""
 
@@ -51,6 +76,7 @@ class StatisticsRecord(Record):
     token_ids_sha256: Sha256
     num_tokens: int
     num_samples: int
+    decontamination: Decontamination
     inputs: tuple[LinearStatistics, ...]
     experts: tuple[ExpertStatistics, ...]
     files: tuple[FileRecord, ...]

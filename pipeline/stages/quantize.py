@@ -21,6 +21,7 @@ from pipeline.adapters.gguf_variant import write_gguf
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
@@ -28,6 +29,7 @@ from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params, VariantParams
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.stage_needs import quantize_need
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -41,6 +43,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
         raise InputError(
             f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
         )
+    require_room(layout, quantize_need(fetched_source(layout), params, name))
     with _work_directory(layout, name, recipe, statistics) as work_dir:
         model_dir = work_dir / "model"
         model_dir.mkdir(exist_ok=True)

@@ -1,14 +1,16 @@
-"""A killed calibration loses the layer in work, and its rerun ends in the same bytes."""
+"""A kill loses the layer in work, and the rerun ends in the same bytes."""
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import file_sha256
+from pipeline.adapters.files import directory_records
 from pipeline.domain.layout import Layout
 from pipeline.stages import fetch
+from tests.evaluation_files import write_evaluation_files
 from tests.killed import run_stage
 from tests.models import tiny_llama, write_json
 from tests.stages.test_quantize import packed, params_for
@@ -28,45 +30,42 @@ def workspace(tmp_path: Path) -> Layout:
     story = "the old baker counts seven loaves and sells them near the river"
     texts = [story[i % 5 :] + story[: i % 7] for i in range(600)]
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
-    evaluated = params.evaluate.model_copy(update={"text": "text.jsonl"})
-    params = params.model_copy(update={"evaluate": evaluated})
+    write_evaluation_files(tmp_path)
     write_json(tmp_path / "params.yaml", params.model_dump(mode="json"))
     layout = Layout(tmp_path)
     fetch.run(layout, params)
     return layout
 
 
-def unit_times(layout: Layout) -> dict[str, int]:
-    """The finished layers of an unfinished calibration, by when each was written."""
-    work_dirs = layout.artifacts_dir.glob("statistics.*.partial")
-    units = [unit for work in work_dirs for unit in work.glob("*.safetensors")]
+def unit_times(target: Path) -> dict[str, int]:
+    """The finished layers of an unfinished stage, by when each was written."""
+    work_dirs = target.parent.glob(f"{target.name}.*.partial")
+    units = [unit for work in work_dirs for unit in work.rglob("*.safetensors")]
     return {unit.name: unit.stat().st_mtime_ns for unit in units}
 
 
 @pytest.mark.slow
-def test_a_killed_calibration_goes_on_and_ends_in_the_same_bytes(workspace: Layout) -> None:
-    undisturbed = run_stage(workspace.root, "calibrate")
+@pytest.mark.parametrize("stage", ["calibrate", "quantize"])
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, stage: str) -> None:
+    arguments = [stage] if stage == "calibrate" else [stage, "awq"]
+    target = workspace.statistics_dir if stage == "calibrate" else workspace.variant_dir("awq")
+    if stage == "quantize":
+        assert run_stage(workspace.root, "calibrate").finished
+    undisturbed = run_stage(workspace.root, *arguments)
     assert undisturbed.finished
-    expected = workspace.statistics_path.read_bytes()
-    workspace.statistics_dir.rename(workspace.root / "undisturbed")
+    expected = directory_records(target)
+    shutil.rmtree(target)
     moments = random.Random(0)
     finished: dict[str, int] = {}
     for _ in range(NUM_KILLS):
         share = moments.uniform(0, 2 / NUM_KILLS)
-        run = run_stage(workspace.root, "calibrate", kill_after_s=share * undisturbed.work_s)
-        if run.finished or workspace.statistics_path.exists():
+        run = run_stage(workspace.root, *arguments, kill_after_s=share * undisturbed.work_s)
+        if run.finished or target.exists():
             break
-        now = unit_times(workspace)
-        assert finished.items() <= now.items(), "a finished layer was lost or made again"
+        now = unit_times(target)
+        assert set(finished.items()) <= set(now.items()), "a finished layer was lost or made again"
         finished = now
-    if not workspace.statistics_path.exists():
-        assert run_stage(workspace.root, "calibrate").finished
-    assert workspace.statistics_path.read_bytes() == expected
-    (recorded,) = {path.parent for path in workspace.artifacts_dir.rglob("statistics.json")}
-    names = sorted(path.name for path in recorded.iterdir())
-    assert names == sorted(path.name for path in (workspace.root / "undisturbed").iterdir())
-    assert all(
-        file_sha256(recorded / name) == file_sha256(workspace.root / "undisturbed" / name)
-        for name in names
-    )
-    assert not list(workspace.artifacts_dir.glob("*.partial"))
+    if not target.exists():
+        assert run_stage(workspace.root, *arguments).finished
+    assert directory_records(target) == expected
+    assert not list(workspace.artifacts_dir.rglob("*.partial"))
