@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from pipeline.adapters.checkpoint_files import read_json_object, read_shards
-from pipeline.adapters.files import readable_disk_errors
+from pipeline.adapters.files import replacement
 from pipeline.adapters.safetensors_header import read_header
 from pipeline.adapters.unpacking import unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
@@ -107,12 +107,17 @@ class ShardWriter:
         (self._directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; a full disk is one line."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, note: tuple[str, str] = ("format", "pt")
+) -> None:
+    """Write a safetensors file atomically; a full disk is one line.
+
+    `note` is the one key and value of its metadata: the order of several would be random.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with readable_disk_errors(path):
+    with replacement(path) as file:
         try:
-            save_file(contiguous, path, metadata={"format": "pt"})
+            save_file(contiguous, file.name, metadata=dict([note]))
         except SafetensorError as error:
             raise FailureError(f"{path}: cannot be written: {error}; nothing was kept") from error
 

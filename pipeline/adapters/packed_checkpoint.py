@@ -16,7 +16,13 @@ from pipeline.adapters.checkpoint import Checkpoint, ShardWriter
 from pipeline.adapters.files import readable_disk_errors
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import Fold, folds_of, layer_index, split_layer_name
+from pipeline.domain.architecture import (
+    Fold,
+    folds_of,
+    layer_folds,
+    layer_index,
+    split_layer_name,
+)
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import (
     implied_by_packing,
@@ -64,14 +70,17 @@ def write_packed(
     ):
         stored = checkpoint.tensors(names)
         linears = [name for name in grouping.group_sizes if f"{name}.weight" in stored]
-        grams = statistics.grams(linears)
+        grams = statistics.grams(linears, device=device)
+        present = _layer_folds(folds, names, grouping.kept, prefix=prefix) if linears else []
+        shared = {it.shared_input for it in present if it.shared_input}
         layer = _quantized_layer(
             {name.removeprefix(f"{prefix}."): it.to(device) for name, it in stored.items()},
-            {name.removeprefix(f"{prefix}."): it.to(device) for name, it in grams.items()},
-            _between(folds, linears, grouping.kept, prefix=prefix),
+            {name.removeprefix(f"{prefix}."): it for name, it in grams.items()},
+            present,
             recipe,
             {name.removeprefix(f"{prefix}."): grouping.group_sizes[name] for name in linears},
             head_dim=_head_dim(checkpoint.config),
+            shared_grams={it: statistics.shared_gram(f"{prefix}.{it}").to(device) for it in shared},
         )
         tensors, rows = _packed_tensors(prefix, stored, layer, recipe, grouping)
         writer.write(number, tensors)
@@ -104,12 +113,13 @@ def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
     ]
 
 
-def _between(
-    folds: tuple[Fold, ...], linears: list[str], kept: Mapping[str, str], *, prefix: str
+def _layer_folds(
+    folds: tuple[Fold, ...], names: list[str], kept: Mapping[str, str], *, prefix: str
 ) -> list[Fold]:
-    """The folds that no linear takes part in which keeps its dtype."""
+    """The folds of a layer with the tensors `names`, none of whose linears keeps its dtype."""
+    modules = {name.removeprefix(f"{prefix}.").removesuffix(".weight") for name in names}
     left = {name.removeprefix(f"{prefix}.") for name in kept if name.startswith(f"{prefix}.")}
-    return [it for it in folds if linears and left.isdisjoint((it.previous, *it.linears))]
+    return [it for it in layer_folds(folds, modules) if left.isdisjoint((it.previous, *it.linears))]
 
 
 def _quantized_layer(
@@ -120,6 +130,7 @@ def _quantized_layer(
     group_sizes: Mapping[str, int],
     *,
     head_dim: int,
+    shared_grams: Mapping[str, Tensor],
 ) -> QuantizedLayer:
     if not grams:
         return QuantizedLayer(linears={}, changed={})
@@ -138,6 +149,7 @@ def _quantized_layer(
         symmetric=recipe.symmetric,
         head_dim=head_dim,
         group_sizes=group_sizes,
+        shared_grams=shared_grams,
     )
 
 

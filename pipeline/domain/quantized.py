@@ -6,16 +6,40 @@ from pipeline.domain.record import Record
 
 
 class LinearStatistics(Record):
-    """Second moments of one linear input.
+    """Second moments of one linear input, of `num_tokens` tokens.
 
     `file` holds the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
-    `linears` are the modules that read this input, by their name in the checkpoint.
+    `linears` are the modules that read this input, by their name in the checkpoint. An input of
+    all experts together has those that saw too few tokens for statistics of their own, or none.
     """
 
     key: str
     file: str
     in_features: int
+    num_tokens: int
     linears: tuple[str, ...]
+
+
+class ExpertStatistics(Record):
+    """How many tokens the router sent to an expert, and which of its linears got too few.
+
+    The `pooled` ones, fewer tokens than inputs, use the statistics of all experts together.
+    """
+
+    name: str
+    num_tokens: int
+    pooled: tuple[str, ...]
+
+
+class LayerStatistics(Record):
+    """What was measured in one decoder layer."""
+
+    inputs: tuple[LinearStatistics, ...]
+    experts: tuple[ExpertStatistics, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(entry.key for entry in self.inputs)
 
 
 class StatisticsRecord(Record):
@@ -28,6 +52,7 @@ class StatisticsRecord(Record):
     num_tokens: int
     num_samples: int
     inputs: tuple[LinearStatistics, ...]
+    experts: tuple[ExpertStatistics, ...]
     files: tuple[FileRecord, ...]
     digest: Sha256
 

@@ -47,18 +47,20 @@ def quantize_layer(
     symmetric: bool,
     head_dim: int,
     group_sizes: Mapping[str, int] = MappingProxyType({}),
+    shared_grams: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> QuantizedLayer:
     """Quantize every linear that has statistics.
 
     `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`); `group_sizes` names the linears whose
+    float dtype; `grams` is G by linear name (`mlp.up_proj`), changed in place by folding, and
+    `shared_grams` G by what `folds` name as a shared input; `group_sizes` names the linears whose
     group size is not the recipe's. Folded scales go into the tensors of the operation before,
     rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
-    original = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    working = dict(original)
+    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     scaled_grams = dict(grams)
     recipes = {name: _at(recipe, group_sizes.get(name)) for name in grams}
+    folded: set[str] = set()
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
             scales = search_fold(
@@ -68,20 +70,21 @@ def quantize_layer(
                 recipes[fold.linears[0]],
                 symmetric=symmetric,
                 head_dim=head_dim,
+                shared_grams=shared_grams,
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
+            folded |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
+            folded |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
     linears: dict[str, QuantizedLinear] = {}
     for names in _sharing_input(scaled_grams):
-        sharing = {name: working[f"{name}.weight"] for name in names}
+        # What is quantized goes: a large layer leaves no room for a second copy of it.
+        sharing = {name: working.pop(f"{name}.weight") for name in names}
         linears |= _quantize_linears(
             sharing, scaled_grams[names[0]], recipes[names[0]], symmetric=symmetric
         )
-    weights = {f"{name}.weight" for name in grams}
     changed = {
-        name: tensor.to(tensors[name].dtype)
-        for name, tensor in working.items()
-        if name not in weights and tensor is not original[name]
+        name: tensor.to(tensors[name].dtype) for name, tensor in working.items() if name in folded
     }
     return QuantizedLayer(linears=linears, changed=changed)
 
