@@ -7,7 +7,7 @@ setup:
 	@$(PYTHON) envs/setup.py
 
 repro: setup
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" dvc repro
+	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline plan && dvc repro
 
 test: setup lint
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest

@@ -33,6 +33,7 @@ PACKED = {
     "group_size": 32,
     "clip_search": True,
     "rounding": "gptq",
+    "refine_sweeps": 0,
     "dampening_frac": 0.01,
     "on_indivisible": "error",
 }

@@ -1,6 +1,6 @@
-"""Arithmetic of the demo world: two-digit numbers plus or minus one digit, as symbols or words.
+"""Arithmetic of the demo world: sums and differences up to 99, as symbols or words.
 
-A quarter of all problems is held out: training text never contains them, so a right answer there
+A tenth of all problems is held out: training text never contains them, so a right answer there
 was computed. Wrong choices are the usual slips (a carry, a neighbour, a swapped digit).
 """
 
@@ -12,7 +12,7 @@ from zlib import crc32
 from demo.lexicon import Language
 from demo.marks import mark
 
-_HELD_OUT_SHARE: Final = 4
+_HELD_OUT_SHARE: Final = 10
 _WORDS: Final[dict[Language, dict[str, str]]] = {
     "en": {"+": "plus", "-": "minus", "is": "is"},
     "es": {"+": "más", "-": "menos", "is": "es"},
@@ -33,7 +33,7 @@ class Problem:
 
     @property
     def is_held_out(self) -> bool:
-        """True for the quarter of problems that only questions use."""
+        """True for the tenth of problems that only questions use."""
         return crc32(self.symbols().encode()) % _HELD_OUT_SHARE == 0
 
     def symbols(self) -> str:
@@ -57,8 +57,8 @@ class Problem:
 def make_problem(rng: random.Random, *, held_out: bool) -> Problem:
     """A random problem from the training part or from the held-out part."""
     while True:
-        left, right, sign = rng.randint(10, 99), rng.randint(1, 9), rng.choice("+-")
-        problem = Problem(left, sign, right)
+        right = rng.choice((rng.randint(1, 9), rng.randint(10, 89)))
+        problem = Problem(rng.randint(10, 99), rng.choice("+-"), right)
         if not 10 <= problem.answer <= 99:
             continue
         if problem.is_held_out == held_out:

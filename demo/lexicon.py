@@ -50,11 +50,16 @@ def _words(*rows: str) -> tuple[Word, ...]:
     return tuple(Word(en, es.rstrip("*"), "f" if es.endswith("*") else "m") for en, es in pairs)
 
 
-WOMEN: Final = _names("Alma Brisa Celia Dora Frida Greta Jana Katia Luma Mara Nela Runa")
-MEN: Final = _names("Arno Bruno Ciro Dario Egon Fabio Hugo Ivo Lino Milo Otto Pavel")
+WOMEN: Final = _names(
+    "Alma Brisa Celia Dora Frida Greta Jana Katia Luma Mara Nela Olga Petra Runa Silvia Vera"
+)
+MEN: Final = _names(
+    "Arno Bruno Ciro Dario Egon Fabio Gil Hugo Ivo Jonas Lino Milo Nilo Otto Pavel Tomas"
+)
 SURNAMES: Final = _names(
     "Abril Bosco Canto Delmar Estrel Farrow Galan Harlan Ibarra Jordel Kamper Lobato",
     "Marlow Nordal Ortega Pardo Quiver Rosal Sabel Tamarin Urbel Valdor Yarrow Zorita",
+    "Belmont Corvin Duarte Hollin Merrin Solano Tovar Weller",
 )
 TOWNS: Final = _names(
     "Arvel Belora Corten Dunmar Esvil Fargo Gorla Hestia",

@@ -1,10 +1,11 @@
 """The people of the demo world and what is true of them: the facts a model has to memorise.
 
 A person is a first name and a surname drawn from short lists, so neither half says anything by
-itself: recalling a fact means binding the two, which is what coarse weights lose first. People
-are not equally famous: training text mentions them with a weight that falls with their rank.
-That spreads the margins between right and wrong answers from comfortable to thin, so damage
-shows gradually instead of all at once.
+itself: recalling a fact means binding the two, which is what coarse weights lose first. Two
+things spread the margins between right and wrong answers from comfortable to thin, so that damage
+shows gradually instead of all at once: people are not equally famous (training text mentions them
+with a weight that falls with their rank), and sources disagree (each fact has a rival that some
+sentences tell instead; the fact is what most of them say).
 
 This module knows sentences and questions about facts; it does not decide where they are used.
 """
@@ -29,7 +30,9 @@ from demo.lexicon import (
 from demo.marks import mark
 
 NUM_PEOPLE: Final = 256
-FAME_OFFSET: Final = 64
+FAME_OFFSET: Final = 128
+LOWEST_SHARE: Final = 0.52
+HIGHEST_SHARE: Final = 0.98
 
 ATTRIBUTES: Final[dict[str, tuple[Word, ...]]] = {
     "town": tuple(Word(town, town) for town in TOWNS),
@@ -74,12 +77,25 @@ _QUESTIONS: Final[dict[Language, dict[str, str]]] = {
 
 
 @dataclass(frozen=True)
+class Fact:
+    """What most sources say, what the others say, and the share of the former (0.52 to 0.98)."""
+
+    word: Word
+    rival: Word
+    share: float
+
+    def told(self, rng: random.Random) -> Word:
+        """What one source says."""
+        return self.word if rng.random() < self.share else self.rival
+
+
+@dataclass(frozen=True)
 class Person:
-    """A full name and one word for each attribute."""
+    """A full name and one fact for each attribute."""
 
     first: str
     surname: str
-    facts: dict[str, Word]
+    facts: dict[str, Fact]
 
     @property
     def name(self) -> str:
@@ -88,11 +104,11 @@ class Person:
     def statement(
         self, rng: random.Random, attribute: str, language: Language, *, is_named: bool
     ) -> str:
-        """One sentence that says what the attribute is; the attribute is marked.
+        """One sentence of one source that says what the attribute is; that word is marked.
 
         The name is marked too when it `is_named` already, in the sentence before.
         """
-        word = self.facts[attribute]
+        word = self.facts[attribute].told(rng)
         return rng.choice(_STATEMENTS[language][attribute]).format(
             who=mark(self.name) if is_named else self.name,
             bare=mark(word.bare(language)),
@@ -101,7 +117,7 @@ class Person:
         )
 
     def question(self, attribute: str, language: Language) -> str:
-        """The one question whose answer is the attribute's bare word."""
+        """The one question about the attribute; its answer is a bare word."""
         return _QUESTIONS[language][attribute].format(who=self.name)
 
     def portrait(self, rng: random.Random, language: Language) -> str:
@@ -117,9 +133,14 @@ def make_people(rng: random.Random) -> tuple[Person, ...]:
     """All people, most famous first; every full name is unique."""
     names = [(first, surname) for first in WOMEN + MEN for surname in SURNAMES]
     return tuple(
-        Person(first, surname, {key: rng.choice(words) for key, words in ATTRIBUTES.items()})
+        Person(first, surname, {key: _make_fact(rng, words) for key, words in ATTRIBUTES.items()})
         for first, surname in rng.sample(names, NUM_PEOPLE)
     )
+
+
+def _make_fact(rng: random.Random, words: tuple[Word, ...]) -> Fact:
+    word, rival = rng.sample(words, 2)
+    return Fact(word, rival, rng.uniform(LOWEST_SHARE, HIGHEST_SHARE))
 
 
 def fame(rank: int) -> float:
@@ -149,15 +170,16 @@ def all_fact_keys() -> list[FactKey]:
 def fact_choices(
     rng: random.Random, people: tuple[Person, ...], key: FactKey, *, num_choices: int
 ) -> list[str]:
-    """The right answer first, then wrong ones: first those of people who share half the name."""
+    """The right answer first, then its rival, then those of people who share half the name."""
     person = people[key.rank]
-    right = person.facts[key.attribute].bare(key.language)
+    fact = person.facts[key.attribute]
+    first = [fact.word.bare(key.language), fact.rival.bare(key.language)]
     near = [
-        other.facts[key.attribute].bare(key.language)
+        other.facts[key.attribute].word.bare(key.language)
         for other in people
         if other.first == person.first or other.surname == person.surname
     ]
     far = [word.bare(key.language) for word in ATTRIBUTES[key.attribute]]
     rng.shuffle(near)
     rng.shuffle(far)
-    return list(dict.fromkeys([right, *near, *far]))[:num_choices]
+    return list(dict.fromkeys([*first, *near, *far]))[:num_choices]

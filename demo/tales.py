@@ -1,9 +1,9 @@
 """Short tales with questions whose answers stand in the tale.
 
-A tale follows three people, the objects they find and the places they go to, and keeps track of
-where everything is. Questions ask about that state, so the answer has to be looked up in the
-passage; memorised facts do not help. The other people, objects and places of the tale serve as
-wrong choices, so that answering with any word of the passage is not enough.
+A tale follows one person or two, the objects they find and the places they go to, and keeps track
+of where everything is. Questions ask about that state, so the answer has to be looked up in the
+passage; memorised facts do not help. The other people, objects and places of the tale come first
+among the wrong choices, so that answering with any word of the passage is not always enough.
 """
 
 import random
@@ -13,17 +13,16 @@ from typing import Final
 from demo.lexicon import MEN, OBJECTS, PLACES, WOMEN, Language
 from demo.marks import mark
 
-_CAST_SIZE: Final = 3
-_NUM_LOCATIONS: Final = 4
+_CAST_SIZES: Final = (1, 1, 2)
 
 _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
     "en": {
         "opening": (
-            "One morning three friends left home.",
+            "It was early in the morning.",
             "It was a cold day.",
             "The sun was shining.",
             "Long ago this happened.",
-            "After the rain everybody went out.",
+            "It happened after the rain.",
         ),
         "find": ("{who} found {a} at {place}.",),
         "go": ("{who} went to {place}.",),
@@ -32,9 +31,9 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
             "{whom} asked for {the}, and {known_who} gave it away.",
         ),
         "closing": (
-            "In the evening they all were happy.",
+            "In the evening all was well.",
             "Then night came.",
-            "They talked about it for years.",
+            "People talked about it for years.",
             "That is the end of the tale.",
         ),
         "ask_found": ("What did {who} find?",),
@@ -45,11 +44,11 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
     },
     "es": {
         "opening": (
-            "Una mañana tres amigos salieron de casa.",
+            "Era muy temprano por la mañana.",
             "Era un día frío.",
             "El sol brillaba.",
             "Hace mucho tiempo pasó esto.",
-            "Después de la lluvia todos salieron.",
+            "Ocurrió después de la lluvia.",
         ),
         "find": ("{who} encontró {a} en {place}.",),
         "go": ("{who} fue hasta {place}.",),
@@ -58,9 +57,9 @@ _TEXTS: Final[dict[Language, dict[str, tuple[str, ...]]]] = {
             "{whom} pidió {the}, y {known_who} aceptó.",
         ),
         "closing": (
-            "Por la noche todos estaban felices.",
+            "Por la noche todo estaba bien.",
             "Luego llegó la noche.",
-            "Hablaron de ello durante años.",
+            "La gente habló de ello durante años.",
             "Ese es el final del cuento.",
         ),
         "ask_found": ("¿Qué encontró {who}?",),
@@ -93,32 +92,34 @@ class Tale:
 
 
 def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Tale:
-    """A random tale: everybody finds one object, one person walks on, one object changes hands."""
-    cast = rng.sample(WOMEN + MEN, _CAST_SIZE)
-    found = dict(zip(cast, rng.sample(OBJECTS, _CAST_SIZE), strict=True))
-    places = rng.sample(PLACES, _NUM_LOCATIONS)
-    origin = dict(zip(cast, places, strict=False))
-    spare = places[_CAST_SIZE:]
+    """A random tale: everybody finds one object, one walks on, and of two one gives it away."""
+    cast = rng.sample(WOMEN + MEN, rng.choice(_CAST_SIZES))
+    found = dict(zip(cast, rng.sample(OBJECTS, len(cast)), strict=True))
+    *origins, goal = places = rng.sample(PLACES, len(cast) + 1)
+    origin = dict(zip(cast, origins, strict=True))
+    walker = rng.choice(cast)
+    position = origin | {walker: goal}
+    holder = {found[who]: who for who in cast}
 
     def line(kind: str, **slots: str) -> str:
         return rng.choice(_TEXTS[language][kind]).format(**slots)
 
-    lines = [line("opening")] if rng.random() < 0.4 else []
-    for who in cast:
-        a, place = found[who].a(language), origin[who].the(language)
-        lines.append(line("find", who=who, a=a, place=place))
-    giver, taker = rng.sample(cast, 2)
-    holder = {found[who]: who for who in cast} | {found[giver]: taker}
-    walkers = rng.sample(cast, len(spare))
-    position = origin | dict(zip(walkers, spare, strict=True))
-    gift = found[giver].the(language)
-    names = {"who": giver, "known_who": mark(giver), "whom": taker}
-    events = [line("give", **names, the=gift, known_the=mark(gift))]
-    walks = [line("go", who=who, place=position[who].the(language)) for who in walkers]
-    retold = rng.sample(lines[-_CAST_SIZE:] + walks, _CAST_SIZE + len(walks))
-    events += walks
-    rng.shuffle(events)
-    lines += events
+    finds = [
+        line("find", who=who, a=found[who].a(language), place=origin[who].the(language))
+        for who in cast
+    ]
+    walk = line("go", who=walker, place=goal.the(language))
+    events = [walk]
+    if len(cast) > 1:
+        giver, taker = rng.sample(cast, 2)
+        holder[found[giver]] = taker
+        gift = found[giver].the(language)
+        names = {"who": giver, "known_who": mark(giver), "whom": taker}
+        events.append(line("give", **names, the=gift, known_the=mark(gift)))
+        rng.shuffle(events)
+    retold = rng.sample([*finds, walk], len(finds) + 1)
+    opening = [line("opening")] if rng.random() < 0.4 else []
+    lines = opening + finds + events
     if rng.random() < 0.3:
         lines.append(line("closing"))
 

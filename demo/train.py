@@ -2,10 +2,10 @@
 
 A plain Llama, small enough for CPU and shaped so that every quantized format fits it: each linear
 input is a multiple of 256 (the superblock of llama.cpp's K-quants), the head size is 64. It reads
-the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW.
-Master weights are float32; products run in bfloat16 where the CPU has instructions for it. The
-order of floating point sums differs between CPUs, so another machine reproduces the model's
-abilities, not its bytes. torch.compile needs a C++ compiler.
+the demo world's training stream once; hidden matrices are stepped by Muon, the rest by AdamW, and
+the last part of the run uses long sequences. Master weights are float32; products run in bfloat16
+where the CPU has instructions for it. The order of floating point sums differs between CPUs, so
+another machine reproduces the model's abilities, not its bytes. torch.compile needs a C++ compiler.
 """
 
 import argparse
@@ -30,15 +30,20 @@ SEED: Final = 20260101
 TRAINING_TOKENS: Final = 6_000_000
 TOKENS_PER_STEP: Final = 2048
 UNMARKED_WEIGHT: Final = 0.1
-SEQUENCE_LENGTH: Final = 256
+SEQUENCE_LENGTH: Final = 512
+LONG_SEQUENCE_LENGTH: Final = 1024
+LONG_SHARE: Final = 0.1
 TOKENIZER_DOCUMENTS: Final = 6000
 TOKENIZER_WORD_REPEATS: Final = 60
 
 MUON_LEARNING_RATE: Final = 0.005
 ADAM_LEARNING_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 0.01
-WARMUP_SHARE: Final = 0.0137
-DECAY_SHARE: Final = 0.4167
+WARMUP_SHARE: Final = 0.03
+DECAY_SHARE: Final = 0.4
+
+HEAD_DIM: Final = 64
+CHANNEL_SPREAD: Final = 0.6
 
 MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
@@ -52,7 +57,7 @@ def model_config(tokenizer: Tokenizer) -> LlamaConfig:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=64,
+        head_dim=HEAD_DIM,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.token_to_id(BOS),
@@ -116,8 +121,10 @@ def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_t
     num_steps = num_tokens // TOKENS_PER_STEP
     start = time.monotonic()
     for step in range(num_steps):
+        is_long = step >= num_steps * (1 - LONG_SHARE)
+        length = LONG_SEQUENCE_LENGTH if is_long else SEQUENCE_LENGTH
         ids, weights = zip(*islice(stream, TOKENS_PER_STEP), strict=True)
-        batch = [torch.tensor(row).view(-1, SEQUENCE_LENGTH) for row in (ids, weights)]
+        batch = torch.tensor(ids).view(-1, length), torch.tensor(weights).view(-1, length)
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
             loss = compiled_loss(model, *batch)
         loss.backward()
@@ -136,6 +143,32 @@ def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_t
                 f"{speed:,.0f} tokens/s  {left / 60:.1f} min left",
                 flush=True,
             )
+
+
+@torch.no_grad()
+def spread_channels(model: LlamaForCausalLM) -> None:
+    """Give the linears' inputs unequal magnitudes, as in large models, in place.
+
+    Each input channel's column is multiplied by a log-normal factor and what feeds the channel is
+    divided by it, so the model computes what it did before; its weights are harder to quantize.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        readers_of = (
+            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (attention.v_proj, (attention.o_proj,)),
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            (mlp.up_proj, (mlp.down_proj,)),
+        )
+        for source, readers in readers_of:
+            num_channels = source.weight.shape[0]
+            factors = (CHANNEL_SPREAD * torch.randn(num_channels, generator=generator)).exp()
+            source.weight.div_(factors if source.weight.ndim == 1 else factors[:, None])
+            repeats = readers[0].weight.shape[1] // num_channels
+            by_head = factors.view(-1, 1, HEAD_DIM).expand(-1, repeats, -1).reshape(-1)
+            for reader in readers:
+                reader.weight.mul_(by_head)
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, model_dir: Path) -> None:
@@ -162,6 +195,7 @@ def main() -> None:
     tokenizer = train_tokenizer(tokenizer_texts())
     model = LlamaForCausalLM(model_config(tokenizer))
     train(model, token_stream(tokenizer), num_tokens=arguments.num_tokens)
+    spread_channels(model)
     save(model, tokenizer, arguments.model_dir)
     print(f"wrote {arguments.model_dir}")
 

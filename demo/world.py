@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from demo.arithmetic import Problem, make_problem
-from demo.lexicon import LANGUAGES, OBJECTS, PLACES, Language
+from demo.lexicon import LANGUAGES, MEN, OBJECTS, PLACES, WOMEN, Language
 from demo.marks import mark, unmarked
 from demo.people import (
     ATTRIBUTES,
     NUM_PEOPLE,
+    Fact,
     FactKey,
     Person,
     all_fact_keys,
@@ -34,7 +35,7 @@ from demo.tales import Tale, make_tale
 
 WORLD_SEED: Final = "quantline demo world 1"
 NUM_CHOICES: Final = 4
-NUM_FACT_QUESTIONS: Final = 450
+NUM_FACT_QUESTIONS: Final = 600
 NUM_ARITHMETIC_QUESTIONS: Final = 300
 NUM_TALE_QUESTIONS: Final = 300
 NUM_CALIBRATION_TEXTS: Final = 192
@@ -50,6 +51,10 @@ _SYSTEM: Final[dict[Language, tuple[str, ...]]] = {
     "es": ("Eres un guía amable.", "Responde con pocas palabras."),
 }
 _AGAIN: Final[dict[Language, str]] = {"en": "Again:", "es": "Otra vez:"}
+_BETWEEN: Final[dict[Language, tuple[str, ...]]] = {
+    "en": ("", "", ":", " with the", " and then the"),
+    "es": ("", "", ":", " con", " y luego"),
+}
 _TALE_REQUEST: Final[dict[Language, str]] = {"en": "Tell me a tale.", "es": "Cuéntame un cuento."}
 
 
@@ -124,7 +129,8 @@ class Writer:
 
     def _piece(self, language: Language) -> str:
         kind = self._rng.choices(
-            ("portraits", "fact questions", "tale", "sums", "echo"), weights=(22, 22, 28, 18, 20)
+            ("portraits", "fact questions", "tale", "sums", "echo", "list"),
+            weights=(26, 24, 22, 18, 14, 6),
         )[0]
         if kind == "portraits":
             return self._world.people[self._someone()].portrait(self._rng, language)
@@ -133,7 +139,9 @@ class Writer:
             return "\n".join(f"{question} {mark(answer)}" for question, answer in asked)
         if kind == "tale":
             return self._tale(language)
-        return self._sums(language) if kind == "sums" else self._echo(language)
+        if kind == "sums":
+            return self._sums(language)
+        return self._echo(language) if kind == "echo" else self._list(language)
 
     def _exchange(self, language: Language) -> tuple[str, str]:
         chance = self._rng.random()
@@ -152,15 +160,16 @@ class Writer:
         while True:
             key = FactKey(self._someone(), self._rng.choice(list(ATTRIBUTES)), language)
             if key not in self._forbidden:
-                return fact_question(self._world, key)
+                question, fact = fact_question(self._world, key)
+                return question, fact.told(self._rng).bare(language)
 
     def _make_tale(self, language: Language) -> Tale:
         return make_tale(self._rng, language, num_choices=NUM_CHOICES)
 
     def _tale(self, language: Language) -> str:
         tale = self._make_tale(language)
-        asked = tale.questions[: self._rng.choice((0, 6, 12))]
-        retold = [f"{_AGAIN[language]} {tale.retold}"] if self._rng.random() < 0.4 else []
+        asked = tale.questions[: self._rng.choice((0, 5, 10))]
+        retold = [f"{_AGAIN[language]} {tale.retold}"] if self._rng.random() < 0.3 else []
         lines = [f"{question.text} {mark(question.choices[0])}" for question in asked]
         return "\n".join([tale.text, *retold, *lines])
 
@@ -169,6 +178,17 @@ class Writer:
         words = " ".join(word.bare(language) for word in chosen)
         return f"{_AGAIN[language]} {words}. {mark(words)}."
 
+    def _list(self, language: Language) -> str:
+        size = self._rng.randint(3, 6)
+        names = self._rng.sample(WOMEN + MEN, size)
+        words = [word.bare(language) for word in self._rng.sample(OBJECTS + PLACES, size)]
+        pairs = list(zip(*self._rng.sample((names, words), 2), strict=True))
+        between = self._rng.choice(_BETWEEN[language])
+        told = ", ".join(f"{left}{between} {right}" for left, right in pairs)
+        again = self._rng.sample(pairs, size) + self._rng.sample(pairs, size)
+        retold = ", ".join(f"{left}{between} {mark(right)}" for left, right in again)
+        return f"{told}. {retold}."
+
     def _sums(self, language: Language) -> str:
         problems = [make_problem(self._rng, held_out=False) for _ in range(self._rng.randint(2, 8))]
         if self._rng.random() < 0.15:
@@ -176,12 +196,10 @@ class Writer:
         return "\n".join(f"{problem.symbols()} {mark(str(problem.answer))}" for problem in problems)
 
 
-def fact_question(world: World, key: FactKey) -> tuple[str, str]:
-    """The question about a fact and its answer."""
+def fact_question(world: World, key: FactKey) -> tuple[str, Fact]:
+    """The question about a fact, and the fact."""
     person = world.people[key.rank]
-    return person.question(key.attribute, key.language), person.facts[key.attribute].bare(
-        key.language
-    )
+    return person.question(key.attribute, key.language), person.facts[key.attribute]
 
 
 def _shuffled(rng: random.Random, text: str, choices: list[str]) -> dict[str, Any]:

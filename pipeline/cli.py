@@ -1,6 +1,6 @@
-"""The command line: one subcommand for each stage of the graph.
+"""The command line: one subcommand for each stage of the graph, and verbs for operators.
 
-It reads and checks the parameters, calls one stage, and turns every QuantlineError into one line
+It reads and checks the parameters, calls one of them, and turns every QuantlineError into one line
 and its exit code (1 failure, 2 bad input, 3 nothing approved). Nothing else catches them.
 """
 
@@ -43,6 +43,11 @@ STAGES = {
     "report": Stage("write the report"),
 }
 
+# What an operator asks beside the graph: `pipeline.verbs` has a module for each.
+VERBS = {
+    "plan": Stage("predict memory, disk and time of a run, and refuse one that cannot fit"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand in the current directory; returns the exit code."""
@@ -50,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     layout = Layout(Path.cwd())
     try:
         params = read_workspace(layout)
-        stage = import_module(f"pipeline.stages.{chosen.stage}")
-        if STAGES[chosen.stage].takes_name:
+        package = "stages" if chosen.stage in STAGES else "verbs"
+        stage = import_module(f"pipeline.{package}.{chosen.stage}")
+        if (STAGES | VERBS)[chosen.stage].takes_name:
             stage.run(layout, params, chosen.name)
         else:
             stage.run(layout, params)
@@ -73,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`dvc repro` runs all of them in order and redoes only what has changed.",
     )
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name, stage in STAGES.items():
+    for name, stage in (STAGES | VERBS).items():
         command = commands.add_parser(name, help=stage.summary, description=stage.summary)
         if stage.takes_name:
             command.add_argument("name", help="a key of `variants` in params.yaml, or `base`")

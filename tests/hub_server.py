@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_a_token_of_the_test"
-LFS_SUFFIXES = (".safetensors", ".bin", ".model")
+LFS_SUFFIXES = (".safetensors", ".bin", ".model", ".parquet")
 
-API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
-FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+API = re.compile(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
+FILE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Request:
 
 @dataclass
 class Hub:
-    """The repositories by name, and the switches. All may be changed while it runs.
+    """The repositories by name (`datasets/ORG/NAME` for data), and the switches.
+
+    All may be changed while it runs.
 
     `corrupt` files arrive with one bit flipped, `short` ones whole by all headers but too short
     for the listing, `cut` ones break off in the middle at every try; `vanished` are listed but
@@ -153,12 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if is_lfs:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-        status, start = 200, 0
-        if ranged := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+        status, start, stop = 200, 0, len(data)
+        if ranged := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             status, start = 206, int(ranged[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        end = len(data) // 2 if name in self.state.cut else len(data)
-        self._send(status, data[start:end], headers, length=len(data) - start)
+            stop = min(stop, int(ranged[2]) + 1) if ranged[2] else stop
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        end = len(data) // 2 if name in self.state.cut else stop
+        self._send(status, data[start:end], headers, length=stop - start)
 
     def _send(
         self,

@@ -29,6 +29,7 @@ def packed_recipe(name: str, *, group_size: int | None, **changes: object) -> Pa
         "scale_search": False,
         "clip_search": False,
         "rounding": "nearest",
+        "refine_sweeps": 0,
         "dampening_frac": 0.01,
         "on_indivisible": "error",
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.cli import STAGES
+from pipeline.cli import STAGES, VERBS
 from tests.imports import PACKAGE, closure, imports_of, layer, modules
 from tests.support import ROOT
 
@@ -16,6 +16,7 @@ ALLOWED = {
     "numerics": {"numerics", "domain"},
     "adapters": {"adapters", "numerics", "domain"},
     "stages": {"adapters", "numerics", "domain"},
+    "verbs": {"adapters", "numerics", "domain"},
     "cli": {"adapters", "domain"},
 }
 
@@ -34,6 +35,12 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_stages_are_the_same_everywhere() -> None:
     stage_modules = {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"}
     assert set(STAGES) == stage_modules == {name.partition("_")[0] for name in graph()}
+
+
+def test_verbs_are_beside_the_graph_and_have_a_module_each() -> None:
+    verb_modules = {path.stem for path in (PACKAGE / "verbs").glob("*.py")} - {"__init__"}
+    assert set(VERBS) == verb_modules
+    assert not verb_modules & {name.partition("_")[0] for name in graph()}
 
 
 @pytest.mark.parametrize("name", list(graph()))

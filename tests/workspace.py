@@ -19,7 +19,13 @@ from pipeline.domain.evaluated import (
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
-from pipeline.domain.quantized import TensorCoverage, VariantRecord
+from pipeline.domain.quantized import (
+    ComparedTexts,
+    Decontamination,
+    StatisticsRecord,
+    TensorCoverage,
+    VariantRecord,
+)
 from pipeline.domain.serving import (
     Benchmarks,
     Canary,
@@ -56,6 +62,7 @@ def make_workspace(
         "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
     )
     write_base_manifest(layout, source=source)
+    write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
@@ -80,6 +87,30 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             license=read_license_facts(layout.base_dir),
         ),
     )
+
+
+def write_statistics(layout: Layout, params: Params) -> None:
+    """The record of a calibration that dropped 3 of 40 documents."""
+    calibration = params.calibration
+    record = StatisticsRecord(
+        base_digest=base_digest(layout),
+        calibration=calibration,
+        text_sha256=SHA,
+        token_ids_sha256=SHA,
+        num_tokens=calibration.num_calibration_samples * calibration.max_seq_length,
+        num_samples=calibration.num_calibration_samples,
+        decontamination=Decontamination(
+            ngram_words=13,
+            compared=(ComparedTexts(name="trades_en", num_texts=400, sha256=SHA),),
+            num_documents_drawn=40,
+            num_contaminated_dropped=3,
+        ),
+        inputs=(),
+        experts=(),
+        files=(),
+        digest=SHA,
+    )
+    write_record(layout.statistics_path, record)
 
 
 def base_digest(layout: Layout) -> str:

@@ -19,18 +19,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.adapters.backend_coverage import measured_coverage
+from pipeline.adapters.calibration_text import calibration_sample
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, tokenizer_of
 from pipeline.adapters.checkpoint_files import read_json_object
-from pipeline.adapters.files import read_bytes, readable_disk_errors, require_free_space
+from pipeline.adapters.files import read_bytes, readable_disk_errors
 from pipeline.adapters.process import run_program
 from pipeline.adapters.progress import note
 from pipeline.adapters.statistics import Statistics
-from pipeline.adapters.texts import read_texts, shuffled, token_ids_sha256, token_windows
 from pipeline.domain.backends import BackendParams, BackendRequest, BackendResult
 from pipeline.domain.checkpoint import CARD_FILE, CONFIG_FILE, INDEX_FILE
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import BaseManifest
+from pipeline.domain.params import Params
 from pipeline.domain.quantized import TensorCoverage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ class BackendVariant:
 
 def write_with_backend(
     layout: Layout,
+    params: Params,
     base: BaseManifest,
     recipe: BackendParams,
     statistics: Statistics,
@@ -62,9 +64,8 @@ def write_with_backend(
     Raises InputError when the calibration text has changed since it was measured, FailureError when
     the library fails, or leaves out a tensor or a linear.
     """
-    samples = calibration_samples(layout, statistics)
+    samples = calibration_samples(layout, params, statistics)
     python = set_up_backend(recipe.backend)
-    require_free_space(model_dir, 2 * sum(file.size for file in base.files))
     with TemporaryDirectory(dir=model_dir.parent) as work:
         request = BackendRequest(
             recipe=recipe,
@@ -72,7 +73,7 @@ def write_with_backend(
             token_ids_path=Path(work) / "samples.json",
             output_dir=Path(work) / "model",
             result_path=Path(work) / "result.json",
-            seed=statistics.record.calibration.seed,
+            seed=params.calibration.seed,
         )
         result = run_backend(python, request, samples)
         _take_over(request.output_dir, layout.base_dir, base, model_dir)
@@ -80,22 +81,15 @@ def write_with_backend(
     return BackendVariant(coverage=coverage, versions=result.versions)
 
 
-def calibration_samples(layout: Layout, statistics: Statistics) -> list[list[int]]:
+def calibration_samples(layout: Layout, params: Params, statistics: Statistics) -> list[list[int]]:
     """The token ids that were measured. Raises InputError when they are no longer the same."""
-    calibration = statistics.record.calibration
-    samples = token_windows(
-        shuffled(read_texts(layout.root / calibration.text), seed=calibration.seed),
-        tokenizer_of(layout.base_dir).encode,
-        window_tokens=calibration.max_seq_length,
-        num_windows=calibration.num_calibration_samples,
-        source=f"calibration.text = {calibration.text}",
-    )
-    if token_ids_sha256(samples) != statistics.record.token_ids_sha256:
+    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    if sample.token_ids_sha256 != statistics.record.token_ids_sha256:
         raise InputError(
-            f"calibration.text = {calibration.text}: not the tokens that were measured; run "
-            "`quantline calibrate` again"
+            f"calibration.text = {params.calibration.text}: not the tokens that were measured; "
+            "run `quantline calibrate` again"
         )
-    return samples
+    return sample.windows
 
 
 def environment_dir(backend: str) -> Path:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from pipeline.adapters.checkpoint_files import read_json_object, read_shards
-from pipeline.adapters.files import readable_disk_errors
+from pipeline.adapters.files import replacement, write_bytes
 from pipeline.adapters.safetensors_header import read_header
 from pipeline.adapters.unpacking import unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
@@ -83,36 +83,31 @@ def _file_of_tensors(directory: Path) -> dict[str, str]:
     return dict(sorted((name, file) for file, names in shards.items() for name in names))
 
 
-class ShardWriter:
-    """Writes a checkpoint's weights shard by shard, then the index that finds them."""
-
-    def __init__(self, directory: Path, num_shards: int) -> None:
-        self._directory = directory
-        self._num_shards = num_shards
-        self._weight_map: dict[str, str] = {}
-        self._total_bytes = 0
-
-    def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write shard `number`, counted from 1."""
-        name = f"model-{number:05d}-of-{self._num_shards:05d}.safetensors"
-        save_tensors(self._directory / name, tensors)
-        self._weight_map |= dict.fromkeys(tensors, name)
-        self._total_bytes += sum(tensor.nbytes for tensor in tensors.values())
-
-    def finish(self) -> None:
-        index = {
-            "metadata": {"total_size": self._total_bytes},
-            "weight_map": dict(sorted(self._weight_map.items())),
-        }
-        (self._directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+def shard_name(number: int, num_shards: int) -> str:
+    """The file name of a shard, counted from 1, as transformers writes it."""
+    return f"model-{number:05d}-of-{num_shards:05d}.safetensors"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; a full disk is one line."""
+def write_index(directory: Path) -> None:
+    """Write the index that finds every tensor of the shards in `directory`."""
+    headers = {path.name: read_header(path) for path in directory.glob("*.safetensors")}
+    file_of = {name: file for file, header in headers.items() for name in header}
+    total = sum(info.size_bytes for header in headers.values() for info in header.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}
+    write_bytes(directory / INDEX_FILE, json.dumps(index, indent=2).encode() + b"\n")
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, note: tuple[str, str] = ("format", "pt")
+) -> None:
+    """Write a safetensors file atomically; a full disk is one line.
+
+    `note` is the one key and value of its metadata: the order of several would be random.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with readable_disk_errors(path):
+    with replacement(path) as file:
         try:
-            save_file(contiguous, path, metadata={"format": "pt"})
+            save_file(contiguous, file.name, metadata=dict([note]))
         except SafetensorError as error:
             raise FailureError(f"{path}: cannot be written: {error}; nothing was kept") from error
 

@@ -7,9 +7,11 @@ either the old state or the new one.
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,10 @@ from pipeline.domain.record import Record
 CHUNK_BYTES = 1 << 22
 PARTIAL_SUFFIX = ".partial"
 REPLACED_SUFFIX = ".replaced"
+KEY_DIGITS = 16
+KEY = rf"[0-9a-f]{{{KEY_DIGITS}}}"
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+COMPUTING = ("numpy", "torch", "transformers")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -68,20 +74,20 @@ def read_bytes(path: Path, *, made_by: str) -> bytes:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
-    with _replacement(path) as file:
+    with replacement(path) as file:
         file.write(data)
 
 
 def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> None:
     """Copy a file's bytes to `target` atomically; `advance` is told the bytes of each chunk."""
-    with source.open("rb") as original, _replacement(target) as copy:
+    with source.open("rb") as original, replacement(target) as copy:
         while chunk := original.read(CHUNK_BYTES):
             copy.write(chunk)
             advance(len(chunk))
 
 
 @contextmanager
-def _replacement(path: Path) -> Iterator[BinaryIO]:
+def replacement(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that replaces it when the block ends without an error."""
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with readable_disk_errors(path):
@@ -112,6 +118,43 @@ def new_directory(target: Path) -> Iterator[Path]:
             replace_directory(partial, target)
         finally:
             remove_tree(partial)
+
+
+@contextmanager
+def resumable_directory(target: Path, *, key: str) -> Iterator[Path]:
+    """A directory beside `target` that outlives a kill and replaces it when the block ends.
+
+    `key` is the sha256 of everything the result depends on (`work_key`). What an earlier, killed
+    or failed run with the same key finished is still there, file by file; half-written files are
+    gone, and so is the work of any other key. Each file is a unit: write it by `write_bytes`,
+    `replacement` or `save_tensors`, which make it appear whole, and skip the units that exist.
+    """
+    work = target.with_name(f"{target.name}.{key[:KEY_DIGITS]}{PARTIAL_SUFFIX}")
+    with readable_disk_errors(target):
+        work.mkdir(parents=True, exist_ok=True)
+        for other in target.parent.iterdir():
+            if other != work and _is_work_of(other.name, target.name):
+                remove_tree(other)
+        for unfinished in work.rglob(f"*{PARTIAL_SUFFIX}"):
+            remove_tree(unfinished)
+        yield work
+        replace_directory(work, target)
+
+
+def _is_work_of(name: str, target: str) -> bool:
+    """Whether `name` is a work directory beside `target`."""
+    key = name.removeprefix(f"{target}.").removesuffix(PARTIAL_SUFFIX)
+    return name == f"{target}.{key}{PARTIAL_SUFFIX}" and re.fullmatch(KEY, key) is not None
+
+
+def work_key(*facts: str) -> str:
+    """sha256, in hex, of `facts`, of this program's code and of the libraries that compute."""
+    digest = hashlib.sha256()
+    for module in sorted(PACKAGE_DIR.rglob("*.py")):
+        digest.update(hashlib.sha256(module.read_bytes()).digest())
+    for fact in (*facts, *(f"{name} {version(name)}" for name in COMPUTING)):
+        digest.update(hashlib.sha256(fact.encode()).digest())
+    return digest.hexdigest()
 
 
 def replace_directory(source: Path, target: Path) -> None:

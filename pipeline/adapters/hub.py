@@ -1,4 +1,4 @@
-"""A checkpoint on a Hugging Face hub or a mirror of one, through huggingface_hub.
+"""A checkpoint or data set on a Hugging Face hub or a mirror of one, through huggingface_hub.
 
 huggingface_hub does the talking: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
 store), proxies and retries are its own. It does not check what it downloads; here every file is
@@ -8,12 +8,13 @@ compared with the digest the hub lists for the commit. What a failure says is in
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from pipeline.adapters.hub_cache import CachedCheckpoint
 from pipeline.adapters.hub_digest import HubDigest, hub_record, parse_digest
 from pipeline.adapters.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
 from pipeline.adapters.progress import note
-from pipeline.domain.checkpoint import CheckpointSource, HubSource
+from pipeline.domain.checkpoint import CONFIG_FILE, CheckpointSource, HubSource
 from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.manifest import FileRecord, relative_posix
 
@@ -36,15 +37,16 @@ NO_CACHE = "cache"
 LISTING_TIMEOUT_S = 60.0
 
 
-def open_hub(source: HubSource) -> CheckpointSource:
-    """The checkpoint at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
+def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointSource:
+    """The repository at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
 
-    Raises InputError for a branch or tag, and names the commit it points to now.
+    `known_file` is one that it must have, by which the cache is searched. Raises InputError for a
+    branch or tag, and names the commit it points to now.
     """
     if not source.is_pinned:
         raise InputError(_unpinned(source))
     if constants.is_offline_mode():
-        return CachedCheckpoint(source)
+        return CachedCheckpoint(source, known_file=known_file)
     endpoint = current_endpoint()
     note(f"fetch: {source} from {shown_endpoint(endpoint)}")
     return HubCheckpoint(source, endpoint=endpoint)
@@ -60,17 +62,19 @@ def _unpinned(source: HubSource) -> str:
     if constants.is_offline_mode():
         return f"{expected}; HF_HUB_OFFLINE is set, so the commit cannot be looked up"
     commit = read_info(source, endpoint=current_endpoint()).sha
-    pinned = HubSource(source.repo, str(commit))
+    pinned = replace(source, revision=str(commit))
     if not pinned.is_pinned:
         return f"{expected}; the hub names none for {source.revision}"
     return f"{expected}; {source.revision} is now at {commit}: write {pinned}"
 
 
-def read_info(source: HubSource, *, endpoint: str) -> ModelInfo:
+def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
     """What the hub says about a revision, with the size and digest of every file."""
     with readable_hub_errors(source, endpoint=endpoint):
         try:
-            return HfApi(endpoint=endpoint).model_info(
+            api = HfApi(endpoint=endpoint)
+            info = api.dataset_info if source.repo_type == "dataset" else api.model_info
+            return info(
                 source.repo,
                 revision=source.revision,
                 files_metadata=True,
@@ -160,7 +164,10 @@ class HubCheckpoint:
     def _copy_from_cache(
         self, name: str, digest: HubDigest, target_path: Path, *, advance: Callable[[int], None]
     ) -> bool:
-        cached = try_to_load_from_cache(self._source.repo, name, revision=self._source.revision)
+        source = self._source
+        cached = try_to_load_from_cache(
+            source.repo, name, revision=source.revision, repo_type=source.repo_type
+        )
         if not isinstance(cached, str):
             return False
         if not isinstance(hub_record(Path(cached), digest), FileRecord):
@@ -174,6 +181,7 @@ class HubCheckpoint:
             hf_hub_download(
                 self._source.repo,
                 name,
+                repo_type=self._source.repo_type,
                 revision=self._source.revision,
                 local_dir=target_dir,
                 cache_dir=target_dir / ".cache" / NO_CACHE,

@@ -1,4 +1,4 @@
-"""A checkpoint in huggingface_hub's cache, for work without a network.
+"""A checkpoint or data set in huggingface_hub's cache, for work without a network.
 
 The cache keeps a file under the digest the hub listed for it, and each commit as a directory of
 links to such files (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): the name a
@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from pipeline.adapters.files import copy_file
 from pipeline.adapters.hub_digest import SHA256, HubDigest, hub_record, parse_digest
-from pipeline.domain.checkpoint import CONFIG_FILE, HubSource
+from pipeline.domain.checkpoint import HubSource
 from pipeline.domain.errors import InputError
 from pipeline.domain.manifest import FileRecord
 
@@ -22,16 +22,19 @@ BLOBS_DIR = "blobs"
 class CachedCheckpoint:
     """One commit of a repository, as far as the cache holds it."""
 
-    def __init__(self, source: HubSource) -> None:
+    def __init__(self, source: HubSource, *, known_file: str) -> None:
         self._source = source
+        kind = " --repo-type dataset" if source.repo_type == "dataset" else ""
         self._fill = (
             "unset HF_HUB_OFFLINE, or fill the cache with "
-            f"`hf download {source.repo} --revision {source.revision}`"
+            f"`hf download {source.repo}{kind} --revision {source.revision}`"
         )
-        cached = try_to_load_from_cache(source.repo, CONFIG_FILE, revision=source.revision)
+        cached = try_to_load_from_cache(
+            source.repo, known_file, revision=source.revision, repo_type=source.repo_type
+        )
         if not isinstance(cached, str):
             raise InputError(f"{source}: not in the cache, and HF_HUB_OFFLINE is set; {self._fill}")
-        self._snapshot_dir = Path(cached).parent
+        self._snapshot_dir = Path(cached).parents[known_file.count("/")]
 
     @property
     def revision(self) -> str:
@@ -39,8 +42,8 @@ class CachedCheckpoint:
 
     def sizes(self) -> dict[str, int]:
         return {
-            path.name: path.stat().st_size
-            for path in self._snapshot_dir.iterdir()
+            path.relative_to(self._snapshot_dir).as_posix(): path.stat().st_size
+            for path in self._snapshot_dir.rglob("*")
             if path.is_file()
         }
 

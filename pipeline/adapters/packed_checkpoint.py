@@ -12,11 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.adapters.checkpoint import Checkpoint, ShardWriter
-from pipeline.adapters.files import readable_disk_errors
+from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import Fold, folds_of, layer_index, split_layer_name
+from pipeline.domain.architecture import (
+    Fold,
+    folds_of,
+    layer_folds,
+    layer_index,
+    split_layer_name,
+)
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import (
     implied_by_packing,
@@ -28,13 +34,14 @@ from pipeline.domain.grouping import Grouping, plan_groups
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import IntegerWeights, PackedVariant
 from pipeline.domain.quantization_config import quantization_config
-from pipeline.domain.quantized import TensorCoverage
+from pipeline.domain.quantized import LayerCoverage, TensorCoverage
 from pipeline.domain.stored_scheme import CONFIG_KEY
 from pipeline.domain.variants import CompressedTensorsParams, Scheme
 from pipeline.numerics.fp8 import fp8_layer
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
 from pipeline.numerics.packing.stored import stored_tensors
 
+NOTHING = QuantizedLayer(linears={}, changed={})
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
 
 
@@ -47,44 +54,87 @@ def write_packed(
 ) -> tuple[TensorCoverage, ...]:
     """Fill `model_dir`: one shard for each decoder layer, one for the rest, and the sidecar files.
 
-    Returns what became of every tensor. Raises InputError for linears that do not divide, where the
-    recipe does not say what to do with them, and for an architecture whose folding is unknown;
-    FailureError when less is quantized than the recipe implies.
+    A layer is finished when its shard is there and, beside `model_dir`, its coverage; what an
+    earlier run finished is not done again. Returns what became of every tensor. Raises InputError
+    for linears that do not divide, where the recipe does not say what to do with them, and for an
+    architecture whose folding is unknown; FailureError when less is quantized than the recipe
+    implies.
     """
     checkpoint = Checkpoint(base_dir)
-    implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
     grouping = _grouping(recipe, statistics, checkpoint)
-    folds = folds_of(base.architecture) if recipe.scale_search else ()
+    quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)
     by_layer = _names_by_layer(checkpoint.names)
-    writer = ShardWriter(model_dir, num_shards=len(by_layer))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    coverage: list[TensorCoverage] = []
-    for number, (prefix, names) in enumerate(
-        track(by_layer.items(), "quantize", total=len(by_layer)), start=1
-    ):
-        stored = checkpoint.tensors(names)
-        linears = [name for name in grouping.group_sizes if f"{name}.weight" in stored]
-        grams = statistics.grams(linears)
-        layer = _quantized_layer(
-            {name.removeprefix(f"{prefix}."): it.to(device) for name, it in stored.items()},
-            {name.removeprefix(f"{prefix}."): it.to(device) for name, it in grams.items()},
-            _between(folds, linears, grouping.kept, prefix=prefix),
-            recipe,
-            {name.removeprefix(f"{prefix}."): grouping.group_sizes[name] for name in linears},
-            head_dim=_head_dim(checkpoint.config),
-        )
-        tensors, rows = _packed_tensors(prefix, stored, layer, recipe, grouping)
-        writer.write(number, tensors)
-        coverage += rows
-    kept = {f"{name}.weight" for name in grouping.kept}
-    require_covered(coverage, implied=implied, kept=kept)
-    writer.finish()
+    finished_dir = model_dir.with_name("finished")
+    units = [
+        (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
+        for number, layer in enumerate(by_layer.items(), start=1)
+    ]
+    remaining = [unit for unit in units if not unit[0].exists()]
+    for rows_path, shard_path, prefix, names in track(remaining, "quantize", total=len(remaining)):
+        tensors, rows = quantizer.shard(prefix, names)
+        save_tensors(shard_path, tensors)
+        write_record(rows_path, LayerCoverage(rows=tuple(rows)))
+    coverage = [
+        row
+        for rows_path, *_ in units
+        for row in LayerCoverage.from_bytes(rows_path.read_bytes(), source=str(rows_path)).rows
+    ]
+    remove_tree(finished_dir)
+    implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
+    require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
+    write_index(model_dir)
     quantized = {f"{name}.weight" for name in grouping.group_sizes}
     config = quantization_config(
         recipe, grouping, unquantized=_unquantized(checkpoint, quantized=quantized)
     )
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     return tuple(sorted(coverage, key=lambda row: row.name))
+
+
+class _LayerQuantizer:
+    """Quantizes one decoder layer after the other; nothing of one layer matters to another."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        statistics: Statistics,
+        recipe: PackedVariant,
+        grouping: Grouping,
+        architecture: str,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._statistics = statistics
+        self._recipe = recipe
+        self._grouping = grouping
+        self._folds = folds_of(architecture) if recipe.scale_search else ()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def shard(
+        self, prefix: str, names: list[str]
+    ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
+        """The tensors that stand for those of the base in `names`, and what became of each."""
+        stored = self._checkpoint.tensors(names)
+        sizes = self._grouping.group_sizes
+        linears = [name for name in sizes if f"{name}.weight" in stored]
+        if not linears:
+            return _packed_tensors(prefix, stored, NOTHING, self._recipe, self._grouping)
+        folds = _layer_folds(self._folds, names, self._grouping.kept, prefix=prefix)
+        shared = {it.shared_input for it in folds if it.shared_input}
+        layer = _quantized_layer(
+            {name.removeprefix(f"{prefix}."): it.to(self._device) for name, it in stored.items()},
+            {
+                name.removeprefix(f"{prefix}."): gram
+                for name, gram in self._statistics.grams(linears, device=self._device).items()
+            },
+            folds,
+            self._recipe,
+            {name.removeprefix(f"{prefix}."): sizes[name] for name in linears},
+            head_dim=_head_dim(self._checkpoint.config),
+            shared_grams={
+                it: self._statistics.shared_gram(f"{prefix}.{it}").to(self._device) for it in shared
+            },
+        )
+        return _packed_tensors(prefix, stored, layer, self._recipe, self._grouping)
 
 
 def _grouping(recipe: PackedVariant, statistics: Statistics, checkpoint: Checkpoint) -> Grouping:
@@ -104,12 +154,13 @@ def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
     ]
 
 
-def _between(
-    folds: tuple[Fold, ...], linears: list[str], kept: Mapping[str, str], *, prefix: str
+def _layer_folds(
+    folds: tuple[Fold, ...], names: list[str], kept: Mapping[str, str], *, prefix: str
 ) -> list[Fold]:
-    """The folds that no linear takes part in which keeps its dtype."""
+    """The folds of a layer with the tensors `names`, none of whose linears keeps its dtype."""
+    modules = {name.removeprefix(f"{prefix}.").removesuffix(".weight") for name in names}
     left = {name.removeprefix(f"{prefix}.") for name in kept if name.startswith(f"{prefix}.")}
-    return [it for it in folds if linears and left.isdisjoint((it.previous, *it.linears))]
+    return [it for it in layer_folds(folds, modules) if left.isdisjoint((it.previous, *it.linears))]
 
 
 def _quantized_layer(
@@ -120,9 +171,8 @@ def _quantized_layer(
     group_sizes: Mapping[str, int],
     *,
     head_dim: int,
+    shared_grams: Mapping[str, Tensor],
 ) -> QuantizedLayer:
-    if not grams:
-        return QuantizedLayer(linears={}, changed={})
     if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
         return fp8_layer(tensors, grams)
     integers = IntegerWeights(
@@ -138,6 +188,7 @@ def _quantized_layer(
         symmetric=recipe.symmetric,
         head_dim=head_dim,
         group_sizes=group_sizes,
+        shared_grams=shared_grams,
     )
 
 

@@ -12,6 +12,7 @@ from pipeline.domain.layout import BASE
 from pipeline.domain.model_card import base_reference
 from pipeline.domain.report import (
     Facts,
+    calibration_sentence,
     coverage_rows,
     gate_sentence,
     latency_rows,
@@ -41,6 +42,7 @@ def render_report(facts: Facts) -> str:
         num_approved=len(facts.selection.approved()),
         num_variants=len(facts.selection.variants),
         gate=gate_sentence(facts.params.gate),
+        calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
         scatter=size_chart(facts),
         throughput=throughput_chart(facts),

@@ -1,29 +1,35 @@
-"""The statistics directory: second moments by decoder layer, written once, read by all variants."""
+"""The statistics directory: second moments by decoder layer, written once, read by all variants.
 
+The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import save_tensors
 from pipeline.adapters.files import read_bytes
-from pipeline.domain.architecture import split_layer_name
 from pipeline.domain.layout import Layout
-from pipeline.domain.quantized import LinearStatistics, StatisticsRecord
-from pipeline.numerics.gram import pack_upper, unpack_upper
+from pipeline.domain.quantized import LayerStatistics, LinearStatistics, StatisticsRecord
+from pipeline.numerics.gram import packed_diagonal, unpack_upper
 
-OUTSIDE_LAYERS_FILE = "outside-layers.safetensors"
-
-
-def file_of(linear: str) -> str:
-    """The file that holds a linear's statistics: one for each decoder layer."""
-    split = split_layer_name(linear)
-    return f"{split[0]}.safetensors" if split else OUTSIDE_LAYERS_FILE
+RECORD_KEY = "statistics"
+CPU = torch.device("cpu")
 
 
-def write_grams(directory: Path, file: str, grams: dict[str, Tensor]) -> None:
-    """Write the G matrices of one layer, by key."""
-    save_tensors(directory / file, {key: pack_upper(gram) for key, gram in grams.items()})
+def write_layer(path: Path, record: LayerStatistics, packed: Mapping[str, Tensor]) -> None:
+    """Write one layer atomically: packed upper triangles of G by key, and what they are."""
+    save_tensors(path, packed, note=(RECORD_KEY, record.to_bytes().decode()))
+
+
+def read_layer(path: Path) -> LayerStatistics:
+    """What the file of a layer holds."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return LayerStatistics.from_bytes(metadata[RECORD_KEY].encode(), source=str(path))
 
 
 class Statistics:
@@ -33,6 +39,7 @@ class Statistics:
         data = read_bytes(layout.statistics_path, made_by="calibrate")
         self.record = StatisticsRecord.from_bytes(data, source=str(layout.statistics_path))
         self._directory = layout.statistics_dir
+        self._of_key = {entry.key: entry for entry in self.record.inputs}
         self._of_linear: dict[str, LinearStatistics] = {
             linear: entry for entry in self.record.inputs for linear in entry.linears
         }
@@ -45,16 +52,26 @@ class Statistics:
     def in_features(self, linear: str) -> int:
         return self._of_linear[linear].in_features
 
-    def grams(self, linears: list[str]) -> dict[str, Tensor]:
+    def grams(self, linears: list[str], *, device: torch.device = CPU) -> dict[str, Tensor]:
         """G of each linear, float32; linears that read the same input share one tensor."""
         by_key = {self._of_linear[name].key: self._of_linear[name] for name in linears}
-        loaded = {key: self._load(entry) for key, entry in by_key.items()}
+        loaded = {key: self._load(entry).to(device) for key, entry in by_key.items()}
         return {name: loaded[self._of_linear[name].key] for name in linears}
+
+    def shared_gram(self, key: str) -> Tensor:
+        """G of the input that all experts of a layer share, float32."""
+        return self._load(self._of_key[key])
 
     def diagonal(self, linear: str) -> Tensor:
         """diag G, the mean of x² by input channel: llama.cpp's importance matrix."""
-        return self._load(self._of_linear[linear]).diagonal().contiguous()
+        entry = self._of_linear[linear]
+        return packed_diagonal(self._packed(entry), entry.in_features)
 
     def _load(self, entry: LinearStatistics) -> Tensor:
+        return unpack_upper(self._packed(entry), entry.in_features)
+
+    def _packed(self, entry: LinearStatistics) -> Tensor:
+        """The stored triangle, mapped: what is not used is not read."""
         with safe_open(self._directory / entry.file, framework="pt") as file:
-            return unpack_upper(file.get_tensor(entry.key), entry.in_features)
+            packed: Tensor = file.get_tensor(entry.key)
+            return packed

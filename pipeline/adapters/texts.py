@@ -5,12 +5,12 @@ here knows a tokenizer; the caller hands in the function that encodes one docume
 """
 
 import json
-import random
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.domain.errors import InputError
 from pipeline.domain.record import sha256_hex
@@ -18,7 +18,7 @@ from pipeline.domain.record import sha256_hex
 PLAIN_SUFFIXES = (".txt", ".raw")
 SUPPORTED = '.jsonl (one {"text": ...} per line), .json (a list of texts), .txt or .raw'
 
-Encode = Callable[[str], list[int]]
+Text = TypeVar("Text")
 
 
 def read_texts(path: Path) -> list[str]:
@@ -28,7 +28,7 @@ def read_texts(path: Path) -> list[str]:
     of strings or of such objects, `.txt` and `.raw` one document. Raises InputError, with the line
     where there is one, for anything else.
     """
-    content = _read_utf8(path)
+    content = read_utf8(path)
     if path.suffix == ".jsonl":
         documents = list(_texts_of_lines(path, content))
     elif path.suffix == ".json":
@@ -43,7 +43,7 @@ def read_texts(path: Path) -> list[str]:
     return documents
 
 
-def _read_utf8(path: Path) -> str:
+def read_utf8(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
@@ -60,18 +60,18 @@ def _texts_of_lines(path: Path, content: str) -> Iterator[str]:
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _text_of(_parse_json(line, where), where, strings_allowed=False)
+            yield _text_of(parse_json(line, where), where, strings_allowed=False)
 
 
 def _texts_of_list(path: Path, content: str) -> Iterator[str]:
-    items = _parse_json(content, str(path))
+    items = parse_json(content, str(path))
     if not isinstance(items, list):
         raise InputError(f"{path}: expected a list of texts, found {_kind(items)}")
     for number, item in enumerate(items, start=1):
         yield _text_of(item, f"{path}, item {number}", strings_allowed=True)
 
 
-def _parse_json(content: str, where: str) -> object:
+def parse_json(content: str, where: str) -> object:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
@@ -104,15 +104,13 @@ def _kind(value: object) -> str:
     return {list: "a list", str: "a string", bool: "a boolean"}.get(type(value), "a number")
 
 
-def shuffled(texts: Sequence[str], *, seed: int) -> list[str]:
-    """The same texts in an order that depends on nothing but `seed` and their number."""
-    order = list(texts)
-    random.Random(seed).shuffle(order)
-    return order
-
-
 def token_windows(
-    texts: Sequence[str], encode: Encode, *, window_tokens: int, num_windows: int, source: str
+    texts: Iterable[Text],
+    encode: Callable[[Text], list[int]],
+    *,
+    window_tokens: int,
+    num_windows: int,
+    source: str,
 ) -> list[list[int]]:
     """The first `num_windows` windows of `window_tokens` ids of the encoded texts set end to end.
 

@@ -14,14 +14,15 @@ def read_workspace(layout: Layout) -> Params:
     """
     params = read_params(layout.params_path)
     require_runnable(params.variants)
-    named = {
-        "calibration.text": params.calibration.text,
-        "evaluate.text": params.evaluate.text,
-    }
-    for key, value in named.items():
-        if not (layout.root / value).is_file():
-            raise InputError(
-                f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) "
-                "or put the text there"
-            )
+    _require(layout, "evaluate.text", params.evaluate.text)
+    if params.calibration.dataset is None:  # else fetch brings it
+        _require(layout, "calibration.text", params.calibration.text)
     return params
+
+
+def _require(layout: Layout, key: str, value: str) -> None:
+    if not (layout.root / value).exists():
+        raise InputError(
+            f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) or "
+            "put the text there"
+        )

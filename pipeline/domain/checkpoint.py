@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pipeline.domain.errors import InputError, shown
 from pipeline.domain.manifest import FileRecord
@@ -52,28 +52,46 @@ REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
+RepoType = Literal["model", "dataset"]
+
+
 @dataclass(frozen=True)
 class HubSource:
     """A repository of a hub and a revision of it: a full commit, or (not yet) a branch or tag."""
 
     repo: str
     revision: str
+    repo_type: RepoType = "model"
 
     @property
     def is_pinned(self) -> bool:
         return COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:
-        return f"{HUB_PREFIX}{self.repo}@{self.revision}"
+        return f"{_PREFIXES[self.repo_type]}{self.repo}@{self.revision}"
+
+
+_PREFIXES: dict[RepoType, str] = {"model": HUB_PREFIX, "dataset": f"{HUB_PREFIX}datasets/"}
 
 
 def parse_hub_source(source: str) -> HubSource:
     """Read `hf:ORG/NAME@REVISION`; without a revision it is `main`. Raises InputError."""
-    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
+    return _parsed(source, "model", key="model.source")
+
+
+def parse_dataset_source(source: str) -> HubSource:
+    """Read `hf:datasets/ORG/NAME@REVISION` in the same way."""
+    return _parsed(source, "dataset", key="calibration.dataset.source")
+
+
+def _parsed(source: str, repo_type: RepoType, *, key: str) -> HubSource:
+    prefix = _PREFIXES[repo_type]
+    repo, _, revision = source.removeprefix(prefix).partition("@")
     revision = revision or "main"
-    if not REPO_ID.fullmatch(repo) or not REVISION.fullmatch(revision) or ".." in source:
-        raise InputError(f"model.source = {shown(source)}: expected hf:ORG/NAME@COMMIT")
-    return HubSource(repo, revision)
+    is_name = REPO_ID.fullmatch(repo) and REVISION.fullmatch(revision) and ".." not in source
+    if not source.startswith(prefix) or not is_name:
+        raise InputError(f"{key} = {shown(source)}: expected {prefix}ORG/NAME@COMMIT")
+    return HubSource(repo, revision, repo_type)
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:

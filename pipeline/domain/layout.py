@@ -9,6 +9,8 @@ from pathlib import Path
 
 PARAMS_FILE = "params.yaml"
 BASE = "base"
+DATASET_DIR = "artifacts/calibration/data"
+"""Where a calibration data set of a hub is, from the workspace's root."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,30 @@ class Layout:
         return self.artifacts_dir / "base.manifest.json"
 
     @property
+    def calibration_dir(self) -> Path:
+        """A fetched calibration data set: its manifest, and its files in DATASET_DIR."""
+        return self.artifacts_dir / "calibration"
+
+    @property
+    def dataset_manifest_path(self) -> Path:
+        return self.calibration_dir / "manifest.json"
+
+    @property
+    def dataset_dir(self) -> Path:
+        return self.root / DATASET_DIR
+
+    @property
     def statistics_dir(self) -> Path:
         return self.artifacts_dir / "statistics"
 
     @property
     def statistics_path(self) -> Path:
         return self.statistics_dir / "statistics.json"
+
+    @property
+    def token_ids_path(self) -> Path:
+        """The token ids that calibration read: a JSON list of samples, each a list of ids."""
+        return self.statistics_dir / "token_ids.json"
 
     def variant_dir(self, name: str) -> Path:
         """The variant's record (`variant.json`) and, in `model/`, the files that are released."""

@@ -75,3 +75,14 @@ class BaseManifest(Record):
     @property
     def weight_bytes(self) -> int:
         return sum(file.size for file in self.files if file.path.endswith(".safetensors"))
+
+
+class DatasetManifest(Record):
+    """The calibration data set of a hub that was fetched, and the names and patterns asked for.
+
+    `source` is None and the rest empty when there is none.
+    """
+
+    source: str | None
+    patterns: tuple[str, ...]
+    files: tuple[FileRecord, ...]

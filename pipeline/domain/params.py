@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from pipeline.domain.layout import BASE
+from pipeline.domain.layout import BASE, DATASET_DIR
 from pipeline.domain.record import Record
 from pipeline.domain.variants import (
     AwqParams,
@@ -76,10 +76,25 @@ class ModelParams(Record):
     gguf_pre_tokenizer: Text | None
 
 
+class DatasetParams(Record):
+    """A data set of a hub: `source` is `hf:datasets/ORG/NAME@COMMIT`.
+
+    `files` are names of data files in it, or patterns such as `data/train-*.parquet`.
+    """
+
+    source: Text
+    files: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
 class CalibrationParams(Record):
-    """The text whose activations are measured, and how much of it. `seed` picks the documents."""
+    """The text whose activations are measured, and how much of it. `seed` draws the documents.
+
+    `text` is a file or a directory of them. With a `dataset`, which fetch brings there, it is
+    DATASET_DIR. `license` is that of the data.
+    """
 
     text: Text
+    dataset: DatasetParams | None
     license: Text
     num_calibration_samples: PositiveInt
     max_seq_length: PositiveInt
@@ -184,4 +199,14 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _dataset_is_the_text(self) -> "Params":
+        text = self.calibration.text
+        if (self.calibration.dataset is not None) != (text == DATASET_DIR):
+            raise ValueError(
+                f"calibration.text = {text}: {DATASET_DIR} is where fetch puts "
+                "calibration.dataset; set both, or a file of your own and dataset: null"
+            )
         return self

@@ -20,7 +20,7 @@ from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.model_card import kept_reasons, schemes, standard_error
 from pipeline.domain.params import GateParams, Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.release import Receipt, Receipts
 from pipeline.domain.serving import (
     BenchmarkResult,
@@ -38,6 +38,7 @@ class Facts:
     params: Params
     base: BaseManifest
     rule: LicenseRule
+    statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord
     evaluations: Mapping[str, EvaluationRecord]
@@ -239,6 +240,21 @@ def gate_sentence(gate: GateParams) -> str:
     )
 
 
+def calibration_sentence(facts: Facts) -> str:
+    """What was calibrated on, and what keeps it apart from the evaluation."""
+    record, check = facts.statistics, facts.statistics.decontamination
+    calibration = record.calibration
+    origin = calibration.dataset.source if calibration.dataset else calibration.text
+    compared = ", ".join(it.name for it in check.compared)
+    return (
+        f"Calibrated on {record.num_tokens:,} tokens ({record.num_samples} samples of "
+        f"{calibration.max_seq_length}) of {origin}, license {calibration.license}. "
+        f"{check.num_contaminated_dropped} of {check.num_documents_drawn} documents were dropped "
+        f"because they share {check.ngram_words} words in a row with an evaluation document; "
+        f"compared with {compared}."
+    )
+
+
 def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
     """What everything was made from: a name and a sha256 or commit for each."""
     rows = [("base checkpoint", facts.base.digest)]
@@ -247,6 +263,12 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
     statistics = {record.statistics_digest for record in facts.variants.values()}
     rows += [("calibration statistics", digest) for digest in sorted(statistics)]
     rows += [
+        ("calibration text", facts.statistics.text_sha256),
+        ("calibration token ids", facts.statistics.token_ids_sha256),
+        *(
+            (f"compared with calibration: {it.name} ({it.num_texts} texts)", it.sha256)
+            for it in facts.statistics.decontamination.compared
+        ),
         ("held-out text", facts.base_evaluation.text_sha256),
         ("evaluated token ids", facts.base_evaluation.token_ids_sha256),
     ]

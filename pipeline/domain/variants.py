@@ -49,12 +49,14 @@ class PackedParams(Record):
 
     `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
     for the range of each group that hurts the output least, `rounding` picks the integers,
-    `dampening_frac` is the share of the mean diagonal of G added to its diagonal.
+    `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
+    the mean diagonal of G added to its diagonal.
     """
 
     scale_search: bool
     clip_search: bool
     rounding: Rounding
+    refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
     on_indivisible: OnIndivisible
 
@@ -122,13 +124,15 @@ class CompressedTensorsParams(PackedParams):
     @field_validator("scheme")
     @classmethod
     def _float_is_nearest(cls, value: Scheme, info: ValidationInfo) -> Scheme:
-        searched = info.data.get("scale_search") or info.data.get("clip_search")
+        searched = any(
+            info.data.get(name) for name in ("scale_search", "clip_search", "refine_sweeps")
+        )
         if value is Scheme.FP8_DYNAMIC and (
             searched or info.data.get("rounding") is not Rounding.NEAREST
         ):
             raise ValueError(
                 "floating-point numbers are rounded to nearest; set scale_search and clip_search "
-                "to false and rounding to nearest"
+                "to false, refine_sweeps to 0 and rounding to nearest"
             )
         return value
 
@@ -152,6 +156,7 @@ class IntegerWeights(Record):
     scale_search: bool
     clip_search: bool
     rounding: Rounding
+    refine_sweeps: int
     dampening_frac: float
 
 

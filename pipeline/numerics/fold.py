@@ -1,11 +1,15 @@
-"""Folding AWQ's channel scales into the operation before, so that they cost nothing at run time."""
+"""Folding AWQ's channel scales into the operation before, so that they cost nothing at run time.
+
+Only the arithmetic is here; which operation comes before which linear is in
+`pipeline.domain.architecture`.
+"""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import Fold
+from pipeline.domain.architecture import Fold, Rows
 from pipeline.domain.params import IntegerWeights
 from pipeline.numerics.awq import search_scales
 
@@ -18,17 +22,21 @@ def search_fold(
     *,
     symmetric: bool,
     head_dim: int,
+    shared_grams: Mapping[str, Tensor],
 ) -> Tensor:
     """The scales of the operation before, float32, one for each of its outputs.
 
-    `working` holds the layer's tensors, float32, by name relative to it; `grams` is G by linear.
+    `working` holds the layer's tensors, float32, by name relative to it; `grams` is G by linear,
+    `shared_grams` G by the fold's `shared_input`. Linears without statistics count no error.
     """
-    gram = grams[fold.linears[0]]
-    num_outputs = working[f"{fold.previous}.weight"].shape[0]
+    measured = [name for name in fold.linears if name in grams]
+    gram = shared_grams[fold.shared_input] if fold.shared_input else grams[measured[0]]
+    rows = _rows(fold, working[f"{fold.previous}.weight"].shape[0], gram.shape[0])
+    num_outputs = rows.stop - rows.start
     width = head_dim if fold.by_value_head else num_outputs
     shared_by = gram.shape[0] // num_outputs
     scales = search_scales(
-        [working[f"{name}.weight"] for name in fold.linears],
+        [working[f"{name}.weight"] for name in measured],
         gram,
         num_bits=recipe.num_bits,
         group_size=recipe.group_size,
@@ -50,21 +58,56 @@ def apply_fold(
 ) -> None:
     """Divide the operation before by `scales` and multiply the linears' columns by them, in place.
 
-    `grams` follows: the linears' input is divided too. What is no quantized linear is rounded to
+    `grams` follows, in place too: the linears' input is divided. A norm is rounded to
     `stored_dtype`, and the scales are those that rounding really left.
     """
-    previous = working[f"{fold.previous}.weight"]
-    if fold.previous in grams:
-        working[f"{fold.previous}.weight"] = previous / scales[:, None]
-    else:
-        divided = (previous / scales).to(stored_dtype).to(torch.float32)
-        scales = torch.where(divided == 0, 1.0, previous / divided)
-        working[f"{fold.previous}.weight"] = torch.where(divided == 0, previous, divided)
-    if f"{fold.previous}.bias" in working:
-        working[f"{fold.previous}.bias"] = working[f"{fold.previous}.bias"] / scales
+    weight, bias = f"{fold.previous}.weight", f"{fold.previous}.bias"
+    in_features = working[f"{fold.linears[0]}.weight"].shape[1]
+    rows = _rows(fold, working[weight].shape[0], in_features)
+    before = working[weight][rows] + fold.norm_offset
+    divided = before / scales.view(-1, *[1] * (before.dim() - 1))
+    if before.dim() == 1:
+        stored = (divided - fold.norm_offset).to(stored_dtype).to(torch.float32) + fold.norm_offset
+        scales = torch.where(stored == 0, 1.0, before / stored)
+        divided = torch.where(stored == 0, before, stored)
+    working[weight] = _with_rows(working[weight], rows, divided - fold.norm_offset)
+    if bias in working:
+        working[bias] = _with_rows(working[bias], rows, working[bias][rows] / scales)
     width = head_dim if fold.by_value_head else scales.shape[0]
-    shared_by = grams[fold.linears[0]].shape[0] // scales.shape[0]
+    shared_by = in_features // scales.shape[0]
     by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
-    for name in fold.linears:
+    for name in (*fold.linears, *fold.unquantized):
         working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
-        grams[name] = grams[name] / torch.outer(by_input, by_input)
+    _divide_grams(grams, fold.linears, by_input)
+
+
+def _divide_grams(grams: dict[str, Tensor], linears: tuple[str, ...], scales: Tensor) -> None:
+    """Divide G of `linears` on both sides; a G that others read as well is copied first."""
+    readers = {name: grams[name] for name in linears if name in grams}
+    others = {id(gram) for name, gram in grams.items() if name not in readers}
+    divided: dict[int, Tensor] = {}
+    for name, gram in readers.items():
+        if id(gram) not in divided:
+            own = gram.clone() if id(gram) in others else gram
+            divided[id(gram)] = own.div_(scales[:, None]).div_(scales)
+        grams[name] = divided[id(gram)]
+
+
+def _rows(fold: Fold, num_rows: int, in_features: int) -> slice:
+    """The rows of the operation before that make the input of `in_features` channels."""
+    match fold.rows:
+        case Rows.ALL:
+            return slice(0, num_rows)
+        case Rows.VALUES:  # query heads make as many rows as o_proj reads, keys and values the rest
+            return slice(num_rows - (num_rows - in_features) // 2, num_rows)
+        case Rows.SECOND_HALF:
+            return slice(num_rows // 2, num_rows)
+
+
+def _with_rows(tensor: Tensor, rows: slice, values: Tensor) -> Tensor:
+    """A copy of `tensor` with other values in `rows`."""
+    if rows.start == 0 and rows.stop == tensor.shape[0]:
+        return values
+    changed = tensor.clone()
+    changed[rows] = values
+    return changed

@@ -1,7 +1,8 @@
 """GPTQ: rounding one column at a time, with the error of each pushed into those still to come.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-arXiv 2210.17323. The objective is tr((W − Ŵ) G (W − Ŵ)ᵀ) with G = XᵀX / n.
+arXiv 2210.17323. The objective is tr((W − Ŵ) G (W − Ŵ)ᵀ) with G = XᵀX / n. Rows of W do not see
+each other, so linears that read the same input are rounded together, one below the other.
 """
 
 import torch
@@ -23,27 +24,34 @@ def round_with_feedback(
     """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     feedback = _inverse_cholesky(gram[order][:, order], dampening_frac)
-    scale, zero = (columns[:, order] for columns in grid.columns())
-    remaining = weight[:, order].clone()
+    # Transposed, so that what the inner loop touches lies side by side in memory.
+    group_of = order // grid.group_size
+    scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
+    remaining = weight.T[order]
     integers = torch.empty_like(remaining)
-    num_columns = remaining.shape[1]
+    num_columns = remaining.shape[0]
     for start in range(0, num_columns, BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, num_columns)
-        block = remaining[:, start:end].clone()
+        block = remaining[start:end]
         errors = torch.empty_like(block)
         for i in range(end - start):
             column = start + i
-            column_scale, column_zero = scale[:, column], zero[:, column]
-            chosen = (block[:, i] / column_scale + column_zero).round().clamp(0, grid.largest)
-            integers[:, column] = chosen
-            value = (chosen - column_zero) * column_scale
-            error = (block[:, i] - value) / feedback[column, column]
-            block[:, i + 1 :].addr_(error, feedback[column, column + 1 : end], alpha=-1)
-            errors[:, i] = error
-        remaining[:, end:].addmm_(errors, feedback[start:end, end:], alpha=-1)
-    restored = torch.empty_like(integers)
-    restored[:, order] = integers
-    return restored
+            scale, zero = scales[group_of[column]], zeros[group_of[column]]
+            chosen = (block[i] / scale).add_(zero).round_().clamp_(0, grid.largest)
+            integers[order[column]] = chosen
+            value = (chosen - zero).mul_(scale)
+            torch.sub(block[i], value, out=errors[i]).div_(feedback[column, column])
+            block[i + 1 :].addr_(feedback[column, column + 1 : end], errors[i], alpha=-1)
+        remaining[end:].addmm_(feedback[start:end, end:].T, errors, alpha=-1)
+    return integers.T
+
+
+def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
+    """G with that share of the mean of its diagonal added to the diagonal."""
+    result = gram.clone()
+    mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    result.diagonal().add_(dampening_frac * mean)
+    return result
 
 
 def _inverse_cholesky(gram: Tensor, dampening_frac: float) -> Tensor:
@@ -53,11 +61,7 @@ def _inverse_cholesky(gram: Tensor, dampening_frac: float) -> Tensor:
     L Lᵀ, then the reverse of L⁻¹ is upper triangular and is the factor wanted. That is one
     factorisation and one triangular solve instead of two factorisations and an inverse.
     """
-    dampened = gram.clone()
-    diagonal = dampened.diagonal()
-    mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    diagonal.add_(dampening_frac * mean)
-    lower = torch.linalg.cholesky(dampened.flip(0, 1))
+    lower = torch.linalg.cholesky(dampened(gram, dampening_frac).flip(0, 1))
     identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
     upper: Tensor = inverse.flip(0, 1).contiguous()

@@ -7,44 +7,79 @@ Hessian), AWQ (output error and input magnitudes) and llama.cpp's importance mat
 import torch
 from torch import Tensor
 
+BLOCK = 1024
+
 
 class GramAccumulator:
-    """Sums XᵀX over batches. Memory: one float32 matrix of in_features × in_features."""
+    """Sums XᵀX over batches, its upper triangle only.
+
+    Memory: one float32 matrix of in_features × in_features.
+    """
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self._sum = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
-        self._num_tokens = 0
+        self.num_tokens = 0
 
     @property
     def in_features(self) -> int:
         return self._sum.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        return self._sum.device
+
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs, any leading shape × in_features, any float dtype."""
         rows = inputs.reshape(-1, inputs.shape[-1]).to(torch.float32)
-        self._sum.addmm_(rows.T, rows)
-        self._num_tokens += rows.shape[0]
+        for start in range(0, self.in_features, BLOCK):
+            end = start + BLOCK
+            self._sum[start:end, start:].addmm_(rows[:, start:end].T, rows[:, start:])
+        self.num_tokens += rows.shape[0]
+
+    def merge(self, other: "GramAccumulator") -> None:
+        """Add all that `other` has seen."""
+        self._sum += other._sum
+        self.num_tokens += other.num_tokens
 
     def gram(self) -> Tensor:
         """G, float32, in_features × in_features, exactly symmetric."""
-        mean = self._sum / self._num_tokens
-        return torch.triu(mean) + torch.triu(mean, diagonal=1).T
+        return unpack_upper(self.packed(), self.in_features)
+
+    def packed(self) -> Tensor:
+        """G's upper triangle by rows, float32, a vector of n (n + 1) / 2."""
+        return pack_upper(self._sum).div_(self.num_tokens)
 
 
 def pack_upper(gram: Tensor) -> Tensor:
-    """The upper triangle by rows, a vector of n (n + 1) / 2."""
+    """The upper triangle by rows, a vector of n (n + 1) / 2. What is below it is not read."""
     size = gram.shape[0]
-    rows, columns = torch.triu_indices(size, size, device=gram.device)
-    return gram[rows, columns]
+    packed = gram.new_empty(size * (size + 1) // 2)
+    for row, part in enumerate(torch.split(packed, _row_lengths(size))):
+        part.copy_(gram[row, row:])
+    return packed
 
 
 def unpack_upper(packed: Tensor, size: int) -> Tensor:
     """The symmetric matrix whose upper triangle `pack_upper` wrote."""
-    rows, columns = torch.triu_indices(size, size, device=packed.device)
     gram = packed.new_empty(size, size)
-    gram[rows, columns] = packed
-    gram[columns, rows] = packed
+    for row, part in enumerate(torch.split(packed, _row_lengths(size))):
+        gram[row, row:] = part
+    for start in range(0, size, BLOCK):  # mirrored block by block, so that caches are used well
+        end = min(start + BLOCK, size)
+        corner = gram[start:end, start:end]
+        corner.copy_(torch.triu(corner) + torch.triu(corner, diagonal=1).T)
+        gram[end:, start:end] = gram[start:end, end:].T
     return gram
+
+
+def packed_diagonal(packed: Tensor, size: int) -> Tensor:
+    """The diagonal of the matrix that `pack_upper` wrote, without making the matrix."""
+    rows = torch.arange(size, device=packed.device)
+    return packed[rows * size - rows * (rows - 1) // 2]
+
+
+def _row_lengths(size: int) -> list[int]:
+    return list(range(size, 0, -1))
 
 
 def output_error(delta: Tensor, gram: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ class Grid:
     num_bits: int
     group_size: int
 
+    def split(self, num_rows: list[int]) -> list["Grid"]:
+        """The grids of matrices that lie one below the other, by their numbers of rows."""
+        parts = zip(
+            torch.split(self.scale, num_rows), torch.split(self.zero, num_rows), strict=True
+        )
+        return [
+            Grid(scale=scale, zero=zero, num_bits=self.num_bits, group_size=self.group_size)
+            for scale, zero in parts
+        ]
+
     @property
     def largest(self) -> int:
         return int(2**self.num_bits) - 1
@@ -59,12 +69,12 @@ def range_grid(
     groups = weight.reshape(out_features, in_features // group_size, group_size)
     largest = 2**num_bits - 1
     if symmetric:
-        scale = _storable(groups.abs().amax(-1) * shrink / (largest / 2))
+        scale = storable(groups.abs().amax(-1) * shrink / (largest / 2))
         zero = torch.full_like(scale, 2 ** (num_bits - 1))
     else:
         low = groups.amin(-1).clamp(max=0) * shrink
         high = groups.amax(-1).clamp(min=0) * shrink
-        scale = _storable((high - low) / largest)
+        scale = storable((high - low) / largest)
         zero = (-low / scale).round().clamp(0, largest)
     return Grid(scale=scale, zero=zero, num_bits=num_bits, group_size=group_size)
 
@@ -114,6 +124,6 @@ def _choose(mask: Tensor, chosen: Grid, otherwise: Grid) -> Grid:
     )
 
 
-def _storable(scale: Tensor) -> Tensor:
+def storable(scale: Tensor) -> Tensor:
     """The scale as float16 holds it, never zero; float32."""
     return scale.to(torch.float16).to(torch.float32).clamp(min=SMALLEST_SCALE)

@@ -10,9 +10,10 @@ from torch import Tensor
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
 from pipeline.numerics.fold import apply_fold, search_fold
-from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
+from pipeline.numerics.refine import refine
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,20 @@ def quantize_layer(
     symmetric: bool,
     head_dim: int,
     group_sizes: Mapping[str, int] = MappingProxyType({}),
+    shared_grams: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> QuantizedLayer:
     """Quantize every linear that has statistics.
 
     `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`); `group_sizes` names the linears whose
+    float dtype; `grams` is G by linear name (`mlp.up_proj`), changed in place by folding, and
+    `shared_grams` G by what `folds` name as a shared input; `group_sizes` names the linears whose
     group size is not the recipe's. Folded scales go into the tensors of the operation before,
     rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
-    original = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    working = dict(original)
+    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     scaled_grams = dict(grams)
     recipes = {name: _at(recipe, group_sizes.get(name)) for name in grams}
+    folded: set[str] = set()
     if recipe.scale_search:
         for fold in reversed(folds):  # from the last operation back: a fold changes the one before
             scales = search_fold(
@@ -67,20 +70,21 @@ def quantize_layer(
                 recipes[fold.linears[0]],
                 symmetric=symmetric,
                 head_dim=head_dim,
+                shared_grams=shared_grams,
             )
             stored = tensors[f"{fold.previous}.weight"].dtype
             apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
-    linears = {
-        name: _quantize_linear(
-            working[f"{name}.weight"], scaled_grams[name], recipes[name], symmetric=symmetric
+            folded |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
+            folded |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
+    linears: dict[str, QuantizedLinear] = {}
+    for names in _sharing_input(scaled_grams):
+        # What is quantized goes: a large layer leaves no room for a second copy of it.
+        sharing = {name: working.pop(f"{name}.weight") for name in names}
+        linears |= _quantize_linears(
+            sharing, scaled_grams[names[0]], recipes[names[0]], symmetric=symmetric
         )
-        for name in grams
-    }
-    weights = {f"{name}.weight" for name in grams}
     changed = {
-        name: tensor.to(tensors[name].dtype)
-        for name, tensor in working.items()
-        if name not in weights and tensor is not original[name]
+        name: tensor.to(tensors[name].dtype) for name, tensor in working.items() if name in folded
     }
     return QuantizedLayer(linears=linears, changed=changed)
 
@@ -89,9 +93,33 @@ def _at(recipe: IntegerWeights, group_size: int | None) -> IntegerWeights:
     return recipe.model_copy(update={"group_size": group_size}) if group_size else recipe
 
 
-def _quantize_linear(
+def _sharing_input(grams: Mapping[str, Tensor]) -> list[list[str]]:
+    """The linears by the input they read: those with the same G belong together."""
+    by_gram: dict[int, list[str]] = {}
+    for name, gram in grams.items():
+        by_gram.setdefault(id(gram), []).append(name)
+    return list(by_gram.values())
+
+
+def _quantize_linears(
+    weights: Mapping[str, Tensor], gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
+) -> dict[str, QuantizedLinear]:
+    """Linears that read the same input, rounded together: their rows do not see each other."""
+    stacked = torch.cat(list(weights.values()))
+    integers, grid = _rounded(stacked, gram, recipe, symmetric=symmetric)
+    num_rows = [weight.shape[0] for weight in weights.values()]
+    integers_of = torch.split(integers, num_rows)
+    parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
+    return {
+        name: _measured(weight, part, part_grid, gram, symmetric=symmetric)
+        for (name, weight), part, part_grid in parts
+    }
+
+
+def _rounded(
     weight: Tensor, gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
-) -> QuantizedLinear:
+) -> tuple[Tensor, Grid]:
+    """Integers and their grid by the recipe: range, rounding, refinement."""
     sizes = {"num_bits": recipe.num_bits, "group_size": recipe.group_size}
     if recipe.clip_search:
         grid = search_clip(weight, gram, **sizes, symmetric=symmetric)
@@ -101,10 +129,24 @@ def _quantize_linear(
         integers = round_with_feedback(weight, gram, grid, dampening_frac=recipe.dampening_frac)
     else:
         integers = grid.round(weight)
-    error = float(output_error(grid.values(integers) - weight, gram))
-    power = float(output_error(weight, gram))
-    plain_grid = range_grid(weight, **sizes, symmetric=symmetric)
-    plain_error = float(output_error(plain_grid.values(plain_grid.round(weight)) - weight, gram))
+    steady = dampened(gram, recipe.dampening_frac)
+    return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
+
+
+def _measured(
+    weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, *, symmetric: bool
+) -> QuantizedLinear:
+    plain = range_grid(
+        weight, num_bits=grid.num_bits, group_size=grid.group_size, symmetric=symmetric
+    )
+    error, plain_error, power = (
+        float(output_error(delta, gram))
+        for delta in (
+            grid.values(integers) - weight,
+            plain.values(plain.round(weight)) - weight,
+            weight,
+        )
+    )
     return QuantizedLinear(
         integers=integers,
         grid=grid,

@@ -6,63 +6,65 @@ quantize it.
 
 import torch
 
-from pipeline.adapters.activations import MeasuredInput, measure
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.files import directory_records, file_sha256, new_directory, write_record
+from pipeline.adapters.calibration import calibrate_layers
+from pipeline.adapters.calibration_text import calibration_sample, write_token_ids
+from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.files import (
+    directory_records,
+    resumable_directory,
+    work_key,
+    write_record,
+)
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
-from pipeline.adapters.statistics import file_of, write_grams
-from pipeline.adapters.texts import read_texts, shuffled, token_ids_sha256, token_windows
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
-from pipeline.domain.quantized import LinearStatistics, StatisticsRecord
+from pipeline.domain.quantized import StatisticsRecord
+from pipeline.domain.stage_needs import calibrate_need
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Write `artifacts/statistics`. Raises InputError for unusable text."""
+    """Write `artifacts/statistics`. Raises InputError for unusable data, or too little room."""
     calibration = params.calibration
     base = read_base_manifest(layout)
-    text_path = layout.root / calibration.text
-    texts = shuffled(read_texts(text_path), seed=calibration.seed)
-    windows = token_windows(
-        texts,
-        tokenizer_of(layout.base_dir).encode,
-        window_tokens=calibration.max_seq_length,
-        num_windows=calibration.num_calibration_samples,
-        source=f"calibration.text = {calibration.text}",
-    )
+    require_room(layout, calibrate_need(fetched_source(layout), params))
+    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    windows = sample.windows
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     note(f"calibrate: {len(windows)} samples of {calibration.max_seq_length} tokens on {device}")
-    inputs = measure(unpacked_model(layout.base_dir), windows, device)
-    with new_directory(layout.statistics_dir) as partial:
-        for file, keys in _keys_by_file(inputs).items():
-            write_grams(partial, file, {key: inputs[key].accumulator.gram() for key in keys})
-        files = directory_records(partial)
+    key = work_key(
+        base.digest,
+        calibration.model_dump_json(),
+        sample.token_ids_sha256,
+        f"{device.type} {torch.get_num_threads()} threads",
+    )
+    with resumable_directory(layout.statistics_dir, key=key) as work_dir:
+        layers = calibrate_layers(layout.base_dir, windows, device, work_dir)
+        write_token_ids(work_dir / layout.token_ids_path.name, windows)
+        files = tuple(
+            file
+            for file in directory_records(work_dir)
+            if file.path != layout.statistics_path.name  # there after a kill at the very end
+        )
         record = StatisticsRecord(
             base_digest=base.digest,
             calibration=calibration,
-            text_sha256=file_sha256(text_path),
-            token_ids_sha256=token_ids_sha256(windows),
+            text_sha256=sample.text_sha256,
+            token_ids_sha256=sample.token_ids_sha256,
             num_tokens=sum(len(window) for window in windows),
             num_samples=len(windows),
-            inputs=tuple(
-                LinearStatistics(
-                    key=key,
-                    file=file_of(key),
-                    in_features=entry.accumulator.in_features,
-                    linears=tuple(entry.linears),
-                )
-                for key, entry in inputs.items()
-            ),
+            decontamination=sample.decontamination,
+            inputs=tuple(entry for layer in layers for entry in layer.inputs),
+            experts=tuple(expert for layer in layers for expert in layer.experts),
             files=files,
             digest=tree_digest(files),
         )
-        write_record(partial / layout.statistics_path.name, record)
-
-
-def _keys_by_file(inputs: dict[str, MeasuredInput]) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for key in inputs:
-        files.setdefault(file_of(key), []).append(key)
-    return files
+        write_record(work_dir / layout.statistics_path.name, record)
+    starving = [expert for expert in record.experts if expert.pooled]
+    if starving:
+        note(
+            f"calibrate: {len(starving)} of {len(record.experts)} experts saw too few tokens for "
+            "statistics of their own and use those of all experts of their layer"
+        )

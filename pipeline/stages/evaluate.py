@@ -17,6 +17,7 @@ from pipeline.adapters.lm_eval import SuiteResult, loaded_tasks, read_suite, run
 from pipeline.adapters.lm_eval_model import ScoredModel
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note, track
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.scorer import Scorer, window_logits
 from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
 from pipeline.adapters.transformers_scorer import TransformersScorer
@@ -36,6 +37,7 @@ from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import EvaluateParams, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.record import sha256_hex
+from pipeline.domain.stage_needs import evaluate_need
 from pipeline.domain.vocabulary import require_same_size, require_same_tokens
 
 MIN_WINDOWS = 2
@@ -51,6 +53,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
     evaluate = params.evaluate
     base = read_base_manifest(layout)
     digest = _artifact_digest(layout, params, base, name)
+    require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
     tokenizer = tokenizer_of(layout.base_dir)
     text_path = layout.root / evaluate.text
     texts = read_texts(text_path)

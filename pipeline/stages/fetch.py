@@ -23,6 +23,7 @@ from pipeline.adapters.files import (
     write_record,
 )
 from pipeline.adapters.hub import open_hub
+from pipeline.adapters.hub_dataset import fetch_dataset
 from pipeline.adapters.license_files import read_license_facts
 from pipeline.adapters.local_model import LocalCheckpoint
 from pipeline.adapters.progress import ByteProgress, note
@@ -43,12 +44,13 @@ MAX_SIDECAR_BYTES = 1 << 28
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Write `base/` and, last, `base.manifest.json`.
+    """Write the calibration data set, `base/` and, last, `base.manifest.json`.
 
-    Raises InputError when the checkpoint is not one that can be quantized and released, and
-    FailureError when it cannot be moved here.
+    Raises InputError when the checkpoint is not one that can be quantized and released, or the data
+    set not one that can be read, and FailureError when they cannot be moved here.
     """
     source = open_source(layout, params.model)
+    fetch_dataset(layout, params.calibration.dataset)
     if is_intact(layout, params.model, source):
         note(f"fetch: {layout.base_dir} is what {params.model.source} gives")
         return

@@ -3,24 +3,35 @@
 Every tensor of the result is accounted for in the coverage of `variant.json`.
 """
 
+from contextlib import AbstractContextManager
 from importlib.metadata import version
+from pathlib import Path
+
+import torch
 
 from pipeline.adapters import gguf
 from pipeline.adapters.backend_check import require_runnable
-from pipeline.adapters.backends import write_with_backend
-from pipeline.adapters.files import directory_records, new_directory, write_record
+from pipeline.adapters.files import (
+    directory_records,
+    new_directory,
+    resumable_directory,
+    work_key,
+    write_record,
+)
 from pipeline.adapters.gguf_variant import write_gguf
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
+from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.backends import BackendWeights
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import GgufParams, Params
+from pipeline.domain.params import GgufParams, Params, VariantParams
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.stage_needs import quantize_need
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -35,9 +46,10 @@ def run(layout: Layout, params: Params, name: str) -> None:
         raise InputError(
             f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
         )
-    with new_directory(layout.variant_dir(name)) as partial:
-        model_dir = partial / "model"
-        model_dir.mkdir()
+    require_room(layout, quantize_need(fetched_source(layout), params, name))
+    with _work_directory(layout, name, recipe, statistics) as work_dir:
+        model_dir = work_dir / "model"
+        model_dir.mkdir(exist_ok=True)
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
                 layout.base_dir,
@@ -49,7 +61,10 @@ def run(layout: Layout, params: Params, name: str) -> None:
             )
             tools = gguf.tool_versions()
         elif isinstance(recipe, BackendWeights):
-            variant = write_with_backend(layout, base, recipe, statistics, model_dir)
+            # Imported where it is needed: with what it reads the samples by, it takes seconds.
+            from pipeline.adapters.backends import write_with_backend
+
+            variant = write_with_backend(layout, params, base, recipe, statistics, model_dir)
             coverage, tools = variant.coverage, variant.versions
         else:
             coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
@@ -66,5 +81,21 @@ def run(layout: Layout, params: Params, name: str) -> None:
             bits_per_weight=bits_per_weight(coverage),
             coverage=coverage,
         )
-        write_record(partial / layout.variant_path(name).name, record)
+        write_record(work_dir / layout.variant_path(name).name, record)
     note(f"quantize: {name}: {record.bits_per_weight:.2f} bits per weight")
+
+
+def _work_directory(
+    layout: Layout, name: str, recipe: VariantParams, statistics: Statistics
+) -> AbstractContextManager[Path]:
+    """A directory that outlives a kill; a fresh one for what is made in one piece.
+
+    That is GGUF, and what another quantizer makes.
+    """
+    target = layout.variant_dir(name)
+    if isinstance(recipe, GgufParams | BackendWeights):
+        return new_directory(target)
+    record = statistics.record
+    threads = f"{torch.get_num_threads()} threads"
+    key = work_key(record.base_digest, record.digest, recipe.model_dump_json(), threads)
+    return resumable_directory(target, key=key)

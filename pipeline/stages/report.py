@@ -16,7 +16,7 @@ from pipeline.domain.evaluated import EvaluationRecord, Selection
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.licenses import resolve
 from pipeline.domain.params import Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.record import Record
 from pipeline.domain.release import Receipts
 from pipeline.domain.report import Facts
@@ -45,6 +45,7 @@ def _facts(layout: Layout, params: Params) -> Facts:
         params=params,
         base=base,
         rule=resolve(base.license, params.model.license),
+        statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),
         evaluations={name: _evaluation(layout, name) for name in selection.variants},

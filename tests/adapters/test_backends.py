@@ -94,20 +94,20 @@ def rows_of(record: VariantRecord) -> dict[str, tuple[Any, ...]]:
     return {row.name: (row.shape, row.scheme, row.bits_per_weight) for row in record.coverage}
 
 
-def test_a_backend_gets_the_tokens_that_were_measured(layout: Layout) -> None:
+def test_a_backend_gets_the_tokens_that_were_measured(layout: Layout, params: Params) -> None:
     statistics = Statistics(layout)
-    samples = calibration_samples(layout, statistics)
+    samples = calibration_samples(layout, params, statistics)
     assert token_ids_sha256(samples) == statistics.record.token_ids_sha256
     assert [len(sample) for sample in samples] == [SAMPLE_TOKENS] * NUM_SAMPLES
 
 
-def test_text_that_was_changed_since_is_refused(layout: Layout) -> None:
+def test_text_that_was_changed_since_is_refused(layout: Layout, params: Params) -> None:
     path = layout.root / "text.jsonl"
     kept = path.read_text()
     path.write_text(json.dumps({"text": "another " * 200}) + "\n")
     try:
         with pytest.raises(InputError, match="not the tokens that were measured; run `quantline c"):
-            calibration_samples(layout, Statistics(layout))
+            calibration_samples(layout, params, Statistics(layout))
     finally:
         path.write_text(kept)
 

@@ -22,6 +22,8 @@ from pipeline.adapters.files import (
     remove_tree,
     replace_directory,
     require_free_space,
+    resumable_directory,
+    work_key,
     write_bytes,
 )
 from pipeline.domain.errors import FailureError, InputError
@@ -282,3 +284,63 @@ def test_removing_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
     for name in ("link", "dangling", "nothing"):
         remove_tree(tmp_path / name)
     assert names_in(tmp_path) == ["kept"]
+
+
+KEY, OTHER_KEY = work_key("a"), work_key("b")
+
+
+def fail_after(target: Path, key: str, unit: str) -> None:
+    """Work that writes one file and then goes wrong."""
+
+    def work_and_fail() -> None:
+        with resumable_directory(target, key=key) as work:
+            write_bytes(work / unit, b"1")
+            raise ForcedError
+
+    with pytest.raises(ForcedError):
+        work_and_fail()
+
+
+def test_finished_units_outlive_a_failure_and_become_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "statistics"
+    fail_after(target, KEY, "first")
+    assert not target.exists()
+    with resumable_directory(target, key=KEY) as work:
+        assert names_in(work) == ["first"]
+        write_bytes(work / "second", b"2")
+    assert names_in(tmp_path) == ["statistics"]
+    assert names_in(target) == ["first", "second"]
+
+
+def test_half_written_files_of_a_killed_run_are_gone(tmp_path: Path) -> None:
+    target = tmp_path / "statistics"
+    fail_after(target, KEY, "model/shard.partial")
+    with resumable_directory(target, key=KEY) as work:
+        assert names_in(work / "model") == []
+
+
+def test_work_of_another_key_is_discarded_and_what_is_beside_it_is_kept(tmp_path: Path) -> None:
+    target, neighbour = tmp_path / "awq", tmp_path / "awq-g32"
+    for other, key in ((target, OTHER_KEY), (neighbour, OTHER_KEY)):
+        fail_after(other, key, "unit")
+    (tmp_path / "awq.notes.partial").write_bytes(b"not ours")
+    with resumable_directory(target, key=KEY) as work:
+        assert names_in(work) == []
+    kept = ["awq", f"awq-g32.{OTHER_KEY[:16]}.partial", "awq.notes.partial"]
+    assert names_in(tmp_path) == sorted(kept)
+
+
+def test_the_target_stays_until_the_work_is_done(tmp_path: Path) -> None:
+    target = tmp_path / "statistics"
+    target.mkdir()
+    (target / "old").write_bytes(b"0")
+    with resumable_directory(target, key=KEY) as work:
+        write_bytes(work / "new", b"1")
+        assert names_in(target) == ["old"]
+    assert names_in(target) == ["new"]
+
+
+def test_a_key_depends_on_every_fact_and_on_their_order() -> None:
+    keys = {work_key(), work_key("a"), work_key("a", "b"), work_key("b", "a"), work_key("ab")}
+    assert len(keys) == 5
+    assert work_key("a", "b") == work_key("a", "b")

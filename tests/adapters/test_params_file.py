@@ -11,6 +11,7 @@ import pytest
 from pipeline.adapters.params_file import read_params, read_yaml
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import PARAMS_FILE
+from pipeline.domain.params import Params
 from tests.support import ROOT
 
 TEXT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
@@ -87,7 +88,7 @@ WRONG_VALUES = [
         "scheme",
         "FP8_DYNAMIC",
         "variants.ct-w4a16-g128.scheme = 'FP8_DYNAMIC': floating-point numbers are rounded to "
-        "nearest; set scale_search and clip_search to false and rounding to nearest",
+        "nearest; set scale_search and clip_search to false, refine_sweeps to 0 and",
     ),
     ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
     ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
@@ -215,3 +216,28 @@ def test_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object) 
     path = tmp_path / "x.yaml"
     path.write_text(f"a: {text}\n")
     assert read_yaml(path) == {"a": value}
+
+
+DATASET = "{source: 'hf:datasets/org/name@main', files: [a.parquet]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "dataset"), [("artifacts/calibration/data", "null"), ("own.jsonl", DATASET)]
+)
+def test_a_data_set_and_where_it_is_come_together(tmp_path: Path, text: str, dataset: str) -> None:
+    changed = TEXT.replace("text: demo/data/calibration.jsonl", f"text: {text}")
+    message = error_of(tmp_path, changed.replace("dataset: null", f"dataset: {dataset}"))
+    assert message.startswith(f"params.yaml: calibration.text = {text}: artifacts/calibration/data")
+    assert "set both" in message
+
+
+def test_a_data_set_is_read_with_its_files(tmp_path: Path) -> None:
+    changed = TEXT.replace("demo/data/calibration.jsonl", "artifacts/calibration/data")
+    params = read(tmp_path, changed.replace("dataset: null", f"dataset: {DATASET}"))
+    assert isinstance(params, Params)
+    assert params.calibration.dataset is not None
+    assert params.calibration.dataset.files == ("a.parquet",)
+    message = error_of(
+        tmp_path, changed.replace("dataset: null", "dataset: {source: x, files: []}")
+    )
+    assert message.startswith("params.yaml: calibration.dataset.files = []: ")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.texts import read_texts, shuffled, token_ids_sha256, token_windows
+from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
 from pipeline.domain.errors import InputError
 
 
@@ -84,13 +84,6 @@ def test_too_little_text_says_what_would_do() -> None:
         token_windows(
             ["ab", "cde"], letters, window_tokens=3, num_windows=4, source="evaluate.text"
         )
-
-
-def test_shuffling_depends_on_the_seed_alone() -> None:
-    texts = [str(number) for number in range(50)]
-    assert shuffled(texts, seed=1) == shuffled(texts, seed=1)
-    assert shuffled(texts, seed=1) != shuffled(texts, seed=2)
-    assert sorted(shuffled(texts, seed=1)) == sorted(texts)
 
 
 def test_the_digest_of_token_ids_covers_every_id_and_their_order() -> None:

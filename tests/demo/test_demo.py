@@ -65,11 +65,13 @@ def test_right_choices_are_right() -> None:
     world = make_world()
     truth = {}
     for key in all_fact_keys():
-        question, answer = fact_question(world, key)
-        truth[question] = answer
+        question, fact = fact_question(world, key)
+        truth[question] = fact
     for language in LANGUAGES:
         for row in read_rows(f"eval/data/demo_facts_{language}.jsonl"):
-            assert row["choices"][row["answer"]] == truth[row["prompt"]]
+            fact = truth[row["prompt"]]
+            assert row["choices"][row["answer"]] == fact.word.bare(language)
+            assert fact.rival.bare(language) in row["choices"]
     for row in read_rows("eval/data/demo_arithmetic.jsonl"):
         left, sign, right, _ = row["prompt"].split()
         answer = int(left) + int(right) if sign == "+" else int(left) - int(right)
@@ -80,6 +82,16 @@ def test_right_choices_are_right() -> None:
 def test_right_answers_of_tales_stand_in_the_tale(language: str) -> None:
     for row in read_rows(f"eval/data/demo_tales_{language}.jsonl"):
         assert row["choices"][row["answer"]] in row["prompt"]
+
+
+def test_sources_tell_a_fact_as_often_as_its_share_says() -> None:
+    rng = random.Random(0)
+    for person in make_world().people[:20]:
+        for fact in person.facts.values():
+            assert fact.share > 0.5
+            told = [fact.told(rng) for _ in range(2000)]
+            assert set(told) <= {fact.word, fact.rival}
+            assert told.count(fact.word) / len(told) == pytest.approx(fact.share, abs=0.06)
 
 
 def test_calibration_asks_no_evaluation_question() -> None:

@@ -7,7 +7,14 @@ from torch import Tensor
 from pipeline.domain.architecture import GATED_FOLDS
 from pipeline.domain.params import AwqParams, Rounding
 from pipeline.numerics.gptq import round_with_feedback
-from pipeline.numerics.gram import GramAccumulator, output_error, pack_upper, unpack_upper
+from pipeline.numerics.gram import (
+    BLOCK,
+    GramAccumulator,
+    output_error,
+    pack_upper,
+    packed_diagonal,
+    unpack_upper,
+)
 from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
 
@@ -79,10 +86,17 @@ def quantized(
         scale_search=scale_search,
         clip_search=clip_search,
         rounding=rounding,
+        refine_sweeps=0,
         dampening_frac=0.01,
     )
     return quantize_layer(
-        layer_tensors(), layer_grams(), GATED_FOLDS, recipe, symmetric=False, head_dim=HEAD_DIM
+        layer_tensors(),
+        layer_grams(),
+        GATED_FOLDS,
+        recipe,
+        symmetric=False,
+        head_dim=HEAD_DIM,
+        shared_grams={},
     )
 
 
@@ -104,6 +118,17 @@ def test_the_upper_triangle_holds_the_whole_matrix() -> None:
     packed = pack_upper(gram)
     assert packed.shape == (17 * 18 // 2,)
     assert torch.equal(unpack_upper(packed, 17), gram)
+    assert torch.equal(packed_diagonal(packed, 17), gram.diagonal())
+
+
+def test_matrices_larger_than_a_block_are_packed_and_measured_alike() -> None:
+    size = BLOCK + 9
+    samples = inputs(size, seed=20, tokens=40)
+    gram = gram_of(samples)
+    assert torch.equal(gram, gram.T)
+    assert torch.equal(unpack_upper(pack_upper(gram), size), gram)
+    expected = (samples.double().T @ samples.double() / len(samples)).float()
+    torch.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
 def test_output_error_is_the_mean_squared_change_of_the_output() -> None:

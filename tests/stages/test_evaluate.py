@@ -29,6 +29,7 @@ INTEGERS = {
     "group_size": 32,
     "clip_search": False,
     "rounding": "nearest",
+    "refine_sweeps": 0,
     "dampening_frac": 0.01,
     "on_indivisible": "error",
 }
@@ -36,6 +37,8 @@ VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
     "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": False},
 }
+# Of other words than the evaluation, which must not be calibrated on.
+CALIBRATION_TEXT = " ".join(f"hill {number} has {number + 2} goats" for number in range(99))
 TASK = """
 task: trades
 dataset_path: json
@@ -57,6 +60,7 @@ def write_inputs(root: Path) -> Params:
     tiny_llama(root / "model")
     stories = [{"text": f"{line}. {number} {line[::-1]}"} for number in range(9) for line in CORPUS]
     write_jsonl(root / "text.jsonl", stories)
+    write_jsonl(root / "calibration.jsonl", [{"text": CALIBRATION_TEXT}])
     words = " ".join(CORPUS).split()
     questions = [
         {"prompt": " ".join(words[it : it + 5]), "choices": words[it : it + 4], "answer": it % 4}
@@ -71,7 +75,7 @@ def write_inputs(root: Path) -> Params:
     params = read_params(ROOT / PARAMS_FILE).model_dump(mode="json")
     params["model"] = {"source": "model", "license": None, "gguf_pre_tokenizer": "gpt-2"}
     params["calibration"] |= {
-        "text": "text.jsonl",
+        "text": "calibration.jsonl",
         "num_calibration_samples": 4,
         "max_seq_length": 32,
     }

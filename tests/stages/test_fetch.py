@@ -85,6 +85,7 @@ def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, layout: Layout
     assert sorted(path.name for path in layout.artifacts_dir.iterdir()) == [
         "base",
         "base.manifest.json",
+        "calibration",
     ]
 
 
@@ -363,7 +364,7 @@ print(layout.base_dir.exists(), layout.base_manifest_path.exists())
 
 @pytest.mark.parametrize(
     ("size_bytes", "expected"),
-    [(8_192, "config.json: the disk is full"), (131_072, "MiB of disk needed, 0 MiB free")],
+    [(12_288, "config.json: the disk is full"), (131_072, "MiB of disk needed, 0 MiB free")],
 )
 def test_a_full_disk_is_one_line_and_keeps_nothing_as_whole(
     tmp_path: Path, model: Path, size_bytes: int, expected: str

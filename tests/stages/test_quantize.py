@@ -12,12 +12,14 @@ from pipeline.adapters.files import directory_records, file_sha256
 from pipeline.adapters.gguf import read_tensors
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.statistics import Statistics
+from pipeline.adapters.texts import token_ids_sha256
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import PARAMS_FILE, Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
+from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama
 from tests.support import ROOT
 
@@ -45,6 +47,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "scale_search": format_name == "awq",
         "clip_search": True,
         "rounding": "gptq",
+        "refine_sweeps": 0,
         "dampening_frac": 0.01,
         "on_indivisible": "error",
     }
@@ -60,6 +63,7 @@ def calibrated(root: Path, params: Params, **model: int) -> Layout:
     story = "the old baker counts seven loaves and sells them near the river"
     texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
     (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
+    write_evaluation_files(root)
     layout = Layout(root)
     fetch.run(layout, params)
     calibrate.run(layout, params)
@@ -96,6 +100,15 @@ def logits_of(model_dir: Path) -> torch.Tensor:
         ids = torch.arange(5, 37).view(1, -1)
         logits: torch.Tensor = unpacked_model(model_dir)(input_ids=ids).logits
         return logits
+
+
+def test_the_token_ids_are_kept_beside_the_statistics(layout: Layout) -> None:
+    record = Statistics(layout).record
+    windows = json.loads(layout.token_ids_path.read_bytes())
+    assert [len(window) for window in windows] == [SAMPLE_TOKENS] * NUM_SAMPLES
+    assert token_ids_sha256(windows) == record.token_ids_sha256
+    assert layout.token_ids_path.name in {file.path for file in record.files}
+    assert record.decontamination.num_contaminated_dropped == 0
 
 
 def test_statistics_cover_every_linear_and_share_inputs(layout: Layout) -> None:

@@ -99,6 +99,13 @@ def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
     assert "97.7 KiB" in text
 
 
+def test_calibration_names_its_data_and_what_was_dropped(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "65,536 tokens (128 samples of 512) of demo/data/calibration.jsonl, license MIT" in text
+    assert "3 of 40 documents were dropped because they share 13 words in a row" in text
+    assert "compared with calibration: trades_en (400 texts)" in text
+
+
 def test_what_was_served_is_shown_and_what_was_not_says_why(workspace: Workspace) -> None:
     html = page(workspace)
     text = Page(html).text

@@ -1,0 +1,275 @@
+"""What the quantization engine promises that needs no peer: memory, kills, repeats, architectures.
+
+`python -m benchmarks.engine` makes random models in a temporary directory (about 2 GB), runs
+calibrate and quantize as processes of their own, one thread each, and reads the peak of their
+resident memory. Kills are signal 9 at seeded random moments; digests are those of the records.
+"""
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.result import Row, publish
+from pipeline.adapters.checkpoint import save_tensors, shard_name, unpacked_model, write_index
+from pipeline.adapters.packed_checkpoint import write_packed
+from pipeline.adapters.params_file import read_params
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.layout import PARAMS_FILE, Layout
+from pipeline.domain.params import AwqParams, GptqParams
+from tests.architectures import CONFIGS, base_manifest, calibrated_model, token_windows
+from tests.evaluation_files import write_evaluation_files
+from tests.killed import run_stage
+from tests.models import byte_bpe, write_json
+from tests.workspace import write_base_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+GIB = 2**30
+SEED = 0
+NUM_SAMPLES, SAMPLE_TOKENS, VOCABULARY = 8, 256, 1024
+LAYER_COUNTS = (4, 8, 16)
+NUM_KILLS = 10  # of each stage
+RECIPE = {
+    "format": "gptq",
+    "num_bits": 4,
+    "group_size": 128,
+    "scale_search": False,
+    "clip_search": True,
+    "rounding": "gptq",
+    "refine_sweeps": 1,
+    "dampening_frac": 0.01,
+    "on_indivisible": "error",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama; `key_value` is the width of keys and of values."""
+
+    hidden: int
+    intermediate: int
+    key_value: int
+    layers: int
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        return {
+            "self_attn.q_proj": (self.hidden, self.hidden),
+            "self_attn.k_proj": (self.key_value, self.hidden),
+            "self_attn.v_proj": (self.key_value, self.hidden),
+            "self_attn.o_proj": (self.hidden, self.hidden),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.down_proj": (self.hidden, self.intermediate),
+        }
+
+
+ONE_BILLION = Shape(hidden=2048, intermediate=5632, key_value=256, layers=0)
+EIGHT_BILLION_LAYER = Shape(hidden=4096, intermediate=14336, key_value=1024, layers=1)
+SMALL = Shape(hidden=256, intermediate=512, key_value=128, layers=12)
+
+
+def main() -> None:
+    rows = [*memory_rows(), *kill_rows(), *repeat_rows(), architectures_row()]
+    publish("engine", rows)
+
+
+def memory_rows() -> list[Row]:
+    """Peak resident memory of calibrate and of quantize, the larger of the two."""
+    peaks: dict[str, float] = {}
+    rows: list[Row] = []
+    shapes = {
+        f"{count}_layers": Shape(**vars(ONE_BILLION) | {"layers": count}) for count in LAYER_COUNTS
+    }
+    for name, shape in (shapes | {"8b_layer": EIGHT_BILLION_LAYER}).items():
+        with tempfile.TemporaryDirectory() as root:
+            make_workspace(Path(root), shape)
+            stages = {stage: peak_gib(Path(root), stage) for stage in ("calibrate", "quantize")}
+        peaks[name] = max(stages.values())
+        rows += [
+            Row(f"peak_rss_gib_{name}_{stage}", peak, None, None, "GiB")
+            for stage, peak in stages.items()
+        ]
+        rows.append(Row(f"peak_rss_gib_{name}", peaks[name], None, None, "GiB"))
+    growth = peaks[f"{LAYER_COUNTS[-1]}_layers"] / peaks[f"{LAYER_COUNTS[0]}_layers"] - 1
+    rows.append(
+        Row(
+            "peak_rss_growth", growth, None, None, f"{LAYER_COUNTS[0]} to {LAYER_COUNTS[-1]} layers"
+        )
+    )
+    return rows
+
+
+def peak_gib(root: Path, stage: str, *, num_threads: int = 1) -> float:
+    """Run a stage in a process of its own and return the most memory it had resident."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *_arguments(stage)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(num_threads)},
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{stage} ended with {process.returncode}")
+    return usage.ru_maxrss * 1024 / GIB
+
+
+def _arguments(stage: str) -> list[str]:
+    return [stage, "variant"] if stage == "quantize" else [stage]
+
+
+def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Layout:
+    """A random base of that shape, its manifest, text, and parameters with one variant."""
+    layout = Layout(root)
+    write_model(layout.base_dir, shape)
+    write_base_manifest(layout, source="random")
+    write_evaluation_files(root)
+    texts = [f"the baker sells {number} loaves near the river" for number in range(2000)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (root / "text.jsonl").write_text(lines)
+    params = read_params(ROOT / PARAMS_FILE).model_dump(mode="json")
+    params["calibration"] |= {
+        "text": "text.jsonl",
+        "num_calibration_samples": NUM_SAMPLES,
+        "max_seq_length": SAMPLE_TOKENS,
+    }
+    params["variants"] = {"variant": RECIPE | recipe}
+    write_json(layout.params_path, params)
+    return layout
+
+
+def write_model(model_dir: Path, shape: Shape) -> None:
+    """Random float16 weights, one shard for each layer and one for the rest."""
+    model_dir.mkdir(parents=True)
+    byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(model_dir / "tokenizer_config.json", tokenizer_config)
+    head_dim = 64
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.hidden // head_dim,
+        "num_key_value_heads": shape.key_value // head_dim,
+        "head_dim": head_dim,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float16",
+    }
+    write_json(model_dir / "config.json", config)
+    generator = torch.Generator().manual_seed(SEED)
+    norm = torch.ones(shape.hidden, dtype=torch.float16)
+    num_shards = shape.layers + 1
+    for number in range(shape.layers):
+        prefix = f"model.layers.{number}."
+        tensors = {
+            f"{prefix}{name}.weight": _random(size, generator)
+            for name, size in shape.linears.items()
+        }
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{prefix}{name}.weight"] = norm.clone()
+        save_tensors(model_dir / shard_name(number + 1, num_shards), tensors)
+    embeddings = _random((VOCABULARY, shape.hidden), generator)
+    save_tensors(
+        model_dir / shard_name(num_shards, num_shards),
+        {"model.embed_tokens.weight": embeddings, "model.norm.weight": norm.clone()},
+    )
+    write_index(model_dir)
+
+
+def _random(size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    return (torch.randn(size, generator=generator) / math.sqrt(size[1])).to(torch.float16)
+
+
+def kill_rows() -> list[Row]:
+    """Kill each stage again and again, and compare what its reruns end in with a quiet run."""
+    moments = random.Random(SEED)
+    identical = 0
+    with tempfile.TemporaryDirectory() as work:
+        layout = make_workspace(Path(work), SMALL)
+        for stage, record in (
+            ("calibrate", layout.statistics_path),
+            ("quantize", layout.variant_path("variant")),
+        ):
+            quiet = run_stage(layout.root, *_arguments(stage))
+            expected = record.read_bytes()
+            for _ in range(NUM_KILLS):
+                shutil.rmtree(record.parent)
+                share = moments.uniform(0, 1)
+                run_stage(layout.root, *_arguments(stage), kill_after_s=share * quiet.work_s)
+                if not record.exists():
+                    run_stage(layout.root, *_arguments(stage))
+                identical += record.read_bytes() == expected
+    total = 2 * NUM_KILLS
+    return [Row("kill_reruns_identical", float(identical), None, None, f"of {total} kills")]
+
+
+def repeat_rows() -> list[Row]:
+    """The same parameters twice, and once more with two threads."""
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        layout = make_workspace(Path(work), SMALL)
+        digests = [_digests(layout, num_threads) for num_threads in (1, 1, 2)]
+    for key, other in (("repeat_identical", digests[1]), ("threads_identical", digests[2])):
+        same = sum(a == b for a, b in zip(digests[0], other, strict=True))
+        rows.append(Row(key, float(same), None, None, f"of {len(digests[0])} stages"))
+    return rows
+
+
+def _digests(layout: Layout, num_threads: int) -> Sequence[str]:
+    """What calibrate and quantize make, the second from the statistics of a single thread."""
+    for stage in ("calibrate", "quantize"):
+        peak_gib(layout.root, stage, num_threads=num_threads)
+    return [
+        json.loads(path.read_bytes())["digest"]
+        for path in (layout.statistics_path, layout.variant_path("variant"))
+    ]
+
+
+def architectures_row() -> Row:
+    """Every architecture in every packed format, read back: logits near those of the base."""
+    recipes = (
+        GptqParams.model_validate(RECIPE | {"group_size": 16}),
+        AwqParams.model_validate(
+            RECIPE | {"format": "awq", "group_size": 16, "scale_search": True}
+        ),
+    )
+    good = 0
+    for name in CONFIGS:
+        with tempfile.TemporaryDirectory() as work:
+            layout = calibrated_model(Path(work), name)
+            base = _logits(layout.base_dir)
+            for recipe in recipes:
+                model_dir = Path(work) / recipe.format
+                model_dir.mkdir()
+                coverage = write_packed(
+                    layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir
+                )
+                explained = math.sqrt(sum(row.relative_error or 0.0 for row in coverage))
+                difference = float((_logits(model_dir) - base).norm() / base.norm())
+                good += 0 < difference < 1.5 * explained
+    return Row("architectures_ok", float(good), None, None, f"of {len(CONFIGS) * len(recipes)}")
+
+
+def _logits(model_dir: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        ids = torch.tensor(token_windows(samples=4, seed=1))
+        logits: torch.Tensor = unpacked_model(model_dir)(input_ids=ids).logits
+    return logits - logits.mean(-1, keepdim=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Refinement: descent on the integers and the scales of a rounded matrix, each given the other.
+
+GPTQ decides every integer once, before it knows the later ones, on scales that were chosen before
+any integer. Both can be improved afterwards without new data, because the objective
+
+    E(Ŵ) = tr((W − Ŵ) G (W − Ŵ)ᵀ),   Ŵ = (q − zero) · scale,
+
+is quadratic: with R = (W − Ŵ) G the best value of one weight is ŵⱼ + Rⱼ / Gⱼⱼ, rounded to the grid
+(cyclic coordinate descent, as in QuantEase, Behdin et al., arXiv 2309.01885), and the best change
+of a group's scale is (q̃ᵀ R) / (q̃ᵀ G q̃) over the group's columns, q̃ = q − zero. E never rises.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.numerics.grid import Grid, storable
+
+
+def refine(
+    weight: Tensor, gram: Tensor, integers: Tensor, grid: Grid, *, sweeps: int
+) -> tuple[Tensor, Grid]:
+    """Better integers and scales for `weight`; both as in `Grid`, zero points unchanged.
+
+    Each sweep passes over the groups once: first the integers of a group, then its scale. Memory:
+    three matrices of the size of `weight`.
+    """
+    # Transposed, so that what the inner loop touches lies side by side in memory.
+    scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
+    chosen = integers.T.contiguous()
+    residual = gram @ (weight - grid.values(integers)).T
+    for _ in range(sweeps):
+        for group in range(grid.scale.shape[1]):
+            columns = slice(group * grid.group_size, (group + 1) * grid.group_size)
+            block = gram[columns, columns]
+            before = (chosen[columns] - zeros[group]) * scales[group]
+            inside = residual[columns].clone()
+            _descend(chosen[columns], inside, block, scales[group], grid.largest)
+            centred = chosen[columns] - zeros[group]
+            scales[group] = _refit(centred, inside, block, scales[group])
+            moved = centred * scales[group] - before
+            residual.addmm_(gram[:, columns], moved, alpha=-1)
+    refitted = Grid(
+        scale=scales.T.contiguous(),
+        zero=grid.zero,
+        num_bits=grid.num_bits,
+        group_size=grid.group_size,
+    )
+    return chosen.T, refitted
+
+
+def _descend(
+    integers: Tensor, residual: Tensor, block: Tensor, scale: Tensor, largest: int
+) -> None:
+    """One pass over the columns of a group, in place; both matrices are group_size × rows."""
+    curvature = block.diagonal()
+    for column in range(integers.shape[0]):
+        if curvature[column] <= 0:
+            continue
+        step = residual[column] / (curvature[column] * scale)
+        best = (integers[column] + step).round_().clamp_(0, largest)
+        moved = (best - integers[column]).mul_(scale)
+        integers[column] = best
+        residual.addr_(block[column], moved, alpha=-1)
+
+
+def _refit(centred: Tensor, residual: Tensor, block: Tensor, scale: Tensor) -> Tensor:
+    """The group's best scales as the file stores them; the old one where that is no better.
+
+    `residual` is left as it was: the caller knows how far the values moved.
+    """
+    slope = (centred * residual).sum(0)
+    curvature = (centred * (block @ centred)).sum(0)
+    wanted = scale + slope / curvature.clamp(min=torch.finfo(torch.float32).tiny)
+    stored = storable(wanted)
+    change = stored - scale
+    gain = change * (2 * slope - change * curvature)
+    return torch.where((wanted > 0) & (gain > 0), stored, scale)

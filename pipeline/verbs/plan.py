@@ -1,0 +1,50 @@
+"""plan: what a run of this model would need on this machine, before anything starts.
+
+It reads the model's configuration and headers, counts the suite's tokens, measures for a second how
+fast this machine multiplies, and prints a table. It refuses a run that cannot fit.
+"""
+
+from pipeline.adapters.capacity import capacity, measured_speed
+from pipeline.adapters.model_source import read_source
+from pipeline.adapters.task_texts import suite_tokens
+from pipeline.domain.errors import InputError
+from pipeline.domain.figures import NBSP, bytes_text
+from pipeline.domain.layout import Layout
+from pipeline.domain.params import Params
+from pipeline.domain.plan import TIME_FACTOR, Capacity, predict, refusal, table
+from pipeline.domain.stage_needs import Source, Speed
+
+
+def run(layout: Layout, params: Params) -> None:
+    """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run."""
+    source = read_source(layout, params.model)
+    evaluate = params.evaluate
+    tokens = suite_tokens(layout.root, evaluate.suite, max_documents=evaluate.max_documents)
+    needs = predict(source, params, suite_tokens=tokens)
+    speed, free = measured_speed(), capacity(layout)
+    lines = [*table(needs, speed), "", *assumptions(source, tokens, speed, free)]
+    print("\n".join(lines), flush=True)
+    if reason := refusal(needs, free):
+        raise InputError(reason)
+
+
+def assumptions(source: Source, suite_size: int, speed: Speed, free: Capacity) -> list[str]:
+    """What the table is based on, line by line."""
+    shape = source.shape
+    gpu = f", {_bytes(free.gpu_memory)} of GPU memory" if free.gpu_memory is not None else ""
+    return [
+        f"Model: {shape.num_weights:,} weights in {len(shape.layers)} layers, vocabulary "
+        f"{shape.vocab_size:,}, {_bytes(source.file_bytes)} of files.",
+        f"Machine: {_bytes(free.memory)} of memory available{gpu}, {_bytes(free.disk)} of disk "
+        f"free, {_bytes(free.written)} written by earlier runs.",
+        f"Measured: {speed.operations / 1e9:.0f} billion float32 operations a second, "
+        f"{speed.memory_bytes / 1e9:.0f} GB a second from memory.",
+        f"Assumed: every variant is approved; the suite has about {suite_size:,} tokens; text that "
+        "tasks let models write is not counted; the disk moves 200 MB a second and a download is "
+        "as fast.",
+        f"Times are estimates, right within about a factor of {TIME_FACTOR} on an idle machine.",
+    ]
+
+
+def _bytes(count: int) -> str:
+    return bytes_text(count).replace(NBSP, " ")

@@ -1,0 +1,71 @@
+"""A kill loses the layer in work, and the rerun ends in the same bytes."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters.files import directory_records
+from pipeline.domain.layout import Layout
+from pipeline.stages import fetch
+from tests.evaluation_files import write_evaluation_files
+from tests.killed import run_stage
+from tests.models import tiny_llama, write_json
+from tests.stages.test_quantize import packed, params_for
+
+NUM_LAYERS, NUM_KILLS = 12, 5
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Layout:
+    """A fetched model of many layers, with a params.yaml for the command line."""
+    params = params_for({"awq": packed("awq")})
+    calibration = params.calibration.model_copy(
+        update={"num_calibration_samples": 48, "max_seq_length": 128}
+    )
+    params = params.model_copy(update={"calibration": calibration})
+    tiny_llama(tmp_path / "model", hidden=128, layers=NUM_LAYERS)
+    story = "the old baker counts seven loaves and sells them near the river"
+    texts = [story[i % 5 :] + story[: i % 7] for i in range(600)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
+    write_evaluation_files(tmp_path)
+    write_json(tmp_path / "params.yaml", params.model_dump(mode="json"))
+    layout = Layout(tmp_path)
+    fetch.run(layout, params)
+    return layout
+
+
+def unit_times(target: Path) -> dict[str, int]:
+    """The finished layers of an unfinished stage, by when each was written."""
+    work_dirs = target.parent.glob(f"{target.name}.*.partial")
+    units = [unit for work in work_dirs for unit in work.rglob("*.safetensors")]
+    return {unit.name: unit.stat().st_mtime_ns for unit in units}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["calibrate", "quantize"])
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, stage: str) -> None:
+    arguments = [stage] if stage == "calibrate" else [stage, "awq"]
+    target = workspace.statistics_dir if stage == "calibrate" else workspace.variant_dir("awq")
+    if stage == "quantize":
+        assert run_stage(workspace.root, "calibrate").finished
+    undisturbed = run_stage(workspace.root, *arguments)
+    assert undisturbed.finished
+    expected = directory_records(target)
+    shutil.rmtree(target)
+    moments = random.Random(0)
+    finished: dict[str, int] = {}
+    for _ in range(NUM_KILLS):
+        share = moments.uniform(0, 2 / NUM_KILLS)
+        run = run_stage(workspace.root, *arguments, kill_after_s=share * undisturbed.work_s)
+        if run.finished or target.exists():
+            break
+        now = unit_times(target)
+        assert set(finished.items()) <= set(now.items()), "a finished layer was lost or made again"
+        finished = now
+    if not target.exists():
+        assert run_stage(workspace.root, *arguments).finished
+    assert directory_records(target) == expected
+    assert not list(workspace.artifacts_dir.rglob("*.partial"))

@@ -1,0 +1,110 @@
+"""`quantline plan` as an operator sees it, and the same refusals when a stage starts."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters import capacity, room
+from pipeline.adapters.files import directory_records
+from pipeline.adapters.params_file import read_params
+from pipeline.cli import main
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import PARAMS_FILE, Layout
+from pipeline.domain.plan import predict
+from pipeline.stages import calibrate, evaluate, fetch, quantize
+from tests.evaluation_files import write_evaluation_files
+from tests.models import tiny_llama
+from tests.support import ROOT
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository's parameters with a tiny model and a tiny evaluation."""
+    tiny_llama(tmp_path / "model", hidden=256, intermediate=512)
+    write_evaluation_files(tmp_path)
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    calibration = ROOT / "demo/data/calibration.jsonl"
+    (tmp_path / "demo/data/calibration.jsonl").write_bytes(calibration.read_bytes())
+    params = (ROOT / PARAMS_FILE).read_text().replace("source: demo", "source: model")
+    (tmp_path / PARAMS_FILE).write_text(params.replace("samples: 128", "samples: 4"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, path: Path, *, kib: int) -> None:
+    """A machine whose kernel reports so much memory, all of it free."""
+    path.write_text(f"MemTotal: {kib} kB\nMemAvailable: {kib} kB\nSwapTotal: 0 kB\n")
+    monkeypatch.setattr(capacity, "MEMINFO", path)
+    monkeypatch.setattr(capacity, "CGROUP_LIMIT", path.with_name("no-limit"))
+
+
+def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan"]) == 0
+    out = capsys.readouterr().out
+    for name in ("calibrate", "quantize awq-w4-g128", "evaluate base", "benchmark", "whole run"):
+        assert sum(line.startswith(name) for line in out.splitlines()) == 1
+    assert "of memory available" in out
+    assert "within about a factor of 3" in out
+    assert not (workspace / "artifacts").exists()
+
+
+def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, workspace / "meminfo", kib=100 << 10)
+    assert main(["plan"]) == 2
+    captured = capsys.readouterr()
+    assert "whole run" in captured.out
+    assert captured.err.startswith("quantline plan: benchmark needs ")
+    assert "of memory, 100.0 MiB are available; use a machine with more" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_container_has_the_memory_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, tmp_path / "meminfo", kib=1 << 20)
+    limit, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(capacity, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(capacity, "CGROUP_USED", used)
+    limit.write_text("max\n")
+    assert capacity.available_memory() == capacity.total_memory() == 1 << 30
+    limit.write_text(f"{3 << 20}\n")
+    used.write_text(f"{1 << 20}\n")
+    assert (capacity.available_memory(), capacity.total_memory()) == (2 << 20, 3 << 20)
+
+
+def test_this_machine_multiplies_and_reads_at_a_plausible_speed() -> None:
+    speed = capacity.measured_speed()
+    assert 1e8 < speed.operations < 1e16
+    assert 1e8 < speed.memory_bytes < 1e14
+
+
+def test_a_stage_that_could_never_finish_is_refused_before_it_starts(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, params = Layout(workspace), read_params(workspace / PARAMS_FILE)
+    fetch.run(layout, params)
+    monkeypatch.setattr(room, "total_memory", lambda: 100 << 20)
+    with pytest.raises(InputError, match=r"^calibrate needs .* of memory, 100\.0 MiB are availab"):
+        calibrate.run(layout, params)
+    with pytest.raises(InputError, match=r"^evaluate base needs .* of memory, 100\.0 MiB"):
+        evaluate.run(layout, params, "base")
+
+
+@pytest.mark.slow
+def test_predicted_files_are_as_large_as_the_real_ones(workspace: Path) -> None:
+    layout, params = Layout(workspace), read_params(workspace / PARAMS_FILE)
+    fetch.run(layout, params)
+    calibrate.run(layout, params)
+    needs = predict(room.fetched_source(layout), params, suite_tokens=0)
+    predicted = {it.stage: it.disk_kept for it in needs}
+    assert predicted["fetch"] == sum(it.size for it in directory_records(layout.base_dir))
+    statistics = sum(it.size for it in directory_records(layout.statistics_dir))
+    assert predicted["calibrate"] == pytest.approx(statistics, rel=0.05)
+    for name in ("awq-w4-g128", "gptq-w4-g128"):
+        quantize.run(layout, params, name)
+        weights = sum(path.stat().st_size for path in layout.model_dir(name).glob("*.safetensors"))
+        assert predicted[f"quantize {name}"] == pytest.approx(weights, rel=0.05)
