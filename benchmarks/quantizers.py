@@ -36,22 +36,25 @@ PACKED: Recipe = {
     "scale_search": False,
     "clip_search": True,
     "rounding": "gptq",
+    "refine_sweeps": 4,
     "dampening_frac": 0.01,
     "on_indivisible": "error",
 }
 # Ours. Each takes the group size of the model.
 AWQ: Recipe = PACKED | {"format": "awq", "num_bits": 4, "scale_search": True}
 GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
+W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
+# The `fast` preset: for where a CPU second counts more than the last percent of KL.
+FAST: Recipe = {"refine_sweeps": 0}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,
-    "ours-asym": PACKED | {"format": "compressed-tensors", "scheme": "W4A16_ASYM"},
+    "ours-asym": W4A16 | {"scheme": "W4A16_ASYM"},
     "ours-3bit": GPTQ | {"num_bits": 3},
-    "ours-w4a16": PACKED | {"format": "compressed-tensors", "scheme": "W4A16"},
-    # The `fast` preset: what is made where a CPU second counts more than the last percent.
-    "ours-fast-awq": AWQ,
-    "ours-fast-gptq-sym": GPTQ,
-    "ours-fast-w4a16": PACKED | {"format": "compressed-tensors", "scheme": "W4A16"},
+    "ours-w4a16": W4A16,
+    "ours-fast-awq": AWQ | FAST,
+    "ours-fast-gptq-sym": GPTQ | FAST,
+    "ours-fast-w4a16": W4A16 | FAST,
 }
 # Of which `calibrate`, these and the imatrix are held against llmcompressor's GPTQ and AWQ.
 CPU_SET = ("ours-awq", "ours-gptq-sym", "ours-w4a16")
@@ -135,7 +138,9 @@ def main() -> None:
             outcomes = {name: outcome_of(model, name, runs, notes) for name in recipes}
             made = {name: it for name, it in outcomes.items() if it.measurements}
             print_table(model, made)
-            rows += summary_rows(model, made, runs[0], notes) + raw_rows(model, made)
+            compared = summary_rows(model, made, runs[0], notes)
+            print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
+            rows += compared + raw_rows(model, made)
     if chosen.num_seeds < len(SEEDS):
         notes.append(f"{chosen.num_seeds} of {len(SEEDS)} calibration seeds")
     if not chosen.only:
