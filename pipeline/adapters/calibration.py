@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline.adapters.activations import LayerMeasurement, measuring
 from pipeline.adapters.files import replacement
 from pipeline.adapters.layered_model import LayeredModel
+from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import read_layer, write_layer
 from pipeline.domain.quantized import LayerStatistics, LinearStatistics
@@ -39,6 +40,7 @@ def calibrate_layers(
     `windows` are equally long lists of token ids. Returns what the files hold, in order.
     Raises InputError for an architecture that cannot be run layer by layer.
     """
+    map_large_blocks()
     batches = _batches(windows)
     with torch.inference_mode():
         model = LayeredModel(model_dir, device)

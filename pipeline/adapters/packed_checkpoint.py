@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
+from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import (
@@ -60,6 +61,7 @@ def write_packed(
     architecture whose folding is unknown; FailureError when less is quantized than the recipe
     implies.
     """
+    map_large_blocks()
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
     quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)

@@ -23,7 +23,7 @@ def round_with_feedback(
     mean of diag G is added to the diagonal; inputs that are always zero stay out of the feedback.
     """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    feedback = _inverse_cholesky(gram[order][:, order], dampening_frac)
+    feedback = _inverse_cholesky(gram, order, dampening_frac)
     # Transposed, so that what the inner loop touches lies side by side in memory.
     group_of = order // grid.group_size
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
@@ -54,15 +54,19 @@ def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
     return result
 
 
-def _inverse_cholesky(gram: Tensor, dampening_frac: float) -> Tensor:
-    """The upper Cholesky factor of the inverse of the dampened G.
+def _inverse_cholesky(gram: Tensor, order: Tensor, dampening_frac: float) -> Tensor:
+    """The upper Cholesky factor of the inverse of the dampened G, rows and columns in `order`.
 
-    Computed from the Cholesky factor of G with its rows and columns reversed: if G reversed is
-    L Lᵀ, then the reverse of L⁻¹ is upper triangular and is the factor wanted. That is one
-    factorisation and one triangular solve instead of two factorisations and an inverse.
+    Computed from the Cholesky factor of G in the reverse order: if that G is L Lᵀ, then the reverse
+    of L⁻¹ is upper triangular and is the factor wanted. That is one factorisation and one
+    triangular solve instead of two factorisations and an inverse. Memory: two matrices like G, as
+    each step is done in place or frees what it came from.
     """
-    lower = torch.linalg.cholesky(dampened(gram, dampening_frac).flip(0, 1))
-    identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    upper: Tensor = inverse.flip(0, 1).contiguous()
-    return upper
+    backwards = order.flip(0)
+    factor = torch.linalg.cholesky(dampened(gram, dampening_frac)[backwards][:, backwards])
+    # Laid out by columns, so that the solve needs no copy.
+    inverse = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device).mT
+    torch.linalg.solve_triangular(factor, inverse, upper=False, out=inverse)
+    del factor
+    inverse = inverse.flip(0, 1)
+    return inverse.contiguous()  # by rows, as the rounding reads it

@@ -77,7 +77,7 @@ def quantize_layer(
             folded |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
             folded |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
     linears: dict[str, QuantizedLinear] = {}
-    for names in _sharing_input(scaled_grams):
+    for names in _together(scaled_grams, recipes):
         # What is quantized goes: a large layer leaves no room for a second copy of it.
         sharing = {name: working.pop(f"{name}.weight") for name in names}
         linears |= _quantize_linears(
@@ -93,12 +93,14 @@ def _at(recipe: IntegerWeights, group_size: int | None) -> IntegerWeights:
     return recipe.model_copy(update={"group_size": group_size}) if group_size else recipe
 
 
-def _sharing_input(grams: Mapping[str, Tensor]) -> list[list[str]]:
-    """The linears by the input they read: those with the same G belong together."""
-    by_gram: dict[int, list[str]] = {}
+def _together(
+    grams: Mapping[str, Tensor], recipes: Mapping[str, IntegerWeights]
+) -> list[list[str]]:
+    """The linears that are rounded together: those with the same G and the same groups."""
+    together: dict[tuple[int, int], list[str]] = {}
     for name, gram in grams.items():
-        by_gram.setdefault(id(gram), []).append(name)
-    return list(by_gram.values())
+        together.setdefault((id(gram), recipes[name].group_size), []).append(name)
+    return list(together.values())
 
 
 def _quantize_linears(

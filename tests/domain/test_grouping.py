@@ -152,3 +152,10 @@ def test_awq_has_four_bits_and_groups() -> None:
             TypeAdapter(PackedVariant).validate_python(
                 packed_recipe("awq", group_size=64).model_dump() | changes
             )
+
+
+@pytest.mark.parametrize("name", ["W8A8", "FP8_DYNAMIC"])
+def test_activations_inside_experts_are_not_rounded(name: str) -> None:
+    shapes = {f"{LAYER}.mlp.experts.{number}.up_proj": (64, 64) for number in range(2)}
+    with pytest.raises(InputError, match=f"scheme = {name}: .*experts.0.up_proj is an expert"):
+        plan(name, shapes, group_size=None, rule="keep")
