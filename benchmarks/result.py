@@ -23,23 +23,31 @@ class Row:
     unit: str
 
 
-def publish(name: str, rows: Sequence[Row]) -> None:
-    """Print the rows and write them to `benchmarks/results/NAME.json`."""
+def publish(name: str, rows: Sequence[Row], *, notes: Sequence[str] = ()) -> None:
+    """Print the rows and write them to `benchmarks/results/NAME.json`.
+
+    `notes` say what the figures alone do not: what was left out, and why.
+    """
     width = max(len(row.key) for row in rows)
     for row in rows:
         interval = "" if row.low is None else f"  [{row.low:.4g}, {row.high:.4g}]"
         print(f"{row.key:<{width}}  {row.value:>10.5g} {row.unit}{interval}")
+    for note in notes:
+        print(note)
     result = {
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_cpu_model()}",
         "rows": [asdict(row) for row in rows],
     }
+    if notes:
+        result["notes"] = list(notes)
     RESULTS_DIR.mkdir(exist_ok=True)
     (RESULTS_DIR / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the code that measures, `-dirty` when it is changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

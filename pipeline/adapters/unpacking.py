@@ -84,10 +84,12 @@ def _packed(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
     in_features = shape[1]
     if shape[0] != out_features or ceil(in_features * scheme.num_bits / WORD_BITS) != in_words:
         raise _MisfitError(f"weight_shape is {shape}, but {out_features} × {in_words} words came")
+    _unpacked_size("weight_packed", in_words, scheme)
     groups = _num_groups(in_features, scheme)
     _require(tensors, "weight_scale", FLOATS, (out_features, groups))
     if not scheme.symmetric:
         out_words = ceil(out_features * scheme.num_bits / WORD_BITS)
+        _unpacked_size("weight_zero_point", out_words, scheme)
         _require(tensors, "weight_zero_point", INT32, (out_words, groups))
     integers, grid = compressed_tensors.unpack_words(tensors, num_bits=scheme.num_bits)
     return grid.values(integers)

@@ -1,5 +1,6 @@
 """Everything cheap that can be checked before a stage starts: the parameters and what they name."""
 
+from pipeline.adapters.backend_check import require_runnable
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
@@ -7,8 +8,12 @@ from pipeline.domain.params import Params
 
 
 def read_workspace(layout: Layout) -> Params:
-    """The parameters of a workspace. Raises InputError for a file they name that is not there."""
+    """The parameters of a workspace.
+
+    Raises InputError for a file they name that is not there, or a backend that cannot run here.
+    """
     params = read_params(layout.params_path)
+    require_runnable(params.variants)
     _require(layout, "evaluate.text", params.evaluate.text)
     if params.calibration.dataset is None:  # else fetch brings it
         _require(layout, "calibration.text", params.calibration.text)

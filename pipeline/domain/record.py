@@ -47,7 +47,8 @@ def first_problem(error: ValidationError, data: object = None) -> str:
     `data` is what was validated, if it is at hand: then `where` has the keys as they stand there.
     """
     problem = error.errors(include_url=False)[0]
-    where = ".".join(_place(problem["loc"], data)) or "the file"
+    place = _place(problem["loc"], data, missing=problem["type"] == "missing")
+    where = ".".join(place) or "the file"
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "extra_forbidden":
@@ -66,13 +67,18 @@ def first_problem(error: ValidationError, data: object = None) -> str:
     return f"{where} = {USER_INFO.sub('//…@', shown(problem['input']))}: {message}"
 
 
-def _place(loc: tuple[int | str, ...], data: object) -> list[str]:
-    """The path to a problem without the names pydantic gives to the members of a union."""
+def _place(loc: tuple[int | str, ...], data: object, *, missing: bool) -> list[str]:
+    """The path to a problem without the names pydantic gives to the members of a union.
+
+    The last part of it stands in `data`, unless it is what is `missing` there.
+    """
+    known = data is not None
     parts = []
     for number, part in enumerate(loc, start=1):
-        if isinstance(data, dict) and part not in data and number < len(loc):
+        inside = (isinstance(data, dict) and part in data) or isinstance(data, list)
+        if known and not inside and not (missing and number == len(loc)):
             continue
-        data = data.get(part) if isinstance(data, dict) else None
+        data = data[part] if inside else None  # type: ignore[index]
         parts.append(str(part))
     return parts
 

@@ -8,8 +8,9 @@ x86 CPUs. Nothing here looks at a machine or a file.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.domain.backends import BackendWeights
 from pipeline.domain.model_shape import ModelShape, SharedInput
-from pipeline.domain.params import GgufParams, Params, Rounding, VariantParams
+from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding, VariantParams
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -31,6 +32,10 @@ GRAM_COPIES = 5
 LOGITS_BYTES = 1 << 29
 # Log-probabilities of a window in float64: base, variant, and what comparing them takes.
 WINDOW_COPIES = 4
+
+# Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
+# fewer, AutoRound more.
+BACKEND_PASSES = 25
 
 # Time.
 START_SECONDS = 12.0
@@ -126,7 +131,10 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
 
 
 def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
-    """A packed variant holds one layer; a GGUF one is compared whole with its original."""
+    """A packed variant holds one layer; a GGUF one is compared whole with its original.
+
+    Another quantizer holds the whole model in float32 and the activations of all samples.
+    """
     shape, recipe = source.shape, params.variants[name]
     kept = variant_bytes(shape, recipe)
     if isinstance(recipe, GgufParams):
@@ -139,6 +147,19 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
             disk_temporary=full,
             operations=GGUF_OPERATIONS * shape.num_weights + errors,
             seconds=START_SECONDS + 2 * moving_seconds(full),
+        )
+    if isinstance(recipe, BackendWeights):
+        calibration = params.calibration
+        tokens = calibration.num_calibration_samples * calibration.max_seq_length
+        holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
+        return StageNeed(
+            f"quantize {name}",
+            memory=PROCESS_BYTES + holding,
+            gpu_memory=holding,
+            disk_kept=kept,
+            disk_temporary=FLOAT32 * shape.num_weights,
+            operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
+            seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
         )
     layer_bytes = FLOAT32 * max(
         LAYER_COPIES * layer.num_weights
@@ -160,9 +181,8 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
     )
 
 
-def _rounding_operations(linear: SharedInput, recipe: VariantParams) -> float:
+def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:
     """Searching scales and ranges, GPTQ, refinement, and the error that is reported."""
-    assert not isinstance(recipe, GgufParams)
     product = 2.0 * linear.rows * linear.width**2  # one ΔW G
     grid = GRID_OPERATIONS * linear.rows * linear.width
     operations = 2 * product
@@ -176,9 +196,8 @@ def _rounding_operations(linear: SharedInput, recipe: VariantParams) -> float:
     return operations + (1 + recipe.refine_sweeps) * product
 
 
-def _rounding_columns(linear: SharedInput, recipe: VariantParams) -> int:
+def _rounding_columns(linear: SharedInput, recipe: PackedVariant) -> int:
     """How many columns are gone through one by one."""
-    assert not isinstance(recipe, GgufParams)
     passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
     return passes * linear.width
 

@@ -135,7 +135,7 @@ class _GptqConfig(_Stored):
 
 
 class _Weights(_Stored):
-    num_bits: Literal[4, 8]
+    num_bits: Literal[3, 4, 8]
     type: Literal["int", "float"]
     symmetric: bool
     strategy: Literal["group", "channel"]
@@ -171,8 +171,8 @@ class _CompressedTensorsConfig(_Stored):
             scheme = _scheme(group, group.format or self.format)
             if scheme is None:
                 raise InputError(
-                    f"{CONFIG_KEY}.config_groups.{shown(name)}: expected integers of 4 or 8 bits "
-                    "in pack-quantized, or 8 bits per channel in int-quantized or float-quantized; "
+                    f"{CONFIG_KEY}.config_groups.{shown(name)}: expected integers of 3, 4 or 8 "
+                    "bits in pack-quantized, or 8 per channel in int-quantized or float-quantized; "
                     "use another checkpoint"
                 )
             for target in group.targets:

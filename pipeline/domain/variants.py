@@ -7,8 +7,16 @@ each packed format can be filled by any of the algorithms that fit it.
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
+from pipeline.domain.backends import BackendParams, kind_of_recipe, without_native
 from pipeline.domain.record import Record
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -208,4 +216,11 @@ class GgufParams(Record):
 
 
 PackedVariant = AwqParams | GptqParams | CompressedTensorsParams
-VariantParams = Annotated[PackedVariant | GgufParams, Field(discriminator="format")]
+NativeParams = Annotated[
+    Annotated[PackedVariant | GgufParams, Field(discriminator="format")],
+    BeforeValidator(without_native),
+]
+VariantParams = Annotated[
+    Annotated[NativeParams, Tag("native")] | Annotated[BackendParams, Tag("foreign")],
+    Discriminator(kind_of_recipe),
+]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from pipeline.adapters import gguf
+from pipeline.adapters.backend_check import require_runnable
 from pipeline.adapters.files import (
     directory_records,
     new_directory,
@@ -23,6 +24,7 @@ from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
 from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.statistics import Statistics
+from pipeline.domain.backends import BackendWeights
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
@@ -37,6 +39,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
     recipe = params.variants.get(name)
     if recipe is None:
         raise InputError(f"{name}: not in params.yaml; variants: {', '.join(params.variants)}")
+    require_runnable({name: recipe})
     base = read_base_manifest(layout)
     statistics = Statistics(layout)
     if statistics.record.base_digest != base.digest:
@@ -57,6 +60,12 @@ def run(layout: Layout, params: Params, name: str) -> None:
                 pre_tokenizer=params.model.gguf_pre_tokenizer,
             )
             tools = gguf.tool_versions()
+        elif isinstance(recipe, BackendWeights):
+            # Imported where it is needed: with what it reads the samples by, it takes seconds.
+            from pipeline.adapters.backends import write_with_backend
+
+            variant = write_with_backend(layout, params, base, recipe, statistics, model_dir)
+            coverage, tools = variant.coverage, variant.versions
         else:
             coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
             tools = {"torch": version("torch")}
@@ -79,9 +88,12 @@ def run(layout: Layout, params: Params, name: str) -> None:
 def _work_directory(
     layout: Layout, name: str, recipe: VariantParams, statistics: Statistics
 ) -> AbstractContextManager[Path]:
-    """A directory that outlives a kill; for GGUF, which is made in one piece, a fresh one."""
+    """A directory that outlives a kill; a fresh one for what is made in one piece.
+
+    That is GGUF, and what another quantizer makes.
+    """
     target = layout.variant_dir(name)
-    if isinstance(recipe, GgufParams):
+    if isinstance(recipe, GgufParams | BackendWeights):
         return new_directory(target)
     record = statistics.record
     threads = f"{torch.get_num_threads()} threads"

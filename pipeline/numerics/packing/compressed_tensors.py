@@ -1,6 +1,6 @@
 """The compressed-tensors layouts of a linear: integers and a grid to stored tensors and back.
 
-`pack-quantized` packs 4 or 8-bit integers along the input features, and zero points along the
+`pack-quantized` packs 3, 4 or 8-bit integers along the input features, and zero points along the
 output features; `int-quantized` stores int8 and `float-quantized` e4m3 numbers, one scale for each
 output channel (https://github.com/vllm-project/compressed-tensors, `compressors/`). The library
 thinks in signed integers and adds half the range before it packs, which gives the unsigned ones

@@ -1,0 +1,86 @@
+"""A program of its own: stages of a workspace, each with the CPU time and memory that it took.
+
+Run as `python -m benchmarks.measured ROOT TASK...`, where a task is `calibrate`, `quantize:NAME` or
+`imatrix` (what a GGUF variant takes from the statistics). The last line of its output is a list
+of `Cost` as JSON. A process is measured from outside by its kernel, so that nothing a library does
+in threads or children of its own is missed; what this program itself imports is not counted, as it
+is there before the first task.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.adapters.statistics import Statistics
+from pipeline.adapters.workspace import read_workspace
+from pipeline.domain.layout import Layout
+from pipeline.domain.params import Params
+from pipeline.stages import calibrate, quantize
+
+BYTES_PER_MAXRSS = 1024  # getrusage(2) on Linux
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`own` is this process, `children` what it started and waited for; peaks are up to now."""
+
+    task: str
+    own_cpu_s: float
+    children_cpu_s: float
+    wall_s: float
+    own_peak_gib: float
+    children_peak_gib: float
+
+
+def run_task(layout: Layout, params: Params, task: str) -> None:
+    stage, _, name = task.partition(":")
+    stages: dict[str, Callable[[], None]] = {
+        "calibrate": lambda: calibrate.run(layout, params),
+        "quantize": lambda: quantize.run(layout, params, name),
+        "imatrix": lambda: read_importance(layout),
+    }
+    stages[stage]()
+
+
+def read_importance(layout: Layout) -> None:
+    statistics = Statistics(layout)
+    for linear in statistics.linears:
+        statistics.diagonal(linear)
+
+
+def cpu_s(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def peak_gib(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss * BYTES_PER_MAXRSS / 2**30
+
+
+def main(root: str, *tasks: str) -> None:
+    layout = Layout(Path(root))
+    params = read_workspace(layout)
+    costs = []
+    for task in tasks:
+        own, children = cpu_s(resource.RUSAGE_SELF), cpu_s(resource.RUSAGE_CHILDREN)
+        started = time.monotonic()
+        run_task(layout, params, task)
+        costs.append(
+            Cost(
+                task=task,
+                own_cpu_s=cpu_s(resource.RUSAGE_SELF) - own,
+                children_cpu_s=cpu_s(resource.RUSAGE_CHILDREN) - children,
+                wall_s=time.monotonic() - started,
+                own_peak_gib=peak_gib(resource.RUSAGE_SELF),
+                children_peak_gib=peak_gib(resource.RUSAGE_CHILDREN),
+            )
+        )
+    print(json.dumps([asdict(cost) for cost in costs]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

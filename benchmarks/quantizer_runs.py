@@ -1,0 +1,222 @@
+"""One model, one calibration sample: every quantizer on the same tokens, judged by one evaluator.
+
+The tables of what is compared, and what follows from it, are in `benchmarks.quantizers`.
+"""
+
+import json
+import os
+import signal
+import statistics as stats
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.babyllama import MODEL_DIR, make_workspace
+from benchmarks.measured import Cost
+from benchmarks.result import commit
+from pipeline.adapters.backends import ROOT, environment_dir, set_up_backend
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.llama_cpp import LlamaCppScorer
+from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.scorer import Scorer
+from pipeline.adapters.statistics import Statistics
+from pipeline.adapters.texts import read_texts, token_windows
+from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.adapters.workspace import read_workspace
+from pipeline.domain.backends import BackendWeights
+from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
+from pipeline.domain.record import Record, sha256_hex
+from pipeline.stages import fetch
+from pipeline.stages.evaluate import measure
+
+STOP_GRACE_S = 60.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+# What each backend has to load before it can start: its share of the CPU time is taken off, as it
+# does not grow with the model. Ours is loaded before it is measured (benchmarks/measured.py).
+IMPORTS = {
+    "autoawq": "import torch, awq",
+    "gptqmodel": "import torch, gptqmodel",
+    "llmcompressor": (
+        "import torch, datasets, llmcompressor.modifiers.gptq, llmcompressor.modifiers.transform"
+    ),
+    "auto-round": "import torch, auto_round",
+}
+
+
+class Measurement(Record):
+    """One quantizer on one sample. CPU seconds are without imports."""
+
+    kl: float
+    top1: float
+    perplexity: float
+    cpu_s: float
+    wall_s: float
+    peak_gib: float
+    date: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A workspace with a calibrated base; what is measured in it goes through here."""
+
+    layout: Layout
+    cache_dir: Path
+    time_limit_s: float
+
+    def measure(self, name: str) -> tuple[Measurement | None, bool]:
+        """What `variants.<name>` costs and how far it is from the base, and whether it is cached.
+
+        None where it did not end within the limit. Only other quantizers are ever cached.
+        """
+        recipe = read_workspace(self.layout).variants[name]
+        path = self._cache_path(name)
+        if isinstance(recipe, BackendWeights) and path.exists():
+            return Measurement.from_bytes(path.read_bytes(), source=str(path)), True
+        if isinstance(recipe, BackendWeights):
+            set_up_backend(recipe.backend)
+        costs = self.costs(f"quantize:{name}")
+        if costs is None:
+            return None, False
+        made = self._judge(name, costs[0])
+        if isinstance(recipe, BackendWeights):
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(made.to_bytes())
+        return made, False
+
+    def costs(self, *tasks: str) -> list[Cost] | None:
+        """Run tasks in a process of their own, with one thread. None when time ran out."""
+        command = [sys.executable, "-m", "benchmarks.measured", str(self.layout.root), *tasks]
+        process = subprocess.Popen(
+            command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            output, _ = process.communicate(timeout=self.time_limit_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it ends what it started
+            process.communicate(timeout=STOP_GRACE_S)
+            return None
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(tasks)}: exit code {process.returncode}; its output is above")
+        return [Cost(**cost) for cost in json.loads(output.splitlines()[-1])]
+
+    def _judge(self, name: str, cost: Cost) -> Measurement:
+        params = read_workspace(self.layout)
+        recipe = params.variants[name]
+        evaluate = params.evaluate
+        windows = token_windows(
+            read_texts(self.layout.root / evaluate.text),
+            tokenizer_of(self.layout.base_dir).encode,
+            window_tokens=evaluate.window_tokens,
+            num_windows=evaluate.num_windows,
+            source=evaluate.text,
+        )
+        with (
+            closing(_scorer(self.layout, name)) as scorer,
+            closing(_scorer(self.layout, BASE)) as base,
+        ):
+            perplexity, distance = measure(scorer, base, windows, evaluate)
+        assert distance is not None
+        if isinstance(recipe, BackendWeights):
+            spent_s = cost.children_cpu_s - imports_cpu_s(recipe.backend)
+            peak = cost.children_peak_gib
+        else:
+            spent_s = cost.own_cpu_s + cost.children_cpu_s
+            peak = max(cost.own_peak_gib, cost.children_peak_gib)
+        return Measurement(
+            kl=distance.kl,
+            top1=distance.top1,
+            perplexity=perplexity,
+            cpu_s=spent_s,
+            wall_s=cost.wall_s,
+            peak_gib=peak,
+            date=datetime.now(UTC).date().isoformat(),
+            commit=commit(),
+        )
+
+    def _cache_path(self, name: str) -> Path:
+        """By everything the outcome depends on."""
+        recipe = read_workspace(self.layout).variants[name]
+        backend = getattr(recipe, "backend", "native")
+        pins = ROOT / "envs" / "peers" / f"{backend}.txt"
+        parts = (
+            recipe.model_dump_json(),
+            read_base_manifest(self.layout).digest,
+            Statistics(self.layout).record.token_ids_sha256,
+            pins.read_text() if pins.exists() else "",
+        )
+        return self.cache_dir / f"{name}-{sha256_hex(chr(0).join(parts).encode())[:16]}.json"
+
+
+def _scorer(layout: Layout, name: str) -> Scorer:
+    for path in layout.model_dir(name).glob("*.gguf"):
+        return LlamaCppScorer(path, label=name)
+    return TransformersScorer(unpacked_model(layout.model_dir(name)), label=name)
+
+
+_imports: dict[str, float] = {}
+
+
+def imports_cpu_s(backend: str) -> float:
+    """CPU seconds of starting a backend's Python and loading the library, the median of 3."""
+    if backend not in _imports:
+        python = environment_dir(backend) / "bin" / "python"
+        command = [python, "-c", IMPORTS[backend]]
+        _imports[backend] = stats.median(_cpu_s_of(command) for _ in range(3))
+    return _imports[backend]
+
+
+def _cpu_s_of(command: list[Any]) -> float:
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **ONE_THREAD},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{command}: exit code {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def make_run(
+    model: str,
+    root: Path,
+    *,
+    seed: int,
+    variants: Mapping[str, dict[str, Any]],
+    cache_dir: Path,
+    time_limit_s: float,
+) -> Run:
+    """A calibrated workspace for `demo` or `babyllama` with these variants."""
+    if model == "babyllama":
+        layout = make_workspace(root, source=str(MODEL_DIR), variants=())
+    else:
+        layout = demo_workspace(root)
+    yaml = YAML()
+    params = yaml.load(layout.params_path)
+    params["calibration"]["seed"] = seed
+    params["variants"] = dict(variants)
+    yaml.dump(params, layout.params_path)
+    fetch.run(layout, read_workspace(layout))
+    run = Run(layout=layout, cache_dir=cache_dir, time_limit_s=time_limit_s)
+    if run.costs("calibrate") is None:
+        sys.exit("calibrate: out of time")
+    return run
+
+
+def demo_workspace(root: Path) -> Layout:
+    """The demo model with the repository's own parameters and texts."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / PARAMS_FILE).write_text((ROOT / PARAMS_FILE).read_text())
+    for name in ("demo", "eval"):
+        (root / name).symlink_to(ROOT / name)
+    return Layout(root)

@@ -1,0 +1,247 @@
+"""quantline beside the other quantizers: how good, and at what cost.
+
+`python -m benchmarks.quantizers` needs the environments of the backends (each is set up when it is
+first needed) and the directory `../shared` with babyllama and its text. Everything runs through
+the pipeline itself: the peers as backends, on the same calibration tokens, judged on their packed
+files by the same evaluator. CPU seconds are those of all processes of a quantizer with one thread
+each (OMP_NUM_THREADS=1), without the imports of either side; wall seconds are of the whole stage.
+KL is the median over the calibration seeds, with the smallest and the largest beside it.
+
+`--work-dir` keeps what the peers came to, so that a change of ours does not run them again. Then
+the result says so, and has no CPU ratios: those come from one run.
+"""
+
+import argparse
+import statistics as stats
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from benchmarks.quantizer_runs import Measurement, Run, make_run
+from benchmarks.result import Row, publish
+from pipeline.adapters.progress import note
+from pipeline.domain.params import VariantParams
+
+Recipe = dict[str, Any]
+
+GROUP_SIZES = {"babyllama": 32, "demo": 128}
+SEEDS = (0, 1, 2)
+TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
+
+PACKED: Recipe = {
+    "scale_search": False,
+    "clip_search": True,
+    "rounding": "gptq",
+    "refine_sweeps": 4,
+    "dampening_frac": 0.01,
+    "on_indivisible": "error",
+}
+# Ours. Each takes the group size of the model.
+AWQ: Recipe = PACKED | {"format": "awq", "num_bits": 4, "scale_search": True}
+GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
+W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
+# The `fast` preset: for where a CPU second counts more than the last percent of KL.
+FAST: Recipe = {"refine_sweeps": 0}
+OURS: dict[str, Recipe] = {
+    "ours-awq": AWQ,
+    "ours-gptq-sym": GPTQ,
+    "ours-asym": W4A16 | {"scheme": "W4A16_ASYM"},
+    "ours-3bit": GPTQ | {"num_bits": 3},
+    "ours-w4a16": W4A16,
+    "ours-fast-awq": AWQ | FAST,
+    "ours-fast-gptq-sym": GPTQ | FAST,
+    "ours-fast-w4a16": W4A16 | FAST,
+}
+# Of which `calibrate`, these and the imatrix are held against llmcompressor's GPTQ and AWQ.
+CPU_SET = ("ours-awq", "ours-gptq-sym", "ours-w4a16")
+CPU_SET_FAST = ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16")
+
+LLMCOMPRESSOR: Recipe = {"backend": "llmcompressor", "format": "compressed-tensors"}
+GPTQMODEL: Recipe = {"backend": "gptqmodel", "format": "gptq", "symmetric": True}
+AUTO_ROUND: Recipe = {"backend": "auto-round", "num_bits": 4, "iterations": 200}
+PEERS: dict[str, Recipe] = {
+    "llmcompressor-gptq-sym": LLMCOMPRESSOR
+    | {"algorithm": "gptq", "num_bits": 4, "symmetric": True},
+    "llmcompressor-gptq-asym": LLMCOMPRESSOR
+    | {"algorithm": "gptq", "num_bits": 4, "symmetric": False},
+    "llmcompressor-gptq-3bit": LLMCOMPRESSOR
+    | {"algorithm": "gptq", "num_bits": 3, "symmetric": True},
+    "llmcompressor-awq": LLMCOMPRESSOR | {"algorithm": "awq", "num_bits": 4, "symmetric": False},
+    "gptqmodel-gptq-sym": GPTQMODEL | {"num_bits": 4},
+    "gptqmodel-gptq-3bit": GPTQMODEL | {"num_bits": 3},
+    "auto-round-awq": AUTO_ROUND | {"format": "awq", "symmetric": False},
+    "auto-round-sym": AUTO_ROUND | {"format": "gptq", "symmetric": True},
+    "autoawq-awq": {"backend": "autoawq", "format": "awq", "num_bits": 4, "symmetric": False},
+}
+CPU_PEERS = ("llmcompressor-gptq-sym", "llmcompressor-awq")
+
+# llama.cpp's K-quants need rows that are multiples of 256: the demo has them.
+GGUF: dict[str, Recipe] = {
+    f"gguf-{kind.lower().replace('_', '-')}{suffix}": {
+        "format": "gguf",
+        "type": kind,
+        "imatrix": imatrix,
+    }
+    for kind in ("Q4_K_M", "Q2_K")
+    for suffix, imatrix in (("", True), ("-plain", False))
+}
+
+# KL of the first over the least KL of the others.
+KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
+    "kl_awq_autoround": ("ours-awq", ("auto-round-awq",)),
+    "kl_gptq_sym": ("ours-gptq-sym", ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym")),
+    "kl_asym": ("ours-asym", ("llmcompressor-gptq-asym",)),
+    "kl_3bit": ("ours-3bit", ("llmcompressor-gptq-3bit", "gptqmodel-gptq-3bit")),
+    "kl_q4_k_m_imatrix": ("gguf-q4-k-m", ("gguf-q4-k-m-plain",)),
+    "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
+}
+
+
+@dataclass
+class Outcome:
+    """All measurements of one quantizer on one model, by seed, and whether any came from a file."""
+
+    measurements: list[Measurement]
+    cached: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.quantizers", description=__doc__)
+    parser.add_argument("--model", choices=GROUP_SIZES, action="append", help="only this one")
+    parser.add_argument("--num-seeds", type=int, default=len(SEEDS), choices=(1, 2, 3))
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only this quantizer; writes no result"
+    )
+    parser.add_argument("--work-dir", type=Path, help="where the peers' outcomes are kept")
+    chosen = parser.parse_args()
+    rows: list[Row] = []
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in chosen.model or GROUP_SIZES:
+            recipes = recipes_for(model, chosen.only, notes)
+            runs = [
+                make_run(
+                    model,
+                    Path(scratch) / f"{model}-{seed}",
+                    seed=seed,
+                    variants=recipes,
+                    cache_dir=chosen.work_dir or Path(scratch) / "outcomes",
+                    time_limit_s=TIME_LIMIT_S,
+                )
+                for seed in SEEDS[: chosen.num_seeds]
+            ]
+            outcomes = {name: outcome_of(model, name, runs, notes) for name in recipes}
+            made = {name: it for name, it in outcomes.items() if it.measurements}
+            print_table(model, made)
+            compared = summary_rows(model, made, runs[0], notes)
+            print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
+            rows += compared + raw_rows(model, made)
+    if chosen.num_seeds < len(SEEDS):
+        notes.append(f"{chosen.num_seeds} of {len(SEEDS)} calibration seeds")
+    if not chosen.only:
+        publish("quantizers", rows, notes=notes)
+
+
+def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dict[str, Recipe]:
+    """Every recipe at the model's group size; what quantline cannot express is left out, noted."""
+    sized = {
+        name: recipe | {"group_size": GROUP_SIZES[model]} for name, recipe in (OURS | PEERS).items()
+    }
+    recipes = {}
+    for name, recipe in (sized | (GGUF if model == "demo" else {})).items():
+        if only and name not in only:
+            continue
+        try:
+            TypeAdapter(VariantParams).validate_python(recipe)
+            recipes[name] = recipe
+        except ValidationError as error:
+            notes.append(f"{model}: {name} left out: {error.errors()[0]['msg']}")
+    return recipes
+
+
+def outcome_of(model: str, name: str, runs: Sequence[Run], notes: list[str]) -> Outcome:
+    outcome = Outcome([], cached=False)
+    for seed, run in enumerate(runs):
+        note(f"{model}: {name}: seed {seed}")
+        measurement, cached = run.measure(name)
+        if measurement is None:
+            notes.append(f"{model}: {name}: not done within {TIME_LIMIT_S:.0f} s; no figures")
+            break
+        outcome.measurements.append(measurement)
+        outcome.cached |= cached
+    if outcome.cached:
+        dates = sorted({it.date for it in outcome.measurements})
+        notes.append(f"{model}: {name}: from an earlier run, {' and '.join(dates)}")
+    return outcome
+
+
+def print_table(model: str, outcomes: dict[str, Outcome]) -> None:
+    print(f"\n{model}, group size {GROUP_SIZES[model]}")
+    print(f"{'':<26}{'KL':>9}{'top-1':>8}{'ppl':>8}{'CPU s':>9}{'wall s':>9}{'GiB':>7}")
+    for name, outcome in outcomes.items():
+        it = outcome.measurements
+        print(
+            f"{name:<26}{median(it, 'kl'):>9.4f}{median(it, 'top1'):>8.3f}"
+            f"{median(it, 'perplexity'):>8.3f}{median(it, 'cpu_s'):>9.1f}"
+            f"{median(it, 'wall_s'):>9.1f}{median(it, 'peak_gib'):>7.2f}"
+        )
+
+
+def median(measurements: Sequence[Measurement], field: str) -> float:
+    return stats.median(getattr(it, field) for it in measurements)
+
+
+def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list[str]) -> list[Row]:
+    """The figures that are compared; those of the demo have its name, unless it alone has them."""
+    suffix = "" if model == "babyllama" else f"_{model}"
+    rows = []
+    for key, (ours, others) in KL_RATIOS.items():
+        known = [median(outcomes[it].measurements, "kl") for it in others if it in outcomes]
+        if ours in outcomes and known:
+            ratio = median(outcomes[ours].measurements, "kl") / min(known)
+            own_key = key if ours in GGUF else f"{key}{suffix}"
+            rows.append(Row(own_key, ratio, None, None, "ratio of KL"))
+    peers = [outcomes[name] for name in CPU_PEERS if name in outcomes]
+    if len(peers) < len(CPU_PEERS) or any(it.cached for it in peers):
+        notes.append(f"{model}: no CPU ratios: {' and '.join(CPU_PEERS)} did not run this time")
+        return rows
+    peers_s = sum(median(it.measurements, "cpu_s") for it in peers)
+    for key, names in (("cpu_ratio", CPU_SET), ("cpu_ratio_fast", CPU_SET_FAST)):
+        if all(name in outcomes for name in names):
+            ours_s = cpu_s_of_all(run, names)
+            rows.append(Row(f"{key}{suffix}", ours_s / peers_s, None, None, "ratio of CPU s"))
+    return rows
+
+
+def cpu_s_of_all(run: Run, names: Sequence[str]) -> float:
+    """CPU seconds of measuring once and making all of these, and an imatrix, from it."""
+    costs = run.costs("calibrate", *(f"quantize:{name}" for name in names), "imatrix")
+    assert costs is not None, "ours takes seconds"
+    return sum(cost.own_cpu_s + cost.children_cpu_s for cost in costs)
+
+
+def raw_rows(model: str, outcomes: dict[str, Outcome]) -> list[Row]:
+    units = {
+        "kl": "nats per token",
+        "top1": "share of tokens",
+        "perplexity": "perplexity",
+        "cpu_s": "s",
+        "wall_s": "s",
+        "peak_gib": "GiB",
+    }
+    rows = []
+    for name, outcome in outcomes.items():
+        for field, unit in units.items():
+            values = [getattr(it, field) for it in outcome.measurements]
+            key = f"{field}_{name}_{model}"
+            rows.append(Row(key, stats.median(values), min(values), max(values), unit))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

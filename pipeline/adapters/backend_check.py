@@ -1,0 +1,30 @@
+"""Whether the backends that variants name can run on this machine: asked before anything starts.
+
+Apart from the module that runs them, so that a stage that only reads the parameters needs no more
+than this.
+"""
+
+from collections.abc import Mapping
+
+from pipeline.domain.backends import CUDA_ONLY, NATIVE
+from pipeline.domain.errors import InputError
+from pipeline.domain.params import VariantParams
+
+
+def require_runnable(variants: Mapping[str, VariantParams]) -> None:
+    """Raise InputError for the first variant whose backend cannot run here."""
+    for name, recipe in variants.items():
+        backend = getattr(recipe, "backend", NATIVE)
+        if backend in CUDA_ONLY and not _has_cuda():
+            raise InputError(
+                f"variants.{name}.backend = {backend}: runs on an NVIDIA GPU alone, and this "
+                f"machine has none; use {CUDA_ONLY[backend]}, which writes the same format, or "
+                "remove the variant"
+            )
+
+
+def _has_cuda() -> bool:
+    # Imported where it is needed: it takes a second, and few parameters ask for it.
+    import torch
+
+    return torch.cuda.is_available()
