@@ -43,6 +43,7 @@ def fails_with(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
     ("old", "new", "said"),
     [
         ("  seed: 0", "  seed: 0\n  sed: 1", "calibration.sed: unknown key"),
+        ("  seed: 0", "  sed: 0", "calibration.sed: unknown key; seed was expected there"),
         ("num_bits: 4", "num_bits: four", "num_bits = 'four'"),
         ("seed: 0", 'seed: "0"', "calibration.seed = '0'"),
         ("group_size: 128", "group_size: 100", "group_size = 100"),

@@ -8,9 +8,12 @@ newline. The same record is always the same file.
 
 import hashlib
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.domain.errors import InputError, shown
 
@@ -42,17 +45,20 @@ class Record(BaseModel):
 
 
 def first_problem(error: ValidationError, data: object = None) -> str:
-    """The first validation problem as `where = value: what was expected`.
+    """The first validation problem as `where = value: what was expected`; unknown keys first.
 
+    A misspelt key is also a missing one, and what was written is what the reader can find.
     `data` is what was validated, if it is at hand: then `where` has the keys as they stand there.
     """
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
     place = _place(problem["loc"], data, missing=problem["type"] == "missing")
     where = ".".join(place) or "the file"
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "extra_forbidden":
-            return f"{where}: unknown key"
+            return f"{where}: unknown key{_meant(problem['loc'], problems)}"
         case "missing":
             return f"{where}: missing"
         case "json_invalid":
@@ -65,6 +71,17 @@ def first_problem(error: ValidationError, data: object = None) -> str:
         case "value_error" if not problem["loc"]:
             return message
     return f"{where} = {USER_INFO.sub('//…@', shown(problem['input']))}: {message}"
+
+
+def _meant(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> str:
+    """The missing key beside an unknown one that looks most like it."""
+    missing = [
+        str(problem["loc"][-1])
+        for problem in problems
+        if problem["type"] == "missing" and problem["loc"][:-1] == loc[:-1]
+    ]
+    close = get_close_matches(str(loc[-1]), missing, n=1)
+    return f"; {close[0]} was expected there" if close else ""
 
 
 def _place(loc: tuple[int | str, ...], data: object, *, missing: bool) -> list[str]:
