@@ -127,7 +127,7 @@ def test_only_safetensors_count_as_weights() -> None:
     [
         ((b'"demo"', b"1"), "source = 1: Input should be a valid string"),
         ((b'"path": "a"', b'"path": "../a"'), "files.0.path = '../a': expected a path without"),
-        ((b'"source"', b'"sauce"'), "source: missing"),
+        ((b'"source"', b'"sauce"'), "sauce: unknown key; source was expected there"),
         ((b'"size": 0', b'"size": 0, "extra": 1'), "files.0.extra: unknown key"),
         ((b"{", b""), r"not valid JSON"),
     ],
