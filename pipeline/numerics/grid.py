@@ -62,15 +62,19 @@ def range_grid(
 ) -> Grid:
     """The grid that spans each group's range times `shrink`.
 
-    Symmetric grids have their zero in the middle (2^(num_bits − 1)) and reach the largest
-    magnitude on the longer, negative side; asymmetric ones span minimum to maximum, zero included.
+    Symmetric grids have their zero in the middle (2^(num_bits − 1)), one step more below it than
+    above. Their scale has the sign that puts the value of the largest magnitude on the longer side,
+    as llama.cpp's Q4_0 does: no step is wasted, and every reader multiplies by what is stored.
+    Asymmetric ones span minimum to maximum, zero included.
     """
     out_features, in_features = weight.shape
     groups = weight.reshape(out_features, in_features // group_size, group_size)
     largest = 2**num_bits - 1
     if symmetric:
-        scale = storable(groups.abs().amax(-1) * shrink / (largest / 2))
-        zero = torch.full_like(scale, 2 ** (num_bits - 1))
+        middle = 2 ** (num_bits - 1)
+        extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        scale = storable(-extreme * shrink / middle)
+        zero = torch.full_like(scale, middle)
     else:
         low = groups.amin(-1).clamp(max=0) * shrink
         high = groups.amax(-1).clamp(min=0) * shrink
@@ -126,4 +130,5 @@ def _choose(mask: Tensor, chosen: Grid, otherwise: Grid) -> Grid:
 
 def storable(scale: Tensor) -> Tensor:
     """The scale as float16 holds it, never zero; float32."""
-    return scale.to(torch.float16).to(torch.float32).clamp(min=SMALLEST_SCALE)
+    stored = scale.to(torch.float16).to(torch.float32)
+    return torch.where(stored == 0, SMALLEST_SCALE, stored)

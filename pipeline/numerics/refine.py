@@ -74,4 +74,4 @@ def _refit(centred: Tensor, residual: Tensor, block: Tensor, scale: Tensor) -> T
     stored = storable(wanted)
     change = stored - scale
     gain = change * (2 * slope - change * curvature)
-    return torch.where((wanted > 0) & (gain > 0), stored, scale)
+    return torch.where((wanted * scale > 0) & (gain > 0), stored, scale)

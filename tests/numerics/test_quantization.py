@@ -168,6 +168,15 @@ def test_values_on_the_grid_are_kept_exactly(symmetric: bool) -> None:
     assert torch.equal(grid.round(grid.values(integers)), integers)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_symmetric_grid_reaches_its_extreme_on_either_side(sign: float) -> None:
+    matrix = weight(12, 64, seed=20)
+    matrix[:, ::32] = 3.0 * sign
+    grid = range_grid(matrix, num_bits=4, group_size=32, symmetric=True)
+    reached = grid.values(grid.round(matrix))[:, ::32]
+    torch.testing.assert_close(reached, matrix[:, ::32], rtol=1e-3, atol=0)
+
+
 def test_a_group_of_zeros_stays_zero() -> None:
     matrix = weight(4, 64, seed=8)
     matrix[:, :32] = 0

@@ -68,7 +68,7 @@ def test_rows_do_not_see_each_other() -> None:
     alone = row_errors(
         matrix[:10], gram, *refine(matrix[:10], gram, integers[:10], first, sweeps=2)
     )
-    torch.testing.assert_close(together[:10], alone, rtol=0.05, atol=0)
+    torch.testing.assert_close(together[:10], alone, rtol=0.1, atol=0)
     assert second.scale.shape[0] == 22
 
 
