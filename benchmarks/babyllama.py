@@ -29,21 +29,29 @@ NUM_CALIBRATION_STORIES = 200
 NUM_TASK_STORIES = 40
 
 PACKED = {
-    "num_bits": 4,
     "group_size": 32,
+    "scale_search": False,
     "clip_search": True,
     "rounding": "gptq",
-    "refine_sweeps": 0,
+    "refine_sweeps": 4,
     "dampening_frac": 0.01,
     "on_indivisible": "error",
 }
+AWQ = PACKED | {"format": "awq", "num_bits": 4}
+GPTQ = PACKED | {"format": "gptq", "num_bits": 4}
+ASYMMETRIC = PACKED | {"format": "compressed-tensors", "scheme": "W4A16_ASYM"}
+NEAREST = {"clip_search": False, "rounding": "nearest", "refine_sweeps": 0}
+UNREFINED = {"refine_sweeps": 0}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "awq-rtn-w4-g32": PACKED
-    | {"format": "awq", "scale_search": False, "clip_search": False, "rounding": "nearest"},
-    "awq-scales-w4-g32": PACKED
-    | {"format": "awq", "scale_search": True, "clip_search": False, "rounding": "nearest"},
-    "awq-w4-g32": PACKED | {"format": "awq", "scale_search": True},
-    "gptq-w4-g32": PACKED | {"format": "gptq", "scale_search": False},
+    "awq-rtn-w4-g32": AWQ | NEAREST,
+    "awq-scales-w4-g32": AWQ | NEAREST | {"scale_search": True},
+    "awq-unrefined-w4-g32": AWQ | UNREFINED | {"scale_search": True},
+    "awq-w4-g32": AWQ | {"scale_search": True},
+    "gptq-unrefined-w4-g32": GPTQ | UNREFINED,
+    "gptq-w4-g32": GPTQ,
+    "ct-asym-unrefined-w4-g32": ASYMMETRIC | UNREFINED,
+    "ct-asym-w4-g32": ASYMMETRIC,
+    "gptq-w3-g32": GPTQ | {"num_bits": 3},
     "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": True},
     "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "imatrix": True},
 }
