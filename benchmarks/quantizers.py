@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.babyllama import PACKED
 from benchmarks.quantizer_runs import Measurement, Run, make_run
 from benchmarks.result import Row, publish
 from pipeline.adapters.progress import note
@@ -32,14 +33,6 @@ GROUP_SIZES = {"babyllama": 32, "demo": 128}
 SEEDS = (0, 1, 2)
 TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
 
-PACKED: Recipe = {
-    "scale_search": False,
-    "clip_search": True,
-    "rounding": "gptq",
-    "refine_sweeps": 4,
-    "dampening_frac": 0.01,
-    "on_indivisible": "error",
-}
 # Ours. Each takes the group size of the model.
 AWQ: Recipe = PACKED | {"format": "awq", "num_bits": 4, "scale_search": True}
 GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}

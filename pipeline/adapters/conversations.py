@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.adapters.documents import ROW_KEYS
+from pipeline.adapters.texts import encodable
 from pipeline.domain.errors import InputError, shown
 
 # Names of roles in rows with `conversations`, as ShareGPT exports write them.
@@ -74,11 +75,7 @@ def _plain(value: object, where: str) -> str:
         value = "".join(it["text"] for it in value)
     if not isinstance(value, str):
         raise InputError(f"{where}: found {shown(value)}; expected text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: half of a surrogate pair at character {error.start}") from error
-    return value
+    return encodable(value, where)
 
 
 def _is_text_part(part: object) -> bool:

@@ -88,6 +88,11 @@ def _text_of(item: object, where: str, *, strings_allowed: bool) -> str:
         if not strings_allowed:
             expected = 'an object with a string "text"'
         raise InputError(f"{where}: expected {expected}, found {_kind(item)}")
+    return encodable(text, where)
+
+
+def encodable(text: str, where: str) -> str:
+    """The text, if it can be written as UTF-8. Raises InputError that begins with `where`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

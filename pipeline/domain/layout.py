@@ -119,7 +119,3 @@ class Layout:
     @property
     def report_path(self) -> Path:
         return self.artifacts_dir / "report" / "index.html"
-
-    @property
-    def eval_dir(self) -> Path:
-        return self.root / "eval"

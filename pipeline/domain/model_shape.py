@@ -61,10 +61,6 @@ class ModelShape:
         return sum(layer.num_linear_weights for layer in self.layers)
 
     @property
-    def largest_layer(self) -> LayerShape:
-        return max(self.layers, key=lambda layer: layer.num_weights)
-
-    @property
     def largest_matrix(self) -> int:
         """Weights of the largest single matrix, the vocabulary's among them."""
         inside = (it.width * it.rows for layer in self.layers for it in layer.inputs)
