@@ -55,8 +55,17 @@ def autoawq(request: Request, samples: Samples) -> None:
     model.save_quantized(request["output_dir"])
 
 
-def auto_gptq(request: Request, samples: Samples) -> None:
+def masked(samples: Samples) -> list[dict[str, Any]]:
+    """Each sample as a batch of one, with every token attended to."""
     import torch
+
+    return [
+        {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)).long()}
+        for ids in samples
+    ]
+
+
+def auto_gptq(request: Request, samples: Samples) -> None:
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
 
     recipe = request["recipe"]
@@ -67,12 +76,7 @@ def auto_gptq(request: Request, samples: Samples) -> None:
         desc_act=False,
     )
     model = AutoGPTQForCausalLM.from_pretrained(request["model_dir"], config)
-    model.quantize(
-        [
-            {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
-            for ids in samples
-        ]
-    )
+    model.quantize(masked(samples))
     model.save_quantized(request["output_dir"], use_safetensors=True)
 
 
@@ -92,13 +96,7 @@ def gptqmodel(request: Request, samples: Samples) -> None:
     )
     on_cpu = {} if torch.cuda.is_available() else {"device": "cpu", "dtype": torch.float32}
     model = GPTQModel.load(request["model_dir"], config, **on_cpu)
-    model.quantize(
-        [
-            {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)).long()}
-            for ids in samples
-        ],
-        batch_size=1,
-    )
+    model.quantize(masked(samples), batch_size=1)
     model.save(request["output_dir"])
 
 
