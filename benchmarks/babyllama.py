@@ -109,7 +109,8 @@ def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any
         "window_tokens": 256,
         "num_windows": 64,
     }
-    params["serve"] |= {"input_tokens": 64, "output_tokens": 32}
+    sizes = {"prefix_tokens": 0, "input_tokens": 64, "output_tokens": 32}
+    params["serve"]["scenarios"] = {"text": {**sizes, "concurrency": [1, 8]}}
     params["release"]["name"] = "babyllama"
     params["registry"]["repository"] = "models/babyllama"
     return params

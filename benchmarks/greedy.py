@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.result import Row, publish
 from pipeline.adapters.canary import reference_texts, served_texts
-from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.candidates import candidates_of, launch_of, scorer_of
 from pipeline.adapters.scorer import Scorer, Span
 from pipeline.adapters.workspace import read_workspace
 from pipeline.domain.distance import log_softmax
 from pipeline.domain.layout import Layout
-from pipeline.stages.benchmark import SPARE_TOKENS, candidates_of, prompts_of, scorer_of, server_of
+from pipeline.stages.benchmark import prompts_of
 
 NUM_PROMPTS = 20
 NEW_TOKENS = 32
@@ -28,16 +28,13 @@ NEW_TOKENS = 32
 def main() -> None:
     layout = Layout(Path.cwd())
     params = read_workspace(layout)
-    tokenizer = tokenizer_of(layout.base_dir)
-    prompts = prompts_of(layout, params, tokenizer, num_prompts=NUM_PROMPTS)
-    context_tokens = len(prompts[0]) + NEW_TOKENS + SPARE_TOKENS
+    asked = prompts_of(layout, params, num_prompts=NUM_PROMPTS)
+    tokenizer, prompts = asked.tokenizer, asked.ids
     rows: list[Row] = []
-    for candidate in candidates_of(layout):
+    for candidate in candidates_of(layout, params.serve):
         with closing(scorer_of(candidate)) as scorer:
             expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
-            with server_of(
-                layout, params.serve, candidate, context_tokens=context_tokens
-            ) as server:
+            with launch_of(layout, params.serve, candidate, port=None).serve() as server:
                 texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
             gaps = [
                 gap(scorer, tokenizer, prompt, ours, theirs)

@@ -1,5 +1,6 @@
 """A workspace as the stages before package leave it: records and small files, made at once."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,17 @@ from pipeline.domain.quantized import (
     TensorCoverage,
     VariantRecord,
 )
+from pipeline.domain.rounds import ratio
+from pipeline.domain.serve_params import ServeParams
 from pipeline.domain.serving import (
     Benchmarks,
     Canary,
     Latency,
     LoadResult,
+    LoadRound,
     Machine,
     ServedModel,
+    ServerMemory,
     SkippedModel,
 )
 from tests.models import tiny_llama
@@ -57,6 +62,7 @@ def make_workspace(
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
     layout.artifacts_dir.mkdir(parents=True)
+    shutil.copy(ROOT / params.economics.prices, root)
     tiny_llama(layout.base_dir)
     (layout.base_dir / "README.md").write_text(
         "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
@@ -226,15 +232,20 @@ def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None
 def write_benchmarks(
     workspace: Workspace, *, speeds: Mapping[str, float], skipped: Mapping[str, str]
 ) -> None:
-    """A benchmark at 1 and 8 users; `speeds` are tokens per second of one user."""
+    """A benchmark of three rounds; `speeds` are tokens per second of one user."""
+    load = workspace.params.serve
     write_record(
         workspace.layout.benchmarks_path,
         Benchmarks(
+            complete=True,
             base_digest=base_digest(workspace.layout),
             machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
-            load=workspace.params.serve,
+            load=load,
             models={
-                **{name: served_model(speed) for name, speed in speeds.items()},
+                **{
+                    name: served_model(load, speed, speeds.get(BASE))
+                    for name, speed in speeds.items()
+                },
                 **{
                     name: SkippedModel(artifact_digest=SHA, reason=reason)
                     for name, reason in skipped.items()
@@ -244,10 +255,8 @@ def write_benchmarks(
     )
 
 
-def served_model(speed: float) -> ServedModel:
-    def latency(middle: float) -> Latency:
-        return Latency(mean=middle, p50=middle, p95=1.5 * middle, p99=2 * middle)
-
+def served_model(load: ServeParams, speed: float, base_speed: float | None) -> ServedModel:
+    """A model whose throughput grows with the root of the users."""
     return ServedModel(
         artifact_digest=SHA,
         engine="vLLM",
@@ -255,22 +264,48 @@ def served_model(speed: float) -> ServedModel:
         kernel="int4pack",
         dtype="bfloat16",
         startup_s=81.4,
+        warm_up_tokens_per_s=speed,
+        slower_dtypes={"float32": 0.5 * speed},
+        memory=ServerMemory(
+            resident=3 << 30, weights=1 << 30, kv_cache=1 << 29, kv_cache_tokens=8192
+        ),
         canary=Canary(reference="transformers", num_matches=19, num_prompts=20),
         loads=tuple(
             LoadResult(
+                scenario=name,
                 concurrency=users,
-                completed=3 * users,
-                failed=0,
-                duration_s=60.0,
-                input_tokens=1500 * users,
-                output_tokens=600 * users,
-                output_tokens_per_s=speed * users**0.5,
-                total_tokens_per_s=3 * speed * users**0.5,
-                ttft_ms=latency(2000 * users / speed),
-                tpot_ms=latency(1000 * users**0.5 / speed),
-                itl_ms=latency(1000 * users**0.5 / speed),
-                e2el_ms=latency(200_000 * users**0.5 / speed),
+                rounds=tuple(load_round(users, speed, drift) for drift in (0.9, 1.0, 1.1)),
+                over_base=ratio([speed] * 3, [base_speed] * 3) if base_speed else None,
             )
-            for users in (1, 8)
+            for name, scenario in load.scenarios.items()
+            for users in scenario.concurrency
         ),
+        problem=None,
+    )
+
+
+def load_round(users: int, speed: float, drift: float) -> LoadRound:
+    """A round in which the machine ran at `drift` times its usual speed."""
+    tokens_per_s = drift * speed * users**0.5
+
+    def latency(middle: float) -> Latency:
+        return Latency(mean=middle, p50=middle, p95=1.5 * middle, p99=2 * middle)
+
+    return LoadRound(
+        completed=3 * users,
+        failed=0,
+        first_error=None,
+        duration_s=60.0,
+        input_tokens=1500 * users,
+        output_tokens=600 * users,
+        requests_per_s=tokens_per_s / 200,
+        good_requests_per_s=tokens_per_s / 400,
+        output_tokens_per_s=tokens_per_s,
+        total_tokens_per_s=3 * tokens_per_s,
+        ttft_ms=latency(2000 * users / (drift * speed)),
+        tpot_ms=latency(1000 * users / tokens_per_s),
+        itl_ms=latency(1000 * users / tokens_per_s),
+        e2el_ms=latency(20_000 * users / tokens_per_s),
+        client_cpu_share=0.1,
+        energy_j=None,
     )

@@ -5,6 +5,7 @@ flip a word now and then, where two words are almost equally likely.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.adapters.engine import Server
@@ -12,6 +13,32 @@ from pipeline.adapters.scorer import Scorer
 
 # What a detokenizer writes for bytes that are not a character yet.
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked, as token ids; `texts` is the same for servers that take text only."""
+
+    tokenizer: Any
+    ids: Sequence[Sequence[int]]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return [self.tokenizer.decode(it, skip_special_tokens=True) for it in self.ids]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an engine that scores writes after the prompts, and the context it has in tokens."""
+
+    engine: str
+    texts: Sequence[str]
+    context_tokens: int
+
+
+def reference_of(scorer: Scorer, prompts: Prompts, *, max_new_tokens: int) -> Reference:
+    texts = reference_texts(scorer, prompts.tokenizer, prompts.ids, max_new_tokens=max_new_tokens)
+    return Reference(scorer.backend, texts, scorer.max_length)
 
 
 def reference_texts(
@@ -30,7 +57,7 @@ def reference_texts(
 
 
 def served_texts(
-    server: Server, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+    server: Server, prompts: Sequence[Sequence[int] | str], *, max_new_tokens: int
 ) -> list[str]:
     """The same from a server, one request at a time. Raises FailureError."""
     return [

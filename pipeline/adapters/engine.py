@@ -8,15 +8,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import requests
 
-from pipeline.adapters.process import Daemon, free_port, require_free_port
+from pipeline.adapters.process import Daemon, ending, free_port, last_lines, require_free_port
 from pipeline.adapters.progress import note
 from pipeline.domain.errors import FailureError, InputError
 
@@ -51,8 +50,13 @@ class ModelRefusedError(FailureError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers. `startup_s` ran from its start to its first answer."""
+    """A server that answers. `startup_s` ran from its start to its first answer.
 
+    `what` names it in messages, `model` in requests. `kv_cache_tokens` is the room for tokens that
+    it says it has. `process` is None for a server that somebody else runs; `api_key` is its own.
+    """
+
+    what: str
     url: str
     engine: str
     engine_version: str
@@ -60,14 +64,23 @@ class Server:
     dtype: str
     startup_s: float
     log_path: Path
+    model: str = SERVED_NAME
+    kv_cache_tokens: int | None = None
+    process: Daemon | None = None
+    api_key: str | None = field(default=None, repr=False)
 
-    @cached_property
-    def _session(self) -> requests.Session:
-        return local_session()
+    def complete(self, prompt: Sequence[int] | str, *, max_tokens: int) -> str:
+        """The most likely text after `prompt`, token ids or text. Raises FailureError."""
+        return complete(
+            local_session(self.api_key), self.url, self.model, prompt, max_tokens=max_tokens
+        )
 
-    def complete(self, prompt: Sequence[int], *, max_tokens: int) -> str:
-        """The most likely text after the token ids of `prompt`. Raises FailureError."""
-        return complete(self._session, self.url, prompt, max_tokens=max_tokens)
+    def explained(self, error: FailureError) -> FailureError:
+        """`error`, or why the server ended if that is what it comes from."""
+        if self.process is None or (code := self.process.exit_code()) is None:
+            return error
+        ended = FailureError(f"{self.what}: {ending(code)}: {last_lines(self.log_path)}")
+        return problem(self.what, self.log_path, ended)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ class Started:
     url: str
     startup_s: float
     log: str
+    process: Daemon
 
 
 @contextmanager
@@ -92,8 +106,7 @@ def started(
     """A server process that has answered one request; it ends with the block.
 
     Raises ModelRefusedError when the engine does not support the model, FailureError with the
-    reason from its log when it dies (also while it is used), answers wrongly or needs more than
-    `timeout_s`.
+    reason from its log when it dies, answers wrongly or needs more than `timeout_s`.
     """
     url = f"http://{HOST}:{port}"
     session = local_session()
@@ -108,19 +121,15 @@ def started(
         ) as process,
     ):
         try:
-            process.wait_until(lambda: _is_healthy(session, url), timeout_s=timeout_s, what=what)
+            process.wait_until(lambda: is_healthy(session, url), timeout_s=timeout_s, what=what)
             # Some refusals only show when the model runs for the first time.
-            complete(session, url, [1, 2], max_tokens=2)
+            complete(session, url, SERVED_NAME, [1, 2], max_tokens=2)
         except FailureError as error:
             raise problem(what, log_path, error) from error
         startup_s = time.monotonic() - began
         note(f"{what}: answers after {startup_s:.0f} s")
-        try:
-            yield Started(url=url, startup_s=startup_s, log=log_path.read_text(errors="replace"))
-        except FailureError as error:
-            if process.exit_code() is None:
-                raise
-            raise problem(what, log_path, error) from error
+        log = log_path.read_text(errors="replace")
+        yield Started(url=url, startup_s=startup_s, log=log, process=process)
 
 
 def chosen_port(port: int | None) -> int:
@@ -131,23 +140,34 @@ def chosen_port(port: int | None) -> int:
     return port
 
 
-def local_session() -> requests.Session:
-    """A session for this machine: it ignores proxies."""
+def local_session(api_key: str | None = None) -> requests.Session:
+    """A session that ignores proxies and the credentials of this user."""
     session = requests.Session()
     session.trust_env = False
+    if api_key is not None:
+        session.headers["Authorization"] = f"Bearer {api_key}"
     return session
 
 
-def complete(session: requests.Session, url: str, prompt: Sequence[int], *, max_tokens: int) -> str:
+def complete(
+    session: requests.Session,
+    url: str,
+    model: str,
+    prompt: Sequence[int] | str,
+    *,
+    max_tokens: int,
+) -> str:
     """Greedy completion through the OpenAI API. Raises FailureError for anything but a text."""
     body = {
-        "model": SERVED_NAME,
-        "prompt": list(prompt),
+        "model": model,
+        "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "max_tokens": max_tokens,
         "temperature": 0,
     }
     try:
-        response = session.post(f"{url}/v1/completions", json=body, timeout=REQUEST_TIMEOUT_S)
+        response = session.post(
+            f"{url}/v1/completions", json=body, timeout=REQUEST_TIMEOUT_S, allow_redirects=False
+        )
         response.raise_for_status()
         text = response.json()["choices"][0]["text"]
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
@@ -191,7 +211,8 @@ def installed_distribution(*names: str) -> Distribution:
     )
 
 
-def _is_healthy(session: requests.Session, url: str) -> bool:
+def is_healthy(session: requests.Session, url: str) -> bool:
+    """Whether `url`/health answers well."""
     try:
         return session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).ok
     except requests.RequestException:

@@ -1,7 +1,8 @@
-"""Reading `params.yaml`."""
+"""Reading what people write: `params.yaml` and the price list."""
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -9,7 +10,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.domain.errors import InputError
 from pipeline.domain.params import Params
-from pipeline.domain.record import first_problem
+from pipeline.domain.prices import PriceList
+from pipeline.domain.record import Record, first_problem
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_yaml(path: Path) -> object:
@@ -34,6 +38,15 @@ def read_yaml(path: Path) -> object:
 
 def read_params(path: Path) -> Params:
     """The validated parameters. Raises InputError that names the first wrong value."""
+    return _read(Params, path)
+
+
+def read_prices(path: Path) -> PriceList:
+    """The validated price list. Raises InputError that names the first wrong value."""
+    return _read(PriceList, path)
+
+
+def _read(kind: type[AnyRecord], path: Path) -> AnyRecord:
     values = read_yaml(path)
     try:
         # Through JSON, whose strict mode takes lists as tuples and strings as enums, nothing else.
@@ -44,6 +57,6 @@ def read_params(path: Path) -> Params:
             "that contains itself"
         ) from error
     try:
-        return Params.model_validate_json(data, strict=True)
+        return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise InputError(f"{path.name}: {first_problem(error, values)}") from error

@@ -17,6 +17,9 @@ from typing import Self
 
 from pipeline.domain.errors import FailureError, InputError
 
+PROC = Path("/proc")
+# https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: after the name in parentheses
+STAT_SESSION = 3
 STOP_GRACE_S = 15.0
 POLL_S = 0.2
 LAST_LINES = 5
@@ -37,7 +40,7 @@ def run_program(
     with Daemon(command, log_path=log_path, environment=environment, cwd=cwd) as program:
         code = program.wait()
     if code != 0:
-        raise FailureError(f"{Path(command[0]).name}: exit code {code}: {last_lines(log_path)}")
+        raise FailureError(f"{Path(command[0]).name}: {ending(code)}: {last_lines(log_path)}")
 
 
 class Daemon:
@@ -104,6 +107,14 @@ class Daemon:
     def wait(self) -> int:
         return self._running.wait()
 
+    def resident_bytes(self) -> int:
+        """Memory of the program and all it started; pages that several of them share count once."""
+        return sum(
+            _proportional_bytes(path)
+            for path in PROC.iterdir()
+            if path.name.isdigit() and _session_of(path) == self.pid
+        )
+
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
         """Poll `ready` until it is true.
 
@@ -113,9 +124,7 @@ class Daemon:
         while not ready():
             code = self.exit_code()
             if code is not None:
-                raise FailureError(
-                    f"{what}: died with exit code {code}: {last_lines(self.log_path)}"
-                )
+                raise FailureError(f"{what}: {ending(code)}: {last_lines(self.log_path)}")
             if time.monotonic() > deadline:
                 raise FailureError(
                     f"{what}: not ready after {timeout_s:.0f} s: {last_lines(self.log_path)}"
@@ -125,6 +134,31 @@ class Daemon:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._running.pid, number)
+
+
+def ending(code: int) -> str:
+    """How a program ended, for a message."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    hint = ", which Linux does when memory runs out" if code == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{hint}"
+
+
+def _session_of(process_path: Path) -> int | None:
+    try:
+        fields = (process_path / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # it has ended meanwhile
+        return None
+    return int(fields[STAT_SESSION])
+
+
+def _proportional_bytes(process_path: Path) -> int:
+    """https://docs.kernel.org/filesystems/proc.html: `Pss`, in KiB."""
+    try:
+        lines = (process_path / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
 def last_lines(log_path: Path, count: int = LAST_LINES) -> str:

@@ -1,12 +1,17 @@
-"""The report as one HTML file: the tables of `pipeline.domain.report`, two charts, one style sheet.
+"""The report as one HTML file: the tables of `pipeline.domain.report`, charts, one style sheet.
 
 The page fetches nothing and runs nothing; its content security policy says so to the browser.
 """
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 
+from pipeline.adapters import svg_curves
 from pipeline.adapters.svg_charts import Line, Point, lines, scatter
 from pipeline.adapters.templates import read_asset, render_html
+from pipeline.domain.cost_model import CostModel, cost_curves, cost_model
+from pipeline.domain.cost_report import break_even_rows, cost_lines, cost_rows, cost_sentence
 from pipeline.domain.figures import unit_of
 from pipeline.domain.layout import BASE
 from pipeline.domain.model_card import base_reference
@@ -15,14 +20,20 @@ from pipeline.domain.report import (
     calibration_sentence,
     coverage_rows,
     gate_sentence,
-    latency_rows,
-    load_sentence,
     provenance_rows,
     pull_commands,
-    served_models,
-    serving_remarks,
     task_rows,
     verdict_rows,
+)
+from pipeline.domain.rounds import Estimate, estimate
+from pipeline.domain.serving import Benchmarks, LoadResult
+from pipeline.domain.serving_report import (
+    crossovers,
+    load_rows,
+    load_sentence,
+    memory_rows,
+    served_models,
+    serving_remarks,
 )
 
 TEMPLATE = "report.html.j2"
@@ -45,10 +56,9 @@ def render_report(facts: Facts) -> str:
         calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
         scatter=size_chart(facts),
-        throughput=throughput_chart(facts),
-        latencies=latency_rows(facts),
-        load=load_sentence(facts.benchmarks) if facts.benchmarks else "",
-        served=serving_remarks(facts),
+        served=serving_remarks(facts.benchmarks),
+        serving=_serving(facts.benchmarks),
+        costs=_costs(facts),
         models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
         coverage=coverage_rows(facts),
@@ -83,25 +93,91 @@ def size_chart(facts: Facts) -> Markup | None:
     )
 
 
-def throughput_chart(facts: Facts) -> Markup | None:
-    """Output tokens per second of each model by users; None when nothing was measured."""
-    served = {name: model for name, model in served_models(facts).items() if model.loads}
-    if not served:
+def _serving(benchmarks: Benchmarks | None) -> dict[str, object] | None:
+    """The tables and charts of what was measured; None when nothing was."""
+    if benchmarks is None or not served_models(benchmarks):
         return None
-    users = sorted({load.concurrency for model in served.values() for load in model.loads})
-    series = [
-        Line(
-            label=name,
-            values=tuple(
-                (users.index(load.concurrency), load.output_tokens_per_s) for load in model.loads
-            ),
+    return {
+        "complete": benchmarks.complete,
+        "sentence": load_sentence(benchmarks),
+        "rows": load_rows(benchmarks),
+        "crossovers": crossovers(benchmarks),
+        "memory": memory_rows(benchmarks),
+        "throughput": load_chart(
+            benchmarks,
+            lambda load: load.output_tokens_per_s,
+            title="Output tokens per second of each served model by concurrent users",
+            y_label="output tokens per second",
+        ),
+        "latency": load_chart(
+            benchmarks,
+            lambda load: estimate([it.e2el_ms.p95 for it in load.rounds]),
+            title="Time of a request of each served model by concurrent users",
+            y_label="95 % of requests take less, ms",
+        ),
+    }
+
+
+def load_chart(
+    benchmarks: Benchmarks,
+    figure: Callable[[LoadResult], Estimate],
+    *,
+    title: str,
+    y_label: str,
+) -> Markup:
+    """A figure of each model by users, with its intervals, in the first scenario."""
+    name, scenario = next(iter(benchmarks.load.scenarios.items()))
+    users = list(scenario.concurrency)
+    series = []
+    for model_name, model in served_models(benchmarks).items():
+        points = [
+            (users.index(load.concurrency), figure(load))
+            for load in model.loads
+            if load.scenario == name
+        ]
+        series.append(
+            Line(
+                label=model_name,
+                values=tuple((index, it.median) for index, it in points),
+                intervals=tuple(
+                    (index, it.low, it.high)
+                    for index, it in points
+                    if it.low is not None and it.high is not None
+                ),
+            )
         )
-        for name, model in served.items()
-    ]
     return lines(
         series,
         [str(count) for count in users],
-        title="Output tokens per second of each served model by concurrent users",
+        title=title,
         x_label="users at the same time",
-        y_label="output tokens per second",
+        y_label=y_label,
+    )
+
+
+def _costs(facts: Facts) -> dict[str, object] | None:
+    """The tables and the chart of costs; None when nothing was measured."""
+    if facts.benchmarks is None or not served_models(facts.benchmarks):
+        return None
+    schemes = {name: it.recipe.format for name, it in facts.variants.items()}
+    model = cost_model(facts.benchmarks, facts.params.economics, facts.prices, schemes)
+    return {
+        "sentence": cost_sentence(model),
+        "rows": cost_rows(model),
+        "lines": cost_lines(model),
+        "break_even": break_even_rows(model),
+        "chart": cost_chart(model),
+    }
+
+
+def cost_chart(model: CostModel) -> Markup | None:
+    """The bill by volume, with the break-even points; None when no model is quick enough."""
+    found = cost_curves(model)
+    if not found:
+        return None
+    return svg_curves.curves(
+        [svg_curves.Curve(it.label, it.points, it.marks) for it in found],
+        title="Cost of a month by tokens a day",
+        x_label="tokens a day",
+        y_label="US dollars a month",
     )

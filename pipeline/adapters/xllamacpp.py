@@ -37,6 +37,7 @@ def serve(
     them spin while they wait for each other. Raises what `engine.started` raises, and InputError
     for a port that is taken or a serving environment that is not there.
     """
+    what = f"llama.cpp with {name}"
     engine = installed_distribution(DISTRIBUTION)
     number = chosen_port(port)
     command: list[str | Path] = [
@@ -52,13 +53,14 @@ def serve(
     ]
     with started(
         command,
-        what=f"llama.cpp with {name}",
+        what=what,
         environment={},
         port=number,
         log_path=log_path,
         timeout_s=timeout_s,
     ) as process:
         yield Server(
+            what=what,
             url=process.url,
             engine=ENGINE,
             engine_version=f"{DISTRIBUTION} {engine.version}",
@@ -66,6 +68,8 @@ def serve(
             dtype=file_type,
             startup_s=process.startup_s,
             log_path=log_path,
+            kv_cache_tokens=users * context_tokens,
+            process=process.process,
         )
 
 

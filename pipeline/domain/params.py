@@ -2,16 +2,19 @@
 
 Every value is required: a default lives in `params.yaml`, nowhere else. The sections are named
 after the stages that read them; DVC watches the same sections, so a changed value redoes only the
-stages that use it. The kinds of variants are in `pipeline.domain.variants`.
+stages that use it. The kinds of variants are in `pipeline.domain.variants`, the parameters of
+serving in `pipeline.domain.serve_params`.
 """
 
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from pipeline.domain.fields import Fraction, PositiveInt, Text, matching
 from pipeline.domain.layout import BASE, DATASET_DIR
 from pipeline.domain.record import Record
+from pipeline.domain.serve_params import EconomicsParams, ServeParams
 from pipeline.domain.variants import (
     AwqParams,
     CompressedTensorsParams,
@@ -44,22 +47,6 @@ RELEASE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 SEMANTIC_VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
 REGISTRY_URL = r"^https?://[^/\s@]+$"
 REPOSITORY = r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
-
-
-def matching(pattern: str, expected: str) -> AfterValidator:
-    """A check of the whole text that says what was expected instead of showing the pattern."""
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"expected {expected}")
-        return value
-
-    return AfterValidator(check)
-
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
 class ModelParams(Record):
@@ -127,24 +114,6 @@ class GateParams(Record):
     max_kl: Annotated[float, Field(gt=0.0)]
 
 
-class ServeParams(Record):
-    """The load every served model gets. `port` null picks a free one."""
-
-    port: Annotated[int, Field(ge=1, le=65535)] | None
-    concurrency: tuple[PositiveInt, ...]
-    requests_per_user: PositiveInt
-    input_tokens: PositiveInt
-    output_tokens: PositiveInt
-    startup_timeout_s: PositiveInt
-
-    @field_validator("concurrency")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or list(value) != sorted(set(value)):
-            raise ValueError("expected numbers of users in rising order, such as [1, 8]")
-        return value
-
-
 class ReleaseParams(Record):
     """Under which name and version the approved variants are released."""
 
@@ -185,6 +154,7 @@ class Params(Record):
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
+    economics: EconomicsParams
     release: ReleaseParams
     registry: RegistryParams
 
@@ -199,6 +169,18 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_names(self) -> "Params":
+        for name, endpoint in self.serve.endpoints.items():
+            if name == BASE or name in self.variants:
+                raise ValueError(f"serve.endpoints.{name}: the name of a variant; choose another")
+            if endpoint.serves != BASE and endpoint.serves not in self.variants:
+                raise ValueError(
+                    f"serve.endpoints.{name}.serves = {endpoint.serves}: expected {BASE} or the "
+                    "name of a variant"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,21 +14,16 @@ from pipeline.domain.evaluated import (
     VariantVerdict,
     Verdict,
 )
-from pipeline.domain.figures import NBSP, bytes_text, percent, significant
+from pipeline.domain.figures import bytes_text, percent, significant
 from pipeline.domain.layout import BASE
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.model_card import kept_reasons, schemes, standard_error
 from pipeline.domain.params import GateParams, Params
+from pipeline.domain.prices import PriceList
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.release import Receipt, Receipts
-from pipeline.domain.serving import (
-    BenchmarkResult,
-    Benchmarks,
-    Latency,
-    ServedModel,
-    SkippedModel,
-)
+from pipeline.domain.serving import Benchmarks
 
 
 @dataclass(frozen=True)
@@ -43,17 +38,9 @@ class Facts:
     base_evaluation: EvaluationRecord
     evaluations: Mapping[str, EvaluationRecord]
     variants: Mapping[str, VariantRecord]
+    prices: PriceList
     benchmarks: Benchmarks | None
     receipts: Receipts | None
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    name: str
-    users: str
-    throughput: str
-    first_token: str
-    further_token: str
 
 
 @dataclass(frozen=True)
@@ -173,62 +160,6 @@ def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
             reasons=kept_reasons(record.coverage),
         )
         for name, record in facts.variants.items()
-    )
-
-
-def served_models(facts: Facts) -> dict[str, ServedModel]:
-    """The models that were measured under load."""
-    models = facts.benchmarks.models if facts.benchmarks else {}
-    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
-
-
-def latency_rows(facts: Facts) -> tuple[LatencyRow, ...]:
-    """One line for each served model and number of users."""
-    return tuple(
-        LatencyRow(
-            name=name,
-            users=str(load.concurrency),
-            throughput=significant(load.output_tokens_per_s),
-            first_token=_percentiles(load.ttft_ms),
-            further_token=_percentiles(load.tpot_ms),
-        )
-        for name, model in served_models(facts).items()
-        for load in model.loads
-    )
-
-
-def _percentiles(latency: Latency) -> str:
-    return " / ".join(significant(it) for it in (latency.p50, latency.p95, latency.p99))
-
-
-def serving_remarks(facts: Facts) -> dict[str, str]:
-    """For each model of the benchmark: what it ran on, or why it was not measured."""
-    models = facts.benchmarks.models if facts.benchmarks else {}
-    return {name: _remark(model) for name, model in models.items()}
-
-
-def _remark(model: BenchmarkResult) -> str:
-    if isinstance(model, SkippedModel):
-        return f"not measured: {model.reason}"
-    canary, failed = model.canary, sum(load.failed for load in model.loads)
-    parts = [
-        f"{model.engine} {model.engine_version}",
-        f"kernel {model.kernel}",
-        model.dtype,
-        f"first answer after {model.startup_s:.0f}{NBSP}s",
-        f"greedy text equal to {canary.reference} for {canary.num_matches} of "
-        f"{canary.num_prompts} prompts",
-    ]
-    return ", ".join(parts) + (f"; {failed} requests failed" if failed else "")
-
-
-def load_sentence(benchmarks: Benchmarks) -> str:
-    load, machine = benchmarks.load, benchmarks.machine
-    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    return (
-        f"Every request has {load.input_tokens} tokens in and {load.output_tokens} out; each user "
-        f"sends {load.requests_per_user}. Measured on {machine.cores} cores of {machine.cpu} with "
-        f"{machine.memory_gib:.0f}{NBSP}GiB{gpus}."
     )
 
 

@@ -229,14 +229,19 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
 
 
 def benchmark_need(source: Source, params: Params) -> StageNeed:
-    """First the reference texts by the evaluator, then the server, model after model."""
+    """First the reference texts by the evaluator, then the server, model after model.
+
+    Servers are kept up together only where memory is left.
+    """
     shape, serve = source.shape, params.serve
     served = [2 * shape.num_weights]
     served += [variant_bytes(shape, it) for it in params.variants.values()]
     largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + max(served))
-    steps = len(serve.concurrency) * serve.requests_per_user * serve.output_tokens
-    tokens = sum(serve.concurrency) * serve.requests_per_user
-    tokens *= serve.input_tokens + serve.output_tokens
+    steps = tokens = 0
+    for it in serve.scenarios.values():
+        requests = sum(it.concurrency) * serve.requests_per_user * serve.max_rounds
+        tokens += requests * it.context_tokens
+        steps += len(it.concurrency) * serve.requests_per_user * serve.max_rounds * it.output_tokens
     return StageNeed(
         "benchmark",
         memory=EVALUATOR_BYTES + largest,

@@ -1,205 +1,220 @@
-"""benchmark: the base and every approved variant are served by a real engine and loaded.
+"""benchmark: the base, every approved variant and the user's endpoints are served and loaded.
 
-vLLM serves checkpoints, llama.cpp GGUF files; one load generator drives both through the same API.
-Before the load, greedy text from the server is compared with the engine that scored the same
-file, so that what is measured is what was evaluated. One model is served at a time.
+vLLM serves checkpoints, llama.cpp GGUF files; one load generator drives all through the same API.
+Before the load, greedy text from the server is compared with the engine that scored the same file,
+so that what is measured is what was evaluated. The base runs in the fastest of the types that it
+may have. Then all models run in rounds, one load after the other, until their ratios to the base
+are known well enough or the time is spent. What it costs is not reckoned here but in the report.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import count
+from time import monotonic
 
-from pipeline.adapters import vllm, xllamacpp
-from pipeline.adapters.canary import reference_texts, served_texts
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.engine import ModelRefusedError, Server, chosen_port
-from pipeline.adapters.files import read_bytes, write_record
-from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.load import run_loads
+from pipeline.adapters.canary import Prompts, Reference, reference_of
+from pipeline.adapters.candidates import (
+    SPARE_TOKENS,
+    Candidate,
+    candidates_of,
+    kv_bytes_of,
+    launch_of,
+    scorer_of,
+)
+from pipeline.adapters.capacity import available_memory
+from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.contender import CANARY_NEW_TOKENS, Cell, Contender
+from pipeline.adapters.engine import chosen_port
+from pipeline.adapters.files import write_record
+from pipeline.adapters.fleet import Fleet
+from pipeline.adapters.load import LoadGenerator
 from pipeline.adapters.machine import this_machine
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
-from pipeline.adapters.scorer import Scorer
 from pipeline.adapters.texts import read_texts, token_windows
-from pipeline.adapters.transformers_scorer import TransformersScorer
-from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection
+from pipeline.adapters.vllm import AUTO_DTYPE
+from pipeline.domain.errors import FailureError
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GgufParams, Params, ServeParams
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.serving import (
-    BenchmarkResult,
-    Benchmarks,
-    Canary,
-    LoadResult,
-    ServedModel,
-    SkippedModel,
-)
+from pipeline.domain.params import Params
+from pipeline.domain.serve_params import ServeParams
+from pipeline.domain.serving import Benchmarks
 
 NUM_CANARY_PROMPTS = 8
 CANARY_PROMPT_TOKENS = 32
-CANARY_NEW_TOKENS = 32
-# Random text that is decoded and read again may come out a few tokens longer.
-SPARE_TOKENS = 24
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model to serve: a checkpoint directory, or one GGUF file of `file_type`."""
+class Contest:
+    """What all contenders share."""
 
-    name: str
-    digest: str
-    path: Path
-    file_type: str | None
+    layout: Layout
+    serve: ServeParams
+    base_digest: str
+    prompts: Prompts
+    fleet: Fleet
+    generator: LoadGenerator
 
 
 def run(layout: Layout, params: Params) -> None:
     """Write `artifacts/benchmarks.json`.
 
     A model that its engine does not support, or whose context is too short for the load, is
-    recorded as skipped. Raises InputError for a port that is taken or files that are not the
-    approved ones, FailureError for a server that dies.
+    recorded as skipped. The file is written after every round, marked as partial until all is
+    done. Raises InputError for a port that is taken or files that are not the approved ones, and
+    FailureError after everything else was measured when a server failed.
     """
     serve = params.serve
-    chosen_port(serve.port)
-    base = read_base_manifest(layout)
-    candidates = candidates_of(layout)
-    tokenizer = tokenizer_of(layout.base_dir)
-    prompts = prompts_of(layout, params, tokenizer, num_prompts=NUM_CANARY_PROMPTS)
-    models: dict[str, BenchmarkResult] = {}
-    for number, candidate in enumerate(candidates, start=1):
-        note(f"benchmark: {candidate.name} ({number} of {len(candidates)})")
-        models[candidate.name] = _result(layout, serve, candidate, tokenizer, prompts)
-    record = Benchmarks(base_digest=base.digest, machine=this_machine(), load=serve, models=models)
-    write_record(layout.benchmarks_path, record)
-
-
-def candidates_of(layout: Layout) -> list[Candidate]:
-    """The base and the approved variants, each with the files that were approved."""
-    base = read_base_manifest(layout)
-    path = layout.selection_path
-    selection = Selection.from_bytes(read_bytes(path, made_by="select"), source=str(path))
-    candidates = [Candidate(BASE, base.digest, layout.base_dir, file_type=None)]
-    for name in selection.approved():
-        path = layout.variant_path(name)
-        variant = VariantRecord.from_bytes(
-            read_bytes(path, made_by=f"quantize {name}"), source=str(path)
+    candidates = candidates_of(layout, serve)
+    ports = _ports(serve)
+    prompts = prompts_of(layout, params, num_prompts=NUM_CANARY_PROMPTS)
+    generator = LoadGenerator(
+        layout.base_dir,
+        service_level=serve.service_level,
+        log_path=layout.benchmarks_path.with_suffix(".logs") / "load.log",
+    )
+    with Fleet(free_bytes=available_memory) as fleet, generator:
+        base_digest = read_base_manifest(layout).digest
+        contest = Contest(layout, serve, base_digest, prompts, fleet, generator)
+        contenders = [_brought_forward(contest, it, ports) for it in candidates]
+        _run_rounds(contest, contenders)
+    failed = [it for it in contenders if it.problem is not None]
+    _write(contest, contenders, complete=not failed)
+    if failed:
+        raise FailureError(
+            f"{failed[0].problem} ({len(failed)} of {len(contenders)} models failed; "
+            f"{layout.benchmarks_path.name} has what was measured, marked as partial)"
         )
-        if variant.digest != selection.variants[name].artifact_digest:
-            raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
-        candidates.append(_candidate(layout, variant))
-    return candidates
 
 
-def _candidate(layout: Layout, variant: VariantRecord) -> Candidate:
-    model_dir = layout.model_dir(variant.name)
-    if not isinstance(variant.recipe, GgufParams):
-        return Candidate(variant.name, variant.digest, model_dir, file_type=None)
-    (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
-    file_type = variant.recipe.type.value
-    return Candidate(variant.name, variant.digest, model_dir / file, file_type=file_type)
+def _ports(serve: ServeParams) -> Iterator[int | None]:
+    """A port for each server: free ones, or those from `serve.port` on."""
+    chosen_port(serve.port)
+    if serve.port is None:
+        while True:
+            yield None
+    yield from count(serve.port)
 
 
-def prompts_of(
-    layout: Layout, params: Params, tokenizer: Any, *, num_prompts: int
-) -> list[list[int]]:
+def prompts_of(layout: Layout, params: Params, *, num_prompts: int) -> Prompts:
     """The first held-out tokens, in pieces."""
-    return token_windows(
+    tokenizer = tokenizer_of(layout.base_dir)
+    ids = token_windows(
         read_texts(layout.root / params.evaluate.text),
         tokenizer.encode,
         window_tokens=CANARY_PROMPT_TOKENS,
         num_windows=num_prompts,
         source=f"evaluate.text = {params.evaluate.text}",
     )
+    return Prompts(tokenizer, ids)
 
 
-def _result(
-    layout: Layout,
-    serve: ServeParams,
-    candidate: Candidate,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-) -> BenchmarkResult:
+def _brought_forward(
+    contest: Contest, candidate: Candidate, ports: Iterator[int | None]
+) -> Contender:
+    """A model with its server up, compared and warmed up; the base in its fastest type."""
+    note(f"benchmark: {candidate.name}")
     with closing(scorer_of(candidate)) as scorer:
-        context_tokens = serve.input_tokens + serve.output_tokens + SPARE_TOKENS
-        if scorer.max_length < context_tokens:
-            return _skipped(
-                candidate,
-                f"its context has {scorer.max_length} tokens, the load needs {context_tokens}: "
-                "lower serve.input_tokens or serve.output_tokens",
+        reference = reference_of(scorer, contest.prompts, max_new_tokens=CANARY_NEW_TOKENS)
+    dtypes = contest.serve.base_dtypes if candidate.name == BASE else (AUTO_DTYPE,)
+    fastest: Contender | None = None
+    for dtype in dtypes:
+        contender = _contender(contest, candidate, reference, dtype=dtype, port=next(ports))
+        if contender.refusal is None:
+            contender.bring_forward(
+                contest.fleet, contest.generator, contest.serve, contest.prompts
             )
-        expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=CANARY_NEW_TOKENS)
-    try:
-        with server_of(layout, serve, candidate, context_tokens=context_tokens) as server:
-            texts = served_texts(server, prompts, max_new_tokens=CANARY_NEW_TOKENS)
-            num_matches = sum(a == b for a, b in zip(texts, expected, strict=True))
-            note(f"benchmark: {candidate.name}: {num_matches} of {len(expected)} texts as expected")
-            loads = run_loads(
-                server,
-                tokenizer_dir=layout.base_dir,
-                concurrency=serve.concurrency,
-                requests_per_user=serve.requests_per_user,
-                input_tokens=serve.input_tokens,
-                output_tokens=serve.output_tokens,
-            )
-    except ModelRefusedError as error:
-        return _skipped(candidate, str(error))
-    for load in loads:
-        _note_load(candidate.name, load)
-    return ServedModel(
-        artifact_digest=candidate.digest,
-        engine=server.engine,
-        engine_version=server.engine_version,
-        kernel=server.kernel,
-        dtype=server.dtype,
-        startup_s=round(server.startup_s, 1),
-        canary=Canary(reference=scorer.backend, num_matches=num_matches, num_prompts=len(expected)),
-        loads=loads,
-    )
+        fastest = contender if fastest is None else _faster(contest, fastest, contender)
+    assert fastest is not None
+    return fastest
 
 
-def scorer_of(candidate: Candidate) -> Scorer:
-    """The engine that scored this file, loaded."""
-    if candidate.file_type is None:
-        return TransformersScorer(unpacked_model(candidate.path), label=candidate.name)
-    return LlamaCppScorer(candidate.path, label=candidate.name)
-
-
-def server_of(
-    layout: Layout, serve: ServeParams, candidate: Candidate, *, context_tokens: int
-) -> AbstractContextManager[Server]:
-    """The engine that serves this file, ready to be entered."""
-    log_path = layout.benchmarks_path.with_suffix(".logs") / f"{candidate.name}.log"
-    if candidate.file_type is None:
-        return vllm.serve(
-            candidate.path,
-            name=candidate.name,
-            context_tokens=context_tokens,
-            port=serve.port,
-            timeout_s=serve.startup_timeout_s,
-            log_path=log_path,
+def _contender(
+    contest: Contest,
+    candidate: Candidate,
+    reference: Reference,
+    *,
+    dtype: str,
+    port: int | None,
+) -> Contender:
+    needed = contest.serve.context_tokens + SPARE_TOKENS
+    refusal = None
+    if reference.context_tokens < needed:
+        refusal = (
+            f"its context has {reference.context_tokens} tokens, the load needs {needed}: "
+            "lower the tokens of serve.scenarios"
         )
-    return xllamacpp.serve(
-        candidate.path,
-        name=candidate.name,
-        file_type=candidate.file_type,
-        context_tokens=context_tokens,
-        users=max(serve.concurrency),
-        port=serve.port,
-        timeout_s=serve.startup_timeout_s,
-        log_path=log_path,
+        note(f"benchmark: {candidate.name}: skipped: {refusal}")
+    return Contender(
+        candidate,
+        launch_of(contest.layout, contest.serve, candidate, port=port, dtype=dtype),
+        kv_bytes_of(contest.layout, contest.serve, dtype=dtype),
+        reference,
+        refusal=refusal,
     )
 
 
-def _note_load(name: str, load: LoadResult) -> None:
-    note(
-        f"benchmark: {name}: {load.concurrency} users: {load.output_tokens_per_s:.0f} tokens/s, "
-        f"first token after {load.ttft_ms.p50:.0f} ms, then {load.tpot_ms.p50:.1f} ms each"
+def _faster(contest: Contest, one: Contender, other: Contender) -> Contender:
+    """The one with more tokens per second in the warm-up; the other one's server ends."""
+    winner, loser = one, other
+    if other.warm_up_tokens_per_s > one.warm_up_tokens_per_s:
+        winner, loser = other, one
+    contest.fleet.stop(loser.launch.name)
+    winner.slower_dtypes |= loser.slower_dtypes
+    if loser.server is not None and loser.canary is not None:
+        winner.slower_dtypes[loser.server.dtype] = loser.warm_up_tokens_per_s
+    return winner
+
+
+def _run_rounds(contest: Contest, contenders: list[Contender]) -> None:
+    """Round after round over all loads that are not known well enough yet.
+
+    Every round begins with another model, so that none always runs after the same one.
+    """
+    serve, base = contest.serve, contenders[0]
+    waiting = [(name, users) for name, it in serve.scenarios.items() for users in it.concurrency]
+    began = monotonic()
+    for number in range(serve.max_rounds):
+        for cell in waiting:
+            if number > 0 and monotonic() - began > serve.time_budget_s:
+                note(f"benchmark: {serve.time_budget_s} s are spent; no more rounds")
+                return
+            first = number % len(contenders)
+            for contender in (*contenders[first:], *contenders[:first]):
+                if contender.is_running:
+                    contender.run_round(
+                        contest.fleet, contest.generator, serve, cell, seed=number + 1
+                    )
+            _note_cell(contenders, base, cell)
+            _write(contest, contenders, complete=False)
+        waiting = [cell for cell in waiting if not _is_known(contenders, base, cell, serve)]
+
+
+def _is_known(contenders: list[Contender], base: Contender, cell: Cell, serve: ServeParams) -> bool:
+    ratios = [it.over(base, cell) for it in contenders if it.is_running and it is not base]
+    return bool(ratios) and all(
+        it is not None and it.is_narrow(serve.narrow_enough) for it in ratios
     )
 
 
-def _skipped(candidate: Candidate, reason: str) -> SkippedModel:
-    note(f"benchmark: {candidate.name}: skipped: {reason}")
-    return SkippedModel(artifact_digest=candidate.digest, reason=reason)
+def _note_cell(contenders: list[Contender], base: Contender, cell: Cell) -> None:
+    scenario, users = cell
+    parts = []
+    for it in contenders:
+        if rounds := it.rounds.get(cell):
+            ratio = it.over(base, cell)
+            times = f" ({ratio.median:.2f} times the base)" if ratio else ""
+            parts.append(f"{it.name} {rounds[-1].output_tokens_per_s:.0f}{times}")
+    note(f"benchmark: {scenario}, {users} users: output tokens per second: {', '.join(parts)}")
+
+
+def _write(contest: Contest, contenders: list[Contender], *, complete: bool) -> None:
+    base = contenders[0]
+    record = Benchmarks(
+        complete=complete,
+        base_digest=contest.base_digest,
+        machine=this_machine(),
+        load=contest.serve,
+        models={it.name: it.result(base) for it in contenders},
+    )
+    write_record(contest.layout.benchmarks_path, record)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pipeline.adapters.files import read_bytes, write_bytes
 from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.params_file import read_prices
 from pipeline.adapters.progress import note
 from pipeline.adapters.report_page import render_report
 from pipeline.domain.errors import NothingApprovedError
@@ -53,6 +54,7 @@ def _facts(layout: Layout, params: Params) -> Facts:
             name: _read(VariantRecord, layout.variant_path(name), made_by="quantize")
             for name in selection.variants
         },
+        prices=read_prices(layout.root / params.economics.prices),
         benchmarks=_read_if_there(Benchmarks, layout.benchmarks_path),
         receipts=_read_if_there(Receipts, layout.receipts_path),
     )

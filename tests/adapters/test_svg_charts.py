@@ -77,6 +77,15 @@ def test_a_label_is_text_whatever_it_says() -> None:
         assert not list(ET.fromstring(svg).iter("script"))
 
 
+def test_an_interval_is_drawn_around_its_value() -> None:
+    line = Line("it", ((0, 2.0),), intervals=((0, 1.0, 3.0),))
+    svg = ET.fromstring(lines([line], ["1"], title="t", x_label="x", y_label="y"))
+    (bar,) = [it.attrib for it in svg.iter("line") if it.attrib["class"] == "interval"]
+    (x, y), *_ = marks(svg)
+    assert float(bar["x1"]) == pytest.approx(x, abs=0.1)
+    assert float(bar["y2"]) < y < float(bar["y1"])
+
+
 def test_a_line_with_missing_categories_keeps_the_others_in_place() -> None:
     svg = ET.fromstring(
         lines(

@@ -9,9 +9,11 @@ from pipeline.adapters import vllm
 from pipeline.adapters.canary import reference_texts, served_texts
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.engine import Server
-from pipeline.adapters.load import run_loads
+from pipeline.adapters.load import LoadGenerator
+from pipeline.adapters.process import free_port
 from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.errors import FailureError
+from pipeline.domain.serve_params import Scenario, ServiceLevel
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
 
@@ -23,7 +25,14 @@ TEXTS = (
     "seven and five make",
 )
 
+SCENARIO = Scenario(prefix_tokens=0, input_tokens=40, output_tokens=10, concurrency=(1,))
+
 pytestmark = pytest.mark.slow
+
+
+def load_generator(model_dir: Path, directory: Path) -> LoadGenerator:
+    level = ServiceLevel(ttft_ms=1000, tpot_ms=100)
+    return LoadGenerator(model_dir, service_level=level, log_path=directory / "load.log")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,7 @@ def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         model_dir,
         name="tiny",
         context_tokens=256,
+        kv_cache_bytes=64 << 20,
         port=None,
         timeout_s=300,
         log_path=tmp_path_factory.mktemp("logs") / "tiny.log",
@@ -51,6 +61,10 @@ def test_it_says_what_runs(server: Server) -> None:
     assert server.dtype == "float16"
     assert server.kernel not in ("", vllm.DENSE_KERNEL)
     assert server.startup_s > 1
+    assert server.kv_cache_tokens is not None
+    assert server.kv_cache_tokens >= 256
+    assert server.process is not None
+    assert server.process.resident_bytes() > 300 << 20
 
 
 def test_its_greedy_text_is_that_of_the_unpacked_weights(server: Server, model_dir: Path) -> None:
@@ -64,16 +78,12 @@ def test_its_greedy_text_is_that_of_the_unpacked_weights(server: Server, model_d
     assert num_matches >= len(TEXTS) - 2
 
 
-def test_a_load_counts_every_token(server: Server, model_dir: Path) -> None:
-    one, two = run_loads(
-        server,
-        tokenizer_dir=model_dir,
-        concurrency=[1, 2],
-        requests_per_user=2,
-        input_tokens=40,
-        output_tokens=10,
-    )
-    assert [load.concurrency for load in (one, two)] == [1, 2]
+def test_a_load_counts_every_token(server: Server, model_dir: Path, tmp_path: Path) -> None:
+    with load_generator(model_dir, tmp_path) as generator:
+        one, two = (
+            generator.run(server, SCENARIO, users=users, requests_per_user=2, seed=users)
+            for users in (1, 2)
+        )
     assert [load.completed for load in (one, two)] == [2, 4]
     assert [load.output_tokens for load in (one, two)] == [20, 40]
     for load in (one, two):
@@ -81,20 +91,18 @@ def test_a_load_counts_every_token(server: Server, model_dir: Path) -> None:
         assert load.output_tokens_per_s == pytest.approx(load.output_tokens / load.duration_s)
         assert 0 < load.ttft_ms.p50 <= load.ttft_ms.p99 <= load.e2el_ms.p99
         assert load.tpot_ms.mean > 0
+        assert load.client_cpu_share < 1.5
 
 
 def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
     serve_python()
-    nobody = Server("http://127.0.0.1:9", "none", "0", "none", "none", 0.0, tmp_path / "none.log")
-    with pytest.raises(FailureError) as caught:
-        run_loads(
-            nobody,
-            tokenizer_dir=model_dir,
-            concurrency=[1],
-            requests_per_user=1,
-            input_tokens=8,
-            output_tokens=2,
-        )
+    url = f"http://127.0.0.1:{free_port()}"
+    nobody = Server("nobody", url, "none", "0", "none", "none", 0.0, tmp_path / "none.log")
+    with (
+        load_generator(model_dir, tmp_path) as generator,
+        pytest.raises(FailureError, match="nobody with 1 users: none of 1 requests") as caught,
+    ):
+        generator.run(nobody, SCENARIO, users=1, requests_per_user=1, seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -109,6 +117,7 @@ def test_damaged_weights_fail_with_the_reason(tmp_path: Path) -> None:
             model_dir,
             name="tiny",
             context_tokens=64,
+            kv_cache_bytes=64 << 20,
             port=None,
             timeout_s=300,
             log_path=tmp_path / "tiny.log",

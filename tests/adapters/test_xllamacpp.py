@@ -11,9 +11,10 @@ from pipeline.adapters.canary import reference_texts, served_texts
 from pipeline.adapters.checkpoint import tokenizer_of
 from pipeline.adapters.engine import Server, local_session
 from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.load import run_loads
+from pipeline.adapters.load import LoadGenerator
 from pipeline.domain.errors import FailureError
 from pipeline.domain.params import GgufType
+from pipeline.domain.serve_params import Scenario, ServiceLevel
 from tests.models import tiny_llama
 from tests.support import serve_python
 
@@ -75,15 +76,12 @@ def test_its_greedy_text_is_that_of_the_file(
     assert sum(a == b for a, b in zip(served, expected, strict=True)) >= 2
 
 
-def test_the_same_load_generator_drives_it(server: Server, base_dir: Path) -> None:
-    (load,) = run_loads(
-        server,
-        tokenizer_dir=base_dir,
-        concurrency=[2],
-        requests_per_user=2,
-        input_tokens=40,
-        output_tokens=10,
-    )
+def test_the_same_load_generator_drives_it(server: Server, base_dir: Path, tmp_path: Path) -> None:
+    scenario = Scenario(prefix_tokens=20, input_tokens=20, output_tokens=10, concurrency=(2,))
+    level = ServiceLevel(ttft_ms=1000, tpot_ms=100)
+    log_path = tmp_path / "load.log"
+    with LoadGenerator(base_dir, service_level=level, log_path=log_path) as generator:
+        load = generator.run(server, scenario, users=2, requests_per_user=2, seed=1)
     assert (load.completed, load.failed, load.output_tokens) == (4, 0, 40)
 
 

@@ -30,6 +30,9 @@ def params(**changes: dict[str, object]) -> Params:
     return Params.model_validate_json(json.dumps(values), strict=True)
 
 
+SCENARIO = params().serve.scenarios["text"].model_dump(mode="json")
+
+
 def needs_of(
     shapes: Shapes, *, experts_per_token: int | None = None, **changes: dict[str, object]
 ) -> dict[str, StageNeed]:
@@ -89,8 +92,8 @@ def test_calibrating_and_packing_take_the_same_memory_at_any_depth() -> None:
         {"calibration": {"max_seq_length": 8192}},
         {"evaluate": {"num_windows": 500}},
         {"evaluate": {"window_tokens": 4096}},
-        {"serve": {"concurrency": [1, 8, 64]}},
-        {"serve": {"output_tokens": 900}},
+        {"serve": {"scenarios": {"text": SCENARIO | {"concurrency": [1, 8, 64]}}}},
+        {"serve": {"scenarios": {"text": SCENARIO | {"output_tokens": 900}}}},
     ],
 )
 def test_more_work_never_needs_less(

@@ -7,32 +7,29 @@ import pytest
 
 from pipeline.adapters import gguf
 from pipeline.adapters.files import directory_records, write_record
-from pipeline.domain.errors import InputError
+from pipeline.adapters.process import free_port
+from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.evaluated import Verdict
 from pipeline.domain.layout import BASE
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.serving import Benchmarks, ServedModel, SkippedModel
+from pipeline.domain.serving import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.stages import benchmark
 from tests.support import serve_python
 from tests.workspace import Workspace, make_workspace, verdict_on, write_evaluation, write_selection
 
 APPROVED, REJECTED = "gguf-q8-0", "gguf-q2-k"
+SCENARIO = {"prefix_tokens": 0, "input_tokens": 32, "output_tokens": 8, "concurrency": [1, 2]}
+LIGHT = {"scenarios": {"text": SCENARIO}, "base_dtypes": ["float32"], "max_rounds": 3}
 TEXT = '{"text": "the baker of the old town sells bread and salt near the river"}\n'
 
 
 def with_params(workspace: Workspace, **serve: object) -> Params:
     """The parameters with a light load and held-out text of the workspace."""
     (workspace.layout.root / "heldout.jsonl").write_text(TEXT * 60)
-    light = {
-        "concurrency": [1, 2],
-        "requests_per_user": 1,
-        "input_tokens": 32,
-        "output_tokens": 8,
-    }
     values = workspace.params.model_dump(mode="json")
-    values["serve"] |= light | serve
+    values["serve"] |= LIGHT | serve
     values["evaluate"]["text"] = "heldout.jsonl"
     return Params.model_validate(values)
 
@@ -82,8 +79,11 @@ def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmark
     model = served.models[APPROVED]
     assert isinstance(model, ServedModel)
     assert (model.engine, model.dtype) == ("llama.cpp", "Q8_0")
+    assert served.complete
     assert [load.concurrency for load in model.loads] == [1, 2]
-    assert [load.output_tokens for load in model.loads] == [8, 16]
+    for load in model.loads:
+        assert [it.output_tokens for it in load.rounds] == [8 * load.concurrency] * 3
+        assert load.over_base is None  # the base was skipped
     assert model.canary.reference == "llama.cpp"
     assert model.canary.num_matches >= model.canary.num_prompts // 2
     assert served.machine.cores >= 1
@@ -91,7 +91,8 @@ def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmark
 
 def test_a_context_too_short_for_the_load_is_a_reason_to_skip(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, {})
-    benchmark.run(workspace.layout, with_params(workspace, input_tokens=2000))
+    long = {"text": SCENARIO | {"input_tokens": 2000}}
+    benchmark.run(workspace.layout, with_params(workspace, scenarios=long))
     data = workspace.layout.benchmarks_path.read_bytes()
     base = Benchmarks.from_bytes(data, source="benchmarks").models[BASE]
     assert isinstance(base, SkippedModel)
@@ -116,3 +117,24 @@ def test_files_that_were_not_approved_are_refused(tmp_path: Path) -> None:
     write_record(path, record.model_copy(update={"digest": "ab" * 32}))
     with pytest.raises(InputError, match="not the files that were approved"):
         benchmark.run(workspace.layout, with_params(workspace))
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_cannot_be_reached_leaves_a_partial_result(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, {})
+    nobody = {
+        "url": f"http://127.0.0.1:{free_port()}",
+        "model": "m",
+        "serves": BASE,
+        "command": None,
+        "api_key_variable": None,
+    }
+    long = {"text": SCENARIO | {"input_tokens": 400}}
+    params = with_params(workspace, scenarios=long, endpoints={"mine": nobody})
+    with pytest.raises(FailureError, match=r"no completion: .*marked as partial") as caught:
+        benchmark.run(workspace.layout, params)
+    assert "\n" not in str(caught.value)
+    data = workspace.layout.benchmarks_path.read_bytes()
+    record = Benchmarks.from_bytes(data, source="benchmarks")
+    assert not record.complete
+    assert isinstance(record.models["mine"], FailedModel)

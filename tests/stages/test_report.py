@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.params_file import read_prices
 from pipeline.domain.errors import InputError, NothingApprovedError
 from pipeline.domain.evaluated import Verdict
+from pipeline.domain.params import Params
+from pipeline.domain.prices import PriceList
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
@@ -38,6 +41,10 @@ def workspace(tmp_path: Path) -> Workspace:
     publish.run(workspace.layout, workspace.params)
     write_benchmarks(workspace, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
     return workspace
+
+
+def prices(workspace: Workspace) -> PriceList:
+    return read_prices(workspace.layout.root / workspace.params.economics.prices)
 
 
 def page(workspace: Workspace) -> str:
@@ -114,7 +121,45 @@ def test_what_was_served_is_shown_and_what_was_not_says_why(workspace: Workspace
     assert "41.7 / 62.5 / 83.3" in text
     assert f"not measured: {SKIPPED['gguf-q4-k-m']}" in text
     assert "2 cores of Imaginary 9000" in text
-    assert html.count("<polyline") == 2
+    assert html.count("<polyline") == 2 * 2 + 1 + len(prices(workspace).apis)
+
+
+def test_loads_have_their_ratio_to_the_base_and_where_it_turns(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "1.55 1.55 to 1.55" in text
+    assert "awq-w4-g128, textnone up to 32 users" in " ".join(text.split("\n"))
+    assert "bfloat16 was the fastest here with 16 tokens per second" in text
+    assert "A partial result" not in text
+
+
+def test_a_partial_result_is_marked(workspace: Workspace) -> None:
+    path = workspace.layout.benchmarks_path
+    record = json.loads(path.read_bytes())
+    record["complete"] = False
+    record["models"]["awq-w4-g128"]["problem"] = "vLLM with awq-w4-g128: was ended by SIGKILL"
+    path.write_text(json.dumps(record))
+    text = Page(page(workspace)).text
+    assert "A partial result: a server failed" in text
+    assert "PARTIAL: vLLM with awq-w4-g128: was ended by SIGKILL" in text
+
+
+def test_costs_stand_beside_those_of_apis_with_their_dates(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    economics = workspace.params.economics
+    for price in prices(workspace).apis.values():
+        assert price.label in text
+        assert str(price.date) in text
+    assert prices(workspace).hardware[economics.hardware].label in text
+    assert "10,000 requests a day of 250 tokens in and 50 out" in text
+    for line in ("operations200.00", "monitoring20.00", "storage5.00"):
+        assert line in text.replace("\n", "")
+
+
+def test_hardware_that_has_no_price_is_named(workspace: Workspace) -> None:
+    params = workspace.params.model_dump(mode="json")
+    params["economics"]["hardware"] = "mainframe"
+    with pytest.raises(InputError, match=r"economics\.hardware = mainframe: not in prices\.yaml"):
+        report.run(workspace.layout, Params.model_validate(params))
 
 
 def test_when_nothing_could_be_served_the_reasons_stay(workspace: Workspace) -> None:

@@ -1,22 +1,25 @@
-"""`vllm bench serve` for several numbers of users in one process.
+"""`vllm bench serve` as a small HTTP service, so that one process runs load after load.
 
-`python -m quantline_vllm.bench --users 1 8 --requests-per-user 3 ARGUMENTS OF vllm bench serve`
+`python -m quantline_vllm.bench --port PORT` answers `POST /` whose body is a JSON list of arguments
+of `vllm bench serve` with the figures of that load, one load at a time; `GET /health` says that it
+is there. Importing vLLM takes longer than a short load, and rounds have many of them. The benchmark
+itself is vLLM's. (Its command line cannot be used: it asks for the version of a distribution named
+`vllm`, and the CPU build has another name.)
 
-Importing vLLM takes longer than a short run of it, so that all numbers of users share one process;
-each leaves `USERS.json` in `--result-dir`. The benchmark itself is vLLM's. (Its command line cannot
-be used: it asks for the version of a distribution named `vllm`, and the CPU build has another
-name.)
+Added to the figures: `client_cpu_share`, the share of one core this process was busy while requests
+were out; `energy_j`, what the machine's counters saw meanwhile; `first_error`.
 
 llama.cpp reports the number of tokens together with the last piece of text, where vLLM's client
 does not look; it would count the tokens of the text again and get another number. The end of text
 is ignored, so that every complete answer has exactly the tokens asked for: that number is used.
-
-Every user sends one request before the measured ones. The number of users is the seed: two runs
-send different prompts, and the same run sends the same ones to every server.
 """
 
 import argparse
-from copy import deepcopy
+import asyncio
+import json
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import aiohttp
 from tqdm.asyncio import tqdm
@@ -26,40 +29,94 @@ from vllm.benchmarks.lib.endpoint_request_func import (
     RequestFuncOutput,
     async_request_openai_completions,
 )
-from vllm.benchmarks.serve import add_cli_args, main
+from vllm.benchmarks.serve import add_cli_args, main_async
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from quantline_vllm.energy import Counter, counters
+
+HOST = "127.0.0.1"
 BACKEND = "openai"
 
 
-async def complete(
-    request_func_input: RequestFuncInput,
-    session: aiohttp.ClientSession,
-    pbar: tqdm | None = None,
-) -> RequestFuncOutput:
-    """vLLM's request to `/v1/completions`, with the number of tokens where it was not found."""
-    output = await async_request_openai_completions(request_func_input, session, pbar)
-    if output.success and not output.output_tokens:
-        output.output_tokens = request_func_input.output_len
-    return output
+class Span:
+    """CPU time and energy between the first request of a load and its last answer so far."""
+
+    def __init__(self, energy: list[Counter]) -> None:
+        self._energy = energy
+        self._began: tuple[float, float, list[float]] | None = None
+        self._share = 0.0
+        self._energy_j: float | None = None
+
+    def request_begins(self) -> None:
+        if self._began is None:
+            joules = [it.read_j() for it in self._energy]
+            self._began = time.process_time(), time.perf_counter(), joules
+
+    def request_ends(self) -> None:
+        assert self._began is not None
+        cpu_s, began_s, joules = self._began
+        self._share = (time.process_time() - cpu_s) / (time.perf_counter() - began_s)
+        if self._energy:
+            used = (it.since(then) for it, then in zip(self._energy, joules, strict=True))
+            self._energy_j = sum(used)
+
+    def figures(self) -> dict[str, float | None]:
+        return {"client_cpu_share": self._share, "energy_j": self._energy_j}
 
 
-def run() -> None:
-    own = argparse.ArgumentParser(description="Load a server and measure its latency.")
-    own.add_argument("--users", type=int, nargs="+", required=True)
-    own.add_argument("--requests-per-user", type=int, required=True)
-    chosen, rest = own.parse_known_args()
-    vllm_parser = FlexibleArgumentParser()
-    add_cli_args(vllm_parser)
-    arguments = vllm_parser.parse_args([f"--backend={BACKEND}", "--ignore-eos", *rest])
-    ASYNC_REQUEST_FUNCS[BACKEND] = complete
-    for users in chosen.users:
-        load = deepcopy(arguments)
-        load.max_concurrency = load.num_warmups = load.seed = users
-        load.num_prompts = users * chosen.requests_per_user
-        load.result_filename = f"{users}.json"
-        main(load)
+class LoadService(HTTPServer):
+    """Runs loads one after the other."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__((HOST, port), Loads)
+        self._parser = FlexibleArgumentParser()
+        add_cli_args(self._parser)
+        self._energy = counters()
+
+    def run_load(self, arguments: list[str]) -> dict[str, Any]:
+        span = Span(self._energy)
+
+        async def complete(
+            request: RequestFuncInput, session: aiohttp.ClientSession, pbar: tqdm | None = None
+        ) -> RequestFuncOutput:
+            """vLLM's request to `/v1/completions`, with the number of tokens where it was not."""
+            span.request_begins()
+            output = await async_request_openai_completions(request, session, pbar)
+            span.request_ends()
+            if output.success and not output.output_tokens:
+                output.output_tokens = request.output_len
+            return output
+
+        ASYNC_REQUEST_FUNCS[BACKEND] = lambda request_func_input, session, pbar=None: complete(
+            request_func_input, session, pbar
+        )
+        fixed = [f"--backend={BACKEND}", "--ignore-eos", "--save-detailed", "--disable-tqdm"]
+        result = asyncio.run(main_async(self._parser.parse_args([*fixed, *arguments])))
+        errors = [error for error in result["errors"] if error]
+        figures = {key: it for key, it in result.items() if isinstance(it, (int, float))}
+        return figures | span.figures() | {"first_error": errors[0] if errors else None}
+
+
+class Loads(BaseHTTPRequestHandler):
+    server: LoadService
+
+    def do_GET(self) -> None:
+        self._answer(200, {})
+
+    def do_POST(self) -> None:
+        arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            self._answer(200, self.server.run_load(arguments))
+        except Exception as error:
+            self._answer(500, {"error": f"{type(error).__name__}: {error}"})
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
 
 
 if __name__ == "__main__":
-    run()
+    parser = argparse.ArgumentParser(description="Run loads on servers, on request.")
+    parser.add_argument("--port", type=int, required=True)
+    LoadService(parser.parse_args().port).serve_forever()

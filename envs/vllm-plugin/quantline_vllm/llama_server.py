@@ -1,9 +1,9 @@
 """llama.cpp's own HTTP server on one GGUF file, until the process is ended.
 
 It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics` on 127.0.0.1, and serves
-`--users` requests at the same time. Prompts are not cached, so that a repeated one costs what a new
-one costs. The first line it prints is a JSON object that says what runs: the version and
-the CPU features that this build of llama.cpp uses.
+`--users` requests at the same time. A prompt's beginning that a slot has seen is not read again, as
+llama.cpp does by itself. The first line it prints is a JSON object that says what runs: the version
+and the CPU features that this build of llama.cpp uses.
 """
 
 import argparse
@@ -36,7 +36,6 @@ def main() -> None:
     params.n_ctx = arguments.users * arguments.context_tokens
     params.kv_unified = False  # every user has context_tokens of their own
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
-    params.cache_prompt = False
     params.cache_ram_mib = 0
     params.endpoint_metrics = True
     params.ui = False

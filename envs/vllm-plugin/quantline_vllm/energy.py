@@ -1,0 +1,66 @@
+"""The energy that this machine has used, as far as it counts it itself.
+
+Counters are of whole devices, so that they include whatever else runs on them: Intel's and AMD's
+RAPL by package (https://docs.kernel.org/power/powercap/powercap.html; readable by root only on most
+systems) and NVIDIA's by GPU (NVML). Most virtual machines have neither.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+RAPL_PACKAGES = "intel-rapl:?"  # AMD's have the same name; parts of a package have two colons
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Joules since some moment; it begins again from 0 after `range_j`, None: never."""
+
+    read_j: Callable[[], float]
+    range_j: float | None
+
+    def since(self, earlier_j: float) -> float:
+        used = self.read_j() - earlier_j
+        return used + self.range_j if used < 0 and self.range_j is not None else used
+
+
+def counters() -> list[Counter]:
+    """All that can be read here."""
+    return [*rapl_counters(POWERCAP), *nvml_counters()]
+
+
+def rapl_counters(directory: Path) -> list[Counter]:
+    found = []
+    for package in sorted(directory.glob(RAPL_PACKAGES)):
+        try:
+            _microjoules(package / "energy_uj")
+            limit = _microjoules(package / "max_energy_range_uj")
+        except (OSError, ValueError):
+            continue
+        found.append(Counter(lambda it=package: _microjoules(it / "energy_uj"), limit))
+    return found
+
+
+def _microjoules(path: Path) -> float:
+    """The value of a file, in joules."""
+    return int(path.read_text()) / 1e6
+
+
+def nvml_counters() -> list[Counter]:
+    from vllm.third_party import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(number)
+            for number in range(pynvml.nvmlDeviceGetCount())
+        ]
+        for handle in handles:
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return []
+    return [
+        Counter(lambda it=it: pynvml.nvmlDeviceGetTotalEnergyConsumption(it) / 1e3, None)
+        for it in handles
+    ]

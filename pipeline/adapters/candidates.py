@@ -1,0 +1,174 @@
+"""What benchmark serves: the base, the approved variants and the user's endpoints; and how.
+
+A candidate is a file or directory with the engine for it; a launch is that engine's command, with
+the memory it will take.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.adapters import endpoint, vllm, xllamacpp
+from pipeline.adapters.checkpoint import unpacked_model
+from pipeline.adapters.checkpoint_files import read_json_object
+from pipeline.adapters.files import read_bytes
+from pipeline.adapters.fleet import Launch
+from pipeline.adapters.llama_cpp import LlamaCppScorer
+from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.scorer import Scorer
+from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.domain.checkpoint import CONFIG_FILE
+from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import Selection
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.params import GgufParams
+from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.serve_params import Endpoint, ServeParams
+from pipeline.domain.serving_memory import kv_cache_bytes
+
+# Random text that is decoded and read again may come out a few tokens longer.
+SPARE_TOKENS = 24
+# Engines give a sequence its KV cache in blocks; vLLM's are the largest, of 128 tokens on a CPU.
+BLOCK_TOKENS = 128
+# Resident memory of an engine without weights and KV cache, measured on x86 CPUs.
+VLLM_BYTES = 2 << 30
+LLAMA_CPP_BYTES = 300 << 20
+# Where the configuration does not say how large a token's keys and values are.
+UNKNOWN_KV_BYTES = 1 << 30
+WIDTHS = {"float32": 4}
+USUAL_WIDTH = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to serve: a checkpoint directory, or one GGUF file of `file_type`.
+
+    Of an `endpoint`, the path and the file type are those of the weights that it is said to serve.
+    """
+
+    name: str
+    digest: str | None
+    path: Path
+    file_type: str | None
+    endpoint: Endpoint | None = None
+
+
+def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
+    """The base, the approved variants with the files that were approved, and the endpoints."""
+    base = read_base_manifest(layout)
+    path = layout.selection_path
+    selection = Selection.from_bytes(read_bytes(path, made_by="select"), source=str(path))
+    candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
+    for name in selection.approved():
+        path = layout.variant_path(name)
+        variant = VariantRecord.from_bytes(
+            read_bytes(path, made_by=f"quantize {name}"), source=str(path)
+        )
+        if variant.digest != selection.variants[name].artifact_digest:
+            raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
+        candidates[name] = _candidate(layout, variant)
+    return [*candidates.values(), *_endpoints(serve, candidates)]
+
+
+def _candidate(layout: Layout, variant: VariantRecord) -> Candidate:
+    model_dir = layout.model_dir(variant.name)
+    if not isinstance(variant.recipe, GgufParams):
+        return Candidate(variant.name, variant.digest, model_dir, file_type=None)
+    (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
+    file_type = variant.recipe.type.value
+    return Candidate(variant.name, variant.digest, model_dir / file, file_type=file_type)
+
+
+def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator[Candidate]:
+    for name, it in serve.endpoints.items():
+        if it.serves not in candidates:
+            raise InputError(
+                f"serve.endpoints.{name}.serves = {it.serves}: this variant was not approved; "
+                "name the base or an approved one"
+            )
+        reference = candidates[it.serves]
+        yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
+
+
+def scorer_of(candidate: Candidate) -> Scorer:
+    """The engine that scored this file, loaded."""
+    if candidate.file_type is None:
+        return TransformersScorer(unpacked_model(candidate.path), label=candidate.name)
+    return LlamaCppScorer(candidate.path, label=candidate.name)
+
+
+def launch_of(
+    layout: Layout,
+    serve: ServeParams,
+    candidate: Candidate,
+    *,
+    port: int | None,
+    dtype: str = vllm.AUTO_DTYPE,
+) -> Launch:
+    """How this file is served to all users of the load at the same time."""
+    name = candidate.name if dtype == vllm.AUTO_DTYPE else f"{candidate.name}.{dtype}"
+    log_path = layout.benchmarks_path.with_suffix(".logs") / f"{name}.log"
+    context_tokens = serve.context_tokens + SPARE_TOKENS
+    if candidate.endpoint is not None:
+        start = partial(
+            endpoint.serve,
+            candidate.name,
+            candidate.endpoint,
+            timeout_s=serve.startup_timeout_s,
+            log_path=log_path,
+        )
+        return Launch(name, 0, start)
+    kv_bytes = kv_bytes_of(layout, serve, dtype=dtype)
+    if candidate.file_type is None:
+        factor = WIDTHS.get(dtype, USUAL_WIDTH) / USUAL_WIDTH
+        needed_bytes = VLLM_BYTES + round(factor * weight_bytes(candidate)) + kv_bytes
+        start = partial(
+            vllm.serve,
+            candidate.path,
+            name=name,
+            context_tokens=context_tokens,
+            kv_cache_bytes=kv_bytes,
+            port=port,
+            timeout_s=serve.startup_timeout_s,
+            log_path=log_path,
+            dtype=dtype,
+        )
+        return Launch(name, needed_bytes, start)
+    start = partial(
+        xllamacpp.serve,
+        candidate.path,
+        name=name,
+        file_type=candidate.file_type,
+        context_tokens=context_tokens,
+        users=serve.max_users,
+        port=port,
+        timeout_s=serve.startup_timeout_s,
+        log_path=log_path,
+    )
+    return Launch(name, LLAMA_CPP_BYTES + weight_bytes(candidate) + kv_bytes, start)
+
+
+def weight_bytes(candidate: Candidate) -> int:
+    """The size of the files with weights."""
+    if candidate.path.is_file():
+        return candidate.path.stat().st_size
+    return sum(path.stat().st_size for path in candidate.path.glob("*.safetensors"))
+
+
+def kv_bytes_of(layout: Layout, serve: ServeParams, *, dtype: str) -> int:
+    """The KV cache of as many longest requests as there are users at the same time."""
+    config = read_json_object(layout.base_dir / CONFIG_FILE)
+    numbers = {key: value for key, value in config.items() if isinstance(value, int)}
+    blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1
+    try:
+        heads = numbers["num_attention_heads"]
+        return kv_cache_bytes(
+            serve.max_users * blocks * BLOCK_TOKENS,
+            num_layers=numbers["num_hidden_layers"],
+            num_key_value_heads=numbers.get("num_key_value_heads", heads),
+            head_dim=numbers.get("head_dim") or numbers["hidden_size"] // heads,
+            bytes_per_value=WIDTHS.get(dtype, USUAL_WIDTH),
+        )
+    except KeyError:
+        return UNKNOWN_KV_BYTES
