@@ -6,6 +6,7 @@ and its exit code (1 failure, 2 bad input, 3 nothing approved). Nothing else cat
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand in the current directory; returns the exit code."""
     chosen = _parser().parse_args(arguments)
+    # Being told to end is like Ctrl-C: what this process started ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     layout = Layout(Path.cwd())
     try:
         params = read_workspace(layout)

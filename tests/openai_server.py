@@ -24,7 +24,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if next(self.numbers) < self.num_good or self.behaviour == "good":
+        if self.path != "/v1/completions":
+            self._send(404, b"{}")
+        elif next(self.numbers) < self.num_good or self.behaviour == "good":
             self._complete(body)
         elif self.behaviour == "error":
             self._send(500, b"{}")

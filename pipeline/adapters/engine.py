@@ -79,8 +79,11 @@ class Server:
         """`error`, or why the server ended if that is what it comes from."""
         if self.process is None or (code := self.process.exit_code()) is None:
             return error
-        ended = FailureError(f"{self.what}: {ending(code)}: {last_lines(self.log_path)}")
-        return problem(self.what, self.log_path, ended)
+        log = self.log_path.read_text(errors="replace")
+        cause = root_cause(log) or last_lines(self.log_path)
+        return FailureError(
+            f"{self.what}: {ending(code)}: {cause} (the whole log: {self.log_path})"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Rounds go from server to server again and again, and starting one takes longer than a load. Where
 memory is short, the server that was used longest ago ends before another starts. An idle server
-waits for its network and uses no processor.
+waits for its network and uses next to no processor (1.4 % of a core was measured for vLLM).
 """
 
 from collections.abc import Callable

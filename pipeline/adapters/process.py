@@ -1,9 +1,11 @@
 """Programs that run beside quantline: the only module that starts a process.
 
 Two forms: `run_program` waits for a program to end, `Daemon` keeps a server alive for a block.
-Both run in a process group of their own, so that whatever the program started ends with it.
+Both run in a process group of their own, so that whatever the program started ends with it, and
+end when quantline itself is killed.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -17,6 +19,8 @@ from typing import Self
 
 from pipeline.domain.errors import FailureError, InputError
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 PROC = Path("/proc")
 # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: after the name in parentheses
 STAT_SESSION = 3
@@ -72,6 +76,7 @@ class Daemon:
                     env=self._environment,
                     cwd=self._cwd,
                     start_new_session=True,
+                    preexec_fn=_end_with_parent,
                 )
             except FileNotFoundError as error:
                 raise InputError(
@@ -134,6 +139,12 @@ class Daemon:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._running.pid, number)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to end this process when the thread that started it ends, even if killed."""
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def ending(code: int) -> str:

@@ -147,8 +147,8 @@ def test_a_server_that_fails_in_the_middle_keeps_its_earlier_rounds(
     first_round = 2
     it = contender(tmp_path, model_dir, behaviour, BEFORE_THE_LOAD + WARM_UP + first_round)
     it.bring_forward(fleet, generator, SERVE, PROMPTS)
-    assert it.is_running
     for seed in (1, 2):
+        assert it.is_running
         it.run_round(fleet, generator, SERVE, CELL, seed)
     assert not it.is_running
     assert not fleet.is_running(it.launch.name)

@@ -7,7 +7,12 @@ points the other way round for AWQ. The error is relative to the product with th
 import json
 
 import torch
-from quantline_vllm.kernels import DenseCpuLinearKernel, FourBitCpuKernel, Int4CpuLinearKernel
+from quantline_vllm.kernels import (
+    MANY_ROWS,
+    DenseCpuLinearKernel,
+    FourBitCpuKernel,
+    Int4CpuLinearKernel,
+)
 from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
     pack_quantized_values_into_int32,
@@ -17,6 +22,7 @@ from vllm.scalar_type import scalar_types
 MIDDLE = 8
 # inputs, outputs, group size (-1: one group), zero points, transposed as compressed-tensors does
 CASES = [
+    (256, 576, 128, True, False),
     (256, 512, 128, True, False),
     (256, 512, 128, False, False),
     (768, 256, 32, True, False),
@@ -41,6 +47,8 @@ def error_of(
     group_size: int,
     zero_points: bool,
     transposed: bool,
+    *,
+    num_rows: int,
 ) -> float:
     own_size = num_inputs if group_size == -1 else group_size
     groups = num_inputs // own_size
@@ -76,7 +84,7 @@ def error_of(
         layer.zero = parameter(packed, input_dim=1, output_dim=0)
     kernel = kind(config, "weight", "scale", "zero" if zero_points else None)
     kernel.process_weights_after_loading(layer)
-    x = torch.randn(2, 3, num_inputs).half()
+    x = torch.randn(2, num_rows // 2, num_inputs).half()
     bias = torch.randn(num_outputs).half()
     exact = x.float() @ weight.float() + bias.float()
     product = kernel.apply_weights(layer, x, bias).float()
@@ -87,8 +95,14 @@ def error_of(
 if __name__ == "__main__":
     torch.manual_seed(0)
     rows = [
-        {"case": case, "kernel": kind.__name__, "error": error_of(kind, *case)}
+        {
+            "case": case,
+            "kernel": kind.__name__,
+            "rows": num_rows,
+            "error": error_of(kind, *case, num_rows=num_rows),
+        }
         for case in CASES
         for kind in (Int4CpuLinearKernel, DenseCpuLinearKernel)
+        for num_rows in (6, MANY_ROWS)
     ]
     print(json.dumps(rows))

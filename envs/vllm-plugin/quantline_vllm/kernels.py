@@ -1,9 +1,12 @@
 """Linear layers with 4-bit weights for CPUs without AVX-512, in vLLM's kernel interface.
 
-`Int4CpuLinearKernel` keeps the weights at 4 bits and multiplies with PyTorch's packed int4
-operator, in bfloat16. `DenseCpuLinearKernel` unpacks them once and multiplies as vLLM does with any
-dense layer; it takes the shapes the operator cannot. Both are exact about the checkpoint's integers
-and zero points; bfloat16 rounds scales and activations to 8 significant bits.
+`Int4CpuLinearKernel` keeps the weights at 4 bits. Few rows (tokens) are multiplied with PyTorch's
+packed int4 operator, whose time is that of reading the weights; it works in bfloat16, which rounds
+scales and activations to 8 significant bits. From MANY_ROWS rows on its arithmetic costs more
+than a float32 product, and blocks of the weights are unpacked to float32 one after the other:
+exact, and nearly as fast as dense float32. `DenseCpuLinearKernel` unpacks all weights once and
+multiplies as vLLM does with any dense layer; it takes the shapes the operator cannot. All are exact
+about the checkpoint's integers and zero points.
 
 vLLM hands over AWQ, GPTQ and compressed-tensors weights in one form (see
 `vllm/model_executor/kernels/linear/mixed_precision`): int32 words of eight 4-bit values.
@@ -36,6 +39,14 @@ OPERATOR_GROUP_SIZES = (256, 128, 64, 32)
 OPERATOR_OUTPUT_MULTIPLE = 16
 # The operator accepts 2, 4 and 8; on a CPU it has no effect.
 INNER_K_TILES = 2
+# Outputs that the operator packs together: a byte has one weight of the first half of them and one
+# of the second (aten/src/ATen/native/cpu/int4mm_kernel.cpp).
+OPERATOR_BLOCKS = {"AVX2": 32, "AVX512": 64}
+# One thread of an AVX2 machine: the operator takes 37 ps for a row and weight, a float32 product 22
+# and unpacking 700 once.
+MANY_ROWS = 64
+# Outputs unpacked at a time: few enough that they stay in the cache.
+UNPACKED_OUTPUTS = 256
 
 
 class FourBitCpuKernel(MPLinearKernel):
@@ -129,18 +140,27 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
             scale_and_offset.repeat_interleave(repeats, dim=0).to(torch.bfloat16).contiguous()
         )
         self.group_size = group_size
+        self.scales = scales
+        self.offsets = -zero_points * scales
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             values.t().contiguous(), INNER_K_TILES
         )
+        self.blocks = blocks_of(packed, values)
         self.finish(layer, packed, torch.bfloat16)
 
     def apply_weights(
         self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            rows, getattr(layer, self.w_q_name), self.group_size, self.scale_and_offset
-        )
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) < MANY_ROWS or self.blocks is None:
+            product = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                rows.to(torch.bfloat16),
+                getattr(layer, self.w_q_name),
+                self.group_size,
+                self.scale_and_offset,
+            )
+        else:
+            product = product_in_float32(rows.float(), self.blocks, self.scales, self.offsets)
         output = product.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
         return output if bias is None else output + bias
 
@@ -171,3 +191,52 @@ def operator_group_size(num_inputs: int, group_size: int) -> int | None:
     """
     own = num_inputs if group_size == -1 else group_size
     return next((size for size in OPERATOR_GROUP_SIZES if own % size == 0), None)
+
+
+def blocks_of(packed: torch.Tensor, values: torch.Tensor) -> torch.Tensor | None:
+    """The operator's packed weights as bytes, [blocks, inputs, half a block's outputs].
+
+    None when they are not packed in the way that is known here, or not into whole blocks: they are
+    unpacked and compared with the `values`, [in, out].
+    """
+    num_inputs, num_outputs = values.shape
+    block = OPERATOR_BLOCKS.get(torch.backends.cpu.get_cpu_capability())
+    if block is None or num_outputs % block != 0:
+        return None
+    blocks = packed.view(torch.uint8).view(num_outputs // block, num_inputs, block // 2)
+    target = torch.empty(num_inputs, num_outputs)
+    unpack(blocks, target)
+    return blocks if torch.equal(target, values.float()) else None
+
+
+def unpack(blocks: torch.Tensor, target: torch.Tensor) -> None:
+    """Write the values of some blocks into `target`, float32 [inputs, outputs of these blocks]."""
+    count, num_inputs, half = blocks.shape
+    halves = target.view(num_inputs, count, 2, half)
+    by_inputs = blocks.transpose(0, 1)
+    halves[:, :, 0] = by_inputs & 15
+    halves[:, :, 1] = by_inputs >> 4
+
+
+def product_in_float32(
+    x: torch.Tensor, blocks: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """`x` times the weights `value * scale + offset`; all float32.
+
+    x [rows, inputs], scales and offsets [groups, outputs]; the product is [rows, outputs].
+    """
+    num_blocks, num_inputs, half = blocks.shape
+    num_groups, num_outputs = scales.shape
+    output = x.new_empty(len(x), num_outputs)
+    step = max(1, UNPACKED_OUTPUTS // (2 * half))
+    buffer = x.new_empty(num_inputs, min(step, num_blocks) * 2 * half)
+    for first in range(0, num_blocks, step):
+        some = blocks[first : first + step]
+        columns = slice(2 * half * first, 2 * half * (first + len(some)))
+        width = 2 * half * len(some)
+        weight = buffer if width == buffer.shape[1] else x.new_empty(num_inputs, width)
+        unpack(some, weight)
+        grouped = weight.view(num_groups, num_inputs // num_groups, width)
+        grouped.mul_(scales[:, None, columns]).add_(offsets[:, None, columns])
+        torch.mm(x, weight, out=output[:, columns])
+    return output
