@@ -165,6 +165,11 @@ class Machine(Record):
     isa: tuple[str, ...]
     gpus: tuple[str, ...]
 
+    @property
+    def lacks_4_bit_kernels(self) -> bool:
+        """Whether vLLM needs quantline's kernels for 4-bit weights: on x86 without AVX-512."""
+        return not self.gpus and "avx2" in self.isa and "avx512f" not in self.isa
+
 
 class Benchmarks(Record):
     """`benchmarks.json`: one result for `base`, for each approved variant and each endpoint.

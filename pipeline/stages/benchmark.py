@@ -7,7 +7,7 @@ may have. Then all models run in rounds, one load after the other, until their r
 are known well enough or the time is spent. What it costs is not reckoned here but in the report.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
@@ -35,7 +35,7 @@ from pipeline.adapters.progress import note
 from pipeline.adapters.texts import read_texts, token_windows
 from pipeline.adapters.vllm import AUTO_DTYPE
 from pipeline.domain.errors import FailureError
-from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.layout import Layout
 from pipeline.domain.params import Params
 from pipeline.domain.serve_params import ServeParams
 from pipeline.domain.serving import Benchmarks
@@ -76,7 +76,10 @@ def run(layout: Layout, params: Params) -> None:
     with Fleet(free_bytes=available_memory) as fleet, generator:
         base_digest = read_base_manifest(layout).digest
         contest = Contest(layout, serve, base_digest, prompts, fleet, generator)
-        contenders = [_brought_forward(contest, it, ports) for it in candidates]
+        contenders: list[Contender] = []
+        for candidate in candidates:
+            base = contenders[0] if contenders else None
+            contenders.append(_brought_forward(contest, candidate, base, ports))
         _run_rounds(contest, contenders)
     failed = [it for it in contenders if it.problem is not None]
     _write(contest, contenders, complete=not failed)
@@ -110,15 +113,14 @@ def prompts_of(layout: Layout, params: Params, *, num_prompts: int) -> Prompts:
 
 
 def _brought_forward(
-    contest: Contest, candidate: Candidate, ports: Iterator[int | None]
+    contest: Contest, candidate: Candidate, base: Contender | None, ports: Iterator[int | None]
 ) -> Contender:
-    """A model with its server up, compared and warmed up; the base in its fastest type."""
+    """A model with its server up, compared and warmed up, in the fastest of its types."""
     note(f"benchmark: {candidate.name}")
     with closing(scorer_of(candidate)) as scorer:
         reference = reference_of(scorer, contest.prompts, max_new_tokens=CANARY_NEW_TOKENS)
-    dtypes = contest.serve.base_dtypes if candidate.name == BASE else (AUTO_DTYPE,)
     fastest: Contender | None = None
-    for dtype in dtypes:
+    for dtype in _dtypes(contest.serve, candidate, base):
         contender = _contender(contest, candidate, reference, dtype=dtype, port=next(ports))
         if contender.refusal is None:
             contender.bring_forward(
@@ -127,6 +129,18 @@ def _brought_forward(
         fastest = contender if fastest is None else _faster(contest, fastest, contender)
     assert fastest is not None
     return fastest
+
+
+def _dtypes(serve: ServeParams, candidate: Candidate, base: Contender | None) -> Sequence[str]:
+    """The types of activations to try.
+
+    A variant has what vLLM chooses, except where quantline's own kernels run it: they take any
+    type, and the base's is the fastest for everything else in the model.
+    """
+    if base is None:
+        return serve.base_dtypes
+    is_ours = candidate.file_type is None and this_machine().lacks_4_bit_kernels
+    return (base.server.dtype if is_ours and base.server is not None else AUTO_DTYPE,)
 
 
 def _contender(

@@ -1,0 +1,402 @@
+"""4-bit weights under load on a CPU without AVX-512, interleaved with the base they were made from.
+
+`python -m benchmarks.serving` makes a random model of Qwen2's shape (250 million parameters; AWQ
+and GPTQ rounded to nearest, GGUF) in a temporary directory and serves it with vLLM, whose own 4-bit
+operator such a CPU lacks, and with llama.cpp. AVX-512 is hidden from vLLM, PyTorch, oneDNN and MKL.
+Each round loads all servers in turn; a ratio is the median over rounds with its bootstrap interval.
+`over_fastest` is the ratio to the faster of the base in bfloat16 and in float32 at that number of
+users. `prefill_over_fastest` compares times to the first of 500 tokens, above 1 is faster.
+`self_ratio` are the widest bounds of a server's ratio to itself over five repeats. Errors of
+log-probabilities are against float32 on the unpacked weights.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.result import Row, publish
+from pipeline.adapters import gguf, xllamacpp
+from pipeline.adapters.checkpoint import save_tensors, tokenizer_of, unpacked_model
+from pipeline.adapters.engine import (
+    HOST,
+    SERVE_PYTHON,
+    SERVED_NAME,
+    Server,
+    chosen_port,
+    local_session,
+    started,
+)
+from pipeline.adapters.fleet import Fleet, Launch
+from pipeline.adapters.load import LoadGenerator
+from pipeline.adapters.progress import note
+from pipeline.adapters.vllm import ENVIRONMENT, dtype_of, kernel_of
+from pipeline.domain.errors import FailureError
+from pipeline.domain.grouping import plan_groups
+from pipeline.domain.params import GgufType
+from pipeline.domain.quantization_config import quantization_config
+from pipeline.domain.rounds import Estimate, estimate, ratio
+from pipeline.domain.serve_params import Scenario, ServiceLevel
+from pipeline.domain.serving import LoadRound
+from tests.models import byte_bpe, write_json
+from tests.packed_models import packed_nearest, packed_recipe
+
+PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
+PLAIN_CPU = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+USERS = (1, 8, 32)
+DECODE = Scenario(prefix_tokens=0, input_tokens=32, output_tokens=48, concurrency=USERS)
+PREFILL = Scenario(prefix_tokens=0, input_tokens=500, output_tokens=2, concurrency=(1,))
+LEVEL = ServiceLevel(ttft_ms=2000, tpot_ms=200)
+HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 1024, 4096, 16, 4, 1024
+CONTEXT_TOKENS = 768
+KV_BYTES = 1 << 30
+SEED = 0
+SELF_REPEATS, SELF_USERS = 5, 8
+LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
+# A prompt of few tokens takes the path of decoding, one of many that of prefill.
+LOGPROB_TOKENS = (48, 400)
+TIMEOUT_S = 900.0
+
+Rounds = dict[tuple[str, int], list[LoadRound]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=17)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        rows, notes = measured(Path(work), num_layers=chosen.layers, num_rounds=chosen.rounds)
+    publish("serving", rows, notes=notes)
+
+
+def measured(work: Path, *, num_layers: int, num_rounds: int) -> tuple[list[Row], list[str]]:
+    base_dir = work / "base"
+    write_base(base_dir, num_layers)
+    models = {name: write_packed(base_dir, work / name, name) for name in ("awq", "gptq")}
+    launches = {
+        "bf16": launch(work, "bf16", base_dir, "bfloat16"),
+        "f32": launch(work, "f32", base_dir, "float32"),
+        **{name: launch(work, name, path, "float32") for name, path in models.items()},
+    }
+    generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "load.log")
+    with Fleet(free_bytes=lambda: 1 << 50) as fleet, generator:
+        servers = {name: fleet.server(it) for name, it in launches.items()}
+        notes = [f"{name}: {it.kernel}, {it.dtype}" for name, it in servers.items()]
+        errors = [logprob_error(servers[name], path) for name, path in models.items()]
+        rows = [Row("logprob_error", max(errors), None, None, "nats, mean")]
+        decode = run_rounds(generator, servers, DECODE, num_rounds)
+        prefill = run_rounds(generator, servers, PREFILL, num_rounds)
+        rows += [row for name in models for row in ratio_rows(decode, name)]
+        rows.append(prefill_row(prefill))
+        rows += self_rows(generator, servers["awq"], num_rounds)
+        rows += resident_rows(servers)
+        rows += speed_rows(decode)
+    rows.append(bfloat16_error_row(work, models))
+    rows += gguf_rows(work, base_dir, num_rounds)
+    notes.append(f"vLLM without the plugin: {stock_message(work, models['awq'])}")
+    return rows, notes
+
+
+def write_base(model_dir: Path, num_layers: int) -> None:
+    """Random bfloat16 weights of Qwen2's shape, scaled like trained ones."""
+    model_dir.mkdir(parents=True)
+    byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
+    write_json(model_dir / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(
+        model_dir / "config.json",
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "vocab_size": VOCABULARY,
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KEY_VALUE_HEADS,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        },
+    )
+    generator = torch.Generator().manual_seed(SEED)
+
+    def random(*size: int, scale: float) -> torch.Tensor:
+        return (scale * torch.randn(size, generator=generator)).to(torch.bfloat16)
+
+    key_value = HIDDEN // HEADS * KEY_VALUE_HEADS
+    linears = {
+        "self_attn.q_proj": (HIDDEN, HIDDEN),
+        "self_attn.k_proj": (key_value, HIDDEN),
+        "self_attn.v_proj": (key_value, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HIDDEN),
+        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+    }
+    ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
+    tensors = {
+        "model.embed_tokens.weight": random(VOCABULARY, HIDDEN, scale=0.05),
+        "model.norm.weight": ones.clone(),
+    }
+    for number in range(num_layers):
+        prefix = f"model.layers.{number}."
+        for name, size in linears.items():
+            tensors[f"{prefix}{name}.weight"] = random(*size, scale=1 / math.sqrt(size[1]))
+        for letter, width in (("q", HIDDEN), ("k", key_value), ("v", key_value)):
+            tensors[f"{prefix}self_attn.{letter}_proj.bias"] = random(width, scale=0.02)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{prefix}{name}.weight"] = ones.clone()
+    save_tensors(model_dir / "model.safetensors", tensors)
+
+
+def write_packed(base_dir: Path, model_dir: Path, format_name: str) -> Path:
+    """The base with its linears rounded to nearest, in groups of 128."""
+    model_dir.mkdir()
+    recipe = packed_recipe(format_name, group_size=128)
+    stored: dict[str, torch.Tensor] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, tensor in load_file(base_dir / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = tensor
+            continue
+        module = name.removesuffix(".weight")
+        shapes[module] = (tensor.shape[0], tensor.shape[1])
+        packed = packed_nearest(tensor.float(), recipe)
+        stored |= {f"{module}.{suffix}": value for suffix, value in packed.items()}
+    save_tensors(model_dir / "model.safetensors", stored)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model_dir / name).write_bytes((base_dir / name).read_bytes())
+    config: dict[str, Any] = {
+        **json.loads((base_dir / "config.json").read_text()),
+        "quantization_config": quantization_config(
+            recipe, plan_groups(recipe, shapes), unquantized=()
+        ),
+    }
+    write_json(model_dir / "config.json", config)
+    return model_dir
+
+
+def launch(work: Path, name: str, model_dir: Path, dtype: str) -> Launch:
+    return Launch(name, 0, partial(plain_vllm, work, name, model_dir, dtype))
+
+
+@contextmanager
+def plain_vllm(
+    work: Path, name: str, model_dir: Path, dtype: str, *, plugins: str | None = None
+) -> Iterator[Server]:
+    """vLLM as a CPU without AVX-512 runs it. `plugins` None are those of the pipeline."""
+    port = chosen_port(None)
+    command = [
+        SERVE_PYTHON,
+        PLAIN_SERVER,
+        f"--model={model_dir}",
+        f"--served-model-name={SERVED_NAME}",
+        f"--host={HOST}",
+        f"--port={port}",
+        f"--dtype={dtype}",
+        f"--max-model-len={CONTEXT_TOKENS}",
+        f"--kv-cache-memory-bytes={KV_BYTES}",
+        "--generation-config=vllm",
+        "--disable-uvicorn-access-log",
+        "--enforce-eager",
+    ]
+    environment = ENVIRONMENT | PLAIN_CPU
+    if plugins is not None:
+        environment |= {"VLLM_PLUGINS": plugins}
+    log_path = work / f"{name}.log"
+    with started(
+        command,
+        what=name,
+        environment=environment,
+        port=port,
+        log_path=log_path,
+        timeout_s=TIMEOUT_S,
+    ) as it:
+        yield Server(
+            what=name,
+            url=it.url,
+            engine="vllm",
+            engine_version="",
+            kernel=kernel_of(it.log),
+            dtype=dtype_of(it.log),
+            startup_s=it.startup_s,
+            log_path=log_path,
+            process=it.process,
+        )
+
+
+def run_rounds(
+    generator: LoadGenerator, servers: dict[str, Server], scenario: Scenario, num_rounds: int
+) -> Rounds:
+    """Every server at every number of users, interleaved; round 0 only warms up."""
+    rounds: Rounds = {}
+    names = list(servers)
+    for number in range(num_rounds + 1):
+        first = number % len(names)
+        for users in scenario.concurrency:
+            for name in (*names[first:], *names[:first]):
+                found = generator.run(
+                    servers[name], scenario, users=users, requests_per_user=1, seed=number
+                )
+                if number:
+                    rounds.setdefault((name, users), []).append(found)
+        note(f"round {number} of {num_rounds}, {scenario.input_tokens} tokens in")
+    return rounds
+
+
+def throughputs(rounds: Rounds, name: str, users: int) -> list[float]:
+    return [it.output_tokens_per_s for it in rounds[name, users]]
+
+
+def ratio_rows(rounds: Rounds, name: str) -> list[Row]:
+    rows = []
+    for users in USERS:
+        own = throughputs(rounds, name, users)
+        over_bf16, over_f32 = (
+            found
+            for base in ("bf16", "f32")
+            if (found := ratio(own, throughputs(rounds, base, users)))
+        )
+        fastest = min(over_bf16, over_f32, key=lambda it: it.median)
+        rows.append(estimate_row(f"{name}_over_bf16_{users}", over_bf16, "times"))
+        rows.append(estimate_row(f"{name}_over_fastest_{users}", fastest, "times"))
+    return rows
+
+
+def prefill_row(rounds: Rounds) -> Row:
+    """The slower of the two formats, against the fastest base."""
+
+    def first_token_ms(name: str) -> list[float]:
+        return [it.ttft_ms.p50 for it in rounds[name, 1]]
+
+    ratios = [
+        found
+        for name in ("awq", "gptq")
+        for base in ("bf16", "f32")
+        if (found := ratio(first_token_ms(base), first_token_ms(name)))
+    ]
+    return estimate_row("prefill_over_fastest", min(ratios, key=lambda it: it.median), "times")
+
+
+def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list[Row]:
+    """The same server twice in every round: what a ratio of 1 looks like."""
+    found = []
+    for repeat in range(SELF_REPEATS):
+        pairs = [
+            [
+                generator.run(
+                    server, DECODE, users=SELF_USERS, requests_per_user=1, seed=1000 * repeat + seed
+                ).output_tokens_per_s
+                for _ in range(2)
+            ]
+            for seed in range(num_rounds)
+        ]
+        it = estimate([one / other for one, other in pairs])
+        note(f"the same server against itself: {it.median:.3f}, {it.low} to {it.high}")
+        found.append(it)
+    low = min(it.median if it.low is None else it.low for it in found)
+    high = max(it.median if it.high is None else it.high for it in found)
+    return [
+        Row("self_ratio_low", low, None, None, "times"),
+        Row("self_ratio_high", high, None, None, "times"),
+    ]
+
+
+def resident_rows(servers: dict[str, Server]) -> list[Row]:
+    return [
+        Row(f"resident_{name}", it.process.resident_bytes() / 2**30, None, None, "GiB")
+        for name, it in servers.items()
+        if it.process is not None
+    ]
+
+
+def speed_rows(rounds: Rounds) -> list[Row]:
+    return [
+        estimate_row(f"tokens_per_s_{name}_{users}", estimate(throughputs(rounds, name, users)), "")
+        for name, users in rounds
+    ]
+
+
+def estimate_row(key: str, of: Estimate, unit: str) -> Row:
+    return Row(key, of.median, of.low, of.high, unit)
+
+
+def logprob_error(server: Server, model_dir: Path) -> float:
+    """Mean absolute error over prompts of few and of many tokens."""
+    model = unpacked_model(model_dir)
+    ids = tokenizer_of(model_dir).encode(60 * LOGPROB_TEXT)
+    errors: list[float] = []
+    for count in LOGPROB_TOKENS:
+        prompt = ids[:count]
+        with torch.inference_mode():
+            exact = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+        body = {"model": SERVED_NAME, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
+        answer = local_session().post(f"{server.url}/v1/completions", json=body, timeout=300)
+        entries = answer.json()["choices"][0]["prompt_logprobs"][1:]
+        own = [
+            abs(entry[str(token)]["logprob"] - exact[position, token].item())
+            for position, (entry, token) in enumerate(zip(entries, prompt[1:], strict=True))
+        ]
+        note(f"{server.what}: error {sum(own) / len(own):.4f} over {count} tokens")
+        errors.append(sum(own) / len(own))
+    return max(errors)
+
+
+def bfloat16_error_row(work: Path, models: dict[str, Path]) -> Row:
+    """The same with activations in bfloat16 throughout."""
+    with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as server:
+        error = logprob_error(server, models["awq"])
+    return Row("logprob_error_bf16_activations", error, None, None, "nats, mean")
+
+
+def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
+    """llama.cpp's server with Q8_0: tokens per second at 8 users over those at 1."""
+    full_path, path = work / "full.gguf", work / "model-Q8_0.gguf"
+    gguf.convert(base_dir, full_path, model_name="m", pre_tokenizer="gpt-2", weight_names=())
+    gguf.quantize(full_path, path, GgufType.Q8_0, {})
+    generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "gguf.load.log")
+    serving = xllamacpp.serve(
+        path,
+        name="gguf",
+        file_type="Q8_0",
+        context_tokens=DECODE.context_tokens + 24,
+        users=SELF_USERS,
+        port=None,
+        timeout_s=TIMEOUT_S,
+        log_path=work / "gguf.log",
+    )
+    scenario = DECODE.model_copy(update={"concurrency": (1, SELF_USERS)})
+    with serving as server, generator:
+        rounds = run_rounds(generator, {"gguf": server}, scenario, num_rounds)
+    found = ratio(throughputs(rounds, "gguf", SELF_USERS), throughputs(rounds, "gguf", 1))
+    assert found is not None
+    return [estimate_row("gguf_batching_8", found, "times one user"), *speed_rows(rounds)]
+
+
+def stock_message(work: Path, model_dir: Path) -> str:
+    """What vLLM says to the same model without the plugin."""
+    try:
+        with plain_vllm(work, "stock", model_dir, "auto", plugins=""):
+            return "it serves"
+    except FailureError as error:
+        return str(error).partition(" (the whole log")[0]
+
+
+if __name__ == "__main__":
+    main()
