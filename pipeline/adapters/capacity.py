@@ -41,6 +41,11 @@ def available_memory() -> int:
     return free
 
 
+def memory_for_servers() -> int:
+    """Bytes where a server puts weights and KV cache: of the GPU, where there is one."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
+
+
 def total_memory() -> int:
     """All memory and swap that this machine, or this container, has."""
     total = _meminfo("MemTotal") + _meminfo("SwapTotal")

@@ -37,7 +37,7 @@ def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) ->
     Raises FailureError, and InputError for a key that is not set or a port that is taken.
     """
     what = f"endpoint {name}"
-    api_key = _api_key(name, endpoint)
+    require_usable(name, endpoint)
     began = time.monotonic()
     server = Server(
         what=what,
@@ -49,16 +49,15 @@ def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) ->
         startup_s=0.0,
         log_path=log_path,
         model=endpoint.model,
-        api_key=api_key,
+        api_key=_api_key(name, endpoint),
     )
     if endpoint.command is None:
         server.complete(TRIAL_PROMPT, max_tokens=2)
         yield server
         return
-    _require_nobody(name, endpoint)
     note(f"{what}: starting {shlex.join(endpoint.command)}")
     with Daemon(endpoint.command, log_path=log_path, environment={}) as process:
-        session = local_session(api_key)
+        session = local_session(server.api_key)
         try:
             process.wait_until(
                 lambda: _lists_models(session, endpoint.url), timeout_s=timeout_s, what=what
@@ -67,6 +66,13 @@ def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) ->
         except FailureError as error:
             raise problem(what, log_path, error) from error
         yield replace(server, process=process, startup_s=time.monotonic() - began)
+
+
+def require_usable(name: str, endpoint: Endpoint) -> None:
+    """Raise InputError for a key that is not set, or a command whose port is taken."""
+    _api_key(name, endpoint)
+    if endpoint.command is not None:
+        _require_nobody(name, endpoint)
 
 
 def _api_key(name: str, endpoint: Endpoint) -> str | None:

@@ -105,7 +105,7 @@ def cost_model(
     prices: PriceList,
     schemes: Mapping[str, str],
 ) -> CostModel:
-    """Raises InputError for hardware that is not in the price list."""
+    """`schemes` are the variants' formats. Raises InputError for hardware that has no price."""
     if params.hardware not in prices.hardware:
         raise InputError(
             f"economics.hardware = {params.hardware}: not in {params.prices}; expected one of "
@@ -126,7 +126,7 @@ def cost_model(
         tokens = token_costs(
             prices.usd_per_month(params.hardware), plan.load, utilisation=params.utilisation
         )
-        served.append(ServedCost(model_name, schemes.get(model_name, ""), plan, tokens))
+        served.append(ServedCost(model_name, schemes.get(model_name, model.dtype), plan, tokens))
     return CostModel(params, prices, scenario, tuple(served), tuple(too_slow))
 
 

@@ -22,9 +22,10 @@ from pipeline.adapters.candidates import (
     launch_of,
     scorer_of,
 )
-from pipeline.adapters.capacity import available_memory
+from pipeline.adapters.capacity import memory_for_servers
 from pipeline.adapters.checkpoint import tokenizer_of
 from pipeline.adapters.contender import CANARY_NEW_TOKENS, Cell, Contender
+from pipeline.adapters.endpoint import require_usable
 from pipeline.adapters.engine import chosen_port
 from pipeline.adapters.files import write_record
 from pipeline.adapters.fleet import Fleet
@@ -60,12 +61,14 @@ def run(layout: Layout, params: Params) -> None:
     """Write `artifacts/benchmarks.json`.
 
     A model that its engine does not support, or whose context is too short for the load, is
-    recorded as skipped. The file is written after every round, marked as partial until all is
-    done. Raises InputError for a port that is taken or files that are not the approved ones, and
-    FailureError after everything else was measured when a server failed.
+    recorded as skipped. The file is written after every load, marked as partial until all is done.
+    Raises InputError for a port that is taken, a key that is not set or files that are not the
+    approved ones, and FailureError after everything else was measured when a server failed.
     """
     serve = params.serve
     candidates = candidates_of(layout, serve)
+    for name, endpoint in serve.endpoints.items():
+        require_usable(name, endpoint)
     ports = _ports(serve)
     prompts = prompts_of(layout, params, num_prompts=NUM_CANARY_PROMPTS)
     generator = LoadGenerator(
@@ -73,7 +76,7 @@ def run(layout: Layout, params: Params) -> None:
         service_level=serve.service_level,
         log_path=layout.benchmarks_path.with_suffix(".logs") / "load.log",
     )
-    with Fleet(free_bytes=available_memory) as fleet, generator:
+    with Fleet(free_bytes=memory_for_servers) as fleet, generator:
         base_digest = read_base_manifest(layout).digest
         contest = Contest(layout, serve, base_digest, prompts, fleet, generator)
         contenders: list[Contender] = []
