@@ -15,7 +15,6 @@ def read_workspace(layout: Layout) -> Params:
     params = read_params(layout.params_path)
     require_runnable(params.variants)
     _require(layout, "evaluate.text", params.evaluate.text)
-    _require(layout, "economics.prices", params.economics.prices)
     if params.calibration.dataset is None:  # else fetch brings it
         _require(layout, "calibration.text", params.calibration.text)
     return params
@@ -25,5 +24,5 @@ def _require(layout: Layout, key: str, value: str) -> None:
     if not (layout.root / value).exists():
         raise InputError(
             f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) or "
-            "put the file there"
+            "put the text there"
         )
