@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.params_file import read_params, read_yaml
+from pipeline.adapters.params_file import read_params, read_prices, read_yaml
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import PARAMS_FILE
 from pipeline.domain.params import Params
@@ -247,3 +247,40 @@ def test_a_data_set_is_read_with_its_files(tmp_path: Path) -> None:
         tmp_path, changed.replace("dataset: null", "dataset: {source: x, files: []}")
     )
     assert message.startswith("params.yaml: calibration.dataset.files = []: ")
+
+
+ENDPOINT = "{url: 'http://host:1', model: m, serves: base, command: null, api_key_variable: null}"
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "expected"),
+    [
+        (f"{{base: {ENDPOINT}}}", "serve.endpoints.base: the name of a variant; choose another"),
+        (
+            f"{{mine: {ENDPOINT.replace('serves: base', 'serves: awq')}}}",
+            "serve.endpoints.mine.serves = awq: expected base or the name of a variant",
+        ),
+        (
+            f"{{mine: {ENDPOINT.replace('host:1', 'host:1/v1')}}}",
+            "serve.endpoints.mine.url = 'http://host:1/v1': expected http://HOST:PORT, without /v1",
+        ),
+        (
+            f"{{mine: {ENDPOINT.replace('host', 'me:secret@host')}}}",
+            "serve.endpoints.mine.url = 'http://…@host:1': expected http://HOST:PORT",
+        ),
+    ],
+)
+def test_a_wrong_endpoint_is_named(tmp_path: Path, endpoints: str, expected: str) -> None:
+    assert expected in error_of(tmp_path, with_value("endpoints", endpoints))
+
+
+def test_a_price_without_a_source_is_named(tmp_path: Path) -> None:
+    text = (ROOT / "prices.yaml").read_text()
+    assert read_prices(ROOT / "prices.yaml").usd_per_month("hetzner-cx33") == pytest.approx(
+        7.2253, abs=1e-4
+    )
+    path = tmp_path / "prices.yaml"
+    path.write_text(text.replace("source: https://www.runpod.io/pricing", "source: somewhere"))
+    expected = "prices.yaml: hardware.runpod-h100-sxm.source = 'somewhere': expected the address"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read_prices(path)
