@@ -46,8 +46,8 @@ def test_one_row_recomputed_by_hand() -> None:
 
 def test_an_api_costs_what_its_price_list_says() -> None:
     (row,) = (it for it in cost_rows(model()) if it.model == "OpenAI GPT-4o mini")
-    # 10,000 × 365 / 12 requests of 250 tokens in and 50 out.
-    million_in, million_out = 304_166.67 * 250 / 1e6, 304_166.67 * 50 / 1e6
+    # 10,000 × 365 / 12 requests of 128 tokens in and 32 out.
+    million_in, million_out = 304_166.67 * 128 / 1e6, 304_166.67 * 32 / 1e6
     assert row.usd_per_month == f"{0.15 * million_in + 0.60 * million_out:.2f}"
 
 

@@ -150,7 +150,7 @@ def test_costs_stand_beside_those_of_apis_with_their_dates(workspace: Workspace)
         assert price.label in text
         assert str(price.date) in text
     assert prices(workspace).hardware[economics.hardware].label in text
-    assert "10,000 requests a day of 250 tokens in and 50 out" in text
+    assert "10,000 requests a day of 128 tokens in and 32 out" in text
     for line in ("operations200.00", "monitoring20.00", "storage5.00"):
         assert line in text.replace("\n", "")
 
