@@ -37,6 +37,9 @@ HEALTH_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 300.0
 
 ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.+)$")
+# Pydantic says what is wrong in the lines below its error.
+VALIDATION = re.compile(r"^\d+ validation errors? for ")
+VALUE_ERROR = re.compile(r"\b(Value error), (.+?)(?: \[type=.*)?$")
 UNSUPPORTED = re.compile(
     r"unsupported|not (?:yet )?supported|no longer supported|does not support"
     r"|failed to find a kernel|unknown model architecture",
@@ -192,9 +195,13 @@ def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
 
 def root_cause(log: str) -> str | None:
     """The first error message of a log, without its prefixes; None when there is none."""
-    for line in log.splitlines():
+    lines = log.splitlines()
+    for number, line in enumerate(lines):
         found = ERROR_LINE.search(line)
         if found and " WARNING " not in line:
+            if VALIDATION.search(found[2]):
+                following = (VALUE_ERROR.search(it) for it in lines[number + 1 :])
+                found = next((it for it in following if it), found)
             return f"{found[1]}: {found[2].strip()}"
     return None
 

@@ -27,6 +27,13 @@ VLLM_LOG = """\
 """  # noqa: E501 - as vLLM prints it
 
 
+PYDANTIC_LOG = """\
+pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig
+  Value error, torch.float32 is not supported for quantization method awq. [type=value_error, input_value=ArgsKwargs((), {'model_c...}), input_type=ArgsKwargs]
+    For further information visit https://errors.pydantic.dev/2.13/v/value_error
+"""  # noqa: E501
+
+
 def start(directory: Path, program: str, *, timeout_s: float = 20.0) -> None:
     """Wait for a server that is only this Python program."""
     port = chosen_port(None)
@@ -45,6 +52,9 @@ def test_the_first_error_of_a_log_is_its_cause() -> None:
     cause = "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2"
     assert root_cause(VLLM_LOG) == cause
     assert root_cause("a.b.SomeError: reason \n later: OtherError: no") == "SomeError: reason"
+    assert root_cause(PYDANTIC_LOG) == (
+        "Value error: torch.float32 is not supported for quantization method awq."
+    )
     assert root_cause("INFO all is well: 3 errors avoided") is None
 
 

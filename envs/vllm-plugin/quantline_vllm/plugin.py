@@ -27,6 +27,10 @@ class GptqWithFloat32(AutoGPTQConfig):
         return [*super().get_supported_act_dtypes(), torch.float32]
 
 
+# The names by which checkpoints and vLLM itself call these formats.
+FLOAT32_CONFIGS = {AwqWithFloat32: ("awq", "auto_awq"), GptqWithFloat32: ("gptq", "auto_gptq")}
+
+
 def register() -> None:
     """Offer our kernels to vLLM where its own operator for 4-bit weights is missing.
 
@@ -46,5 +50,6 @@ def register() -> None:
     os.environ[DISABLED_KERNELS] = ",".join(dict.fromkeys(names))
     register_linear_kernel(Int4CpuLinearKernel, PlatformEnum.CPU)
     register_linear_kernel(DenseCpuLinearKernel, PlatformEnum.CPU)
-    register_quantization_config("awq")(AwqWithFloat32)
-    register_quantization_config("gptq")(GptqWithFloat32)
+    for config, names in FLOAT32_CONFIGS.items():
+        for name in names:
+            register_quantization_config(name)(config)
