@@ -68,20 +68,21 @@ def test_only_shapes_that_pytorchs_operator_cannot_take_are_unpacked(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("format_name", "group_size", "kernel"),
+    ("format_name", "group_size", "dtype", "kernel"),
     [
-        ("awq", 128, "int4 CPU kernel, bfloat16, 8 layers"),
-        ("gptq", 32, "int4 CPU kernel, bfloat16, 8 layers"),
-        ("awq", 16, "dense CPU (unpacked 4-bit weights) kernel, float16, 8 layers"),
+        ("awq", 128, "float32", "int4 CPU kernel, bfloat16, 8 layers"),
+        ("gptq", 32, "float32", "int4 CPU kernel, bfloat16, 8 layers"),
+        ("awq", 16, "auto", "dense CPU (unpacked 4-bit weights) kernel, float16, 8 layers"),
     ],
 )
 def test_vllm_without_avx512_serves_packed_weights(
-    tmp_path: Path, format_name: str, group_size: int, kernel: str
+    tmp_path: Path, format_name: str, group_size: int, dtype: str, kernel: str
 ) -> None:
     model_dir = tiny_packed(tmp_path / "model", format_name, group_size=group_size)
     port = chosen_port(None)
     command = [serve_python(), HERE / "serve_without_avx512.py", f"--model={model_dir}"]
     flags = [f"--served-model-name={SERVED_NAME}", f"--host={HOST}", f"--port={port}"]
+    flags += [f"--dtype={dtype}"]
     with started(
         [*command, *flags, "--enforce-eager", f"--kv-cache-memory-bytes={1 << 30}"],
         what="vLLM",

@@ -2,7 +2,8 @@
 
 - `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none for 4-bit weights
 - `kernels`: linear layers with 4-bit weights on any CPU, through PyTorch's int4 operator
-- `bench`: runs `vllm bench serve`
+- `bench`: runs `vllm bench serve` as a service
+- `energy`: the machine's own counters of energy
 - `llama_server`: runs llama.cpp's HTTP server on one GGUF file
 
 It is a distribution of its own because it lives in another environment than the pipeline and
