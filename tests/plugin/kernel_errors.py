@@ -12,6 +12,7 @@ from quantline_vllm.kernels import (
     DenseCpuLinearKernel,
     FourBitCpuKernel,
     Int4CpuLinearKernel,
+    NativeCpuLinearKernel,
 )
 from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
@@ -84,7 +85,7 @@ def error_of(
         layer.zero = parameter(packed, input_dim=1, output_dim=0)
     kernel = kind(config, "weight", "scale", "zero" if zero_points else None)
     kernel.process_weights_after_loading(layer)
-    x = torch.randn(2, num_rows // 2, num_inputs).half()
+    x = torch.randn(1, num_rows, num_inputs).half()
     bias = torch.randn(num_outputs).half()
     exact = x.float() @ weight.float() + bias.float()
     product = kernel.apply_weights(layer, x, bias).float()
@@ -102,7 +103,7 @@ if __name__ == "__main__":
             "error": error_of(kind, *case, num_rows=num_rows),
         }
         for case in CASES
-        for kind in (Int4CpuLinearKernel, DenseCpuLinearKernel)
-        for num_rows in (6, MANY_ROWS)
+        for kind in (NativeCpuLinearKernel, Int4CpuLinearKernel, DenseCpuLinearKernel)
+        for num_rows in (1, 6, MANY_ROWS)
     ]
     print(json.dumps(rows))

@@ -1,7 +1,8 @@
 """What quantline adds to its serving environment.
 
 - `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none for 4-bit weights
-- `kernels`: linear layers with 4-bit weights on any CPU, through PyTorch's int4 operator
+- `kernels`: linear layers with 4-bit weights on any CPU
+- `native`: compiles and calls `int4.cpp`, the product that most of them use
 - `bench`: runs `vllm bench serve` as a service
 - `energy`: the machine's own counters of energy
 - `llama_server`: runs llama.cpp's HTTP server on one GGUF file

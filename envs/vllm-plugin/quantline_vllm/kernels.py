@@ -1,12 +1,17 @@
 """Linear layers with 4-bit weights for CPUs without AVX-512, in vLLM's kernel interface.
 
-`Int4CpuLinearKernel` keeps the weights at 4 bits. Few rows (tokens) are multiplied with PyTorch's
-packed int4 operator, whose time is that of reading the weights; it works in bfloat16, which rounds
-scales and activations to 8 significant bits. From MANY_ROWS rows on its arithmetic costs more
-than a float32 product, and blocks of the weights are unpacked to float32 one after the other:
-exact, and nearly as fast as dense float32. `DenseCpuLinearKernel` unpacks all weights once and
-multiplies as vLLM does with any dense layer; it takes the shapes the operator cannot. All are exact
-about the checkpoint's integers and zero points.
+The first of three that can take a layer is used:
+
+- `NativeCpuLinearKernel` multiplies in float32 and is exact. Few rows (tokens) go through
+  `int4.cpp`, which unpacks weights in registers; from MANY_ROWS rows on, blocks of the weights are
+  unpacked one after the other for PyTorch's float32 product, which is then the faster one.
+- `Int4CpuLinearKernel` uses PyTorch's packed int4 operator, where there is no C++ compiler. It
+  works in bfloat16, which rounds scales and activations to 8 significant bits.
+- `DenseCpuLinearKernel` unpacks all weights once and multiplies as vLLM does with any dense layer;
+  it takes the shapes that the others cannot.
+
+All are exact about the checkpoint's integers and zero points, and the first two keep the weights at
+4 bits.
 
 vLLM hands over AWQ, GPTQ and compressed-tensors weights in one form (see
 `vllm/model_executor/kernels/linear/mixed_precision`): int32 words of eight 4-bit values.
@@ -28,6 +33,8 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 
+from quantline_vllm import native
+
 # vLLM prints only the loggers below its own name.
 logger = init_logger("vllm.quantline")
 
@@ -39,18 +46,15 @@ OPERATOR_GROUP_SIZES = (256, 128, 64, 32)
 OPERATOR_OUTPUT_MULTIPLE = 16
 # The operator accepts 2, 4 and 8; on a CPU it has no effect.
 INNER_K_TILES = 2
-# Outputs that the operator packs together: a byte has one weight of the first half of them and one
-# of the second (aten/src/ATen/native/cpu/int4mm_kernel.cpp).
-OPERATOR_BLOCKS = {"AVX2": 32, "AVX512": 64}
-# One thread of an AVX2 machine: the operator takes 37 ps for a row and weight, a float32 product 22
-# and unpacking 700 once.
+# One thread of an AVX2 machine: `int4.cpp` takes 26 ps for a row and weight, a float32 product 22,
+# after 200 to unpack.
 MANY_ROWS = 64
 # Outputs unpacked at a time: few enough that they stay in the cache.
 UNPACKED_OUTPUTS = 256
 
 
 class FourBitCpuKernel(MPLinearKernel):
-    """What both kernels share: the checks, the unpacking, and one line in the log."""
+    """What the kernels share: the checks, the unpacking, and one line in the log."""
 
     label: ClassVar[str]
     num_created: ClassVar[int]
@@ -109,6 +113,40 @@ class FourBitCpuKernel(MPLinearKernel):
             )
 
 
+class NativeCpuLinearKernel(FourBitCpuKernel):
+    """Float32 products with weights that are unpacked on the way."""
+
+    label = "native 4-bit CPU"
+
+    @classmethod
+    def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
+        possible, reason = super().can_implement(c)
+        if not possible:
+            return possible, reason
+        num_inputs, num_outputs = c.partition_weight_shape
+        if num_outputs % native.BLOCK_OUTPUTS != 0:
+            return False, f"{num_outputs} outputs, expected a multiple of {native.BLOCK_OUTPUTS}"
+        if c.group_size != -1 and num_inputs % c.group_size != 0:
+            return False, f"groups of {c.group_size} in {num_inputs} inputs, expected whole ones"
+        if native.library() is None:
+            return False, "no C++ compiler, or no AVX2"
+        return True, None
+
+    def process_weights_after_loading(self, layer: Module) -> None:
+        values, scales, zero_points = self.unpacked(layer)
+        self.scales = scales.contiguous()
+        self.offsets = (-zero_points * scales).contiguous()
+        self.finish(layer, native.packed_blocks(values), torch.float32)
+
+    def apply_weights(
+        self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        multiply = product_of_many_rows if len(rows) >= MANY_ROWS else native.product
+        product = multiply(rows, getattr(layer, self.w_q_name), self.scales, self.offsets)
+        return shaped(product, x, bias)
+
+
 class Int4CpuLinearKernel(FourBitCpuKernel):
     """PyTorch's packed int4 product. Its bfloat16 form is the only fast one on AVX2."""
 
@@ -140,29 +178,19 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
             scale_and_offset.repeat_interleave(repeats, dim=0).to(torch.bfloat16).contiguous()
         )
         self.group_size = group_size
-        self.scales = scales
-        self.offsets = -zero_points * scales
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             values.t().contiguous(), INNER_K_TILES
         )
-        self.blocks = blocks_of(packed, values)
         self.finish(layer, packed, torch.bfloat16)
 
     def apply_weights(
         self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) < MANY_ROWS or self.blocks is None:
-            product = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                rows.to(torch.bfloat16),
-                getattr(layer, self.w_q_name),
-                self.group_size,
-                self.scale_and_offset,
-            )
-        else:
-            product = product_in_float32(rows.float(), self.blocks, self.scales, self.offsets)
-        output = product.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
-        return output if bias is None else output + bias
+        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, getattr(layer, self.w_q_name), self.group_size, self.scale_and_offset
+        )
+        return shaped(product, x, bias)
 
 
 class DenseCpuLinearKernel(FourBitCpuKernel):
@@ -183,6 +211,12 @@ class DenseCpuLinearKernel(FourBitCpuKernel):
         return torch.nn.functional.linear(x, getattr(layer, self.w_q_name), bias)
 
 
+def shaped(product: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A product of rows in the type and shape of the layer's output, with its bias."""
+    output = product.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
+    return output if bias is None else output + bias
+
+
 def operator_group_size(num_inputs: int, group_size: int) -> int | None:
     """The operator's group size for a layer: the largest it has that divides the layer's groups.
 
@@ -191,22 +225,6 @@ def operator_group_size(num_inputs: int, group_size: int) -> int | None:
     """
     own = num_inputs if group_size == -1 else group_size
     return next((size for size in OPERATOR_GROUP_SIZES if own % size == 0), None)
-
-
-def blocks_of(packed: torch.Tensor, values: torch.Tensor) -> torch.Tensor | None:
-    """The operator's packed weights as bytes, [blocks, inputs, half a block's outputs].
-
-    None when they are not packed in the way that is known here, or not into whole blocks: they are
-    unpacked and compared with the `values`, [in, out].
-    """
-    num_inputs, num_outputs = values.shape
-    block = OPERATOR_BLOCKS.get(torch.backends.cpu.get_cpu_capability())
-    if block is None or num_outputs % block != 0:
-        return None
-    blocks = packed.view(torch.uint8).view(num_outputs // block, num_inputs, block // 2)
-    target = torch.empty(num_inputs, num_outputs)
-    unpack(blocks, target)
-    return blocks if torch.equal(target, values.float()) else None
 
 
 def unpack(blocks: torch.Tensor, target: torch.Tensor) -> None:
@@ -218,13 +236,10 @@ def unpack(blocks: torch.Tensor, target: torch.Tensor) -> None:
     halves[:, :, 1] = by_inputs >> 4
 
 
-def product_in_float32(
+def product_of_many_rows(
     x: torch.Tensor, blocks: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor
 ) -> torch.Tensor:
-    """`x` times the weights `value * scale + offset`; all float32.
-
-    x [rows, inputs], scales and offsets [groups, outputs]; the product is [rows, outputs].
-    """
+    """The same as `native.product`, with blocks unpacked into a buffer for PyTorch's product."""
     num_blocks, num_inputs, half = blocks.shape
     num_groups, num_outputs = scales.shape
     output = x.new_empty(len(x), num_outputs)

@@ -10,7 +10,11 @@ from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
 from vllm.model_executor.layers.quantization.auto_gptq import AutoGPTQConfig
 from vllm.platforms import PlatformEnum, current_platform
 
-from quantline_vllm.kernels import DenseCpuLinearKernel, Int4CpuLinearKernel
+from quantline_vllm.kernels import (
+    DenseCpuLinearKernel,
+    Int4CpuLinearKernel,
+    NativeCpuLinearKernel,
+)
 
 DISABLED_KERNELS = "VLLM_DISABLED_KERNELS"
 
@@ -48,8 +52,8 @@ def register() -> None:
     disabled = os.environ.get(DISABLED_KERNELS)
     names = [*(disabled.split(",") if disabled else []), CPUWNA16LinearKernel.__name__]
     os.environ[DISABLED_KERNELS] = ",".join(dict.fromkeys(names))
-    register_linear_kernel(Int4CpuLinearKernel, PlatformEnum.CPU)
-    register_linear_kernel(DenseCpuLinearKernel, PlatformEnum.CPU)
+    for kernel in (NativeCpuLinearKernel, Int4CpuLinearKernel, DenseCpuLinearKernel):
+        register_linear_kernel(kernel, PlatformEnum.CPU)
     for config, names in FLOAT32_CONFIGS.items():
         for name in names:
             register_quantization_config(name)(config)

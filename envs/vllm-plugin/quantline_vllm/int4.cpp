@@ -1,0 +1,107 @@
+// Products of float32 rows with 4-bit weights, for x86 CPUs with AVX2 and FMA.
+//
+// A weight is value * scale + offset, value in 0..15, scale and offset by group and output. Weights
+// are packed in blocks of 64 outputs: for each input 32 bytes, whose low halves are the values of
+// outputs 0 to 31 and whose high halves those of outputs 32 to 63. Values are unpacked in registers;
+// sums are float32 throughout, and a group's sum is scaled once.
+//
+// Compiled with -fopenmp and linked without an OpenMP library: the one that PyTorch has loaded
+// serves it, so that the number of threads and their places are PyTorch's.
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr long kOutputs = 64;             // of a block
+constexpr long kBytes = kOutputs / 2;     // of a block and input
+constexpr long kVectors = kOutputs / 8;   // of floats, of a block and input
+constexpr long kTile = 128;               // inputs that are unpacked at once for several rows
+
+#define AVX2 __attribute__((target("avx2,fma"))) inline
+
+AVX2 void unpack(const uint8_t* bytes, __m256* values) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  const __m256i low = _mm256_and_si256(both, mask);
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  const __m128i quarters[4] = {_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1),
+                               _mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)};
+  for (int i = 0; i < 4; i++) {
+    const __m128i upper = _mm_srli_si128(quarters[i], 8);
+    values[2 * i] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(quarters[i]));
+    values[2 * i + 1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper));
+  }
+}
+
+AVX2 void accumulate(const __m256* values, float x, __m256* sums) {
+  const __m256 everywhere = _mm256_set1_ps(x);
+  for (int i = 0; i < kVectors; i++) sums[i] = _mm256_fmadd_ps(values[i], everywhere, sums[i]);
+}
+
+// y += sums * scales + x_sum * offsets
+AVX2 void finish(const __m256* sums, const float* scales, const float* offsets, float x_sum,
+                 float* y) {
+  const __m256 everywhere = _mm256_set1_ps(x_sum);
+  for (int i = 0; i < kVectors; i++) {
+    __m256 result = _mm256_loadu_ps(y + 8 * i);
+    result = _mm256_fmadd_ps(sums[i], _mm256_loadu_ps(scales + 8 * i), result);
+    result = _mm256_fmadd_ps(everywhere, _mm256_loadu_ps(offsets + 8 * i), result);
+    _mm256_storeu_ps(y + 8 * i, result);
+  }
+}
+
+struct Product {
+  const float* x;         // [rows][inputs]
+  const float* x_sums;    // [rows][groups], of x by groups of inputs
+  const uint8_t* packed;  // [blocks][inputs][kBytes]
+  const float* scales;    // [groups][outputs]
+  const float* offsets;   // [groups][outputs]
+  float* y;               // [rows][outputs], zero at first
+  long rows, inputs, outputs, groups;
+};
+
+AVX2 void one_row(const Product& it, long block, long group) {
+  const long size = it.inputs / it.groups, first = group * size, at = block * kOutputs;
+  const uint8_t* bytes = it.packed + (block * it.inputs + first) * kBytes;
+  __m256 sums[kVectors] = {}, values[kVectors];
+  for (long k = 0; k < size; k++) {
+    unpack(bytes + k * kBytes, values);
+    accumulate(values, it.x[first + k], sums);
+  }
+  finish(sums, it.scales + group * it.outputs + at, it.offsets + group * it.outputs + at,
+         it.x_sums[group], it.y + at);
+}
+
+AVX2 void several_rows(const Product& it, long block, long group) {
+  const long size = it.inputs / it.groups, at = block * kOutputs;
+  __m256 tile[kTile][kVectors];
+  for (long begun = 0; begun < size; begun += kTile) {
+    const long count = size - begun < kTile ? size - begun : kTile, first = group * size + begun;
+    const uint8_t* bytes = it.packed + (block * it.inputs + first) * kBytes;
+    for (long k = 0; k < count; k++) unpack(bytes + k * kBytes, tile[k]);
+    for (long row = 0; row < it.rows; row++) {
+      const float* x = it.x + row * it.inputs + first;
+      __m256 sums[kVectors] = {};
+      for (long k = 0; k < count; k++) accumulate(tile[k], x[k], sums);
+      // The offsets of a group are added once, with its first tile.
+      const float x_sum = begun == 0 ? it.x_sums[row * it.groups + group] : 0.0f;
+      finish(sums, it.scales + group * it.outputs + at, it.offsets + group * it.outputs + at,
+             x_sum, it.y + row * it.outputs + at);
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" void quantline_int4_product(const float* x, const float* x_sums, const uint8_t* packed,
+                                       const float* scales, const float* offsets, float* y,
+                                       long rows, long inputs, long outputs, long groups) {
+  const Product it{x, x_sums, packed, scales, offsets, y, rows, inputs, outputs, groups};
+#pragma omp parallel for
+  for (long block = 0; block < outputs / kOutputs; block++)
+    for (long group = 0; group < groups; group++)
+      rows == 1 ? one_row(it, block, group) : several_rows(it, block, group);
+}
