@@ -8,7 +8,6 @@ import json
 
 import torch
 from quantline_vllm.kernels import (
-    MANY_ROWS,
     DenseCpuLinearKernel,
     FourBitCpuKernel,
     Int4CpuLinearKernel,
@@ -21,6 +20,7 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 from vllm.scalar_type import scalar_types
 
 MIDDLE = 8
+ROW_COUNTS = (1, 5, 64)
 # inputs, outputs, group size (-1: one group), zero points, transposed as compressed-tensors does
 CASES = [
     (256, 576, 128, True, False),
@@ -104,6 +104,6 @@ if __name__ == "__main__":
         }
         for case in CASES
         for kind in (NativeCpuLinearKernel, Int4CpuLinearKernel, DenseCpuLinearKernel)
-        for num_rows in (1, 6, MANY_ROWS)
+        for num_rows in ROW_COUNTS
     ]
     print(json.dumps(rows))

@@ -18,6 +18,7 @@ namespace {
 constexpr long kOutputs = 64;             // of a block
 constexpr long kBytes = kOutputs / 2;     // of a block and input
 constexpr long kVectors = kOutputs / 8;   // of floats, of a block and input
+constexpr long kHalf = kVectors / 2;
 constexpr long kTile = 128;               // inputs that are unpacked at once for several rows
 
 #define AVX2 __attribute__((target("avx2,fma"))) inline
@@ -36,16 +37,23 @@ AVX2 void unpack(const uint8_t* bytes, __m256* values) {
   }
 }
 
-AVX2 void accumulate(const __m256* values, float x, __m256* sums) {
-  const __m256 everywhere = _mm256_set1_ps(x);
-  for (int i = 0; i < kVectors; i++) sums[i] = _mm256_fmadd_ps(values[i], everywhere, sums[i]);
+// Adds values * x for kRows rows of x; half of the block's outputs, so that all sums stay in
+// registers.
+template <int kRows>
+AVX2 void accumulate(const __m256* values, const float* const* x, long k,
+                     __m256 (*sums)[kHalf]) {
+  __m256 everywhere[kRows];
+  for (int row = 0; row < kRows; row++) everywhere[row] = _mm256_set1_ps(x[row][k]);
+  for (int i = 0; i < kHalf; i++)
+    for (int row = 0; row < kRows; row++)
+      sums[row][i] = _mm256_fmadd_ps(values[i], everywhere[row], sums[row][i]);
 }
 
-// y += sums * scales + x_sum * offsets
+// y += sums * scales + x_sum * offsets, for half a block
 AVX2 void finish(const __m256* sums, const float* scales, const float* offsets, float x_sum,
                  float* y) {
   const __m256 everywhere = _mm256_set1_ps(x_sum);
-  for (int i = 0; i < kVectors; i++) {
+  for (int i = 0; i < kHalf; i++) {
     __m256 result = _mm256_loadu_ps(y + 8 * i);
     result = _mm256_fmadd_ps(sums[i], _mm256_loadu_ps(scales + 8 * i), result);
     result = _mm256_fmadd_ps(everywhere, _mm256_loadu_ps(offsets + 8 * i), result);
@@ -69,28 +77,48 @@ AVX2 void one_row(const Product& it, long block, long group) {
   __m256 sums[kVectors] = {}, values[kVectors];
   for (long k = 0; k < size; k++) {
     unpack(bytes + k * kBytes, values);
-    accumulate(values, it.x[first + k], sums);
+    const __m256 everywhere = _mm256_set1_ps(it.x[first + k]);
+    for (int i = 0; i < kVectors; i++) sums[i] = _mm256_fmadd_ps(values[i], everywhere, sums[i]);
   }
-  finish(sums, it.scales + group * it.outputs + at, it.offsets + group * it.outputs + at,
-         it.x_sums[group], it.y + at);
+  for (long half = 0; half < 2; half++) {
+    const long output = at + half * kOutputs / 2, scale = group * it.outputs + output;
+    finish(sums + half * kHalf, it.scales + scale, it.offsets + scale, it.x_sums[group],
+           it.y + output);
+  }
+}
+
+// kRows rows from `row` on, for the `count` inputs from `begun` on in the group.
+template <int kRows>
+AVX2 void some_rows(const Product& it, const __m256 (*tile)[kVectors], long block, long group,
+                    long begun, long count, long row) {
+  const long first = group * (it.inputs / it.groups) + begun;
+  const float* x[kRows];
+  for (int r = 0; r < kRows; r++) x[r] = it.x + (row + r) * it.inputs + first;
+  for (long half = 0; half < 2; half++) {
+    __m256 sums[kRows][kHalf] = {};
+    for (long k = 0; k < count; k++) accumulate<kRows>(tile[k] + half * kHalf, x, k, sums);
+    const long output = block * kOutputs + half * kOutputs / 2;
+    const long scale = group * it.outputs + output;
+    for (int r = 0; r < kRows; r++) {
+      // The offsets of a group are added once, with its first tile.
+      const float x_sum = begun == 0 ? it.x_sums[(row + r) * it.groups + group] : 0.0f;
+      finish(sums[r], it.scales + scale, it.offsets + scale, x_sum,
+             it.y + (row + r) * it.outputs + output);
+    }
+  }
 }
 
 AVX2 void several_rows(const Product& it, long block, long group) {
-  const long size = it.inputs / it.groups, at = block * kOutputs;
+  const long size = it.inputs / it.groups;
   __m256 tile[kTile][kVectors];
   for (long begun = 0; begun < size; begun += kTile) {
-    const long count = size - begun < kTile ? size - begun : kTile, first = group * size + begun;
-    const uint8_t* bytes = it.packed + (block * it.inputs + first) * kBytes;
+    const long count = size - begun < kTile ? size - begun : kTile;
+    const uint8_t* bytes =
+        it.packed + (block * it.inputs + group * size + begun) * kBytes;
     for (long k = 0; k < count; k++) unpack(bytes + k * kBytes, tile[k]);
-    for (long row = 0; row < it.rows; row++) {
-      const float* x = it.x + row * it.inputs + first;
-      __m256 sums[kVectors] = {};
-      for (long k = 0; k < count; k++) accumulate(tile[k], x[k], sums);
-      // The offsets of a group are added once, with its first tile.
-      const float x_sum = begun == 0 ? it.x_sums[row * it.groups + group] : 0.0f;
-      finish(sums, it.scales + group * it.outputs + at, it.offsets + group * it.outputs + at,
-             x_sum, it.y + row * it.outputs + at);
-    }
+    long row = 0;
+    for (; row + 3 <= it.rows; row += 3) some_rows<3>(it, tile, block, group, begun, count, row);
+    for (; row < it.rows; row++) some_rows<1>(it, tile, block, group, begun, count, row);
   }
 }
 

@@ -2,9 +2,8 @@
 
 The first of three that can take a layer is used:
 
-- `NativeCpuLinearKernel` multiplies in float32 and is exact. Few rows (tokens) go through
-  `int4.cpp`, which unpacks weights in registers; from MANY_ROWS rows on, blocks of the weights are
-  unpacked one after the other for PyTorch's float32 product, which is then the faster one.
+- `NativeCpuLinearKernel` multiplies in float32 with `int4.cpp` and is exact. One row (token) takes
+  the time of reading the weights at 4 bits, many rows about that of a dense float32 product.
 - `Int4CpuLinearKernel` uses PyTorch's packed int4 operator, where there is no C++ compiler. It
   works in bfloat16, which rounds scales and activations to 8 significant bits.
 - `DenseCpuLinearKernel` unpacks all weights once and multiplies as vLLM does with any dense layer;
@@ -46,11 +45,6 @@ OPERATOR_GROUP_SIZES = (256, 128, 64, 32)
 OPERATOR_OUTPUT_MULTIPLE = 16
 # The operator accepts 2, 4 and 8; on a CPU it has no effect.
 INNER_K_TILES = 2
-# One thread of an AVX2 machine: `int4.cpp` takes 26 ps for a row and weight, a float32 product 22,
-# after 200 to unpack.
-MANY_ROWS = 64
-# Outputs unpacked at a time: few enough that they stay in the cache.
-UNPACKED_OUTPUTS = 256
 
 
 class FourBitCpuKernel(MPLinearKernel):
@@ -142,8 +136,7 @@ class NativeCpuLinearKernel(FourBitCpuKernel):
         self, layer: Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        multiply = product_of_many_rows if len(rows) >= MANY_ROWS else native.product
-        product = multiply(rows, getattr(layer, self.w_q_name), self.scales, self.offsets)
+        product = native.product(rows, getattr(layer, self.w_q_name), self.scales, self.offsets)
         return shaped(product, x, bias)
 
 
@@ -225,33 +218,3 @@ def operator_group_size(num_inputs: int, group_size: int) -> int | None:
     """
     own = num_inputs if group_size == -1 else group_size
     return next((size for size in OPERATOR_GROUP_SIZES if own % size == 0), None)
-
-
-def unpack(blocks: torch.Tensor, target: torch.Tensor) -> None:
-    """Write the values of some blocks into `target`, float32 [inputs, outputs of these blocks]."""
-    count, num_inputs, half = blocks.shape
-    halves = target.view(num_inputs, count, 2, half)
-    by_inputs = blocks.transpose(0, 1)
-    halves[:, :, 0] = by_inputs & 15
-    halves[:, :, 1] = by_inputs >> 4
-
-
-def product_of_many_rows(
-    x: torch.Tensor, blocks: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor
-) -> torch.Tensor:
-    """The same as `native.product`, with blocks unpacked into a buffer for PyTorch's product."""
-    num_blocks, num_inputs, half = blocks.shape
-    num_groups, num_outputs = scales.shape
-    output = x.new_empty(len(x), num_outputs)
-    step = max(1, UNPACKED_OUTPUTS // (2 * half))
-    buffer = x.new_empty(num_inputs, min(step, num_blocks) * 2 * half)
-    for first in range(0, num_blocks, step):
-        some = blocks[first : first + step]
-        columns = slice(2 * half * first, 2 * half * (first + len(some)))
-        width = 2 * half * len(some)
-        weight = buffer if width == buffer.shape[1] else x.new_empty(num_inputs, width)
-        unpack(some, weight)
-        grouped = weight.view(num_groups, num_inputs // num_groups, width)
-        grouped.mul_(scales[:, None, columns]).add_(offsets[:, None, columns])
-        torch.mm(x, weight, out=output[:, columns])
-    return output
