@@ -24,16 +24,20 @@ FLOAT16_ERROR = 0.001
 @pytest.fixture(scope="module", params=[None, "avx2"])
 def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Errors on this machine's instructions, and on those of a CPU without AVX-512."""
-    instructions = {} if request.param is None else {"ATEN_CPU_CAPABILITY": request.param}
+    return kernel_errors({} if request.param is None else {"ATEN_CPU_CAPABILITY": request.param})
+
+
+def kernel_errors(environment: dict[str, str]) -> list[dict[str, Any]]:
     result = subprocess.run(
         [serve_python(), HERE / "kernel_errors.py"],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | instructions,
+        env=os.environ | environment,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    rows: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    return rows
 
 
 @pytest.mark.slow
@@ -56,6 +60,14 @@ def test_only_shapes_that_a_kernel_cannot_take_are_refused(rows: list[dict[str, 
         "Int4CpuLinearKernel": {(128, 40)},  # and groups of 16
         "DenseCpuLinearKernel": set(),
     }
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_other_kernels_are_used(tmp_path: Path) -> None:
+    rows = kernel_errors({"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+    native = [row["error"] for row in rows if row["kernel"] == "NativeCpuLinearKernel"]
+    assert all(map(math.isnan, native))
+    assert any(row["error"] < BFLOAT16_ERROR for row in rows)
 
 
 @pytest.mark.slow
