@@ -10,8 +10,10 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <numeric>
+#include <vector>
 
 namespace {
 
@@ -67,7 +69,7 @@ struct Product {
   const uint8_t* packed;  // [blocks][inputs][kBytes]
   const float* scales;    // [groups][outputs]
   const float* offsets;   // [groups][outputs]
-  float* y;               // [rows][outputs], zero at first
+  float* y;               // [rows][outputs]
   long rows, inputs, outputs, groups;
 };
 
@@ -124,10 +126,15 @@ AVX2 void several_rows(const Product& it, long block, long group) {
 
 }  // namespace
 
-extern "C" void quantline_int4_product(const float* x, const float* x_sums, const uint8_t* packed,
-                                       const float* scales, const float* offsets, float* y,
-                                       long rows, long inputs, long outputs, long groups) {
-  const Product it{x, x_sums, packed, scales, offsets, y, rows, inputs, outputs, groups};
+extern "C" void quantline_int4_product(const float* x, const uint8_t* packed, const float* scales,
+                                       const float* offsets, float* y, long rows, long inputs,
+                                       long outputs, long groups) {
+  std::vector<float> x_sums(rows * groups);
+  const long size = inputs / groups;
+  for (long group = 0; group < rows * groups; group++)
+    x_sums[group] = std::accumulate(x + group * size, x + (group + 1) * size, 0.0f);
+  std::fill(y, y + rows * outputs, 0.0f);
+  const Product it{x, x_sums.data(), packed, scales, offsets, y, rows, inputs, outputs, groups};
 #pragma omp parallel for
   for (long block = 0; block < outputs / kOutputs; block++)
     for (long group = 0; group < groups; group++)

@@ -31,7 +31,7 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.CalledProcessError):
         return None
-    loaded.quantline_int4_product.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 4
+    loaded.quantline_int4_product.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 4
     loaded.quantline_int4_product.restype = None
     return loaded
 
@@ -74,9 +74,8 @@ def product(
     assert loaded is not None
     num_groups, num_outputs = scales.shape
     num_rows, num_inputs = x.shape
-    x_sums = x.view(num_rows, num_groups, -1).sum(-1)
-    output = x.new_zeros(num_rows, num_outputs)
-    tensors = (x, x_sums, packed, scales, offsets, output)
+    output = x.new_empty(num_rows, num_outputs)
+    tensors = (x, packed, scales, offsets, output)
     loaded.quantline_int4_product(
         *(it.data_ptr() for it in tensors), num_rows, num_inputs, num_outputs, num_groups
     )
