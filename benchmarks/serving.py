@@ -67,7 +67,7 @@ SELF_REPEATS, SELF_USERS = 5, 8
 LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
 # A prompt of few tokens takes the path of decoding, one of many that of prefill.
 LOGPROB_TOKENS = (48, 400)
-TIMEOUT_S = 900.0
+TIMEOUT_S = 1800.0
 
 Rounds = dict[tuple[str, int], list[LoadRound]]
 
@@ -252,7 +252,12 @@ def run_rounds(
         for users in scenario.concurrency:
             for name in (*names[first:], *names[:first]):
                 found = generator.run(
-                    servers[name], scenario, users=users, requests_per_user=1, seed=number
+                    servers[name],
+                    scenario,
+                    users=users,
+                    requests_per_user=1,
+                    seed=number,
+                    timeout_s=TIMEOUT_S,
                 )
                 if number:
                     rounds.setdefault((name, users), []).append(found)
@@ -301,7 +306,12 @@ def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list
         pairs = [
             [
                 generator.run(
-                    server, DECODE, users=SELF_USERS, requests_per_user=1, seed=1000 * repeat + seed
+                    server,
+                    DECODE,
+                    users=SELF_USERS,
+                    requests_per_user=1,
+                    seed=1000 * repeat + seed,
+                    timeout_s=TIMEOUT_S,
                 ).output_tokens_per_s
                 for _ in range(2)
             ]

@@ -144,6 +144,7 @@ class Contender:
             users=users,
             requests_per_user=serve.requests_per_user,
             seed=seed,
+            timeout_s=serve.load_timeout_s,
         )
         process = self.server.process
         if process is not None and process.exit_code() is not None:

@@ -59,14 +59,16 @@ class ServiceLevel(Record):
 class ServeParams(Record):
     """The load every served model gets.
 
-    `port` is the first of as many as there are servers; null: free ones. The base is served in the
-    fastest of `base_dtypes`. Rounds go on until every interval of a ratio is within
-    `narrow_enough` of it, there were `max_rounds`, or the loads have taken `time_budget_s`; each
-    load gets one round. In a round every user sends `requests_per_user`.
+    `port` is the first of as many as there are servers; null: free ones. A server that needs longer
+    than `startup_timeout_s` to answer, or than `load_timeout_s` for one load, counts as hanging.
+    The base is served in the fastest of `base_dtypes`. Rounds go on until every interval of a ratio
+    is within `narrow_enough` of it, there were `max_rounds`, or the loads have taken
+    `time_budget_s`; each load gets one round. In a round every user sends `requests_per_user`.
     """
 
     port: Annotated[int, Field(ge=1, le=65535)] | None
     startup_timeout_s: PositiveInt
+    load_timeout_s: PositiveInt
     base_dtypes: Annotated[
         tuple[Literal["bfloat16", "float16", "float32"], ...], Field(min_length=1)
     ]

@@ -167,7 +167,7 @@ def test_a_server_that_hangs_is_given_up_and_the_next_one_is_measured(
     scenario = SERVE.scenarios["text"]
     with (
         serving(tmp_path, "hang", num_good=1) as hanging,
-        pytest.raises(FailureError, match="no answer for 3 s; the server hangs"),
+        pytest.raises(FailureError, match="no end after 3 s; the server hangs"),
     ):
         generator.run(hanging, scenario, users=1, requests_per_user=1, seed=1, timeout_s=3)
     it = contender(tmp_path, model_dir, "good")

@@ -81,7 +81,9 @@ def test_its_greedy_text_is_that_of_the_unpacked_weights(server: Server, model_d
 def test_a_load_counts_every_token(server: Server, model_dir: Path, tmp_path: Path) -> None:
     with load_generator(model_dir, tmp_path) as generator:
         one, two = (
-            generator.run(server, SCENARIO, users=users, requests_per_user=2, seed=users)
+            generator.run(
+                server, SCENARIO, users=users, requests_per_user=2, seed=users, timeout_s=120
+            )
             for users in (1, 2)
         )
     assert [load.completed for load in (one, two)] == [2, 4]
@@ -102,7 +104,7 @@ def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir:
         load_generator(model_dir, tmp_path) as generator,
         pytest.raises(FailureError, match="nobody with 1 users: none of 1 requests") as caught,
     ):
-        generator.run(nobody, SCENARIO, users=1, requests_per_user=1, seed=0)
+        generator.run(nobody, SCENARIO, users=1, requests_per_user=1, seed=0, timeout_s=120)
     assert "\n" not in str(caught.value)
 
 

@@ -81,7 +81,7 @@ def test_the_same_load_generator_drives_it(server: Server, base_dir: Path, tmp_p
     level = ServiceLevel(ttft_ms=1000, tpot_ms=100)
     log_path = tmp_path / "load.log"
     with LoadGenerator(base_dir, service_level=level, log_path=log_path) as generator:
-        load = generator.run(server, scenario, users=2, requests_per_user=2, seed=1)
+        load = generator.run(server, scenario, users=2, requests_per_user=2, seed=1, timeout_s=120)
     assert (load.completed, load.failed, load.output_tokens) == (4, 0, 40)
 
 
