@@ -53,8 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ct-asym-unrefined-w4-g32": ASYMMETRIC | UNREFINED,
     "ct-asym-w4-g32": ASYMMETRIC,
     "gptq-w3-g32": GPTQ | {"num_bits": 3},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": True},
-    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "imatrix": True},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": True},
+    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "scale_search": False, "imatrix": True},
 }
 TASK = {
     "task": "tinystories",

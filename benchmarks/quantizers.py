@@ -84,6 +84,7 @@ GGUF: dict[str, Recipe] = {
     f"gguf-{kind.lower().replace('_', '-')}{suffix}": {
         "format": "gguf",
         "type": kind,
+        "scale_search": False,
         "imatrix": imatrix,
     }
     for kind in ("Q4_K_M", "Q2_K")

@@ -22,8 +22,9 @@ from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import (
     Fold,
     folds_of,
+    head_dim_of,
     layer_folds,
-    layer_index,
+    names_by_layer,
     split_layer_name,
 )
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
@@ -68,7 +69,7 @@ def write_packed(
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
     quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)
-    by_layer = _names_by_layer(checkpoint.names)
+    by_layer = names_by_layer(checkpoint.names)
     finished_dir = model_dir.with_name("finished")
     units = [
         (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
@@ -144,7 +145,7 @@ class _LayerQuantizer:
             folds,
             self._recipe,
             {name.removeprefix(f"{prefix}."): sizes[name] for name in linears},
-            head_dim=_head_dim(self._checkpoint.config),
+            head_dim=head_dim_of(self._checkpoint.config),
             shared_grams={
                 it: self._statistics.shared_gram(f"{prefix}.{it}").to(self._device) for it in shared
             },
@@ -205,24 +206,6 @@ def _quantized_layer(
         group_sizes=group_sizes,
         shared_grams=shared_grams,
     )
-
-
-def _names_by_layer(names: tuple[str, ...]) -> dict[str, list[str]]:
-    """Tensor names by decoder layer, in order; what is outside the layers comes last, under ""."""
-    by_layer: dict[str, list[str]] = {}
-    for name in names:
-        split = split_layer_name(name)
-        by_layer.setdefault(split[0] if split else "", []).append(name)
-    return dict(
-        sorted(by_layer.items(), key=lambda it: (it[0] == "", layer_index(it[0]) if it[0] else 0))
-    )
-
-
-def _head_dim(config: dict[str, object]) -> int:
-    explicit = config.get("head_dim")
-    if isinstance(explicit, int):
-        return explicit
-    return int(str(config["hidden_size"])) // int(str(config["num_attention_heads"]))
 
 
 def _packed_tensors(

@@ -207,12 +207,27 @@ class GgufType(StrEnum):
         """Rows divide by this, or llama.cpp falls back to another type."""
         return 32 if self in (GgufType.Q8_0, GgufType.Q4_0, GgufType.IQ4_NL) else 256
 
+    @property
+    def num_bits(self) -> int:
+        """Of most of its weights: the digit in its name."""
+        return int(self.removeprefix("I")[1])
+
+    @property
+    def scale_group(self) -> int:
+        """How many weights in a row share a scale, in most of its tensors."""
+        return 16 if self.startswith(("Q2_", "Q3_", "Q6_")) else 32
+
 
 class GgufParams(Record):
-    """A llama.cpp file; `imatrix` hands the statistics to llama.cpp's quantizer."""
+    """A llama.cpp file.
+
+    `scale_search` folds AWQ's per-channel scales into the model that llama.cpp gets, `imatrix`
+    hands the statistics to its quantizer.
+    """
 
     format: Literal["gguf"]
     type: GgufType
+    scale_search: bool
     imatrix: bool
 
     @field_validator("imatrix")

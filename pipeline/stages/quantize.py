@@ -53,6 +53,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
                 layout.base_dir,
+                base.architecture,
                 recipe,
                 statistics,
                 model_dir,

@@ -36,7 +36,7 @@ INTEGERS = {
 }
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": False},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": False},
 }
 # Of other words than the evaluation, which must not be calibrated on.
 CALIBRATION_TEXT = " ".join(f"hill {number} has {number + 2} goats" for number in range(99))

@@ -6,6 +6,7 @@ from pathlib import Path
 import llama_cpp
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
 from pipeline.adapters.files import directory_records, file_sha256
@@ -55,12 +56,15 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
     return recipe | changes
 
 
-def gguf(file_type: str, *, imatrix: bool = True) -> dict[str, object]:
-    return {"format": "gguf", "type": file_type, "imatrix": imatrix}
+def gguf(file_type: str, *, scale_search: bool = False, imatrix: bool = True) -> dict[str, object]:
+    recipe = {"format": "gguf", "type": file_type}
+    return recipe | {"scale_search": scale_search, "imatrix": imatrix}
 
 
 def calibrated(root: Path, params: Params, **model: int) -> Layout:
-    tiny_llama(root / "model", **model)
+    """A workspace with statistics of the model in `root`, or of a tiny one that is made there."""
+    if not (root / "model").exists():
+        tiny_llama(root / "model", **model)
     story = "the old baker counts seven loaves and sells them near the river"
     texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
     (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
@@ -323,3 +327,29 @@ def test_rounded_activations_are_not_distilled() -> None:
     recipe = scheme("W8A8", group_size=None, distill_epochs=1)
     with pytest.raises(ValueError, match="no gradient; set distill_epochs to 0"):
         params_for({"int8": recipe})
+
+
+def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
+    """Columns grow as their norm shrinks: nothing changes but what rounding makes of it."""
+    params = params_for({"plain": gguf("Q4_K_M"), "scaled": gguf("Q4_K_M", scale_search=True)})
+    tiny_llama(tmp_path / "model", hidden=256, intermediate=512)
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    spread = torch.randn(256, generator=torch.Generator().manual_seed(0)).exp()
+    for layer in (0, 1):
+        prefix = f"model.layers.{layer}"
+        for norm, readers in (
+            ("input_layernorm", [f"self_attn.{it}_proj" for it in "qkv"]),
+            ("post_attention_layernorm", ["mlp.gate_proj", "mlp.up_proj"]),
+        ):
+            tensors[f"{prefix}.{norm}.weight"] /= spread
+            for reader in readers:
+                tensors[f"{prefix}.{reader}.weight"] *= spread
+    save_file(tensors, path, metadata={"format": "pt"})
+    layout = calibrated(tmp_path, params)
+    errors = {}
+    for name in params.variants:
+        quantize.run(layout, params, name)
+        rows = record_of(layout, name).coverage
+        errors[name] = sum(row.relative_error for row in rows if row.relative_error)
+    assert errors["scaled"] < 0.5 * errors["plain"]
