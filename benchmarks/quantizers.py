@@ -84,11 +84,15 @@ GGUF: dict[str, Recipe] = {
     f"gguf-{kind.lower().replace('_', '-')}{suffix}": {
         "format": "gguf",
         "type": kind,
-        "scale_search": False,
+        "scale_search": scale_search,
         "imatrix": imatrix,
     }
     for kind in ("Q4_K_M", "Q2_K")
-    for suffix, imatrix in (("", True), ("-plain", False))
+    for suffix, scale_search, imatrix in (
+        ("", False, True),
+        ("-plain", False, False),
+        ("-scaled", True, True),
+    )
 }
 
 # KL of the first over the least KL of the others.
@@ -102,6 +106,8 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_3bit": ("ours-3bit", ("llmcompressor-gptq-3bit", "gptqmodel-gptq-3bit")),
     "kl_q4_k_m_imatrix": ("gguf-q4-k-m", ("gguf-q4-k-m-plain",)),
     "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
+    "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),
+    "kl_q2_k_scaled": ("gguf-q2-k-scaled", ("gguf-q2-k",)),
 }
 
 

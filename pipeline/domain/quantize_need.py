@@ -51,7 +51,7 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
             f"quantize {name}",
             memory=PROCESS_BYTES + FLOAT32 * (shape.num_weights + 2 * shape.largest_matrix),
             disk_kept=kept,
-            disk_temporary=full,
+            disk_temporary=full * (2 if recipe.scale_search else 1),
             operations=GGUF_OPERATIONS * shape.num_weights + errors,
             seconds=START_SECONDS + 2 * moving_seconds(full),
         )
