@@ -137,7 +137,8 @@ def main() -> None:
         }
     rows = []
     for name, record in records.items():
-        rows.append(Row(f"perplexity_{name}", record.perplexity, None, None, "perplexity"))
+        if record.perplexity is not None:
+            rows.append(Row(f"perplexity_{name}", record.perplexity, None, None, "perplexity"))
         if record.distance:
             it = record.distance
             rows.append(Row(f"kl_{name}", it.kl, it.kl_low, it.kl_high, "nats per token"))

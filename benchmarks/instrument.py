@@ -62,20 +62,23 @@ def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
         closing(base),
         closing(TransformersScorer(model, label=name)) as scorer,
     ):
-        perplexity, distance = measure(scorer, base, windows, evaluate)
+        perplexity, distance = measure(
+            scorer, base, windows, tokenizer, batch_size=evaluate.batch_size
+        )
         scored = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
         scores = run_tasks(tasks, scored, max_documents=evaluate.max_documents).scores
     return _rows(name, scores, perplexity, distance)
 
 
 def _rows(
-    name: str, tasks: dict[str, TaskScore], perplexity: float, distance: Distance | None
+    name: str, tasks: dict[str, TaskScore], perplexity: float | None, distance: Distance | None
 ) -> list[Row]:
     accuracy = sum(task.value for task in tasks.values()) / len(tasks)
     rows = [
         Row(f"accuracy_{name}", accuracy, None, None, "mean over tasks"),
-        Row(f"perplexity_{name}", perplexity, None, None, "perplexity"),
     ]
+    if perplexity is not None:
+        rows.append(Row(f"perplexity_{name}", perplexity, None, None, "perplexity"))
     if distance is not None:
         kl = Row(f"kl_{name}", distance.kl, distance.kl_low, distance.kl_high, "nats per token")
         rows += [kl, Row(f"top1_{name}", distance.top1, None, None, "share of tokens")]

@@ -175,7 +175,10 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
 
     distance = Distance(
         kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
-        kl_max=harm * 99, top1=1 - harm,
+        kl_p999=harm * 50, kl_max=harm * 99, kl_max_text="the old town", top1=1 - harm,
+        perplexity_ratio=1 + harm, perplexity_ratio_low=1 + 0.9 * harm,
+        perplexity_ratio_high=1 + 1.1 * harm, probability_change=-harm / 2,
+        probability_change_rms=harm,
     )  # fmt: skip
     record = EvaluationRecord(
         name=name,
@@ -191,6 +194,9 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         token_ids_sha256=SHA,
         num_tokens=1000,
         documents_sha256=SHA,
+        looks=(),
+        broken=None,
+        controls={},
     )
     write_record(layout.evaluation_path(name), record)
     return record

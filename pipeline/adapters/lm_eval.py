@@ -198,6 +198,7 @@ def _document(task: str, row: dict[str, Any]) -> DocumentRecord:
         task=task,
         doc_id=row["doc_id"],
         doc_hash=row["doc_hash"],
+        cluster=row["doc_hash"],
         prompt_hash=row["prompt_hash"],
         target=str(row["target"]),
         logprobs=None if generated is not None else tuple(_logprob(it) for it in answers),

@@ -23,6 +23,10 @@ Logits = npt.NDArray[np.float32]
 Finished = Callable[[Sequence[int]], bool]
 
 
+class BrokenModelError(FailureError):
+    """A model's logits are not numbers: nothing that it computes means anything."""
+
+
 @dataclass(frozen=True, order=True)
 class Span:
     """Token ids to read, and the first position whose logits are wanted."""
@@ -79,7 +83,7 @@ def continuation_answers(
 
     Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
     input are computed once. Raises InputError for a continuation that is empty or longer than the
-    model's context, FailureError for logits that are not finite.
+    model's context, BrokenModelError for logits that are not finite.
     """
     spans = [_span(scorer, context, continuation) for context, continuation in pairs]
     users: dict[Span, list[int]] = {}
@@ -128,7 +132,7 @@ def window_logits(
 ) -> Iterator[Logits]:
     """The logits [tokens, vocabulary] of each window in turn; only one batch is kept.
 
-    Raises FailureError for logits that are not finite.
+    Raises BrokenModelError for logits that are not finite.
     """
     spans = [Span(ids=tuple(window), start=0) for window in windows]
     for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
@@ -151,7 +155,7 @@ def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
 
 def _require_finite(scorer: Scorer, rows: Logits) -> None:
     if not np.isfinite(rows).all():
-        raise FailureError(
+        raise BrokenModelError(
             f"{scorer.label}: {scorer.backend} computed logits that are not finite numbers; the "
             "model is broken: change its recipe or remove it from params.yaml"
         )

@@ -84,7 +84,7 @@ def _verdict(
         task_recovery=recoveries,
         kl=distance.kl,
         top1=distance.top1,
-        perplexity_ratio=own.perplexity / base.perplexity,
+        perplexity_ratio=distance.perplexity_ratio,
         weight_bytes=candidate.weight_bytes,
         size_ratio=candidate.weight_bytes / base_weight_bytes,
         pareto=pareto,

@@ -112,8 +112,8 @@ def result_rows(
     rows.append(
         ResultRow(
             "Perplexity on held-out text",
-            significant(base.perplexity, 4),
-            significant(variant.perplexity, 4),
+            perplexity_text(base),
+            perplexity_text(variant),
             f"{significant(verdict.perplexity_ratio, 4)} times the base",
         )
     )
@@ -136,6 +136,11 @@ def score_text(score: TaskScore | None) -> str:
     if score is None:
         return "not measured"
     return f"{score.value:.3f} {standard_error(score)}".rstrip()
+
+
+def perplexity_text(evaluation: EvaluationRecord) -> str:
+    value = evaluation.perplexity
+    return "not measured" if value is None else significant(value, 4)
 
 
 def standard_error(score: TaskScore) -> str:

@@ -18,7 +18,7 @@ from pipeline.domain.figures import NBSP, bytes_text, percent, significant
 from pipeline.domain.layout import BASE
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.model_card import kept_reasons, schemes, standard_error
+from pipeline.domain.model_card import kept_reasons, perplexity_text, schemes, standard_error
 from pipeline.domain.params import GateParams, Params
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.release import Receipt, Receipts
@@ -153,9 +153,7 @@ def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, ScoreCell]], ...]:
     for task, score in facts.base_evaluation.tasks.items():
         label = f"{task} ({score.metric}, {score.num_documents} documents)"
         rows.append((label, {name: _cell(it.tasks.get(task)) for name, it in evaluations.items()}))
-    perplexities = {
-        name: ScoreCell(significant(it.perplexity, 4), "") for name, it in evaluations.items()
-    }
+    perplexities = {name: ScoreCell(perplexity_text(it), "") for name, it in evaluations.items()}
     return (*rows, ("perplexity on held-out text (lower is better)", perplexities))
 
 

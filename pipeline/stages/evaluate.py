@@ -5,7 +5,7 @@ for, GGUF files in llama.cpp. Base and variant read the same token ids, made by 
 tokenizer. Logits for the distance are compared window by window and never stored.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import repeat
 from typing import Any
@@ -24,7 +24,6 @@ from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.distance import (
     Floats,
     WindowDistance,
-    log_softmax,
     negative_log_likelihoods,
     perplexity,
     summarize,
@@ -41,6 +40,9 @@ from pipeline.domain.stage_needs import evaluate_need
 from pipeline.domain.vocabulary import require_same_size, require_same_tokens
 
 MIN_WINDOWS = 2
+
+SHOWN_TOKENS = 24
+"""Of the text where KL is largest."""
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -63,12 +65,16 @@ def run(layout: Layout, params: Params, name: str) -> None:
         note(f"evaluate: {name}: suite {evaluate.suite}, {len(tasks)} tasks, {scorer.backend}")
         _require_room(evaluate, scorer)
         if name == BASE:
-            held_out_perplexity, distance = measure(scorer, None, windows, evaluate)
+            held_out_perplexity, distance = measure(
+                scorer, None, windows, tokenizer, batch_size=evaluate.batch_size
+            )
         else:
             _require_own_tokens(layout, name, scorer, tokenizer, texts)
             with closing(_scorer(layout, BASE)) as reference:
                 require_same_size(name, base_size=reference.vocab_size, own_size=scorer.vocab_size)
-                held_out_perplexity, distance = measure(scorer, reference, windows, evaluate)
+                held_out_perplexity, distance = measure(
+                    scorer, reference, windows, tokenizer, batch_size=evaluate.batch_size
+                )
         model = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
         result = run_tasks(tasks, model, max_documents=evaluate.max_documents)
     documents = _rows(result)
@@ -88,6 +94,9 @@ def run(layout: Layout, params: Params, name: str) -> None:
             token_ids_sha256=token_ids_sha256(windows),
             num_tokens=sum(len(window) - 1 for window in windows),
             documents_sha256=sha256_hex(documents),
+            looks=(),
+            broken=None,
+            controls={},
         )
         write_record(partial / layout.evaluation_path(name).name, record)
     note(_summary(record))
@@ -159,29 +168,33 @@ def measure(
     scorer: Scorer,
     reference: Scorer | None,
     windows: Sequence[list[int]],
-    evaluate: EvaluateParams,
+    tokenizer: Any,
+    *,
+    batch_size: int,
 ) -> tuple[float, Distance | None]:
     """Perplexity on the windows, and the distance to `reference` where there is one.
 
-    Only positions that predict a token of the window count: all but the last.
+    Both models read each window in turn, and of its logits only a few numbers for each token stay.
     """
     losses: list[Floats] = []
     distances: list[WindowDistance] = []
-    own_windows = _log_probabilities(scorer, windows, evaluate)
-    base_windows = _log_probabilities(reference, windows, evaluate) if reference else repeat(None)
+    own_windows = window_logits(scorer, windows, batch_size=batch_size)
+    base_windows = (
+        window_logits(reference, windows, batch_size=batch_size) if reference else repeat(None)
+    )
     pairs = zip(windows, own_windows, base_windows, strict=False)
     for window, own, base in track(pairs, f"{scorer.label}: windows", total=len(windows)):
-        losses.append(negative_log_likelihoods(own, window))
-        if base is not None:
-            distances.append(window_distance(base[:-1], own[:-1]))
-    return perplexity(losses), summarize(distances) if distances else None
+        if base is None:
+            losses.append(negative_log_likelihoods(own, window))
+        else:
+            distances.append(window_distance(base, own, window))
+            losses.append(distances[-1].own_losses)
 
+    def text_at(window: int, position: int) -> str:
+        ids = windows[window][max(0, position + 2 - SHOWN_TOKENS) : position + 2]
+        return str(tokenizer.decode(ids))
 
-def _log_probabilities(
-    scorer: Scorer, windows: Sequence[list[int]], evaluate: EvaluateParams
-) -> Iterator[Floats]:
-    for logits in window_logits(scorer, windows, batch_size=evaluate.batch_size):
-        yield log_softmax(logits)
+    return perplexity(losses), summarize(distances, text_at) if distances else None
 
 
 def _rows(result: SuiteResult) -> bytes:

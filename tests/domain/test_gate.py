@@ -36,8 +36,10 @@ def evaluation(tasks: dict[str, TaskScore], *, kl: float | None = None) -> Evalu
     distance = None
     if kl is not None:
         distance = Distance(
-            kl=kl, kl_low=kl, kl_high=kl, kl_median=kl, kl_p99=kl, kl_max=kl, top1=0.9
-        )
+            kl=kl, kl_low=kl, kl_high=kl, kl_median=kl, kl_p99=kl, kl_p999=kl, kl_max=kl,
+            kl_max_text="the old town", top1=0.9, perplexity_ratio=1.25, perplexity_ratio_low=1.2,
+            perplexity_ratio_high=1.3, probability_change=-0.01, probability_change_rms=0.05,
+        )  # fmt: skip
     return EvaluationRecord(
         name="base" if kl is None else "variant",
         artifact_digest=BASE_SHA if kl is None else OWN_SHA,
@@ -52,6 +54,9 @@ def evaluation(tasks: dict[str, TaskScore], *, kl: float | None = None) -> Evalu
         token_ids_sha256=OTHER_SHA,
         num_tokens=100,
         documents_sha256=OTHER_SHA,
+        looks=(),
+        broken=None,
+        controls={},
     )
 
 
