@@ -196,8 +196,8 @@ def main(runs: int = RUNS) -> None:
             "worst of four shares of gains and of 150 and 600 documents.",
             "false_approval_clustered: passages of four documents that turn together.",
             "false_rejection_8_tasks: every drop equals the margin of the mean.",
-            f"sequential: {NUM_LOOKS} looks, Pocock-like spending; documents_share is the larger of "
-            f"no drop and three margins; the tight margin is {TIGHT_MARGIN:g}.",
+            f"sequential: {NUM_LOOKS} looks, Pocock-like spending; documents_share is the larger "
+            f"of no drop and three margins; the tight margin is {TIGHT_MARGIN:g}.",
         ],
     )
 
