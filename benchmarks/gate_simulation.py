@@ -29,7 +29,7 @@ from pipeline.domain.selection import Verdict
 from pipeline.domain.sequential import ONLY_LOOK, Look, look_sizes
 
 RUNS = 10_000
-SEED = 20240711
+SEED = 0
 ERROR_RATE = 0.05
 MARGIN = 0.05
 TIGHT_MARGIN = 0.03
@@ -58,6 +58,12 @@ class Point:
         return np.stack(parts, axis=1).cumsum(axis=1)
 
 
+def generator_of(points: list[Point], number: int) -> np.random.Generator:
+    """A stream of its own for each simulation."""
+    parts = [round(1e6 * it) for point in points for it in (point.drop, point.share_won)]
+    return np.random.default_rng([SEED, number, *parts])
+
+
 def pairs(num_documents: int, lost: int, won: int) -> PairedTask:
     drop = (lost - won) / num_documents
     variance = (lost + won - num_documents * drop**2) / num_documents / (num_documents - 1)
@@ -66,7 +72,7 @@ def pairs(num_documents: int, lost: int, won: int) -> PairedTask:
 
 def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict]:
     """Of the whole variant, each run scored at once."""
-    generator = np.random.default_rng(SEED)
+    generator = generator_of(points, num_documents)
     counts = [point.draw(generator, [num_documents], runs)[:, 0] for point in points]
     margins = {str(task): MARGIN for task in range(len(points))} | {MEAN: MEAN_MARGIN}
     found = []
@@ -81,7 +87,7 @@ def sequential(
     points: list[Point], spending: Spending, runs: int, *, margin: float = MARGIN
 ) -> tuple[list[Progress], list[float]]:
     """How each run ended, and the share of the documents that it took."""
-    generator = np.random.default_rng(SEED)
+    generator = generator_of(points, NUM_LOOKS)
     sizes = look_sizes(NUM_DOCUMENTS, NUM_LOOKS)
     counts = [point.draw(generator, sizes, runs) for point in points]
     margins = {str(task): margin for task in range(len(points))} | {MEAN: MEAN_MARGIN}

@@ -133,7 +133,7 @@ def answer(row: DocumentRecord, choices: Sequence[str]) -> str:
     if row.logprobs is None:
         return shortened(row.generated or "nothing")
     chosen = max(range(len(row.logprobs)), key=lambda number: row.logprobs[number])  # type: ignore[index]
-    return f"{_named(chosen, choices)} ({row.logprobs[chosen]:.2f})"
+    return f"{_named(chosen, choices)} ({row.logprobs[chosen]:.3g})"
 
 
 def _named(number: int, choices: Sequence[str]) -> str:
