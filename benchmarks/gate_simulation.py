@@ -17,16 +17,17 @@ from benchmarks.result import Row, publish
 from pipeline.domain.drops import (
     MEAN,
     Progress,
+    Step,
     after_look,
     combined,
     drop_verdicts,
-    with_mean,
+    held_drops,
 )
 from pipeline.domain.flips import Flips
 from pipeline.domain.paired import PairedTask, from_drops
-from pipeline.domain.params import Spending
+from pipeline.domain.params import SequentialParams, Spending
 from pipeline.domain.selection import Verdict
-from pipeline.domain.sequential import ONLY_LOOK, Look, look_sizes
+from pipeline.domain.sequential import look_sizes
 
 RUNS = 10_000
 SEED = 0
@@ -74,11 +75,11 @@ def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict
     """Of the whole variant, each run scored at once."""
     generator = generator_of(points, num_documents)
     counts = [point.draw(generator, [num_documents], runs)[:, 0] for point in points]
-    margins = {str(task): MARGIN for task in range(len(points))} | {MEAN: MEAN_MARGIN}
+    margins = margins_of(points, MARGIN)
     found = []
     for run in range(runs):
-        tasks = {str(task): pairs(num_documents, *it[run]) for task, it in enumerate(counts)}
-        judged = drop_verdicts(with_mean(tasks), margins, ONLY_LOOK, ERROR_RATE)
+        history = {str(task): [pairs(num_documents, *it[run])] for task, it in enumerate(counts)}
+        judged = drop_verdicts(held_drops(history, margins, None), ERROR_RATE)
         found.append(combined(judged.values()))
     return found
 
@@ -90,19 +91,25 @@ def sequential(
     generator = generator_of(points, NUM_LOOKS)
     sizes = look_sizes(NUM_DOCUMENTS, NUM_LOOKS)
     counts = [point.draw(generator, sizes, runs) for point in points]
-    margins = {str(task): margin for task in range(len(points))} | {MEAN: MEAN_MARGIN}
+    margins = margins_of(points, margin)
+    params = SequentialParams(looks=NUM_LOOKS, spending=spending)
     ends, shares = [], []
     for run in range(runs):
-        progress, taken = Progress.CONTINUE, 0
-        for number, size in enumerate(sizes):
-            tasks = {str(task): pairs(size, *it[run, number]) for task, it in enumerate(counts)}
-            look = Look(number + 1, NUM_LOOKS, spending)
-            progress, taken = after_look(tasks, margins, look, ERROR_RATE), size
-            if progress is not Progress.CONTINUE:
-                break
-        ends.append(progress)
-        shares.append(taken / NUM_DOCUMENTS)
+        history: dict[str, list[PairedTask]] = {str(task): [] for task in range(len(points))}
+        step = Step(Progress.CONTINUE, tuple(history))
+        while step.open_tasks:
+            for task in step.open_tasks:
+                look = len(history[task])
+                history[task].append(pairs(sizes[look], *counts[int(task)][run, look]))
+            step = after_look(history, margins, params, ERROR_RATE)
+        taken = sum(it[-1].num_documents for it in history.values())
+        ends.append(step.progress)
+        shares.append(taken / NUM_DOCUMENTS / len(points))
     return ends, shares
+
+
+def margins_of(points: list[Point], margin: float) -> dict[str, float]:
+    return {str(task): margin for task in range(len(points))} | {MEAN: MEAN_MARGIN}
 
 
 def clustered_approvals(runs: int) -> int:
@@ -181,6 +188,7 @@ def sequential_rows(runs: int) -> list[Row]:
         sequential([Point(MARGIN, won)], spending, runs)[0].count(Progress.CLEAR_PASS)
         for won in SHARES_WON
     ]
+    wrong_of_8 = sequential([Point(MARGIN), *[Point(0.0, 0.005)] * 7], spending, runs)[0]
     ends, none = sequential([Point(0.0)], spending, runs)
     three = sequential([Point(3 * MARGIN)], spending, runs)[1]
     late_ends, late = sequential([Point(0.0)], Spending.OBRIEN_FLEMING, runs)
@@ -188,6 +196,7 @@ def sequential_rows(runs: int) -> list[Row]:
     return [
         share("sequential_false_approval", wrong[SHARES_WON.index(SHARE_WON)], runs),
         share("sequential_false_approval_largest", max(wrong), runs),
+        share("sequential_false_approval_8_tasks", wrong_of_8.count(Progress.CLEAR_PASS), runs),
         mean_share("sequential_documents_share", max(none, three, key=np.mean)),
         mean_share("sequential_documents_share_no_drop", none),
         mean_share("sequential_documents_share_three_margins", three),

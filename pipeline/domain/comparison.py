@@ -6,11 +6,12 @@ It refuses what was not measured alike; it judges nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.domain.drops import History
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.paired import PairedTask, paired_task
 from pipeline.domain.params import SequentialParams
-from pipeline.domain.sequential import Look, look_at, ordered
+from pipeline.domain.sequential import ordered, sizes_so_far
 
 Rows = Sequence[DocumentRecord]
 RowPairs = tuple[list[DocumentRecord], list[DocumentRecord]]
@@ -30,28 +31,48 @@ class Scored:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the gate judges: of every task the pairs, and the scores of base and variant; the
-    distance, and how many tokens it is over; and which look it is."""
+    """What the gate judges: of every task the pairs at each look, and the scores of base and
+    variant; the distance, and how many tokens it is over."""
 
-    tasks: Mapping[str, PairedTask]
+    history: History
     scores: Mapping[str, tuple[TaskScore, TaskScore]]
     distance: Distance
     num_tokens: int
-    look: Look
 
 
 def compare(base: Scored, own: Scored, sequential: SequentialParams | None) -> Comparison:
     """Raises InputError when the two were not scored alike."""
     distance = comparable_distance(base.record, own.record)
-    look = _look(base.record, own.record, sequential)
-    tasks = {}
-    for task, score in base.record.tasks.items():
-        base_rows, own_rows = row_pairs(base, own, task)
-        tasks[task] = paired_task(
-            base_rows, own_rows, metric=score.metric, higher_is_better=score.higher_is_better
+    return Comparison(
+        history={task: _looks(base, own, task, sequential) for task in base.record.tasks},
+        scores={task: (it, own.record.tasks[task]) for task, it in base.record.tasks.items()},
+        distance=distance,
+        num_tokens=own.record.num_tokens,
+    )
+
+
+def _looks(
+    base: Scored, own: Scored, task: str, sequential: SequentialParams | None
+) -> tuple[PairedTask, ...]:
+    """The pairs of a task after each look at it."""
+    score = base.record.tasks[task]
+    base_rows, own_rows = row_pairs(base, own, task)
+    try:
+        sizes = sizes_so_far(len(own_rows), score.num_documents, sequential)
+    except InputError as error:
+        name = own.record.name
+        raise InputError(
+            f"{name}: {task}: {error}; run `quantline evaluate {name}` again"
+        ) from error
+    return tuple(
+        paired_task(
+            base_rows[:size],
+            own_rows[:size],
+            metric=score.metric,
+            higher_is_better=score.higher_is_better,
         )
-    scores = {task: (score, own.record.tasks[task]) for task, score in base.record.tasks.items()}
-    return Comparison(tasks, scores, distance, own.record.num_tokens, look)
+        for size in sizes
+    )
 
 
 def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
@@ -83,23 +104,6 @@ def row_pairs(base: Scored, own: Scored, task: str) -> RowPairs:
 
 def _identity(row: DocumentRecord) -> tuple[int, str, str]:
     return row.doc_id, row.doc_hash, row.prompt_hash
-
-
-def _look(
-    base: EvaluationRecord, own: EvaluationRecord, sequential: SequentialParams | None
-) -> Look:
-    """The look that all tasks are at."""
-    looks = set()
-    for task, score in base.tasks.items():
-        try:
-            looks.add(look_at(own.tasks[task].num_documents, score.num_documents, sequential))
-        except InputError as error:
-            raise InputError(
-                f"{own.name}: {task}: {error}; run `quantline evaluate {own.name}` again"
-            ) from error
-    if len(looks) > 1:
-        raise _not_alike(own.name, "number of looks in some of its tasks")
-    return looks.pop()
 
 
 def _task_facts(evaluation: EvaluationRecord) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ Approving and rejecting need different care, because they go wrong in different 
 The mean over tasks is one more drop with a margin of its own, stratified by task.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
@@ -22,8 +22,9 @@ from typing import Protocol
 from scipy.special import ndtri, stdtr, stdtrit
 
 from pipeline.domain.paired import PairedTask
+from pipeline.domain.params import SequentialParams
 from pipeline.domain.selection import DropVerdict, Verdict
-from pipeline.domain.sequential import Look
+from pipeline.domain.sequential import Look, look_of
 
 MEAN = "mean over tasks"
 
@@ -87,45 +88,67 @@ class MeanDrop:
         return max(1, ceil((factor - 1) * sum(it.num_documents for it in self.tasks)))
 
 
-class Progress(StrEnum):
-    """Whether a sequential evaluation goes on."""
+@dataclass(frozen=True)
+class HeldDrop:
+    """A drop, the margin it is held against, and the look that this is."""
 
-    CONTINUE = "continue"
-    CLEAR_PASS = "clear_pass"
-    CLEAR_FAIL = "clear_fail"
-
-
-def with_mean(tasks: Mapping[str, PairedTask]) -> dict[str, Drop]:
-    """Every drop to be tested: of each task and, where there are several, of their mean."""
-    mean = {MEAN: MeanDrop(tuple(tasks.values()))} if len(tasks) > 1 else {}
-    return {**tasks, **mean}
+    drop: Drop
+    margin: float
+    look: Look
 
 
-def drop_verdicts(
-    drops: Mapping[str, Drop], margins: Mapping[str, float], look: Look, error_rate: float
-) -> dict[str, Verdict]:
+History = Mapping[str, Sequence[PairedTask]]
+"""Of every task its pairs after each look so far, the latest last; a single look has them all."""
+
+
+def held_drops(
+    history: History, margins: Mapping[str, float], sequential: SequentialParams | None
+) -> dict[str, HeldDrop]:
+    """Every drop to be tested: of each task at its latest look and, where there are several, of
+    their mean at the last look that all tasks have had."""
+
+    def look(number: int) -> Look:
+        return look_of(number, sequential)
+
+    held = {
+        task: HeldDrop(looks[-1], margins[task], look(len(looks)))
+        for task, looks in history.items()
+    }
+    if len(history) > 1:
+        common = min(map(len, history.values()))
+        mean = MeanDrop(tuple(looks[common - 1] for looks in history.values()))
+        held[MEAN] = HeldDrop(mean, margins[MEAN], look(common))
+    return held
+
+
+def drop_verdicts(held: Mapping[str, HeldDrop], error_rate: float) -> dict[str, Verdict]:
     """The verdict on every drop, from their p-values alone."""
-    level = look.level(error_rate)
-    p_above = {name: drop.p_above(margins[name]) for name, drop in drops.items()}
-    rejected = holm(p_above, error_rate, look)
+    rejected = holm(held, error_rate)
     verdicts = {}
-    for name, drop in drops.items():
+    for name, it in held.items():
         if name in rejected:
             verdicts[name] = Verdict.REJECTED
-        elif drop.p_below(margins[name]) <= level:
+        elif it.drop.p_below(it.margin) <= it.look.level(error_rate):
             verdicts[name] = Verdict.APPROVED
         else:
             verdicts[name] = Verdict.INCONCLUSIVE
     return verdicts
 
 
-def holm(p_values: Mapping[str, float], error_rate: float, look: Look) -> set[str]:
-    """The names that Holm's procedure rejects, the smallest p-value first."""
+def holm(held: Mapping[str, HeldDrop], error_rate: float) -> set[str]:
+    """The names that are shown to be above their margins by Holm's procedure.
+
+    One rejection after another shares the error rate among fewer that are left; each is tested at
+    the level that its own look gives its share.
+    """
+    p_values = {name: it.drop.p_above(it.margin) for name, it in held.items()}
     rejected: set[str] = set()
-    for name in sorted(p_values, key=lambda it: p_values[it]):
-        if p_values[name] > look.level(error_rate / (len(p_values) - len(rejected))):
+    while left := p_values.keys() - rejected:
+        share = error_rate / len(left)
+        found = {name for name in left if p_values[name] <= held[name].look.level(share)}
+        if not found:
             break
-        rejected.add(name)
+        rejected |= found
     return rejected
 
 
@@ -138,40 +161,66 @@ def combined(verdicts: Collection[Verdict]) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
-def after_look(
-    tasks: Mapping[str, PairedTask], margins: Mapping[str, float], look: Look, error_rate: float
-) -> Progress:
-    """Whether to score more documents.
+class Progress(StrEnum):
+    """Whether a sequential evaluation goes on."""
 
-    `tasks` has the pairs so far, `margins` a margin for each task and one for MEAN. What is still
-    open when there are no more documents is inconclusive.
+    CONTINUE = "continue"
+    CLEAR_PASS = "clear_pass"
+    CLEAR_FAIL = "clear_fail"
+
+
+PROGRESS = {
+    Verdict.APPROVED: Progress.CLEAR_PASS,
+    Verdict.REJECTED: Progress.CLEAR_FAIL,
+    Verdict.INCONCLUSIVE: Progress.CONTINUE,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do after a look: `open_tasks` get their next documents; none when it is over."""
+
+    progress: Progress
+    open_tasks: tuple[str, ...]
+
+
+def after_look(
+    history: History, margins: Mapping[str, float], sequential: SequentialParams, error_rate: float
+) -> Step:
+    """Whether to score more documents, and of which tasks.
+
+    `margins` has one for each task and one for MEAN. While the mean is open all tasks go on; then
+    those that are open themselves. What is still open when there are no more documents is
+    inconclusive.
     """
-    match combined(drop_verdicts(with_mean(tasks), margins, look, error_rate).values()):
-        case Verdict.APPROVED:
-            return Progress.CLEAR_PASS
-        case Verdict.REJECTED:
-            return Progress.CLEAR_FAIL
-    return Progress.CONTINUE
+    held = held_drops(history, margins, sequential)
+    verdicts = drop_verdicts(held, error_rate)
+    progress = PROGRESS[combined(verdicts.values())]
+    if progress is not Progress.CONTINUE:
+        return Step(progress, ())
+    mean_is_open = verdicts.get(MEAN) is Verdict.INCONCLUSIVE
+    open_tasks = tuple(
+        task
+        for task in history
+        if (mean_is_open or verdicts[task] is Verdict.INCONCLUSIVE) and not held[task].look.is_last
+    )
+    return Step(progress, open_tasks)
 
 
 def drop_record(
-    drop: Drop,
-    margin: float,
-    verdict: Verdict,
-    *,
-    level: float,
-    rejection_level: float,
-    power: float,
+    held: HeldDrop, verdict: Verdict, *, error_rate: float, num_drops: int, power: float
 ) -> DropVerdict:
-    """A verdict with its numbers. `rejection_level` is the strictest that Holm can ask for.
+    """A verdict with its numbers.
 
     The p-value of an exact test does not fall quite evenly with the margin, so that a bound can lie
     beyond a margin that the test at that margin excludes; the test counts.
     """
+    drop, margin, level = held.drop, held.margin, held.look.level(error_rate)
     further = None
     if verdict is Verdict.INCONCLUSIVE:
-        deciding = level if drop.drop < margin else rejection_level
-        further = drop.further_documents(margin, level=deciding, power=power)
+        # Above its margin it would be rejected, at worst at the strictest level of Holm.
+        share = error_rate if drop.drop < margin else error_rate / num_drops
+        further = drop.further_documents(margin, level=held.look.level(share), power=power)
     low, high = drop.lower(level), drop.upper(level)
     return DropVerdict(
         verdict=verdict,

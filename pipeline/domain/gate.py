@@ -15,7 +15,7 @@ from statistics import fmean
 
 from pipeline.domain.bounds import bound_verdicts
 from pipeline.domain.comparison import Comparison, Scored, compare, task_recovery
-from pipeline.domain.drops import MEAN, combined, drop_record, drop_verdicts, with_mean
+from pipeline.domain.drops import MEAN, combined, drop_record, drop_verdicts, held_drops
 from pipeline.domain.evaluated import EvaluationRecord, TaskScore
 from pipeline.domain.flips import mcnemar_p
 from pipeline.domain.paired import PairedTask
@@ -55,8 +55,6 @@ class Judgement:
     tasks: Mapping[str, TaskVerdict]
     mean_drop: DropVerdict | None
     bounds: Mapping[str, BoundVerdict]
-    look: int
-    num_looks: int
 
 
 def decide(
@@ -102,7 +100,7 @@ def _verdict(
         comparison = compare(candidate.base, candidate.own, gate.sequential)
         judged = judge(comparison, margins, gate.classes[gate_class], gate)
     else:
-        judged = Judgement(Verdict.REJECTED, (f"broken: {own.broken}",), {}, None, {}, 1, 1)
+        judged = Judgement(Verdict.REJECTED, (f"broken: {own.broken}",), {}, None, {})
     recoveries = {task: task_recovery(base.tasks[task], it) for task, it in own.tasks.items()}
     return VariantVerdict(
         verdict=judged.verdict,
@@ -116,8 +114,7 @@ def _verdict(
         distance=own.distance,
         recovery=fmean(recoveries.values()) if recoveries else None,
         task_recovery=recoveries,
-        look=judged.look,
-        num_looks=judged.num_looks,
+        documents_share=_documents_share(base, own),
         weight_bytes=candidate.weight_bytes,
         size_ratio=candidate.weight_bytes / base_weight_bytes,
         pareto=pareto,
@@ -125,23 +122,27 @@ def _verdict(
     )
 
 
+def _documents_share(base: EvaluationRecord, own: EvaluationRecord) -> float:
+    """Of the base's documents, how many the variant was scored on."""
+    planned = sum(it.num_documents for it in base.tasks.values())
+    return sum(it.num_documents for it in own.tasks.values()) / planned
+
+
 def judge(
     comparison: Comparison, margins: Mapping[str, float], limits: GateClass, gate: GateParams
 ) -> Judgement:
     """The verdict on a variant that could be scored, with its numbers."""
-    look, drops = comparison.look, with_mean(comparison.tasks)
-    own_margins = class_margins(margins, limits)
-    verdicts = drop_verdicts(drops, own_margins, look, gate.error_rate)
+    held = held_drops(comparison.history, class_margins(margins, limits), gate.sequential)
+    verdicts = drop_verdicts(held, gate.error_rate)
     records = {
         name: drop_record(
-            drop,
-            own_margins[name],
+            it,
             verdicts[name],
-            level=look.level(gate.error_rate),
-            rejection_level=look.level(gate.error_rate / len(drops)),
+            error_rate=gate.error_rate,
+            num_drops=len(held),
             power=gate.power,
         )
-        for name, drop in drops.items()
+        for name, it in held.items()
     }
     bounds = bound_verdicts(
         comparison.distance, limits, num_tokens=comparison.num_tokens, power=gate.power
@@ -151,13 +152,11 @@ def judge(
         verdict=verdict,
         reasons=reasons_for(verdict, records, bounds),
         tasks={
-            task: _task_verdict(records[task], pairs, comparison.scores[task])
-            for task, pairs in comparison.tasks.items()
+            task: _task_verdict(records[task], looks[-1], comparison.scores[task])
+            for task, looks in comparison.history.items()
         },
         mean_drop=records.get(MEAN),
         bounds=bounds,
-        look=look.number,
-        num_looks=look.num_looks,
     )
 
 

@@ -107,9 +107,9 @@ def _mean_drop(verdict: VariantVerdict) -> Estimate:
 
 
 def _stopped_early(verdict: VariantVerdict) -> tuple[str, ...]:
-    if verdict.look == verdict.num_looks:
+    if verdict.documents_share == 1 or not verdict.tasks:
         return ()
-    return (f"clear after look {verdict.look} of {verdict.num_looks}",)
+    return (f"clear after {percent(verdict.documents_share)} of the documents",)
 
 
 def task_verdict_rows(verdict: VariantVerdict) -> tuple[TaskVerdictRow, ...]:

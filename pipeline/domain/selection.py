@@ -75,7 +75,7 @@ class VariantVerdict(Record):
     reaches. `mean_drop` is over the tasks, null when there is one only; `bounds` are those of KL
     and the perplexity ratio. A broken variant, whose logits are not numbers, has only the reason.
     `recovery` is the mean of `task_recovery`, variant ÷ base: above 1 is better than the base; it
-    decides nothing. `look` of `num_looks` is where a sequential evaluation stopped.
+    decides nothing. `documents_share` is below 1 where a sequential evaluation stopped early.
     """
 
     verdict: Verdict
@@ -89,8 +89,7 @@ class VariantVerdict(Record):
     distance: Distance | None
     recovery: float | None
     task_recovery: dict[str, float]
-    look: int
-    num_looks: int
+    documents_share: float
     weight_bytes: int
     size_ratio: float
     pareto: bool

@@ -5,10 +5,10 @@ among a planned number of looks: by the time a fraction t of the documents is in
 spent (Lan & DeMets 1983, Biometrika 70:659). The level of each look follows by integrating over
 what earlier looks let through (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19).
 
-How to use it: take documents in the order of `ordered`; after each of `look_sizes` documents of
-every task ask `pipeline.domain.gate.after_look`, and stop as soon as it no longer says CONTINUE.
-`select` gets the same verdict from the number of documents alone (`look_at`). Levels are those of
-each direction by itself; that a run may also stop for the other one only makes errors rarer.
+How to use it: take each task's documents in the order of `ordered`; after each of its `look_sizes`
+ask `pipeline.domain.drops.after_look`, and go on with the tasks that it names. `select` gets the
+same verdict from the numbers of documents alone. Levels are those of each direction by itself; that
+a run may also stop for the other one only makes errors rarer.
 """
 
 import hashlib
@@ -103,19 +103,25 @@ def look_sizes(num_documents: int, num_looks: int) -> tuple[int, ...]:
     return tuple(ceil(number * num_documents / num_looks) for number in range(1, num_looks + 1))
 
 
-def look_at(num_scored: int, num_documents: int, params: SequentialParams | None) -> Look:
-    """The look that `num_scored` of a task's documents belong to.
+def look_of(number: int, params: SequentialParams | None) -> Look:
+    """The look of that number; without parameters there is only one."""
+    return Look(number, params.looks, params.spending) if params else ONLY_LOOK
+
+
+def sizes_so_far(
+    num_scored: int, num_documents: int, params: SequentialParams | None
+) -> tuple[int, ...]:
+    """After how many documents it was looked at a task that has `num_scored` of `num_documents`.
 
     Raises InputError for a number at which no look was planned.
     """
-    num_looks, spending = (params.looks, params.spending) if params else (1, ONLY_LOOK.spending)
-    sizes = look_sizes(num_documents, num_looks)
+    sizes = look_sizes(num_documents, params.looks if params else 1)
     if num_scored not in sizes:
         raise InputError(
             f"{num_scored} of {num_documents} documents were scored; expected "
             f"{' or '.join(map(str, sizes))}, as gate.sequential says"
         )
-    return Look(sizes.index(num_scored) + 1, len(sizes), spending)
+    return sizes[: sizes.index(num_scored) + 1]
 
 
 def ordered(rows: Sequence[DocumentRecord]) -> list[DocumentRecord]:

@@ -288,7 +288,7 @@ def test_an_evaluation_that_stopped_early_is_judged_at_its_look() -> None:
         update={"sequential": SequentialParams(looks=3, spending=Spending.POCOCK)}
     )
     verdict = select({"variant": sequential(100, 0)}, gate).variants["variant"]
-    assert (verdict.look, verdict.num_looks) == (1, 3)
+    assert verdict.documents_share == 1 / 3
     assert verdict.tasks["task_0"].num_documents == 100
     assert verdict.tasks["task_0"].level < 0.05
     assert verdict.verdict is Verdict.APPROVED

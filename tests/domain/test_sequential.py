@@ -6,7 +6,16 @@ from scipy.stats import multivariate_normal, norm
 
 from pipeline.domain.errors import InputError
 from pipeline.domain.params import SequentialParams, Spending
-from pipeline.domain.sequential import ONLY_LOOK, Look, levels, look_at, look_sizes, ordered, spent
+from pipeline.domain.sequential import (
+    ONLY_LOOK,
+    Look,
+    levels,
+    look_of,
+    look_sizes,
+    ordered,
+    sizes_so_far,
+    spent,
+)
 from tests.domain.test_paired import row
 
 
@@ -67,15 +76,17 @@ def test_looks_are_at_equal_steps_and_end_with_all() -> None:
     assert look_sizes(7, 3) == (3, 5, 7)
 
 
-def test_the_number_of_documents_tells_the_look() -> None:
+def test_the_number_of_documents_tells_the_looks() -> None:
     params = SequentialParams(looks=5, spending=Spending.POCOCK)
-    assert look_at(240, 600, params) == Look(2, 5, Spending.POCOCK)
-    assert look_at(600, 600, params).is_last
-    assert look_at(600, 600, None) == ONLY_LOOK
+    assert sizes_so_far(240, 600, params) == (120, 240)
+    assert sizes_so_far(600, 600, None) == (600,)
+    assert look_of(2, params) == Look(2, 5, Spending.POCOCK)
+    assert look_of(5, params).is_last
+    assert look_of(1, None) == ONLY_LOOK
     with pytest.raises(InputError, match="250 of 600 documents were scored; expected 120 or 240"):
-        look_at(250, 600, params)
+        sizes_so_far(250, 600, params)
     with pytest.raises(InputError, match="240 of 600 documents were scored; expected 600"):
-        look_at(240, 600, None)
+        sizes_so_far(240, 600, None)
 
 
 def test_the_order_is_not_that_of_the_file_and_keeps_passages_together() -> None:
