@@ -9,6 +9,7 @@ from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.license_files import read_license_facts
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.evaluated import (
+    Control,
     Distance,
     EvaluationRecord,
     Selection,
@@ -173,6 +174,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
             version="1.0",
         )
 
+    tasks = {"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)}
     distance = Distance(
         kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
         kl_p999=harm * 50, kl_max=harm * 99, kl_max_text="the old town", top1=1 - harm,
@@ -187,7 +189,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         backend="transformers",
         backend_version="5.19.0",
         suite="demo",
-        tasks={"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)},
+        tasks=tasks,
         perplexity=5.25 * (1 + harm),
         distance=None if name == BASE else distance,
         text_sha256=SHA,
@@ -196,10 +198,22 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         documents_sha256=SHA,
         looks=(),
         broken=None,
-        controls={},
+        controls={"llama.cpp": control(distance, tasks)} if name == BASE else {},
     )
     write_record(layout.evaluation_path(name), record)
     return record
+
+
+def control(distance: Distance, tasks: dict[str, TaskScore]) -> Control:
+    return Control(
+        backend="llama.cpp",
+        backend_version="llama-cpp-python 0.3.36",
+        artifact_digest=SHA,
+        tasks=tasks,
+        perplexity=5.25,
+        distance=distance,
+        documents_sha256=SHA,
+    )
 
 
 def verdict_on(

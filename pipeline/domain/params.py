@@ -6,7 +6,7 @@ stages that use it. The kinds of variants are in `pipeline.domain.variants`.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 DEMO_SOURCE = "demo"
+LLAMA_CPP = "llama.cpp"
 HUB_PREFIX = "hf:"
 
 VARIANT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -106,6 +107,8 @@ class EvaluateParams(Record):
 
     `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
     is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
+    `controls` are the engines beside transformers that judge a variant: the base is scored in each
+    of them too.
     """
 
     suite: Text
@@ -114,6 +117,7 @@ class EvaluateParams(Record):
     window_tokens: Annotated[int, Field(ge=8)]
     num_windows: PositiveInt
     batch_size: PositiveInt
+    controls: tuple[Literal["llama.cpp"], ...]
 
 
 class GateParams(Record):
@@ -199,6 +203,15 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_are_controlled(self) -> "Params":
+        for name, recipe in self.variants.items():
+            if isinstance(recipe, GgufParams) and LLAMA_CPP not in self.evaluate.controls:
+                raise ValueError(
+                    f"evaluate.controls: expected {LLAMA_CPP} in it, which judges {name}"
+                )
         return self
 
     @model_validator(mode="after")

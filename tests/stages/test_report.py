@@ -99,6 +99,13 @@ def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
     assert "97.7 KiB" in text
 
 
+def test_what_the_engine_alone_changes_is_shown_apart(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "What the engine alone changes" in text
+    assert "llama.cpp (llama-cpp-python 0.3.36)" in text
+    assert "+0.0000 on trades_en" in text
+
+
 def test_calibration_names_its_data_and_what_was_dropped(workspace: Workspace) -> None:
     text = Page(page(workspace)).text
     assert "65,536 tokens (128 samples of 512) of demo/data/calibration.jsonl, license MIT" in text
