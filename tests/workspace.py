@@ -9,7 +9,13 @@ from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.license_files import read_license_facts
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.suite_file import SUITES_FILE
-from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
+from pipeline.domain.evaluated import (
+    Control,
+    Distance,
+    DocumentRecord,
+    EvaluationRecord,
+    TaskScore,
+)
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
@@ -177,6 +183,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
             version="1.0",
         )
 
+    tasks = {"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)}
     distance = Distance(
         kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
         kl_p999=harm * 50, kl_max=harm * 99, kl_max_text="the old town", top1=1 - harm,
@@ -184,11 +191,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         perplexity_ratio_high=1 + 1.1 * harm, probability_change=-harm / 2,
         probability_change_rms=harm,
     )  # fmt: skip
-    scores = {
-        "trades_en": score(0.91 - harm, 0.014),
-        "tales_es": score(0.84 - harm, None),
-    }
-    documents = document_rows({task: it.value for task, it in scores.items()})
+    documents = document_rows({task: it.value for task, it in tasks.items()})
     record = EvaluationRecord(
         name=name,
         artifact_digest=digest,
@@ -196,7 +199,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         backend="transformers",
         backend_version="5.19.0",
         suite="demo",
-        tasks=scores,
+        tasks=tasks,
         perplexity=5.25 * (1 + harm),
         distance=None if name == BASE else distance,
         text_sha256=SHA,
@@ -205,10 +208,12 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         documents_sha256=sha256_hex(documents),
         looks=(),
         broken=None,
-        controls={},
+        controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )
     write_record(layout.evaluation_path(name), record)
     layout.documents_path(name).write_bytes(documents)
+    if name == BASE:
+        layout.control_documents_path("llama.cpp").write_bytes(documents)
     return record
 
 
@@ -240,6 +245,18 @@ def write_suite(layout: Layout) -> None:
         "suites:\n  demo:\n    tasks:\n"
         "      - {name: trades_en, metric: acc, margin: 0.05}\n"
         "      - {name: tales_es, metric: acc}\n"
+    )
+
+
+def control(distance: Distance, tasks: dict[str, TaskScore], documents: bytes) -> Control:
+    return Control(
+        backend="llama.cpp",
+        backend_version="llama-cpp-python 0.3.36",
+        artifact_digest=SHA,
+        tasks=tasks,
+        perplexity=5.25,
+        distance=distance,
+        documents_sha256=sha256_hex(documents),
     )
 
 

@@ -23,6 +23,7 @@ from pipeline.domain.report import (
     task_rows,
     verdict_rows,
 )
+from pipeline.domain.report_controls import control_rows
 from pipeline.domain.report_verdicts import choices, gate_sentences, task_verdict_rows
 
 TEMPLATE = "report.html.j2"
@@ -55,6 +56,8 @@ def render_report(facts: Facts) -> str:
         served=serving_remarks(facts),
         models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
+        reference=facts.base_evaluation.backend,
+        controls=control_rows(facts.base_evaluation),
         coverage=coverage_rows(facts),
         pulls=pull_commands(facts),
         provenance=provenance_rows(facts),

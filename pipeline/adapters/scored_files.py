@@ -8,20 +8,28 @@ from pipeline.adapters.files import read_bytes
 from pipeline.domain.comparison import Scored
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
-from pipeline.domain.layout import Layout
+from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.record import first_problem, sha256_hex
 
 
 def read_scored(layout: Layout, name: str) -> Scored:
     """The evaluation of the base or of a variant. Raises InputError for missing or other rows."""
     record = read_evaluation(layout, name)
-    path = layout.documents_path(name)
-    data = read_bytes(path, made_by=f"evaluate {name}")
-    if sha256_hex(data) != record.documents_sha256:
-        raise InputError(
-            f"{path}: not the rows that were scored; run `quantline evaluate {name}` again"
-        )
-    return Scored(record, _rows(data, path))
+    rows = _read_rows(layout.documents_path(name), record.documents_sha256, name)
+    return Scored(record, rows)
+
+
+def read_base_in(layout: Layout, base: Scored, backend: str) -> Scored:
+    """The base in the engine that scored a variant: itself, or the control in that engine.
+
+    Differences between engines are then no part of what a variant lost.
+    """
+    control = base.record.controls.get(backend)
+    if control is None:
+        return base
+    path = layout.control_documents_path(backend)
+    record = base.record.model_copy(update={"tasks": control.tasks})
+    return Scored(record, _read_rows(path, control.documents_sha256, BASE))
 
 
 def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
@@ -31,7 +39,12 @@ def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
     return EvaluationRecord.from_bytes(data, source=str(path))
 
 
-def _rows(data: bytes, path: Path) -> tuple[DocumentRecord, ...]:
+def _read_rows(path: Path, sha256: str, name: str) -> tuple[DocumentRecord, ...]:
+    data = read_bytes(path, made_by=f"evaluate {name}")
+    if sha256_hex(data) != sha256:
+        raise InputError(
+            f"{path}: not the rows that were scored; run `quantline evaluate {name}` again"
+        )
     rows = []
     for number, line in enumerate(data.splitlines(), start=1):
         try:

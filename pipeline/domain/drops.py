@@ -116,8 +116,8 @@ def held_drops(
     }
     if len(history) > 1:
         common = min(map(len, history.values()))
-        mean = MeanDrop(tuple(looks[common - 1] for looks in history.values()))
-        held[MEAN] = HeldDrop(mean, margins[MEAN], look(common))
+        mean = MeanDrop(tuple(pairs[common - 1] for pairs in history.values()))
+        held[MEAN] = HeldDrop(mean, margins[MEAN], look_of(common, sequential))
     return held
 
 

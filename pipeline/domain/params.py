@@ -7,7 +7,7 @@ stages that use it. The kinds of variants are in `pipeline.domain.variants`.
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 DEMO_SOURCE = "demo"
+LLAMA_CPP = "llama.cpp"
 HUB_PREFIX = "hf:"
 
 VARIANT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -107,6 +108,8 @@ class EvaluateParams(Record):
 
     `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
     is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
+    `controls` are the engines beside transformers that judge a variant: the base is scored in each
+    of them too.
     """
 
     suite: Text
@@ -115,6 +118,7 @@ class EvaluateParams(Record):
     window_tokens: Annotated[int, Field(ge=8)]
     num_windows: PositiveInt
     batch_size: PositiveInt
+    controls: tuple[Literal["llama.cpp"], ...]
 
 
 class Spending(StrEnum):
@@ -137,9 +141,8 @@ class SequentialParams(Record):
 class GateClass(Record):
     """What is asked of variants whose quantized tensors have at least `min_bits` per weight.
 
-    `margin_factor` scales the margin of each task; `max_mean_drop` is
-    the margin of the mean over tasks. KL is the mean over tokens in nats, the perplexity ratio is
-    variant ÷ base.
+    `margin_factor` scales the margin of each task; `max_mean_drop` is the margin of the mean over
+    tasks. KL is the mean over tokens in nats, the perplexity ratio is variant ÷ base.
     """
 
     min_bits: Annotated[float, Field(ge=0.0)]
@@ -271,6 +274,15 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_are_controlled(self) -> "Params":
+        for name, recipe in self.variants.items():
+            if isinstance(recipe, GgufParams) and LLAMA_CPP not in self.evaluate.controls:
+                raise ValueError(
+                    f"evaluate.controls: expected {LLAMA_CPP} in it, which judges {name}"
+                )
         return self
 
     @model_validator(mode="after")

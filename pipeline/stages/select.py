@@ -7,7 +7,7 @@ report shows it.
 from pipeline.adapters.files import read_bytes, write_record
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
-from pipeline.adapters.scored_files import read_scored
+from pipeline.adapters.scored_files import read_base_in, read_scored
 from pipeline.adapters.suite_file import read_suite
 from pipeline.domain.comparison import Scored
 from pipeline.domain.coverage import quantized_bits
@@ -59,7 +59,7 @@ def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
             f"`quantline evaluate {name}` again"
         )
     return Candidate(
-        base=base,
+        base=read_base_in(layout, base, own.record.backend),
         own=own,
         format=variant.recipe.format,
         bits_per_weight=quantized_bits(variant.coverage),

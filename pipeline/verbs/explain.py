@@ -5,7 +5,7 @@ It runs no model and writes nothing.
 
 from pipeline.adapters.files import read_bytes
 from pipeline.adapters.questions import read_questions
-from pipeline.adapters.scored_files import read_scored
+from pipeline.adapters.scored_files import read_base_in, read_scored
 from pipeline.domain.errors import InputError
 from pipeline.domain.explain import explanation, hardest_flips
 from pipeline.domain.layout import BASE, Layout
@@ -28,6 +28,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
     path = layout.variant_path(name)
     data = read_bytes(path, made_by=f"quantize {name}")
     coverage = VariantRecord.from_bytes(data, source=str(path)).coverage
-    flips = hardest_flips(read_scored(layout, BASE), own)
+    base = read_base_in(layout, read_scored(layout, BASE), own.record.backend)
+    flips = hardest_flips(base, own)
     questions = read_questions(layout.root, own.record.suite, [it.key for it in flips])
     print("\n".join(explanation(name, verdict, flips, questions, coverage)), flush=True)

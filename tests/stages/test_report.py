@@ -113,6 +113,13 @@ def test_profiles_choose_with_the_benchmark(workspace: Workspace) -> None:
     assert "the only approved variant in gguf of at most 40.0 %" in text
 
 
+def test_what_the_engine_alone_changes_is_shown_apart(workspace: Workspace) -> None:
+    text = Page(page(workspace)).text
+    assert "What the engine alone changes" in text
+    assert "llama.cpp (llama-cpp-python 0.3.36)" in text
+    assert "+0.0000 on trades_en" in text
+
+
 def test_calibration_names_its_data_and_what_was_dropped(workspace: Workspace) -> None:
     text = Page(page(workspace)).text
     assert "65,536 tokens (128 samples of 512) of demo/data/calibration.jsonl, license MIT" in text

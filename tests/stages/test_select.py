@@ -1,5 +1,6 @@
 """select on written records: verdicts, the order of params.yaml, and stale inputs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import GateClass, Params
+from pipeline.domain.record import sha256_hex
 from pipeline.domain.selection import Selection, Verdict
 from pipeline.stages import select
 from tests.models import tiny_llama
@@ -150,3 +152,21 @@ def test_a_task_without_a_margin_gets_that_of_the_gate(workspace: tuple[Layout, 
     gate = params.gate.model_copy(update={"margin": 0.08})
     tasks = selected(layout, params.model_copy(update={"gate": gate})).variants["awq-w4-g128"].tasks
     assert {task: it.margin for task, it in tasks.items()} == {"trades_en": 0.05, "tales_es": 0.08}
+
+
+def test_a_gguf_is_compared_with_the_base_in_llama_cpp(workspace: tuple[Layout, Params]) -> None:
+    """What the engine changes in the base is no loss of the variant."""
+    layout, params = workspace
+    path = layout.evaluation_path("gguf-q8-0")
+    path.write_text(path.read_text().replace('"backend": "transformers"', '"backend": "llama.cpp"'))
+    rows = layout.documents_path("gguf-q8-0").read_bytes().replace(b'"acc":1.0', b'"acc":0.0', 60)
+    layout.documents_path("gguf-q8-0").write_bytes(rows)
+    layout.control_documents_path("llama.cpp").write_bytes(rows)
+    for name, old in (("gguf-q8-0", None), (BASE, "llama.cpp")):
+        record = json.loads(layout.evaluation_path(name).read_text())
+        where = record["controls"][old] if old else record
+        where["documents_sha256"] = sha256_hex(rows)
+        layout.evaluation_path(name).write_text(json.dumps(record))
+    verdict = selected(layout, params).variants["gguf-q8-0"]
+    assert verdict.verdict is Verdict.APPROVED
+    assert verdict.tasks["trades_en"].right_to_wrong == 0
