@@ -106,7 +106,11 @@ def task_lines(verdict: VariantVerdict) -> list[str]:
 def distance_lines(verdict: VariantVerdict) -> list[str]:
     heading = ("", "value", "low", "high", "bound", "verdict")
     rows = [
-        (name, *map(significant, (it.value, it.low, it.high)), f"{it.limit:g}", it.verdict.value)
+        (
+            name,
+            *(f"{value:.5g}" for value in (it.value, it.low, it.high, it.limit)),
+            it.verdict.value,
+        )
         for name, it in verdict.bounds.items()
     ]
     return aligned([heading, *rows])
