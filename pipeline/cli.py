@@ -50,6 +50,7 @@ STAGES = {
 # What an operator asks beside the graph: `pipeline.verbs` has a module for each.
 VERBS = {
     "plan": Stage("predict memory, disk and time of a run, and refuse one that cannot fit"),
+    "explain": Stage("say why a variant got its verdict", takes_name=True),
 }
 
 

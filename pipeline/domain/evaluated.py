@@ -1,6 +1,4 @@
-"""What evaluate and select leave behind: scores, distances to the base, and verdicts."""
-
-from enum import StrEnum
+"""What evaluate leaves behind: scores, rows of documents, and distances to the base."""
 
 from pipeline.domain.manifest import Sha256
 from pipeline.domain.record import Record
@@ -107,41 +105,3 @@ class EvaluationRecord(Record):
     looks: tuple[int, ...]
     broken: str | None
     controls: dict[str, Control]
-
-
-class Verdict(StrEnum):
-    APPROVED = "approved"
-    REJECTED = "rejected"
-    INCONCLUSIVE = "inconclusive"
-
-
-class VariantVerdict(Record):
-    """Whether a variant may be released, with every number the decision used.
-
-    `recovery` is the mean of `task_recovery`; a value above 1 means better than the base.
-    """
-
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    format: str
-    recovery: float
-    task_recovery: dict[str, float]
-    kl: float
-    top1: float
-    perplexity_ratio: float
-    weight_bytes: int
-    size_ratio: float
-    pareto: bool
-    artifact_digest: Sha256
-
-
-class Selection(Record):
-    """`selection.json`: the verdict on every variant."""
-
-    base_digest: Sha256
-    base_weight_bytes: int
-    variants: dict[str, VariantVerdict]
-
-    def approved(self) -> tuple[str, ...]:
-        """Names of the approved variants, in the order of `params.yaml`."""
-        return tuple(name for name, it in self.variants.items() if it.verdict is Verdict.APPROVED)
