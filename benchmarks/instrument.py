@@ -13,7 +13,7 @@ from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.judge import measure
 from pipeline.adapters.lm_eval import loaded_tasks
 from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.lm_eval_run import run_tasks
+from pipeline.adapters.lm_eval_run import TaskQuestions, run_tasks
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.statistics import Statistics
 from pipeline.adapters.suite_file import read_suite
@@ -66,7 +66,10 @@ def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
     ):
         text = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
         scored = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
-        scores = run_tasks(tasks, scored, max_documents=evaluate.max_documents).scores
+        questions = [
+            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+        ]
+        scores = run_tasks(questions, scored).scores
     return _rows(name, scores, text.perplexity, text.distance)
 
 

@@ -4,19 +4,18 @@ Everything that does not depend on a model is made once: token ids, requests, th
 What a model scored before is remembered. Which models there are is the stage's business.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from pipeline.adapters.files import file_sha256
-from pipeline.adapters.lm_eval import LoadedTask
 from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.lm_eval_run import SuiteResult, run_tasks
+from pipeline.adapters.lm_eval_run import SuiteResult, TaskQuestions, run_tasks
 from pipeline.adapters.progress import track
 from pipeline.adapters.remembered import Memory, ScoredText
-from pipeline.adapters.scorer import Scorer, window_logits
+from pipeline.adapters.scorer import Logits, Scorer, window_logits
 from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
 from pipeline.domain.distance import (
     Floats,
@@ -31,6 +30,9 @@ from pipeline.domain.evaluated import Distance
 from pipeline.domain.params import EvaluateParams
 
 MIN_WINDOWS = 2
+
+KEPT_BYTES = 1 << 28
+"""Logits of the reference that stay in memory from one model to the next."""
 
 SHOWN_TOKENS = 24
 """Of the text where KL is largest."""
@@ -91,9 +93,10 @@ class Judge:
     base_digest: str
     tokenizer: Any
     held_out: HeldOut
-    tasks: Sequence[LoadedTask]
+    questions: Sequence[TaskQuestions]
     evaluate: EvaluateParams
     cache_dir: Path
+    kept_logits: dict[str, list[Logits]] = field(default_factory=dict)
 
     def judge(self, subject: Subject, reference: Subject | None) -> Judgement:
         """Scores, perplexity, and the distance to `reference` where there is one.
@@ -111,9 +114,8 @@ class Judge:
         if reference is not None:
             reference.scorer.close()
         suite = run_tasks(
-            self.tasks,
+            self.questions,
             ScoredModel(subject.scorer, self.tokenizer, batch_size=self.evaluate.batch_size),
-            max_documents=self.evaluate.max_documents,
             remembered=memory.rows,
         )
         return Judgement(suite, text.perplexity, text.distance)
@@ -126,31 +128,46 @@ class Judge:
             )
         return measure(
             subject.scorer,
-            reference.scorer if reference else None,
+            self._kept(reference) if reference else None,
             self.held_out.windows,
             self.tokenizer,
             batch_size=self.evaluate.batch_size,
         )
 
+    def _kept(self, reference: Subject) -> Scorer | Sequence[Logits]:
+        """The reference's logits, once for all models of this run where they take little room."""
+        num_tokens = sum(map(len, self.held_out.windows))
+        if 4 * num_tokens * reference.scorer.vocab_size > KEPT_BYTES:
+            return reference.scorer
+        if reference.digest not in self.kept_logits:
+            self.kept_logits[reference.digest] = list(
+                window_logits(
+                    reference.scorer, self.held_out.windows, batch_size=self.evaluate.batch_size
+                )
+            )
+        return self.kept_logits[reference.digest]
+
 
 def measure(
     scorer: Scorer,
-    reference: Scorer | None,
+    reference: Scorer | Sequence[Logits] | None,
     windows: Sequence[list[int]],
     tokenizer: Any,
     *,
     batch_size: int,
 ) -> ScoredText:
-    """Perplexity on the windows, and the distance to `reference` where there is one.
+    """Perplexity on the windows, and the distance to `reference`, a model or its logits.
 
     Both models read each window in turn, and of its logits only a few numbers for each token stay.
     """
     losses: list[Floats] = []
     distances: list[WindowDistance] = []
     own_windows = window_logits(scorer, windows, batch_size=batch_size)
-    base_windows = (
-        window_logits(reference, windows, batch_size=batch_size) if reference else repeat(None)
-    )
+    base_windows: Iterable[Logits | None] = repeat(None)
+    if isinstance(reference, Sequence):
+        base_windows = reference
+    elif reference is not None:
+        base_windows = window_logits(reference, windows, batch_size=batch_size)
     pairs = zip(windows, own_windows, base_windows, strict=False)
     for window, own, base in track(pairs, f"{scorer.label}: windows", total=len(windows)):
         if base is None:

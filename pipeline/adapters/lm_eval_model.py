@@ -47,33 +47,6 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
-    @property
-    def tokenizer_name(self) -> str:
-        return str(self.tokenizer.name_or_path)
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The conversation as the base's own template writes it, open for the model's turn.
-
-        Raises InputError when the base has no template or it refuses the conversation.
-        """
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
-        except (ValueError, TemplateError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{self._scorer.label}: its chat template cannot write a task's conversation: "
-                f"{reason}; set chat to false in eval/suites.yaml"
-            ) from error
-
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
@@ -195,3 +168,27 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
             return True
         text = self.tokenizer.decode(ids)
         return any(stop in text for stop in stops)
+
+
+def chat_text(
+    tokenizer: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """A conversation as the tokenizer's own template writes it, open for the model's turn.
+
+    Raises InputError when there is no template or it refuses the conversation.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+    except (ValueError, TemplateError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the base's chat template cannot write a task's conversation: {reason}; set chat to "
+            "false in eval/suites.yaml"
+        ) from error

@@ -19,7 +19,7 @@ from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from pipeline.adapters.lm_eval import LoadedTask
-from pipeline.adapters.lm_eval_model import ScoredModel
+from pipeline.adapters.lm_eval_model import ScoredModel, chat_text
 from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, TaskScore
@@ -49,21 +49,19 @@ def computed(_digest: str, compute: Callable[[], Rows]) -> Rows:
 
 
 def run_tasks(
-    tasks: Sequence[LoadedTask],
+    questions: Sequence["TaskQuestions"],
     model: ScoredModel,
     *,
-    max_documents: int | None,
     remembered: Remembered = computed,
     looks: Sequence[int] = (),
     is_decided: IsDecided = lambda rows: False,
 ) -> SuiteResult:
-    """Score every task on its first `max_documents` documents (None: all).
+    """Score a model on all documents of every task.
 
     With `looks`, which rise, the documents of each task are taken in an order drawn once, as many
     as the first look says, then up to the next one, until `is_decided` is true of all rows so far.
     """
-    questions = [TaskQuestions(it, model, max_documents=max_documents) for it in tasks]
-    rows: dict[str, list[DocumentRecord]] = {it.name: [] for it in tasks}
+    rows: dict[str, list[DocumentRecord]] = {it.name: [] for it in questions}
     longest = max(it.num_documents for it in questions)
     looked: list[int] = []
     start = 0
@@ -71,7 +69,9 @@ def run_tasks(
         for task in questions:
             numbers = task.order(shuffled=bool(looks))[start:stop]
             if numbers:
-                rows[task.name] += remembered(task.digest(numbers), partial(task.ask, numbers))
+                rows[task.name] += remembered(
+                    task.digest(numbers), partial(task.ask, model, numbers)
+                )
         if looks:
             looked.append(stop)
             if is_decided([row for name in rows for row in rows[name]]):
@@ -80,24 +80,25 @@ def run_tasks(
     for own_rows in rows.values():
         own_rows.sort(key=lambda row: row.doc_id)
     return SuiteResult(
-        scores={it.name: task_score(it, rows[it.name]) for it in tasks},
+        scores={it.name: task_score(it.loaded, rows[it.name]) for it in questions},
         documents=tuple(row for name in rows for row in rows[name]),
         looks=tuple(looked),
     )
 
 
 class TaskQuestions:
-    """The requests of one task for a model, by document; documents are numbered from 0."""
+    """The requests of one task by document, for any model; documents are numbered from 0.
 
-    def __init__(
-        self, loaded: LoadedTask, model: ScoredModel, *, max_documents: int | None
-    ) -> None:
+    At most the first `max_documents` (None: all). `tokenizer` is the base's, for tasks that ask
+    through its chat template.
+    """
+
+    def __init__(self, loaded: LoadedTask, tokenizer: Any, *, max_documents: int | None) -> None:
         self.name = loaded.name
-        self._loaded = loaded
-        self._model = model
+        self.loaded = loaded
         documents: list[tuple[Any, list[Instance]]] = []
         for part in loaded.parts:
-            documents += _requests(part, model, chat=loaded.chat, max_documents=max_documents)
+            documents += _requests(part, tokenizer, chat=loaded.chat, max_documents=max_documents)
         self._documents = documents[:max_documents]
 
     @property
@@ -112,22 +113,22 @@ class TaskQuestions:
 
     def digest(self, numbers: Sequence[int]) -> str:
         """sha256 of the task's rules, and of each request of these documents with its answer."""
-        rules = [self.name, self._loaded.metric, self._loaded.filter, str(self._loaded.cluster)]
-        rules += [_config_text(part) for part in self._loaded.parts]
+        rules = [self.name, self.loaded.metric, self.loaded.filter, str(self.loaded.cluster)]
+        rules += [_config_text(part) for part in self.loaded.parts]
         asked = [
             [number, str(part.doc_to_target(it[0].doc)), [request.arguments for request in it]]
             for number, (part, it) in ((number, self._documents[number]) for number in numbers)
         ]
         return sha256_hex(json.dumps([rules, asked], default=_source_text).encode())
 
-    def ask(self, numbers: Sequence[int]) -> Rows:
+    def ask(self, model: ScoredModel, numbers: Sequence[int]) -> Rows:
         """The row of each of these documents. Raises InputError like the model's methods."""
         requests: dict[str, list[Instance]] = {}
         for number in numbers:
             for request in self._documents[number][1]:
                 requests.setdefault(request.request_type, []).append(request)
         for kind, asked in requests.items():
-            for request, answer in zip(asked, getattr(self._model, kind)(asked), strict=True):
+            for request, answer in zip(asked, getattr(model, kind)(asked), strict=True):
                 request.resps = [answer] * request.repeats
         return tuple(self._row(number) for number in numbers)
 
@@ -139,13 +140,13 @@ class TaskQuestions:
         answers = [request.resps[0] for request in requests]
         generated = answers[0] if isinstance(answers[0], str) else None
         metrics = part.process_results(
-            document, [request.filtered_resps[self._loaded.filter] for request in requests]
+            document, [request.filtered_resps[self.loaded.filter] for request in requests]
         )
         as_text = json.dumps(
             document, indent=2, default=handle_non_serializable, ensure_ascii=False
         )
         doc_hash = hash_string(as_text)
-        cluster = self._loaded.cluster
+        cluster = self.loaded.cluster
         return DocumentRecord(
             task=self.name,
             doc_id=number,
@@ -164,15 +165,15 @@ class TaskQuestions:
 
 
 def _requests(
-    part: Any, model: ScoredModel, *, chat: bool, max_documents: int | None
+    part: Any, tokenizer: Any, *, chat: bool, max_documents: int | None
 ) -> list[tuple[Any, list[Instance]]]:
     """The task and the requests of each of its documents, with the examples lm-eval would give."""
     part.build_all_requests(
         limit=max_documents,
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,
-        chat_template=model.apply_chat_template if chat else None,
-        tokenizer_name=model.tokenizer_name if chat else "",
+        chat_template=partial(chat_text, tokenizer) if chat else None,
+        tokenizer_name=str(tokenizer.name_or_path) if chat else "",
     )
     by_document: dict[int, list[Instance]] = {}
     for request in part.instances:

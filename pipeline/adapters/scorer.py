@@ -7,6 +7,7 @@ requests arrive changes nothing; beginnings that sequences share are computed on
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
@@ -103,15 +104,15 @@ class LateScorer:
             self._opened = self._open()
         return self._opened
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         return self._scorer.vocab_size
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         return self._scorer.max_length
 
-    @property
+    @cached_property
     def max_shared_length(self) -> int:
         return self._scorer.max_shared_length
 

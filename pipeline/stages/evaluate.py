@@ -18,8 +18,9 @@ from pipeline.adapters.files import (
     write_bytes,
     write_record,
 )
-from pipeline.adapters.judge import Judge, Judgement, read_held_out
+from pipeline.adapters.judge import Judge, Judgement, Subject, read_held_out
 from pipeline.adapters.lm_eval import loaded_tasks
+from pipeline.adapters.lm_eval_run import TaskQuestions
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.room import fetched_source, require_room
@@ -35,8 +36,8 @@ from pipeline.domain.record import sha256_hex
 from pipeline.domain.stage_needs import evaluate_need
 
 
-def run(layout: Layout, params: Params, name: str) -> None:
-    """Write `artifacts/evaluations/<name>`; `name` is `base` or a variant.
+def run(layout: Layout, params: Params, *names: str) -> None:
+    """Write `artifacts/evaluations/<name>` of each name: `base` or a variant.
 
     Everything cheap is checked before a model is loaded. Raises InputError for wrong parameters,
     texts or tasks, or a variant that does not belong to this base, BrokenModelError for a base
@@ -44,57 +45,75 @@ def run(layout: Layout, params: Params, name: str) -> None:
     """
     evaluate = params.evaluate
     base = read_base_manifest(layout)
-    digest = base.digest if name == BASE else _variant(layout, params, base.digest, name).digest
-    require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
-    tokenizer = tokenizer_of(layout.base_dir)
-    held_out = read_held_out(layout.root, evaluate, tokenizer)
-    suite = read_suite(layout.root, evaluate.suite)
     reference = base_subject(layout.base_dir, base.digest)
+    tokenizer = tokenizer_of(layout.base_dir)
+    digests = {
+        name: base.digest if name == BASE else _variant(layout, params, base.digest, name).digest
+        for name in names
+    }
+    for name in names:
+        require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
+    held_out = read_held_out(layout.root, evaluate, tokenizer)
     subjects = Subjects(reference, tokenizer, held_out.texts)
-    subject = reference
-    if name != BASE:
-        subject = subjects.variant(name, digest, layout.model_dir(name))
-    with (
-        loaded_tasks(layout.root, suite) as tasks,
-        closing(reference.scorer),
-        closing(subject.scorer) as scorer,
-        new_directory(layout.evaluation_dir(name)) as partial,
-    ):
-        note(f"evaluate: {name}: suite {evaluate.suite}, {len(tasks)} tasks, {scorer.backend}")
+    suite = read_suite(layout.root, evaluate.suite)
+    with loaded_tasks(layout.root, suite) as tasks, closing(reference.scorer):
+        questions = [
+            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+        ]
         judge = Judge(
-            base.digest, tokenizer, held_out, tasks, evaluate, cache_dir=layout.scores_cache_dir
+            base.digest, tokenizer, held_out, questions, evaluate, layout.scores_cache_dir
         )
-        own: Judgement | None = None
-        broken, controls = None, {}
-        if name == BASE:
-            own = judge.judge(subject, None)
-            controls = _controls(layout, params, judge, subjects, partial)
-        else:
-            try:
-                own = judge.judge(subject, reference)
-            except BrokenModelError as error:
-                broken = str(error)
-        documents_path = partial / layout.documents_path(name).name
-        record = EvaluationRecord(
-            name=name,
-            artifact_digest=digest,
-            base_digest=base.digest,
-            backend=scorer.backend,
-            backend_version=scorer.backend_version,
-            suite=evaluate.suite,
-            tasks=own.suite.scores if own else {},
-            perplexity=own.perplexity if own else None,
-            distance=own.distance if own else None,
-            text_sha256=held_out.text_sha256,
-            token_ids_sha256=held_out.token_ids_sha256,
-            num_tokens=held_out.num_tokens,
-            documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
-            looks=own.suite.looks if own else (),
-            broken=broken,
-            controls=controls,
-        )
-        write_record(partial / layout.evaluation_path(name).name, record)
-    note(_summary(record))
+        for name, digest in digests.items():
+            subject = reference
+            if name != BASE:
+                subject = subjects.variant(name, digest, layout.model_dir(name))
+            with closing(subject.scorer), new_directory(layout.evaluation_dir(name)) as partial:
+                record = _evaluate(layout, params, judge, subjects, name, subject, partial)
+                write_record(partial / layout.evaluation_path(name).name, record)
+            note(_summary(record))
+
+
+def _evaluate(
+    layout: Layout,
+    params: Params,
+    judge: Judge,
+    subjects: Subjects,
+    name: str,
+    subject: Subject,
+    partial: Path,
+) -> EvaluationRecord:
+    """The record of one model; its rows go into `partial`."""
+    backend = subject.scorer.backend
+    note(f"evaluate: {name}: suite {params.evaluate.suite}, {backend}")
+    own: Judgement | None = None
+    broken, controls = None, {}
+    if name == BASE:
+        own = judge.judge(subject, None)
+        controls = _controls(layout, params, judge, subjects, partial)
+    else:
+        try:
+            own = judge.judge(subject, subjects.base)
+        except BrokenModelError as error:
+            broken = str(error)
+    documents_path = partial / layout.documents_path(name).name
+    return EvaluationRecord(
+        name=name,
+        artifact_digest=subject.digest,
+        base_digest=judge.base_digest,
+        backend=backend,
+        backend_version=subject.scorer.backend_version,
+        suite=params.evaluate.suite,
+        tasks=own.suite.scores if own else {},
+        perplexity=own.perplexity if own else None,
+        distance=own.distance if own else None,
+        text_sha256=judge.held_out.text_sha256,
+        token_ids_sha256=judge.held_out.token_ids_sha256,
+        num_tokens=judge.held_out.num_tokens,
+        documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
+        looks=own.suite.looks if own else (),
+        broken=broken,
+        controls=controls,
+    )
 
 
 def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> VariantRecord:

@@ -119,8 +119,10 @@ def score(
     max_documents: int | None = None,
 ) -> SuiteResult:
     with closing(open_scorer()) as scorer, loaded_tasks(root, suite) as tasks:
-        model = ScoredModel(scorer, tokenizer_of(tiny_model_dir()), batch_size=batch_size)
-        return run_tasks(tasks, model, max_documents=max_documents)
+        tokenizer = tokenizer_of(tiny_model_dir())
+        model = ScoredModel(scorer, tokenizer, batch_size=batch_size)
+        questions = [TaskQuestions(it, tokenizer, max_documents=max_documents) for it in tasks]
+        return run_tasks(questions, model)
 
 
 def plain_lm_eval(root: Path) -> dict[str, Any]:
@@ -334,10 +336,11 @@ def test_a_conversation_is_written_by_the_models_template(root: Path) -> None:
     with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
         tokenizer = tokenizer_of(tiny_model_dir())
         model = ScoredModel(scorer, tokenizer, batch_size=4)
-        with pytest.raises(InputError, match=r"^tiny: its chat template .* set chat to false"):
-            run_tasks(tasks, model, max_documents=2)
+        with pytest.raises(InputError, match=r"^the base's chat template .* set chat to false"):
+            TaskQuestions(tasks[0], tokenizer, max_documents=2)
         tokenizer.chat_template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}"
-        documents = run_tasks(tasks, model, max_documents=2).documents
+        questions = [TaskQuestions(tasks[0], tokenizer, max_documents=2)]
+        documents = run_tasks(questions, model).documents
     for row, prompt in zip(documents, read_prompts(root), strict=False):
         assert row.prompt_hash == sha256_hex(f"<user>{prompt}".encode())
 
@@ -361,16 +364,14 @@ def test_requests_longer_than_the_context_are_counted(
 def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> None:
     suite = suite_of("questions", "acc")
     with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
-        model = ScoredModel(scorer, tokenizer_of(tiny_model_dir()), batch_size=4)
-        whole = run_tasks(tasks, model, max_documents=None)
+        tokenizer = tokenizer_of(tiny_model_dir())
+        model = ScoredModel(scorer, tokenizer, batch_size=4)
+        questions = [TaskQuestions(tasks[0], tokenizer, max_documents=None)]
+        whole = run_tasks(questions, model)
         stopped = run_tasks(
-            tasks,
-            model,
-            max_documents=None,
-            looks=(8, 16, 24),
-            is_decided=lambda rows: len(rows) >= 16,
+            questions, model, looks=(8, 16, 24), is_decided=lambda rows: len(rows) >= 16
         )
-        to_the_end = run_tasks(tasks, model, max_documents=None, looks=(8, 99))
+        to_the_end = run_tasks(questions, model, looks=(8, 99))
     assert stopped.looks == (8, 16)
     assert stopped.scores["questions"].num_documents == len(stopped.documents) == 16
     assert to_the_end.looks == (8, 30)
@@ -382,9 +383,9 @@ def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> No
 
 def test_a_digest_follows_what_is_asked(root: Path) -> None:
     def digest(suite: Suite) -> str:
-        with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as (task,):
-            model = ScoredModel(scorer, tokenizer_of(tiny_model_dir()), batch_size=4)
-            return TaskQuestions(task, model, max_documents=None).digest(range(5))
+        with loaded_tasks(root, suite) as (task,):
+            questions = TaskQuestions(task, tokenizer_of(tiny_model_dir()), max_documents=None)
+            return questions.digest(range(5))
 
     before = digest(suite_of("questions", "acc"))
     assert digest(suite_of("questions", "acc")) == before

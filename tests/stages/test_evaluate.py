@@ -210,14 +210,16 @@ def test_rows_and_scores_say_the_same(made: tuple[Layout, Params]) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_inputs_give_the_same_bytes(copied: tuple[Layout, Params]) -> None:
+def test_the_same_inputs_give_the_same_bytes_also_all_in_one_run(
+    copied: tuple[Layout, Params],
+) -> None:
     layout, params = copied
-    for name in (BASE, "awq-w4", "gguf-q8-0"):
-        before = directory_records(layout.evaluation_dir(name))
-        shutil.rmtree(layout.evaluation_dir(name))
-        shutil.rmtree(layout.scores_cache_dir)
-        evaluate.run(layout, params, name)
-        assert directory_records(layout.evaluation_dir(name)) == before
+    names = (BASE, *params.variants)
+    before = [directory_records(layout.evaluation_dir(name)) for name in names]
+    shutil.rmtree(layout.evaluation_dir(BASE).parent)
+    shutil.rmtree(layout.scores_cache_dir)
+    evaluate.run(layout, params, *names)
+    assert [directory_records(layout.evaluation_dir(name)) for name in names] == before
 
 
 @pytest.mark.parametrize(
