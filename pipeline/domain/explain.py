@@ -43,7 +43,8 @@ def hardest_flips(base: Scored, own: Scored) -> tuple[Flip, ...]:
     """The documents with another metric than before, the largest change of the lead first."""
     flips = []
     for task, score in own.record.tasks.items():
-        for one, other in zip(*row_pairs(base, own, task), strict=True):
+        pairs = row_pairs(base.rows, own.rows, task, name=own.record.name)
+        for one, other in zip(*pairs, strict=True):
             values = one.metrics[score.metric], other.metrics[score.metric]
             if isinstance(values[0], float) and values[0] != values[1]:
                 flips.append(Flip(one, other, _change(one, other)))
