@@ -32,6 +32,7 @@ INTEGERS = {
     "rounding": "nearest",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "distill_epochs": 0,
     "on_indivisible": "error",
 }
 VARIANTS = {
