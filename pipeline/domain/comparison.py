@@ -5,11 +5,13 @@ It refuses what was not measured alike; it judges nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
+from statistics import fmean
 
 from pipeline.domain.drops import History
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
-from pipeline.domain.paired import PairedTask, paired_task
+from pipeline.domain.paired import RATES, PairedTask, paired_task
 from pipeline.domain.params import SequentialParams
 from pipeline.domain.sequential import look_sizes, ordered, sizes_so_far
 
@@ -51,9 +53,11 @@ def history_of(
 ) -> dict[str, tuple[PairedTask, ...]]:
     """Of every task the pairs after each look, from the rows that variant `name` has so far.
 
-    Raises InputError for documents or prompts that are not the base's, or a number of them at
-    which no look was planned.
+    Raises InputError for documents or prompts that are not the base's, a number of them at which no
+    look was planned, or a score that is made of its documents in an unknown way.
     """
+    for task, score in base.record.tasks.items():
+        _require_known_score(score, rows_of(base.rows, task), task)
     return {
         task: _looks(*row_pairs(base.rows, own_rows, task, name=name), score, sequential, name)
         for task, score in base.record.tasks.items()
@@ -82,6 +86,20 @@ def _looks(
         )
         for size in sizes
     )
+
+
+def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
+    """Every document adds a number to the score, which is their mean or one of RATES."""
+    values = [row.metrics.get(score.metric) for row in rows]
+    if score.metric in RATES and None not in values:
+        return
+    numbers = [value for value in values if isinstance(value, float)]
+    known = numbers and len(numbers) == len(values)
+    if not known or not isclose(fmean(numbers), score.value, abs_tol=1e-6):
+        raise InputError(
+            f"{task}: {score.metric} is no mean over documents, so the gate cannot compare it "
+            "document by document; name another metric in eval/suites.yaml"
+        )
 
 
 def next_documents(

@@ -173,8 +173,8 @@ def paired_task(
 ) -> PairedTask:
     """From the rows of one task, in the same order and of the same documents; at least one.
 
-    Raises InputError for a metric of several numbers that has no known meaning, and for one that
-    is not 0 or 1 and has a single cluster.
+    The metric is a number for each document, or one of RATES. Raises InputError for one that is not
+    0 or 1 and has a single cluster.
     """
     sign = 1.0 if higher_is_better else -1.0
     drops = sign * (_values(base, metric) - _values(own, metric))
@@ -229,13 +229,7 @@ def _is_binary(rows: Sequence[DocumentRecord], metric: str) -> bool:
 def _values(rows: Sequence[DocumentRecord], metric: str) -> Floats:
     """One number for each document, whose mean is the score."""
     if metric not in RATES:
-        numbers = [row.metrics[metric] for row in rows]
-        if any(isinstance(it, tuple) for it in numbers):
-            raise InputError(
-                f"{rows[0].task}: metric {metric} has several numbers for a document, which the "
-                f"gate cannot compare; expected a mean over documents or {', '.join(RATES)}"
-            )
-        return np.array(numbers, dtype=float)
+        return np.array([row.metrics[metric] for row in rows], dtype=float)
     pairs = np.array([_rate_pair(row.metrics[metric]) for row in rows])
     score, derivative = RATES[metric]
     rate = float(pairs[:, 0].sum() / pairs[:, 1].sum())

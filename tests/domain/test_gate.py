@@ -275,6 +275,16 @@ def test_other_documents_or_prompts_are_not_compared() -> None:
         select({"variant": candidate})
 
 
+@pytest.mark.parametrize("values", [(0.0, 2.0), 5.0, None])
+def test_a_score_that_is_no_mean_of_its_documents_is_not_compared(values: object) -> None:
+    metrics = {} if values is None else {"acc": values}
+    base = base_of(1)
+    changed = [row.model_copy(update={"metrics": metrics}) for row in base.rows]
+    candidate = Candidate(Scored(base.record, changed), own(((0, 0),)), "awq", 4.25, 300)
+    with pytest.raises(InputError, match=r"^task_0: acc is no mean over documents"):
+        select({"variant": candidate})
+
+
 def sequential(num_scored: int, lost: int) -> Candidate:
     """A variant that was scored on the first documents, in the order of a sequential evaluation."""
     variant = own(((lost, 0),))

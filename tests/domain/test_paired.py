@@ -150,14 +150,6 @@ def test_the_spread_of_a_perplexity_is_that_of_repeated_samples() -> None:
     assert claimed == pytest.approx(observed, rel=0.12)
 
 
-def test_a_metric_of_several_numbers_without_a_meaning_is_refused() -> None:
-    values: list[Metric] = [(1.0, 2.0, 3.0), (1.0, 2.0, 3.0)]
-    with pytest.raises(InputError, match="metric bleu has several numbers for a document"):
-        paired_task(
-            rows(values, "bleu"), rows(values, "bleu"), metric="bleu", higher_is_better=True
-        )
-
-
 def test_nothing_changed_in_another_metric_excludes_only_what_would_have_shown() -> None:
     same: list[Metric] = [0.25] * 60
     task = paired_task(rows(same, "f1"), rows(same, "f1"), metric="f1", higher_is_better=True)
