@@ -4,7 +4,7 @@ An interval decides, not its middle: the upper end has to be within the bound to
 lower end above it to reject.
 """
 
-from math import ceil
+from math import ceil, isclose
 
 from scipy.special import ndtri
 
@@ -46,7 +46,7 @@ def _bound(
     else:
         verdict = Verdict.INCONCLUSIVE
     further = None
-    if verdict is Verdict.INCONCLUSIVE and value != limit:
+    if verdict is Verdict.INCONCLUSIVE and not isclose(value, limit):
         further = _further_tokens((high - low) / 2, abs(limit - value), num_tokens, power)
     return BoundVerdict(
         verdict=verdict, value=value, low=low, high=high, limit=limit, further_tokens=further

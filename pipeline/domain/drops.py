@@ -15,7 +15,7 @@ The mean over tasks is one more drop with a margin of its own, stratified by tas
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
+from math import ceil, isclose
 from statistics import fmean
 from typing import Protocol
 
@@ -81,7 +81,7 @@ class MeanDrop:
     def further_documents(self, margin: float, *, level: float, power: float) -> int | None:
         """Over all tasks together, in the proportions they have."""
         gap = abs(margin - self.drop)
-        if gap == 0:
+        if isclose(margin, self.drop):
             return None
         quantiles = float(ndtri(1 - level) + ndtri(power))
         factor = (self.sd * quantiles / gap) ** 2

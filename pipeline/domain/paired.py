@@ -14,7 +14,7 @@ Miller 2024, arXiv 2411.00640. That a score can stay while answers flip: arXiv 2
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, exp, floor, log, sqrt
+from math import ceil, exp, floor, isclose, log, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ class PairedTask:
         these pairs in that number pass the test itself. None when the drop equals the margin.
         """
         gap = abs(margin - self.drop)
-        if gap == 0:
+        if isclose(margin, self.drop):
             return None
         quantiles = float(ndtri(1 - level) + ndtri(power))
         spread = self.num_documents * self.smooth_variance
