@@ -51,7 +51,7 @@ def fails_with(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
         ("format: awq", "format: awk", "awk"),
         ("model:\n", "model: [\n", "not valid YAML"),
         ("version: 0.1.0", "version: one", "release.version = 'one'"),
-        ("max_kl: 0.05", "max_kl: .nan", "gate.max_kl"),
+        ("max_kl: 0.05", "max_kl: .nan", "gate.classes.4-bit.max_kl = nan"),
     ],
 )
 def test_a_wrong_parameter_stops_every_stage_at_once(

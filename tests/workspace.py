@@ -8,13 +8,13 @@ from pipeline.adapters.checkpoint_files import read_config
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.license_files import read_license_facts
 from pipeline.adapters.params_file import read_params
+from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.evaluated import (
+    Control,
     Distance,
+    DocumentRecord,
     EvaluationRecord,
-    Selection,
     TaskScore,
-    VariantVerdict,
-    Verdict,
 )
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
@@ -25,6 +25,14 @@ from pipeline.domain.quantized import (
     StatisticsRecord,
     TensorCoverage,
     VariantRecord,
+)
+from pipeline.domain.record import sha256_hex
+from pipeline.domain.selection import (
+    DropVerdict,
+    Selection,
+    TaskVerdict,
+    VariantVerdict,
+    Verdict,
 )
 from pipeline.domain.serving import (
     Benchmarks,
@@ -163,6 +171,8 @@ def tensor(name: str, scheme: str, reason: str | None) -> TensorCoverage:
 
 
 def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> EvaluationRecord:
+    """Accuracies on 400 documents of two tasks; `harm` is the share that a variant loses."""
+
     def score(value: float, stderr: float | None) -> TaskScore:
         return TaskScore(
             metric="acc",
@@ -173,10 +183,15 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
             version="1.0",
         )
 
+    tasks = {"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)}
     distance = Distance(
         kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
-        kl_max=harm * 99, top1=1 - harm,
+        kl_p999=harm * 50, kl_max=harm * 99, kl_max_text="the old town", top1=1 - harm,
+        perplexity_ratio=1 + harm, perplexity_ratio_low=1 + 0.9 * harm,
+        perplexity_ratio_high=1 + 1.1 * harm, probability_change=-harm / 2,
+        probability_change_rms=harm,
     )  # fmt: skip
+    documents = document_rows({task: it.value for task, it in tasks.items()})
     record = EvaluationRecord(
         name=name,
         artifact_digest=digest,
@@ -184,31 +199,108 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         backend="transformers",
         backend_version="5.19.0",
         suite="demo",
-        tasks={"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)},
+        tasks=tasks,
         perplexity=5.25 * (1 + harm),
         distance=None if name == BASE else distance,
         text_sha256=SHA,
         token_ids_sha256=SHA,
         num_tokens=1000,
-        documents_sha256=SHA,
+        documents_sha256=sha256_hex(documents),
+        looks=(),
+        broken=None,
+        controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )
     write_record(layout.evaluation_path(name), record)
+    layout.documents_path(name).write_bytes(documents)
+    if name == BASE:
+        layout.control_documents_path("llama.cpp").write_bytes(documents)
     return record
+
+
+def document_rows(shares_right: Mapping[str, float], *, num_documents: int = 400) -> bytes:
+    """Rows of which the first so many are right."""
+    rows = [
+        DocumentRecord(
+            task=task,
+            doc_id=number,
+            doc_hash=f"{task} {number}",
+            cluster=f"{task} {number}",
+            prompt_hash=f"{task} {number}",
+            target="0",
+            logprobs=(-1.0, -2.0) if number < share * num_documents else (-2.0, -1.0),
+            generated=None,
+            metrics={"acc": float(number < share * num_documents)},
+        )
+        for task, share in shares_right.items()
+        for number in range(num_documents)
+    ]
+    return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
+
+
+def write_suite(layout: Layout) -> None:
+    """The suite that `write_evaluation` scores."""
+    path = layout.root / SUITES_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "suites:\n  demo:\n    tasks:\n"
+        "      - {name: trades_en, metric: acc, margin: 0.05}\n"
+        "      - {name: tales_es, metric: acc}\n"
+    )
+
+
+def control(distance: Distance, tasks: dict[str, TaskScore], documents: bytes) -> Control:
+    return Control(
+        backend="llama.cpp",
+        backend_version="llama-cpp-python 0.3.36",
+        artifact_digest=SHA,
+        tasks=tasks,
+        perplexity=5.25,
+        distance=distance,
+        documents_sha256=sha256_hex(documents),
+    )
 
 
 def verdict_on(
     evaluation: EvaluationRecord, record: VariantRecord, verdict: Verdict, *, harm: float
 ) -> VariantVerdict:
-    reasons = () if verdict is Verdict.APPROVED else (f"KL {harm:.4f} is above gate.max_kl = 0.05",)
+    reasons = () if verdict is Verdict.APPROVED else (f"KL {harm:.4f}, above 0.05",)
+    drop = DropVerdict(
+        verdict=verdict,
+        drop=harm,
+        low=harm / 2,
+        high=harm * 2,
+        level=0.05,
+        margin=0.05,
+        p_below=0.01,
+        p_above=0.99,
+        further_documents=None,
+    )
     return VariantVerdict(
         verdict=verdict,
         reasons=reasons,
         format=record.recipe.format,
+        gate_class="4-bit",
+        bits_per_weight=4.5,
+        tasks={
+            task: TaskVerdict(
+                **drop.model_dump(),
+                metric=score.metric,
+                base=score.value + harm,
+                variant=score.value,
+                num_documents=400,
+                num_clusters=400,
+                right_to_wrong=round(400 * harm),
+                wrong_to_right=0,
+                mcnemar_p=0.5,
+            )
+            for task, score in evaluation.tasks.items()
+        },
+        mean_drop=drop,
+        bounds={},
+        distance=evaluation.distance,
         recovery=1 - 1.1 * harm,
         task_recovery=dict.fromkeys(evaluation.tasks, 1 - 1.1 * harm),
-        kl=harm,
-        top1=1 - harm,
-        perplexity_ratio=1 + harm,
+        documents_share=1.0,
         weight_bytes=record.weight_bytes,
         size_ratio=record.weight_bytes / 100_000,
         pareto=verdict is Verdict.APPROVED,
@@ -219,7 +311,12 @@ def verdict_on(
 def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None:
     write_record(
         layout.selection_path,
-        Selection(base_digest=base_digest(layout), base_weight_bytes=100_000, variants=variants),
+        Selection(
+            base_digest=base_digest(layout),
+            base_weight_bytes=100_000,
+            variants=variants,
+            choices={},
+        ),
     )
 
 

@@ -87,6 +87,15 @@ class Layout:
         """One JSON row per evaluated document."""
         return self.evaluation_dir(name) / "documents.jsonl"
 
+    def control_documents_path(self, backend: str) -> Path:
+        """The rows of the base itself in an engine that judges variants."""
+        return self.evaluation_dir(BASE) / f"documents.{backend}.jsonl"
+
+    @property
+    def scores_cache_dir(self) -> Path:
+        """What was scored before, by digest; may be deleted at any time."""
+        return self.artifacts_dir / "cache"
+
     @property
     def selection_path(self) -> Path:
         return self.artifacts_dir / "selection.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.domain.checkpoint import parse_hub_source
-from pipeline.domain.evaluated import EvaluationRecord, TaskScore, VariantVerdict
+from pipeline.domain.evaluated import EvaluationRecord, TaskScore
 from pipeline.domain.figures import NBSP, bytes_text, percent, significant
 from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest, FileRecord
@@ -23,6 +23,7 @@ from pipeline.domain.params import (
 )
 from pipeline.domain.quantized import TensorCoverage
 from pipeline.domain.release import LICENSE_FILE, BaseReference, PackageManifest, ReleaseLicense
+from pipeline.domain.selection import VariantVerdict
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,18 @@ def result_rows(
                 f"{name}, {score.metric} of {score.num_documents} documents",
                 score_text(base.tasks.get(name)),
                 score_text(score),
-                f"recovery {percent(verdict.task_recovery[name])}",
+                _loss(verdict, name),
             )
         )
-    rows.append(
-        ResultRow(
-            "Perplexity on held-out text",
-            significant(base.perplexity, 4),
-            significant(variant.perplexity, 4),
-            f"{significant(verdict.perplexity_ratio, 4)} times the base",
-        )
-    )
     if variant.distance is not None:
         distance = variant.distance
         rows += [
+            ResultRow(
+                "Perplexity on held-out text",
+                perplexity_text(base),
+                perplexity_text(variant),
+                f"{significant(distance.perplexity_ratio, 4)} times the base",
+            ),
             ResultRow(
                 "KL divergence to the base, nats per token",
                 "0",
@@ -131,11 +130,25 @@ def result_rows(
     return tuple(rows)
 
 
+def _loss(verdict: VariantVerdict, task: str) -> str:
+    """What was lost, at most, and what is left."""
+    judged = verdict.tasks[task]
+    return (
+        f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
+        f"recovery {percent(verdict.task_recovery[task])}"
+    )
+
+
 def score_text(score: TaskScore | None) -> str:
     """A score with its standard error where there is one."""
     if score is None:
         return "not measured"
     return f"{score.value:.3f} {standard_error(score)}".rstrip()
+
+
+def perplexity_text(evaluation: EvaluationRecord) -> str:
+    value = evaluation.perplexity
+    return "not measured" if value is None else significant(value, 4)
 
 
 def standard_error(score: TaskScore) -> str:

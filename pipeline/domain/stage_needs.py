@@ -25,8 +25,8 @@ BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
 # One batch of logits is at most this, as `pipeline.adapters.scorer` cuts batches; copied once.
 LOGITS_BYTES = 1 << 29
-# Log-probabilities of a window in float64: base, variant, and what comparing them takes.
-WINDOW_COPIES = 4
+# Log-probabilities in float64 of a few positions: base, variant, and what comparing them takes.
+COMPARED_BYTES = 4 * FLOAT64 * (1 << 22)
 
 # Time.
 START_SECONDS = 12.0
@@ -115,26 +115,33 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
 
 
 def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: int) -> StageNeed:
-    """The base in float32; a variant beside it in float32 too, or as it is when it is GGUF."""
+    """The base in float32; a variant beside it in float32 too, or as it is when it is GGUF.
+
+    The base is scored once more in every engine of `controls`, as a file of 16 bits beside it.
+    """
     shape, evaluate = source.shape, params.evaluate
-    whole = FLOAT32 * shape.num_weights
+    whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
     recipe = params.variants.get(name)
-    num_models = 1 if recipe is None else 2
-    models, on_gpu = num_models * whole, num_models * whole
+    num_controls = len(evaluate.controls) if recipe is None else 0
+    num_models = 1 + (recipe is not None) + 2 * num_controls
+    models, on_gpu = (1 + (recipe is not None)) * whole, (1 + (recipe is not None)) * whole
     if isinstance(recipe, GgufParams):
         models, on_gpu = whole + variant_bytes(shape, recipe), whole
+    elif num_controls:
+        models = whole + half
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
-    logits = num_models * 2 * batch + WINDOW_COPIES * FLOAT64 * window_logits
+    logits = 4 * batch + COMPARED_BYTES
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
     active = sum(it.num_weights * _share_of_tokens(it, source) for it in inputs_of(shape))
     head = shape.vocab_size * shape.hidden_size
-    operations = 2.0 * (window_tokens + suite_tokens) * (active + head)
+    operations = 2.0 * (window_tokens + (1 + num_controls) * suite_tokens) * (active + head)
     operations += LOG_PROBABILITY_OPERATIONS * window_tokens * shape.vocab_size
     return StageNeed(
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
+        disk_temporary=half if num_controls else 0,
         operations=operations,
         seconds=START_SECONDS + num_models * moving_seconds(whole) / 2,
     )

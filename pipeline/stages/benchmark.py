@@ -25,10 +25,10 @@ from pipeline.adapters.scorer import Scorer
 from pipeline.adapters.texts import read_texts, token_windows
 from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import GgufParams, Params, ServeParams
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.selection import Selection
 from pipeline.domain.serving import (
     BenchmarkResult,
     Benchmarks,

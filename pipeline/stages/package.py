@@ -25,7 +25,7 @@ from pipeline.adapters.package_files import copy_verified, read_text
 from pipeline.adapters.progress import note
 from pipeline.domain.checkpoint import CARD_FILE, LEGAL_FILE
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import EvaluationRecord, Selection
+from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.licenses import LicenseRule, Redistribution, resolve
 from pipeline.domain.manifest import BaseManifest, FileRecord
@@ -52,6 +52,7 @@ from pipeline.domain.release import (
     PackageIndex,
     PackageManifest,
 )
+from pipeline.domain.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.report_page import render_report
 from pipeline.domain.errors import NothingApprovedError
-from pipeline.domain.evaluated import EvaluationRecord, Selection
+from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.licenses import resolve
 from pipeline.domain.params import Params
@@ -20,6 +20,7 @@ from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.record import Record
 from pipeline.domain.release import Receipts
 from pipeline.domain.report import Facts
+from pipeline.domain.selection import Selection
 from pipeline.domain.serving import Benchmarks
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -10,7 +10,7 @@ import torch
 from pipeline.adapters import gguf
 from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
 from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.scorer import Span
+from pipeline.adapters.token_forest import Span
 from pipeline.domain.coverage import gguf_coverage
 from pipeline.domain.errors import FailureError
 from pipeline.domain.params import GgufParams, GgufType

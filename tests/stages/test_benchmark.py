@@ -8,11 +8,11 @@ import pytest
 from pipeline.adapters import gguf
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Verdict
 from pipeline.domain.layout import BASE
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.selection import Verdict
 from pipeline.domain.serving import Benchmarks, ServedModel, SkippedModel
 from pipeline.stages import benchmark
 from tests.support import serve_python

@@ -8,10 +8,10 @@ from huggingface_hub import ModelCard
 
 from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection, Verdict
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.release import PackageIndex, PackageManifest
+from pipeline.domain.selection import Selection, Verdict
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.workspace import Workspace, make_workspace, write_base_manifest
