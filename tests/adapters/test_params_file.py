@@ -159,7 +159,7 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         ("[]", "params.yaml: variants = []: Input should be an object"),
         ("{a: null}", "params.yaml: variants.a = None: Input should be an object"),
         ("{a: {type: Q8_0}}", "params.yaml: variants.a.format: missing"),
-        ("{a: {format: gguf, type: Q8_0}}", "params.yaml: variants.a.imatrix: missing"),
+        ("{a: {format: gguf, type: Q8_0, scale_search: false}}", "params.yaml: variants.a.imatrix: missing"),
         (
             "{a: {format: gguf, type: Q8_0, imatrix: true, num_bits: 4}}",
             "params.yaml: variants.a.num_bits: unknown key",
