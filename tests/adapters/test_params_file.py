@@ -159,26 +159,29 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         ("[]", "params.yaml: variants = []: Input should be an object"),
         ("{a: null}", "params.yaml: variants.a = None: Input should be an object"),
         ("{a: {type: Q8_0}}", "params.yaml: variants.a.format: missing"),
-        ("{a: {format: gguf, type: Q8_0, scale_search: false}}", "params.yaml: variants.a.imatrix: missing"),
         (
-            "{a: {format: gguf, type: Q8_0, imatrix: true, num_bits: 4}}",
+            "{a: {format: gguf, type: Q8_0, scale_search: false}}",
+            "params.yaml: variants.a.imatrix: missing",
+        ),
+        (
+            "{a: {format: gguf, type: Q8_0, scale_search: false, imatrix: true, num_bits: 4}}",
             "params.yaml: variants.a.num_bits: unknown key",
         ),
         (
-            "{a: {format: gguf, type: IQ2_XS, imatrix: false}}",
+            "{a: {format: gguf, type: IQ2_XS, scale_search: false, imatrix: false}}",
             "params.yaml: variants.a.imatrix = False: IQ2_XS is garbage without an importance "
             "matrix; expected true",
         ),
         (
-            "{A_b: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{A_b: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.A_b: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{../x: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{../x: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.../x: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{base: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{base: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.base: this name means the unquantized checkpoint",
         ),
     ],
