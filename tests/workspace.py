@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.adapters.checkpoint_files import read_config
 from pipeline.adapters.files import directory_records, write_record
-from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.license_files import read_decision, read_license_facts
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.evaluated import (
     Distance,
@@ -17,7 +18,8 @@ from pipeline.domain.evaluated import (
     Verdict,
 )
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.manifest import BaseManifest, tree_digest
+from pipeline.domain.licenses import resolve
+from pipeline.domain.manifest import AppliedLicense, BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import (
     ComparedTexts,
@@ -51,17 +53,30 @@ class Workspace:
 
 
 def make_workspace(
-    root: Path, verdicts: Mapping[str, Verdict], *, source: str = "hf:org/tiny@" + "ab" * 20
+    root: Path,
+    verdicts: Mapping[str, Verdict],
+    *,
+    source: str = "hf:org/tiny@" + "ab" * 20,
+    license_id: str = "mit",
+    license_text: str | None = None,
+    base_model: str | None = None,
+    license_decision: str | None = None,
 ) -> Workspace:
-    """A base, one variant and evaluation for each name (of params.yaml), and the selection."""
+    """A base, a variant and evaluation for each name (of params.yaml), selection and benchmark.
+
+    The base's card says `license_id` and `base_model`; its LICENSE is MIT's unless it is given.
+    """
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
     layout.artifacts_dir.mkdir(parents=True)
     tiny_llama(layout.base_dir)
+    stated = f"base_model: {base_model}\n" if base_model else ""
     (layout.base_dir / "README.md").write_text(
-        "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
+        f"---\nlicense: {license_id}\n{stated}language:\n- en\n- es\n---\n# Base\n"
     )
-    write_base_manifest(layout, source=source)
+    if license_text is not None:
+        (layout.base_dir / "LICENSE").write_text(license_text)
+    write_base_manifest(layout, source=source, license_decision=license_decision)
     write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
@@ -71,11 +86,21 @@ def make_workspace(
         evaluation = write_evaluation(layout, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
     write_selection(layout, selection)
-    return Workspace(layout, params)
+    workspace = Workspace(layout, params)
+    served = {
+        name: it.artifact_digest for name, it in selection.items() if it.verdict == "approved"
+    }
+    write_benchmarks(workspace, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
+    return workspace
 
 
-def write_base_manifest(layout: Layout, *, source: str) -> None:
+def write_base_manifest(
+    layout: Layout, *, source: str, license_decision: str | None = None
+) -> None:
     files = directory_records(layout.base_dir)
+    facts = read_license_facts(layout.base_dir)
+    decision = read_decision(layout, license_decision)
+    rule = resolve(facts, license_rules(), decision, multimodal=False)
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -84,7 +109,8 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             architecture=read_config(layout.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
-            license=read_license_facts(layout.base_dir),
+            license=facts,
+            applied_license=AppliedLicense(id=rule.id, decision=decision),
         ),
     )
 
@@ -224,9 +250,14 @@ def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None
 
 
 def write_benchmarks(
-    workspace: Workspace, *, speeds: Mapping[str, float], skipped: Mapping[str, str]
+    workspace: Workspace,
+    *,
+    speeds: Mapping[str, float],
+    skipped: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
 ) -> None:
     """A benchmark at 1 and 8 users; `speeds` are tokens per second of one user."""
+    known = digests or {}
     write_record(
         workspace.layout.benchmarks_path,
         Benchmarks(
@@ -234,7 +265,10 @@ def write_benchmarks(
             machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
             load=workspace.params.serve,
             models={
-                **{name: served_model(speed) for name, speed in speeds.items()},
+                **{
+                    name: served_model(speed, digest=known.get(name, SHA))
+                    for name, speed in speeds.items()
+                },
                 **{
                     name: SkippedModel(artifact_digest=SHA, reason=reason)
                     for name, reason in skipped.items()
@@ -244,16 +278,17 @@ def write_benchmarks(
     )
 
 
-def served_model(speed: float) -> ServedModel:
+def served_model(speed: float, *, digest: str) -> ServedModel:
     def latency(middle: float) -> Latency:
         return Latency(mean=middle, p50=middle, p95=1.5 * middle, p99=2 * middle)
 
     return ServedModel(
-        artifact_digest=SHA,
+        artifact_digest=digest,
         engine="vLLM",
         engine_version="0.32.0",
         kernel="int4pack",
         dtype="bfloat16",
+        command=("python", "-m", "vllm", "--model=.", "--max-model-len=704"),
         startup_s=81.4,
         canary=Canary(reference="transformers", num_matches=19, num_prompts=20),
         loads=tuple(

@@ -3,6 +3,7 @@
 The errors reported are measured on the file that was written, against the F16 file it came from.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,12 +25,13 @@ def write_gguf(
     model_dir: Path,
     *,
     model_name: str,
+    metadata: Mapping[str, str],
     pre_tokenizer: str | None,
 ) -> tuple[TensorCoverage, ...]:
     """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
 
-    `model_name` becomes the file's `general.name`. Returns what became of every tensor. Raises
-    FailureError when llama.cpp leaves a linear unquantized.
+    `model_name` becomes the file's `general.name`, `metadata` what else it says there. Returns what
+    became of every tensor. Raises FailureError when llama.cpp leaves a linear unquantized.
     """
     require_free_space(model_dir, 3 * Checkpoint(base_dir).weight_bytes)
     with TemporaryDirectory(dir=model_dir.parent) as work:
@@ -39,6 +41,7 @@ def write_gguf(
             base_dir,
             full_path,
             model_name=model_name,
+            metadata=metadata,
             pre_tokenizer=pre_tokenizer,
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )

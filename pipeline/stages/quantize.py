@@ -19,6 +19,7 @@ from pipeline.adapters.files import (
     write_record,
 )
 from pipeline.adapters.gguf_variant import write_gguf
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
@@ -28,6 +29,7 @@ from pipeline.domain.backends import BackendWeights
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
+from pipeline.domain.licenses import gguf_metadata
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params, VariantParams
 from pipeline.domain.quantized import VariantRecord
@@ -57,6 +59,10 @@ def run(layout: Layout, params: Params, name: str) -> None:
                 statistics,
                 model_dir,
                 model_name=params.release.name,
+                metadata=gguf_metadata(
+                    license_rules().named(base.applied_license.id, key="applied_license"),
+                    params.release.quantized_by,
+                ),
                 pre_tokenizer=params.model.gguf_pre_tokenizer,
             )
             tools = gguf.tool_versions()

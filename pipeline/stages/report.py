@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.adapters.files import read_bytes, write_bytes
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.report_page import render_report
 from pipeline.domain.errors import NothingApprovedError
 from pipeline.domain.evaluated import EvaluationRecord, Selection
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.licenses import resolve
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.record import Record
@@ -44,7 +44,7 @@ def _facts(layout: Layout, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
-        rule=resolve(base.license, params.model.license),
+        rule=license_rules().named(base.applied_license.id, key="applied_license"),
         statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),

@@ -9,7 +9,13 @@ from pipeline.adapters.license_files import read_license_facts
 from pipeline.domain.manifest import LicenseFacts
 
 NOTHING = LicenseFacts(
-    id=None, name=None, link=None, text_path=None, text_sha256=None, base_model=()
+    id=None,
+    name=None,
+    link=None,
+    text_path=None,
+    text_sha256=None,
+    text_words_sha256=None,
+    base_model=(),
 )
 
 

@@ -85,7 +85,9 @@ def test_a_load_counts_every_token(server: Server, model_dir: Path) -> None:
 
 def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
     serve_python()
-    nobody = Server("http://127.0.0.1:9", "none", "0", "none", "none", 0.0, tmp_path / "none.log")
+    nobody = Server(
+        "http://127.0.0.1:9", "none", "0", "none", "none", (), 0.0, tmp_path / "none.log"
+    )
     with pytest.raises(FailureError) as caught:
         run_loads(
             nobody,
