@@ -40,7 +40,7 @@ def read_languages(card_path: Path) -> tuple[str, ...]:
 
 
 def render_card(
-    package: PackageManifest, evidence: Evidence, *, weight_file: str, has_chat_template: bool
+    package: PackageManifest, evidence: Evidence, *, weight_file: str, needs_embedded_template: bool
 ) -> str:
     """The README.md of a package: its front matter for model hubs, and its text for people."""
     metadata = ModelCardData(
@@ -66,7 +66,7 @@ def render_card(
         not_served=served.reason if isinstance(served, SkippedModel) else "",
         weight_file=Verbatim(shlex.quote(weight_file)),
         served_name=Verbatim(f"{package.name}-{package.variant}".lower()),
-        has_chat_template=has_chat_template,
+        needs_embedded_template=needs_embedded_template,
         facts=technical_facts(package, evidence),
         signature=Verbatim(package.variant + SIGNATURE_SUFFIX),
         digests={

@@ -205,7 +205,10 @@ def _write_texts(
         text = modelfile(weights[0], facts, license_text=license_text)
         write_bytes(target / MODELFILE, text.encode())
     card = render_card(
-        package, evidence, weight_file=weights[0], has_chat_template=facts.has_chat_template
+        package,
+        evidence,
+        weight_file=weights[0],
+        needs_embedded_template=facts.needs_embedded_template,
     )
     write_bytes(target / CARD_FILE, card.encode())
 
