@@ -1,6 +1,6 @@
 """A workspace as the stages before package leave it: records and small files, made at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,8 @@ from tests.models import tiny_llama
 from tests.support import ROOT
 
 SHA = "cd" * 32
+MakeGguf = Callable[[Path, Path], object]
+"""Makes a GGUF file, the second path, of the checkpoint in the first."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ def make_workspace(
     license_text: str | None = None,
     base_model: str | None = None,
     license_decision: str | None = None,
+    make_gguf: MakeGguf | None = None,
 ) -> Workspace:
     """A base, a variant and evaluation for each name (of params.yaml), selection and benchmark.
 
     The base's card says `license_id` and `base_model`; its LICENSE is MIT's unless it is given.
+    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
     """
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
@@ -81,7 +85,7 @@ def make_workspace(
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
-        record = write_variant(layout, params, name)
+        record = write_variant(layout, params, name, make_gguf=make_gguf)
         harm = 0.004 * (1 + number) ** 3
         evaluation = write_evaluation(layout, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
@@ -144,12 +148,18 @@ def base_digest(layout: Layout) -> str:
     return BaseManifest.from_bytes(data, source="base").digest
 
 
-def write_variant(layout: Layout, params: Params, name: str) -> VariantRecord:
+def write_variant(
+    layout: Layout, params: Params, name: str, *, make_gguf: MakeGguf | None = None
+) -> VariantRecord:
     recipe = params.variants[name]
     model_dir = layout.model_dir(name)
     model_dir.mkdir(parents=True)
     if isinstance(recipe, GgufParams):
-        (model_dir / f"model-{recipe.type}.gguf").write_bytes(b"GGUF" + name.encode() * 1000)
+        path = model_dir / f"model-{recipe.type}.gguf"
+        if make_gguf is None:
+            path.write_bytes(b"GGUF" + name.encode() * 1000)
+        else:
+            make_gguf(layout.base_dir, path)
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')

@@ -70,8 +70,14 @@ def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> st
         number = f"{value:.0f}" if name in WHOLE_NUMBERS else f"{value:g}"
         lines.append(f"PARAMETER {SAMPLING_PARAMETERS[name]} {number}")
     lines += [f"PARAMETER stop {_quoted(text)}" for text in facts.stop]
-    lines.append(f"LICENSE {_fenced(license_text.strip(), what='the license text')}")
+    lines.append(f"LICENSE {_fenced(_printable(license_text), what='the license text')}")
     return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """The text as Ollama's reader keeps it, which drops what does not print; spaces stay spaces."""
+    kept = (" " if it.isspace() and it not in "\r\n\t" else it for it in text.strip())
+    return "".join(it for it in kept if it.isprintable() or it in "\r\n\t")
 
 
 def _bare(text: str) -> str:

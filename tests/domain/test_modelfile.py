@@ -66,6 +66,11 @@ def test_why_there_is_no_template_is_said() -> None:
     assert "# no TEMPLATE: of no family\nREQUIRES 0.30.0\n" in text
 
 
+def test_a_license_keeps_its_words_apart() -> None:
+    text = modelfile("m.gguf", facts(), license_text="of\N{NO-BREAK SPACE}use\x0c\u200bhere")
+    assert dict(read_modelfile(text))["license"] == "of use here"
+
+
 def test_a_long_context_is_not_reserved_at_once() -> None:
     text = modelfile("m.gguf", facts(context_tokens=131072), license_text="x")
     assert dict(read_modelfile(text))["parameter num_ctx"] == 8192
