@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.adapters.checkpoint_files import read_config
 from pipeline.adapters.files import directory_records, write_record
-from pipeline.adapters.license_files import read_decision, read_license_facts
+from pipeline.adapters.license_files import read_license_facts
 from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.evaluated import (
@@ -61,26 +61,35 @@ def make_workspace(
     source: str = "hf:org/tiny@" + "ab" * 20,
     license_id: str = "mit",
     license_text: str | None = None,
-    base_model: str | None = None,
-    license_decision: str | None = None,
     make_gguf: MakeGguf | None = None,
 ) -> Workspace:
-    """A base, a variant and evaluation for each name (of params.yaml), selection and benchmark.
-
-    The base's card says `license_id` and `base_model`; its LICENSE is MIT's unless it is given.
-    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
+    """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
+    `license_text`.
     """
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
     layout.artifacts_dir.mkdir(parents=True)
     tiny_llama(layout.base_dir)
-    stated = f"base_model: {base_model}\n" if base_model else ""
     (layout.base_dir / "README.md").write_text(
-        f"---\nlicense: {license_id}\n{stated}language:\n- en\n- es\n---\n# Base\n"
+        f"---\nlicense: {license_id}\nlanguage:\n- en\n- es\n---\n# Base\n"
     )
     if license_text is not None:
         (layout.base_dir / "LICENSE").write_text(license_text)
-    write_base_manifest(layout, source=source, license_decision=license_decision)
+    write_base_manifest(layout, source=source)
+    return measured(layout, params, verdicts, make_gguf=make_gguf)
+
+
+def measured(
+    layout: Layout,
+    params: Params,
+    verdicts: Mapping[str, Verdict],
+    *,
+    make_gguf: MakeGguf | None = None,
+) -> Workspace:
+    """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
+
+    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
+    """
     write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
@@ -98,13 +107,10 @@ def make_workspace(
     return workspace
 
 
-def write_base_manifest(
-    layout: Layout, *, source: str, license_decision: str | None = None
-) -> None:
+def write_base_manifest(layout: Layout, *, source: str) -> None:
     files = directory_records(layout.base_dir)
     facts = read_license_facts(layout.base_dir)
-    decision = read_decision(layout, license_decision)
-    rule = resolve(facts, license_rules(), decision, multimodal=False)
+    rule = resolve(facts, license_rules(), None, multimodal=False)
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -114,7 +120,7 @@ def write_base_manifest(
             files=files,
             digest=tree_digest(files),
             license=facts,
-            applied_license=AppliedLicense(id=rule.id, decision=decision),
+            applied_license=AppliedLicense(id=rule.id, decision=None),
         ),
     )
 
@@ -163,8 +169,9 @@ def write_variant(
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
-        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
-            (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
+        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE", "LICENSE.txt"):
+            if (layout.base_dir / sidecar).exists():
+                (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
     files = directory_records(model_dir)
     scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(

@@ -277,6 +277,8 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
         receipt = published(facts, name)
         if receipt:
             rows.append((f"{name}, published manifest", receipt.manifest_digest))
+    if facts.params.release.signing_key is None:
+        rows.append(("signature of the releases", "none: release.signing_key is null"))
     return tuple(rows)
 
 
