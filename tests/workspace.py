@@ -287,7 +287,7 @@ def write_benchmarks(
                     for name, speed in speeds.items()
                 },
                 **{
-                    name: SkippedModel(artifact_digest=SHA, reason=reason)
+                    name: SkippedModel(artifact_digest=known.get(name, SHA), reason=reason)
                     for name, reason in skipped.items()
                 },
             },

@@ -42,6 +42,12 @@ def read_evidence(layout: Layout, params: Params, name: str, *, context_tokens: 
         raise InputError(
             f"{path}: not the files that were evaluated and approved; run `dvc repro` again"
         )
+    served = benchmarks.models.get(name)
+    if served is None or served.artifact_digest != variant.digest:
+        raise InputError(
+            f"{layout.benchmarks_path}: not of the approved files of {name}; run `quantline "
+            "benchmark` again"
+        )
     rules = license_rules()
     return Evidence(
         params=params,

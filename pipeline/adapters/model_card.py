@@ -17,7 +17,7 @@ from pipeline.domain.model_card import (
     technical_facts,
 )
 from pipeline.domain.release import SIGNATURE_SUFFIX, PackageManifest
-from pipeline.domain.serving import ServedModel, SkippedModel
+from pipeline.domain.serving import ServedModel
 
 TEMPLATE = "model_card.md.j2"
 MAX_LANGUAGES = 200
@@ -61,12 +61,12 @@ def render_card(
         ),
         schemes=schemes(evidence.variant.coverage),
         reasons=kept_reasons(evidence.variant.coverage),
-        served=served if isinstance(served, ServedModel) else None,
+        served=served,
         command=Verbatim(shlex.join(served.command) if isinstance(served, ServedModel) else ""),
-        not_served=served.reason if isinstance(served, SkippedModel) else "",
         weight_file=Verbatim(shlex.quote(weight_file)),
         served_name=Verbatim(f"{package.name}-{package.variant}".lower()),
         needs_embedded_template=needs_embedded_template,
+        use_policy_url=Verbatim(package.license.use_policy_url or ""),
         facts=technical_facts(package, evidence),
         signature=Verbatim(package.variant + SIGNATURE_SUFFIX),
         digests={

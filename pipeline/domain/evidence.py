@@ -54,11 +54,8 @@ class Evidence:
         return self.selection.variants[self.variant.name]
 
     @property
-    def benchmark(self) -> BenchmarkResult | None:
-        """How it was served; None when the benchmark is of an earlier choice of variants."""
-        result = self.benchmarks.models.get(self.variant.name)
-        same = result is not None and result.artifact_digest == self.variant.digest
-        return result if same else None
+    def benchmark(self) -> BenchmarkResult:
+        return self.benchmarks.models[self.variant.name]
 
     def sha256_of(self, path: str) -> str:
         """The sha256 of one of `files`."""

@@ -49,6 +49,7 @@ def test_it_says_what_runs(server: Server) -> None:
     assert server.engine == "vllm"
     assert server.engine_version.startswith("0.32")
     assert server.dtype == "float16"
+    assert "--model=." in server.command
     assert server.kernel not in ("", vllm.DENSE_KERNEL)
     assert server.startup_s > 1
 

@@ -14,7 +14,7 @@ from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.release import PackageIndex, PackageManifest
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import Workspace, make_workspace, write_benchmarks
 
 VERDICTS = {
     "awq-w4-g128": Verdict.APPROVED,
@@ -116,6 +116,35 @@ def test_the_card_says_to_a_hub_what_the_model_is(workspace: Workspace) -> None:
     assert manifest(workspace.layout, "awq-w4-g128").variant_digest in card.text
     assert "python -m vllm --model=. --max-model-len=704" in card.text
     assert "| trades\\_en, acc of 400 documents | 0.910 ± 0.014 | 0.906 ± 0.014 |" in card.text
+
+
+def test_the_card_carries_results_with_intervals_to_a_hub(workspace: Workspace) -> None:
+    run(workspace)
+    results = ModelCard(workspace.read("packages/awq-w4-g128/README.md")).data.eval_results
+    assert results is not None
+    names = {(it.dataset_name, it.metric_type): it.metric_name for it in results}
+    assert names["trades_en", "acc"] == "acc, 95 % interval 0.8786 to 0.9334"
+    assert names["held-out text", "kl_divergence"].endswith("95 % interval 0.0036 to 0.0044")
+
+
+def test_a_model_that_was_not_served_says_why(workspace: Workspace) -> None:
+    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+    write_benchmarks(
+        workspace,
+        speeds={"gguf-q4-k-m": 20.0},
+        skipped={"awq-w4-g128": "no kernel for it"},
+        digests={name: it["artifact_digest"] for name, it in selection.items()},
+    )
+    run(workspace)
+    card = workspace.read("packages/awq-w4-g128/README.md")
+    assert "It was not served here: no kernel for it." in card
+    assert "Served and measured" not in card
+
+
+def test_a_benchmark_of_other_files_is_refused(workspace: Workspace) -> None:
+    write_benchmarks(workspace, speeds={"awq-w4-g128": 20.0, "gguf-q4-k-m": 20.0}, skipped={})
+    with pytest.raises(InputError, match="not of the approved files of awq-w4-g128"):
+        run(workspace)
 
 
 def test_the_modelfile_serves_the_file_beside_it(workspace: Workspace) -> None:

@@ -123,6 +123,8 @@ def test_a_name_the_license_does_not_allow_stops_before_weights(tmp_path: Path) 
 def test_what_stays_in_the_house_shows_nothing_and_keeps_its_name(tmp_path: Path) -> None:
     relicensed_demo(tmp_path, "license: llama3.1", (TEXTS / "llama3.1.txt").read_text())
     workspace = packaged(tmp_path, params_of(audience=Audience.INTERNAL))
+    policy = "<https://llama.meta.com/llama3_1/use-policy>"
+    assert policy in workspace.read("packages/awq-w4-g128/README.md")
     assert "Built with Llama" not in workspace.read("packages/awq-w4-g128/README.md")
     assert "Llama 3.1 is licensed under" in workspace.read("packages/awq-w4-g128/NOTICE")
     with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
