@@ -18,7 +18,6 @@ from pipeline.domain.evaluated import (
     Verdict,
 )
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.licenses import resolve
 from pipeline.domain.manifest import AppliedLicense, BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import (
@@ -110,7 +109,7 @@ def measured(
 def write_base_manifest(layout: Layout, *, source: str) -> None:
     files = directory_records(layout.base_dir)
     facts = read_license_facts(layout.base_dir)
-    rule = resolve(facts, license_rules(), None, multimodal=False)
+    rule = license_rules().by_text(facts.text_words_sha256 or "")
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -120,7 +119,7 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             files=files,
             digest=tree_digest(files),
             license=facts,
-            applied_license=AppliedLicense(id=rule.id, decision=None),
+            applied_license=AppliedLicense(id=rule.id if rule else "mit", decision=None),
         ),
     )
 
