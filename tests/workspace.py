@@ -18,7 +18,7 @@ from pipeline.domain.evaluated import (
     Verdict,
 )
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.manifest import AppliedLicense, BaseManifest, tree_digest
+from pipeline.domain.manifest import BaseManifest, tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import (
     ComparedTexts,
@@ -109,7 +109,8 @@ def measured(
 def write_base_manifest(layout: Layout, *, source: str) -> None:
     files = directory_records(layout.base_dir)
     facts = read_license_facts(layout.base_dir)
-    rule = license_rules().by_text(facts.text_words_sha256 or "")
+    rules = license_rules()
+    rule = rules.by_text(facts.text_words_sha256 or "") or rules.named("mit", key="license")
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -119,7 +120,7 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             files=files,
             digest=tree_digest(files),
             license=facts,
-            applied_license=AppliedLicense(id=rule.id if rule else "mit", decision=None),
+            applied_license=rule.applied(None),
         ),
     )
 

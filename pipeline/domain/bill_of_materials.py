@@ -12,6 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pipeline.domain.evidence import Evidence, Metric, metrics
 from pipeline.domain.licenses import OWN_DATA
+from pipeline.domain.manifest import FileRecord
 from pipeline.domain.release import CalibrationReference, PackageManifest, ReleaseLicense
 
 SPEC_VERSION: Final = "1.6"
@@ -38,7 +39,7 @@ def bill_of_materials(
         "dependencies": [
             {
                 "ref": MODEL_REF,
-                "dependsOn": [BASE_REF, CALIBRATION_REF, *(f.path for f in package.files)],
+                "dependsOn": [BASE_REF, CALIBRATION_REF, *map(_file_ref, package.files)],
             }
         ],
     }
@@ -155,15 +156,24 @@ def _calibration(calibration: CalibrationReference) -> dict[str, Any]:
         ],
     }
     if calibration.license != OWN_DATA:
-        data["licenses"] = [{"license": {"id": calibration.license}}]
+        data["licenses"] = [{"expression": calibration.license}]
     return data
 
 
 def _files(package: PackageManifest) -> list[dict[str, Any]]:
     return [
-        {"type": "file", "bom-ref": file.path, "name": file.path, "hashes": [_sha256(file.sha256)]}
+        {
+            "type": "file",
+            "bom-ref": _file_ref(file),
+            "name": file.path,
+            "hashes": [_sha256(file.sha256)],
+        }
         for file in package.files
     ]
+
+
+def _file_ref(file: FileRecord) -> str:
+    return f"file:{file.path}"
 
 
 def _licenses(license: ReleaseLicense) -> list[dict[str, Any]]:

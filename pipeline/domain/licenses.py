@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import DECISIONS_FILE
-from pipeline.domain.manifest import LicenseDecision, LicenseFacts, Sha256
+from pipeline.domain.manifest import AppliedLicense, LicenseDecision, LicenseFacts, Sha256
 from pipeline.domain.params import Audience, ReleaseParams
 from pipeline.domain.record import Record, sha256_hex
 
@@ -73,6 +73,12 @@ class LicenseRule(Record):
     def expression(self) -> str:
         """The SPDX expression; `LicenseRef-…` for a license that SPDX does not list."""
         return self.spdx or f"LicenseRef-{self.id}"
+
+    def applied(self, decision: LicenseDecision | None) -> AppliedLicense:
+        """What the base's manifest says of this license."""
+        return AppliedLicense(
+            id=self.id, name=self.name, expression=self.expression, decision=decision
+        )
 
 
 class LicenseRules(Record):
@@ -241,7 +247,7 @@ def display_text(rule: LicenseRule, audience: Audience, *, name: str) -> str | N
     return rule.display_text.format(name=name)
 
 
-def gguf_metadata(rule: LicenseRule, quantized_by: str) -> dict[str, str]:
+def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
     """What a GGUF file says of its license and maker under `general.…`.
 
     The values stand in the file from its conversion on, so that what is released is, byte for byte,
@@ -249,8 +255,8 @@ def gguf_metadata(rule: LicenseRule, quantized_by: str) -> dict[str, str]:
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """
     return {
-        "license": rule.expression,
-        "license_name": rule.name,
+        "license": license.expression,
+        "license_name": license.name,
         "license_link": LICENSE_FILE,
         "quantized_by": quantized_by,
     }

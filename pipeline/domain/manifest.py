@@ -74,9 +74,14 @@ class LicenseDecision(Record):
 
 
 class AppliedLicense(Record):
-    """The license that applies: the identifier of its rule, and the decision if it took one."""
+    """The license that applies, by its rule; and the decision, if it took one.
+
+    `id` is as model cards write it; `expression` the SPDX one, or a `LicenseRef-…`.
+    """
 
     id: str
+    name: str
+    expression: str
     decision: LicenseDecision | None
 
 

@@ -16,7 +16,6 @@ from pipeline.domain.evaluated import (
 )
 from pipeline.domain.figures import NBSP, bytes_text, percent, significant
 from pipeline.domain.layout import BASE
-from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.model_card import kept_reasons, schemes, standard_error
 from pipeline.domain.params import GateParams, Params
@@ -37,7 +36,6 @@ class Facts:
 
     params: Params
     base: BaseManifest
-    rule: LicenseRule
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord

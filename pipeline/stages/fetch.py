@@ -97,7 +97,7 @@ def applied_license(
     require_allowed(rule, params.release)
     require_data_allowed(data_rule(params.calibration.license, rules), params.release)
     note(f"fetch: {rule.name}")
-    return AppliedLicense(id=rule.id, decision=decision)
+    return rule.applied(decision)
 
 
 def intact_manifest(

@@ -19,7 +19,6 @@ from pipeline.adapters.files import (
     write_record,
 )
 from pipeline.adapters.gguf_variant import write_gguf
-from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.packed_checkpoint import write_packed
 from pipeline.adapters.progress import note
@@ -59,10 +58,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
                 statistics,
                 model_dir,
                 model_name=params.release.name,
-                metadata=gguf_metadata(
-                    license_rules().named(base.applied_license.id, key="applied_license"),
-                    params.release.quantized_by,
-                ),
+                metadata=gguf_metadata(base.applied_license, params.release.quantized_by),
                 pre_tokenizer=params.model.gguf_pre_tokenizer,
             )
             tools = gguf.tool_versions()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.adapters.files import read_bytes, write_bytes
-from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.report_page import render_report
@@ -44,7 +43,6 @@ def _facts(layout: Layout, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
-        rule=license_rules().named(base.applied_license.id, key="applied_license"),
         statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),

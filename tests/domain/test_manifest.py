@@ -42,7 +42,9 @@ def manifest(*files: FileRecord) -> BaseManifest:
         files=files,
         digest=tree_digest(files),
         license=LICENSE,
-        applied_license=AppliedLicense(id="mit", decision=None),
+        applied_license=AppliedLicense(
+            id="mit", name="MIT License", expression="MIT", decision=None
+        ),
     )
 
 

@@ -50,7 +50,7 @@ def packaged(root: Path, license_id: str) -> Workspace:
         {NAME: Verdict.APPROVED},
         license_id=license_id,
         license_text=text.read_text() if text.exists() else None,
-        make_gguf=partial(converted, gguf_metadata(rule, MAKER)),
+        make_gguf=partial(converted, gguf_metadata(rule.applied(None), MAKER)),
     )
     changes = {"name": "Llama-tiny", "quantized_by": MAKER}
     release = workspace.params.release.model_copy(update=changes)
