@@ -11,7 +11,7 @@ import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import InputError, shown
 from pipeline.domain.layout import DECISIONS_FILE
 from pipeline.domain.manifest import AppliedLicense, LicenseDecision, LicenseFacts, Sha256
 from pipeline.domain.params import Audience, ReleaseParams
@@ -111,7 +111,7 @@ class LicenseRules(Record):
         rule = self.by_id(license_id)
         if rule is None:
             raise InputError(
-                f"{key} = {license_id!r}: expected one of "
+                f"{key} = {shown(license_id)}: expected one of "
                 f"{', '.join(rule.id for rule in self.rules)}; a person has to read its text and "
                 "add a rule to pipeline/adapters/license_rules/rules.yaml"
             )
@@ -169,7 +169,7 @@ def resolve(
 def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
     """What keeps the license from being certain; None when nothing does."""
     stated = stated_id(facts)
-    card = f"the model card says {stated!r}" if stated else "the model card names no license"
+    card = f"the model card says {shown(stated)}" if stated else "the model card names no license"
     if facts.text_path is None:
         return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which has to go along"
     if stated is not None and rules.by_id(stated) is None:
@@ -181,10 +181,10 @@ def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | No
     for name in facts.base_model:
         base_rule = rules.by_base_model(name)
         if base_rule is None:
-            return f"it is made from {name}, whose license is not known here"
+            return f"it is made from {shown(name)}, whose license is not known here"
         if base_rule != text_rule:
             return (
-                f"it is made from {name} under the {base_rule.name}, but the text in "
+                f"it is made from {shown(name)} under the {base_rule.name}, but the text in "
                 f"{facts.text_path} is the {text_rule.name}"
             )
     return None

@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,9 @@ from pipeline.domain.licenses import (
     words_sha256,
 )
 from pipeline.domain.manifest import LicenseDecision, LicenseFacts
+from pipeline.domain.model_card import notice_text, release_license
 from pipeline.domain.params import Audience, ReleaseParams
+from tests.registry_server import package_manifest
 from tests.support import ROOT
 
 RULES = license_rules()
@@ -123,9 +126,9 @@ def test_the_text_decides_where_nothing_contradicts(stated: LicenseFacts) -> Non
         (facts("mit AND apache-2.0", text="mit"), "for which there is no rule"),
         (
             facts("mit", text="mit", base_model=("meta-llama/Llama-3.1-8B",)),
-            "made from meta-llama/Llama-3.1-8B under the Llama 3.1 Community License",
+            "made from 'meta-llama/Llama-3.1-8B' under the Llama 3.1 Community License",
         ),
-        (facts("mit", text="mit", base_model=("me/mine",)), "from me/mine, whose license is not"),
+        (facts("mit", text="mit", base_model=("me/mine",)), "from 'me/mine', whose license is not"),
     ],
 )
 def test_what_is_open_stops_until_a_person_decides(stated: LicenseFacts, expected: str) -> None:
@@ -187,6 +190,35 @@ ROWS = {
 }
 
 
+META = "Copyright © Meta Platforms, Inc. All Rights Reserved."
+ALIBABA = "Copyright (c) Alibaba Cloud. All Rights Reserved."
+# The sentences that have to stand in a file named NOTICE, as the licenses write them.
+NOTICES = {
+    "llama3": f"Meta Llama 3 is licensed under the Meta Llama 3 Community License, {META}",
+    **{
+        f"llama{it}": f"Llama {it} is licensed under the Llama {it} Community License, {META}"
+        for it in ("3.1", "3.2", "3.3", "4")
+    },
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms",
+    "qwen": f"Qwen is licensed under the Qwen LICENSE AGREEMENT, {ALIBABA}",
+    "qwen-research": f"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, {ALIBABA}",
+    "mrl": "Licensed by Mistral AI under the Mistral AI Research License",
+}
+# What else a recipient has to be told.
+TOLD = {
+    **dict.fromkeys(("llama3", "llama3.1", "llama3.2", "llama3.3", "llama4"), "700 million"),
+    **dict.fromkeys(("gemma", "falcon-llm", "falcon2"), "has to bind the recipients"),
+    "qwen": "100 million",
+    "deepseek": "attachment A",
+    **dict.fromkeys(("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by"), "name its makers"),
+    **dict.fromkeys(("cdla-permissive-2.0", "cdla-sharing-1.0"), "the text of its license"),
+}
+POLICIES = {
+    "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "falcon-llm", "falcon2",
+}  # fmt: skip
+
+
 def test_every_rule_is_a_row() -> None:
     assert [rule.id for rule in RULES.rules] == list(ROWS)
 
@@ -195,7 +227,7 @@ def test_every_rule_is_a_row() -> None:
 @pytest.mark.parametrize("audience", Audience)
 @pytest.mark.parametrize("license_id", ROWS)
 def test_every_license_for_every_audience_and_purpose(
-    license_id: str, audience: Audience, commercial: bool
+    tmp_path: Path, license_id: str, audience: Audience, commercial: bool
 ) -> None:
     grant, prefix, shown = ROWS[license_id]
     rule = RULES.named(license_id, key="license")
@@ -206,6 +238,16 @@ def test_every_license_for_every_audience_and_purpose(
         return
     require_allowed(rule, asked)
     sentence = display_text(rule, audience, name=asked.name)
+    terms = release_license(rule, asked, text_sha256=SHA)
+    package = package_manifest(tmp_path, "awq").model_copy(update={"license": terms})
+    notice = notice_text(package, changed=("model.gguf",), unchanged=(), upstream_notices=())
+    assert "is a modified copy of org/tiny" in notice
+    assert "Changed files: model.gguf." in notice
+    assert NOTICES.get(license_id, "") in notice
+    assert TOLD.get(license_id, "") in notice
+    assert ("is subject to the policy at https://" in notice) == (license_id in POLICIES)
+    assert (terms.display_text or "") in notice
+    assert terms.display_text == sentence
     other_name = release(audience, commercial=commercial, name="tiny")
     if audience is Audience.INTERNAL:
         assert sentence is None
