@@ -18,7 +18,7 @@ from pipeline.adapters.progress import note
 from pipeline.domain.checkpoint import CARD_FILE, license_text
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import DECISIONS_FILE, Layout
-from pipeline.domain.licenses import words_sha256
+from pipeline.domain.license_rule import words_sha256
 from pipeline.domain.manifest import LicenseDecision, LicenseFacts
 from pipeline.domain.record import first_problem
 

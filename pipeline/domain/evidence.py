@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from pipeline.domain.evaluated import EvaluationRecord, Selection, TaskScore, VariantVerdict
-from pipeline.domain.licenses import LicenseRule
+from pipeline.domain.license_rule import LicenseRule
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord

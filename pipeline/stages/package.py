@@ -40,12 +40,11 @@ from pipeline.domain.manifest import BaseManifest, FileRecord
 from pipeline.domain.model_card import (
     base_reference,
     calibration_reference,
-    notice_text,
     quantization_name,
     release_license,
-    unchanged_files,
 )
 from pipeline.domain.modelfile import ModelfileFacts, modelfile
+from pipeline.domain.notice import notice_text, unchanged_files
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.provenance import provenance
 from pipeline.domain.release import (

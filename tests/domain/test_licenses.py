@@ -8,18 +8,17 @@ import pytest
 
 from pipeline.adapters.license_rules import license_rules
 from pipeline.domain.errors import InputError
+from pipeline.domain.license_rule import Grant, LicenseRule, words_sha256
 from pipeline.domain.licenses import (
-    Grant,
-    LicenseRule,
     data_rule,
     display_text,
     require_allowed,
     require_data_allowed,
     resolve,
-    words_sha256,
 )
 from pipeline.domain.manifest import LicenseDecision, LicenseFacts
-from pipeline.domain.model_card import notice_text, release_license
+from pipeline.domain.model_card import release_license
+from pipeline.domain.notice import notice_text
 from pipeline.domain.params import Audience, ReleaseParams
 from tests.registry_server import package_manifest
 from tests.support import ROOT

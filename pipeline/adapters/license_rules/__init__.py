@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from ruamel.yaml import YAML
 
-from pipeline.domain.licenses import LicenseRules
+from pipeline.domain.license_rule import LicenseRules
 
 
 @cache
