@@ -14,8 +14,14 @@ from pipeline.domain.record import Record, sha256_hex
 
 # Who holds the copyright is no part of a license's words:
 # https://spdx.github.io/spdx-spec/v3.0.1/annexes/license-matching-guidelines-and-templates
+# A line that also speaks of what may be done is one of terms, and stays.
+TERMS = (
+    r"use|used|using|commercial|commercially|licen[sc]ed?|permi\w+|prohibit\w*|forbid\w*|"
+    r"restrict\w*|only|no|not|may|must|shall|except|unless|without|research|subject"
+)
 COPYRIGHT_LINE = re.compile(
-    r"^\W*(copyright|©)\s*(\(c\)|©|\d{4}|\[yyyy\]|\{yyyy\}).*$", re.IGNORECASE | re.MULTILINE
+    rf"^(?!.*\b({TERMS})\b)\W*(copyright|©)\s*(\(c\)|©|\d{{4}}|\[yyyy\]|\{{yyyy\}}).*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 WORD = re.compile(r"[^\W_]+")
 

@@ -95,6 +95,8 @@ def test_line_breaks_and_copyright_holders_are_no_words_of_a_license() -> None:
     assert words_sha256(text) == words_sha256("© 1999 Joe\r\nuse it well and often")
     assert words_sha256(text) != words_sha256("use it well and seldom")
     assert words_sha256("Copyright owners may use it") != words_sha256("may use it")
+    with_terms = "Copyright (c) 2026 Jane. No commercial use.\n\nUse it well and often."
+    assert words_sha256(with_terms) != words_sha256(text)
 
 
 @pytest.mark.parametrize(
