@@ -71,13 +71,11 @@ def run(layout: Layout, params: Params) -> None:
     selection = Selection.from_bytes(
         read_bytes(layout.selection_path, made_by="select"), source=str(layout.selection_path)
     )
-    approved = selection.approved()
-    facts = read_modelfile_facts(layout.base_dir) if approved else None
+    facts = read_modelfile_facts(layout.base_dir)
     key_sha256 = _signing_key_sha256(layout, params)
     everything = [
         read_evidence(layout, params, name, context_tokens=facts.context_tokens)
-        for name in approved
-        if facts is not None
+        for name in selection.approved()
     ]
     for evidence in everything:
         require_allowed(evidence.rule, params.release)
@@ -85,7 +83,6 @@ def run(layout: Layout, params: Params) -> None:
     with new_directory(layout.packages_dir) as partial:
         entries = []
         for evidence in everything:
-            assert facts is not None
             note(f"package: {evidence.variant.name}")
             entries.append(_write(layout, evidence, facts, partial, key_sha256=key_sha256))
         index_path = partial / layout.packages_path.name
