@@ -111,7 +111,7 @@ def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Lay
 
 def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any]:
     params: dict[str, Any] = YAML(typ="safe").load(root / PARAMS_FILE)
-    params["model"] = {"source": source, "license": "mit", "gguf_pre_tokenizer": None}
+    params["model"] = {"source": source, "license": None, "gguf_pre_tokenizer": None}
     params["calibration"] |= {
         "text": "calibration.jsonl",
         "license": "CDLA-Sharing-1.0",

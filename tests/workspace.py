@@ -1,12 +1,13 @@
 """A workspace as the stages before package leave it: records and small files, made at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.adapters.checkpoint_files import read_config
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.evaluated import (
@@ -47,6 +48,8 @@ from tests.models import tiny_llama
 from tests.support import ROOT
 
 SHA = "cd" * 32
+MakeGguf = Callable[[Path, Path], object]
+"""Makes a GGUF file, the second path, of the checkpoint in the first."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +62,63 @@ class Workspace:
 
 
 def make_workspace(
-    root: Path, verdicts: Mapping[str, Verdict], *, source: str = "hf:org/tiny@" + "ab" * 20
+    root: Path,
+    verdicts: Mapping[str, Verdict],
+    *,
+    source: str = "hf:org/tiny@" + "ab" * 20,
+    license_id: str = "mit",
+    license_text: str | None = None,
+    make_gguf: MakeGguf | None = None,
 ) -> Workspace:
-    """A base, one variant and evaluation for each name (of params.yaml), and the selection."""
+    """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
+    `license_text`.
+    """
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
     layout.artifacts_dir.mkdir(parents=True)
     tiny_llama(layout.base_dir)
     (layout.base_dir / "README.md").write_text(
-        "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
+        f"---\nlicense: {license_id}\nlanguage:\n- en\n- es\n---\n# Base\n"
     )
+    if license_text is not None:
+        (layout.base_dir / "LICENSE").write_text(license_text)
     write_base_manifest(layout, source=source)
+    return measured(layout, params, verdicts, make_gguf=make_gguf)
+
+
+def measured(
+    layout: Layout,
+    params: Params,
+    verdicts: Mapping[str, Verdict],
+    *,
+    make_gguf: MakeGguf | None = None,
+) -> Workspace:
+    """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
+
+    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
+    """
     write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
-        record = write_variant(layout, params, name)
+        record = write_variant(layout, params, name, make_gguf=make_gguf)
         harm = 0.004 * (1 + number) ** 3
         evaluation = write_evaluation(layout, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
     write_selection(layout, selection)
-    return Workspace(layout, params)
+    workspace = Workspace(layout, params)
+    served = {
+        name: it.artifact_digest for name, it in selection.items() if it.verdict == "approved"
+    }
+    write_benchmarks(workspace, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
+    return workspace
 
 
 def write_base_manifest(layout: Layout, *, source: str) -> None:
     files = directory_records(layout.base_dir)
+    facts = read_license_facts(layout.base_dir)
+    rules = license_rules()
+    rule = rules.by_text(facts.text_words_sha256 or "") or rules.named("mit", key="license")
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -92,7 +127,8 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             architecture=read_config(layout.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
-            license=read_license_facts(layout.base_dir),
+            license=facts,
+            applied_license=rule.applied(None),
         ),
     )
 
@@ -126,17 +162,24 @@ def base_digest(layout: Layout) -> str:
     return BaseManifest.from_bytes(data, source="base").digest
 
 
-def write_variant(layout: Layout, params: Params, name: str) -> VariantRecord:
+def write_variant(
+    layout: Layout, params: Params, name: str, *, make_gguf: MakeGguf | None = None
+) -> VariantRecord:
     recipe = params.variants[name]
     model_dir = layout.model_dir(name)
     model_dir.mkdir(parents=True)
     if isinstance(recipe, GgufParams):
-        (model_dir / f"model-{recipe.type}.gguf").write_bytes(b"GGUF" + name.encode() * 1000)
+        path = model_dir / f"model-{recipe.type}.gguf"
+        if make_gguf is None:
+            path.write_bytes(b"GGUF" + name.encode() * 1000)
+        else:
+            make_gguf(layout.base_dir, path)
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
-        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
-            (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
+        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE", "LICENSE.txt"):
+            if (layout.base_dir / sidecar).exists():
+                (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
     files = directory_records(model_dir)
     scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(
@@ -321,9 +364,14 @@ def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None
 
 
 def write_benchmarks(
-    workspace: Workspace, *, speeds: Mapping[str, float], skipped: Mapping[str, str]
+    workspace: Workspace,
+    *,
+    speeds: Mapping[str, float],
+    skipped: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
 ) -> None:
     """A benchmark at 1 and 8 users; `speeds` are tokens per second of one user."""
+    known = digests or {}
     write_record(
         workspace.layout.benchmarks_path,
         Benchmarks(
@@ -331,9 +379,12 @@ def write_benchmarks(
             machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
             load=workspace.params.serve,
             models={
-                **{name: served_model(speed) for name, speed in speeds.items()},
                 **{
-                    name: SkippedModel(artifact_digest=SHA, reason=reason)
+                    name: served_model(speed, digest=known.get(name, SHA))
+                    for name, speed in speeds.items()
+                },
+                **{
+                    name: SkippedModel(artifact_digest=known.get(name, SHA), reason=reason)
                     for name, reason in skipped.items()
                 },
             },
@@ -341,16 +392,17 @@ def write_benchmarks(
     )
 
 
-def served_model(speed: float) -> ServedModel:
+def served_model(speed: float, *, digest: str) -> ServedModel:
     def latency(middle: float) -> Latency:
         return Latency(mean=middle, p50=middle, p95=1.5 * middle, p99=2 * middle)
 
     return ServedModel(
-        artifact_digest=SHA,
+        artifact_digest=digest,
         engine="vLLM",
         engine_version="0.32.0",
         kernel="int4pack",
         dtype="bfloat16",
+        command=("python", "-m", "vllm", "--model=.", "--max-model-len=704"),
         startup_s=81.4,
         canary=Canary(reference="transformers", num_matches=19, num_prompts=20),
         loads=tuple(

@@ -51,13 +51,17 @@ class ModelRefusedError(FailureError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers. `startup_s` ran from its start to its first answer."""
+    """A server that answers. `startup_s` ran from its start to its first answer.
+
+    `command` would start it again in the directory of its model, on an address of its own.
+    """
 
     url: str
     engine: str
     engine_version: str
     kernel: str
     dtype: str
+    command: tuple[str, ...]
     startup_s: float
     log_path: Path
 

@@ -3,6 +3,7 @@
 The errors reported are measured on the file that was written, against the F16 file it came from.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,13 +27,14 @@ def write_gguf(
     model_dir: Path,
     *,
     model_name: str,
+    metadata: Mapping[str, str],
     pre_tokenizer: str | None,
 ) -> tuple[TensorCoverage, ...]:
     """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
 
-    `model_name` becomes the file's `general.name`. Returns what became of every tensor. Raises
-    InputError for an architecture whose folding is unknown, where the recipe asks for scales,
-    FailureError when llama.cpp leaves a linear unquantized.
+    `model_name` becomes the file's `general.name`, `metadata` what else it says there. Returns what
+    became of every tensor. Raises InputError for an architecture whose folding is unknown, where
+    the recipe asks for scales, FailureError when llama.cpp leaves a linear unquantized.
     """
     num_copies = 4 if recipe.scale_search else 3
     require_free_space(model_dir, num_copies * Checkpoint(base_dir).weight_bytes)
@@ -49,6 +51,7 @@ def write_gguf(
             source.directory,
             full_path,
             model_name=model_name,
+            metadata=metadata,
             pre_tokenizer=pre_tokenizer,
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )

@@ -39,7 +39,7 @@ def render_report(facts: Facts) -> str:
         title=f"{release.name} {release.version}",
         base=base_reference(facts.base),
         architecture=facts.base.architecture,
-        license=facts.rule.name,
+        license=facts.base.applied_license.name,
         num_approved=len(facts.selection.approved()),
         num_variants=len(facts.selection.variants),
         gate=gate_sentences(facts.params.gate),

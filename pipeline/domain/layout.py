@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS_FILE = "params.yaml"
+DECISIONS_FILE = "license-decisions.yaml"
 BASE = "base"
 DATASET_DIR = "artifacts/calibration/data"
 """Where a calibration data set of a hub is, from the workspace's root."""
@@ -22,6 +23,11 @@ class Layout:
     @property
     def params_path(self) -> Path:
         return self.root / PARAMS_FILE
+
+    @property
+    def decisions_path(self) -> Path:
+        """What people decided about licenses."""
+        return self.root / DECISIONS_FILE
 
     @property
     def artifacts_dir(self) -> Path:

@@ -67,8 +67,8 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 class ModelParams(Record):
     """Which checkpoint.
 
-    `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` is what
-    a person decided where the checkpoint's own files do not say it, else null.
+    `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` names
+    an entry of license-decisions.yaml where the checkpoint's own files leave its license open.
     `gguf_pre_tokenizer` is llama.cpp's name of the pre-tokenizer for a BPE tokenizer that its
     converter does not recognise by itself, else null.
     """
@@ -92,7 +92,7 @@ class CalibrationParams(Record):
     """The text whose activations are measured, and how much of it. `seed` draws the documents.
 
     `text` is a file or a directory of them. With a `dataset`, which fetch brings there, it is
-    DATASET_DIR. `license` is that of the data.
+    DATASET_DIR. `license` is that of the data: an identifier as in model cards, or `own`.
     """
 
     text: Text
@@ -220,8 +220,20 @@ class ServeParams(Record):
         return value
 
 
+class Audience(StrEnum):
+    """For whom a release is; what goes to affiliates or the public is passed on."""
+
+    INTERNAL = "internal"
+    AFFILIATES = "affiliates"
+    PUBLIC = "public"
+
+
 class ReleaseParams(Record):
-    """Under which name and version the approved variants are released."""
+    """Under which name and version the approved variants are released, for whom and by whom.
+
+    `commercial` is true where a company releases or uses them, or anything is earned with them.
+    `signing_key` is the file of a private elliptic-curve key in PEM; null leaves packages unsigned.
+    """
 
     name: Annotated[
         str, matching(RELEASE_NAME, "at most 96 letters, digits, dots, dashes and underscores")
@@ -232,6 +244,9 @@ class ReleaseParams(Record):
         matching(SEMANTIC_VERSION, "a semantic version such as 1.2.0 or 1.2.0-rc.1"),
     ]
     quantized_by: Text
+    audience: Audience
+    commercial: bool
+    signing_key: Text | None
 
 
 class RegistryParams(Record):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pipeline.domain.evaluated import EvaluationRecord, TaskScore
 from pipeline.domain.figures import NBSP, significant
 from pipeline.domain.layout import BASE
-from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.model_card import kept_reasons, perplexity_text, schemes, standard_error
 from pipeline.domain.params import Params
@@ -33,7 +32,6 @@ class Facts:
 
     params: Params
     base: BaseManifest
-    rule: LicenseRule
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord
@@ -208,6 +206,8 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
         receipt = published(facts, name)
         if receipt:
             rows.append((f"{name}, published manifest", receipt.manifest_digest))
+    if facts.params.release.signing_key is None:
+        rows.append(("signature of the releases", "none: release.signing_key is null"))
     return tuple(rows)
 
 

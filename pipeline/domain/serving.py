@@ -57,6 +57,7 @@ class ServedModel(Record):
 
     `kernel` is what multiplies the weights, by the engine's own name; `dtype` is the type of the
     activations in vLLM and the file type of a GGUF. `startup_s` runs until the first answer.
+    `command` is what served it, in the directory of its files, without the address it listened on.
     """
 
     status: Literal["served"] = "served"
@@ -65,6 +66,7 @@ class ServedModel(Record):
     engine_version: str
     kernel: str
     dtype: str
+    command: tuple[str, ...]
     startup_s: float
     canary: Canary
     loads: tuple[LoadResult, ...]

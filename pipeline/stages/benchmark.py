@@ -154,6 +154,7 @@ def _result(
         engine_version=server.engine_version,
         kernel=server.kernel,
         dtype=server.dtype,
+        command=server.command,
         startup_s=round(server.startup_s, 1),
         canary=Canary(reference=scorer.backend, num_matches=num_matches, num_prompts=len(expected)),
         loads=loads,

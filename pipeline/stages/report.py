@@ -14,7 +14,6 @@ from pipeline.adapters.report_page import render_report
 from pipeline.domain.errors import NothingApprovedError
 from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.licenses import resolve
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.record import Record
@@ -45,7 +44,6 @@ def _facts(layout: Layout, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
-        rule=resolve(base.license, params.model.license),
         statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),

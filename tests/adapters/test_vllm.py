@@ -49,6 +49,7 @@ def test_it_says_what_runs(server: Server) -> None:
     assert server.engine == "vllm"
     assert server.engine_version.startswith("0.32")
     assert server.dtype == "float16"
+    assert "--model=." in server.command
     assert server.kernel not in ("", vllm.DENSE_KERNEL)
     assert server.startup_s > 1
 
@@ -85,7 +86,9 @@ def test_a_load_counts_every_token(server: Server, model_dir: Path) -> None:
 
 def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
     serve_python()
-    nobody = Server("http://127.0.0.1:9", "none", "0", "none", "none", 0.0, tmp_path / "none.log")
+    nobody = Server(
+        "http://127.0.0.1:9", "none", "0", "none", "none", (), 0.0, tmp_path / "none.log"
+    )
     with pytest.raises(FailureError) as caught:
         run_loads(
             nobody,

@@ -190,6 +190,8 @@ def test_llama_cpp_loads_the_file_with_the_same_vocabulary(layout: Layout) -> No
     try:
         config = json.loads((layout.base_dir / "config.json").read_text())
         assert model.n_vocab() == config["vocab_size"]
+        assert model.metadata["general.license"] == "MIT"
+        assert model.metadata["general.license.name"] == "MIT License"
     finally:
         model.close()
 

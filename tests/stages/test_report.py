@@ -185,7 +185,9 @@ def test_names_from_files_stay_text(tmp_path: Path) -> None:
 
 
 def test_an_unpublished_run_says_so(tmp_path: Path) -> None:
-    text = Page(page(make_workspace(tmp_path, VERDICTS))).text
+    workspace = make_workspace(tmp_path, VERDICTS)
+    workspace.layout.benchmarks_path.unlink()
+    text = Page(page(workspace)).text
     assert "Nothing is published." in text
     assert "There is no benchmark of this run." in text
 
