@@ -44,11 +44,16 @@ def compare(base: Scored, own: Scored, sequential: SequentialParams | None) -> C
     """Raises InputError when the two were not scored alike."""
     distance = comparable_distance(base.record, own.record)
     return Comparison(
-        history={task: _looks(base, own, task, sequential) for task in base.record.tasks},
+        history=history_of(base, own, sequential),
         scores={task: (it, own.record.tasks[task]) for task, it in base.record.tasks.items()},
         distance=distance,
         num_tokens=own.record.num_tokens,
     )
+
+
+def history_of(base: Scored, own: Scored, sequential: SequentialParams | None) -> History:
+    """The pairs of every task after each look. Raises InputError for other documents."""
+    return {task: _looks(base, own, task, sequential) for task in base.record.tasks}
 
 
 def _looks(
