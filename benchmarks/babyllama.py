@@ -38,6 +38,7 @@ PACKED = {
     "rounding": "gptq",
     "refine_sweeps": 4,
     "dampening_frac": 0.01,
+    "distill_epochs": 0,
     "on_indivisible": "error",
 }
 AWQ = PACKED | {"format": "awq", "num_bits": 4}

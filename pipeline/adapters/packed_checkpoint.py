@@ -1,6 +1,7 @@
 """Writing a packed checkpoint from a base, its statistics and a recipe.
 
 Decoder layers are independent: each is read, quantized and written before the next is touched.
+Only distillation, where the recipe asks for it, then looks at the model as a whole.
 The layout of the files is the one vLLM and transformers read.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.adapters.distilled_checkpoint import distill_checkpoint, require_distillable
 from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
 from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
@@ -62,6 +64,7 @@ def write_packed(
     implies.
     """
     map_large_blocks()
+    require_distillable(statistics.linears, epochs=recipe.distill_epochs)
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
     quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)
@@ -81,7 +84,6 @@ def write_packed(
         for rows_path, *_ in units
         for row in LayerCoverage.from_bytes(rows_path.read_bytes(), source=str(rows_path)).rows
     ]
-    remove_tree(finished_dir)
     implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
     require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
     write_index(model_dir)
@@ -90,6 +92,17 @@ def write_packed(
         recipe, grouping, unquantized=_unquantized(checkpoint, quantized=quantized)
     )
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
+    learned_path = model_dir.with_name("learned.safetensors")
+    if recipe.distill_epochs:
+        distill_checkpoint(
+            base_dir,
+            model_dir,
+            statistics.token_ids(),
+            epochs=recipe.distill_epochs,
+            learned_path=learned_path,
+        )
+    remove_tree(finished_dir)  # first: what was learned fits layers that are not distilled yet
+    learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
 
 

@@ -11,10 +11,9 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.paired import PairedTask, paired_task
 from pipeline.domain.params import SequentialParams
-from pipeline.domain.sequential import ordered, sizes_so_far
+from pipeline.domain.sequential import look_sizes, ordered, sizes_so_far
 
 Rows = Sequence[DocumentRecord]
-RowPairs = tuple[list[DocumentRecord], list[DocumentRecord]]
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,6 @@ class Scored:
 
     record: EvaluationRecord
     rows: Rows
-
-    def of_task(self, task: str) -> list[DocumentRecord]:
-        """A task's rows, in the order that a sequential evaluation takes."""
-        return ordered([row for row in self.rows if row.task == task])
 
 
 @dataclass(frozen=True)
@@ -44,30 +39,39 @@ def compare(base: Scored, own: Scored, sequential: SequentialParams | None) -> C
     """Raises InputError when the two were not scored alike."""
     distance = comparable_distance(base.record, own.record)
     return Comparison(
-        history=history_of(base, own, sequential),
+        history=history_of(base, own.rows, sequential, name=own.record.name),
         scores={task: (it, own.record.tasks[task]) for task, it in base.record.tasks.items()},
         distance=distance,
         num_tokens=own.record.num_tokens,
     )
 
 
-def history_of(base: Scored, own: Scored, sequential: SequentialParams | None) -> History:
-    """The pairs of every task after each look. Raises InputError for other documents."""
-    return {task: _looks(base, own, task, sequential) for task in base.record.tasks}
+def history_of(
+    base: Scored, own_rows: Rows, sequential: SequentialParams | None, *, name: str
+) -> dict[str, tuple[PairedTask, ...]]:
+    """Of every task the pairs after each look, from the rows that variant `name` has so far.
+
+    Raises InputError for documents or prompts that are not the base's, or a number of them at
+    which no look was planned.
+    """
+    return {
+        task: _looks(*row_pairs(base.rows, own_rows, task, name=name), score, sequential, name)
+        for task, score in base.record.tasks.items()
+    }
 
 
 def _looks(
-    base: Scored, own: Scored, task: str, sequential: SequentialParams | None
+    base_rows: Rows,
+    own_rows: Rows,
+    score: TaskScore,
+    sequential: SequentialParams | None,
+    name: str,
 ) -> tuple[PairedTask, ...]:
-    """The pairs of a task after each look at it."""
-    score = base.record.tasks[task]
-    base_rows, own_rows = row_pairs(base, own, task)
     try:
         sizes = sizes_so_far(len(own_rows), score.num_documents, sequential)
     except InputError as error:
-        name = own.record.name
         raise InputError(
-            f"{name}: {task}: {error}; run `quantline evaluate {name}` again"
+            f"{name}: {own_rows[0].task}: {error}; run `quantline evaluate {name}` again"
         ) from error
     return tuple(
         paired_task(
@@ -78,6 +82,16 @@ def _looks(
         )
         for size in sizes
     )
+
+
+def next_documents(
+    base: Scored, task: str, *, num_scored: int, sequential: SequentialParams
+) -> list[DocumentRecord]:
+    """The base's rows of the documents that come after the first `num_scored` of a task, up to the
+    next look; none after the last."""
+    rows = rows_of(base.rows, task)
+    sizes = [it for it in look_sizes(len(rows), sequential.looks) if it > num_scored]
+    return rows[num_scored : sizes[0]] if sizes else []
 
 
 def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
@@ -95,16 +109,23 @@ def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distan
     return own.distance
 
 
-def row_pairs(base: Scored, own: Scored, task: str) -> RowPairs:
-    """The documents of a task that the variant was scored on, in both evaluations.
+def rows_of(rows: Rows, task: str) -> list[DocumentRecord]:
+    """A task's rows, in the order that a sequential evaluation takes."""
+    return ordered([row for row in rows if row.task == task])
+
+
+def row_pairs(
+    base_rows: Rows, own_rows: Rows, task: str, *, name: str
+) -> tuple[list[DocumentRecord], list[DocumentRecord]]:
+    """The documents of a task that variant `name` was scored on, in both evaluations.
 
     Raises InputError when they are not the first ones of the base's, prompt by prompt.
     """
-    own_rows = own.of_task(task)
-    base_rows = base.of_task(task)[: len(own_rows)]
-    if not own_rows or list(map(_identity, own_rows)) != list(map(_identity, base_rows)):
-        raise _not_alike(own.record.name, f"set of documents of {task}")
-    return base_rows, own_rows
+    own = rows_of(own_rows, task)
+    base = rows_of(base_rows, task)[: len(own)]
+    if not own or list(map(_identity, own)) != list(map(_identity, base)):
+        raise _not_alike(name, f"set of documents of {task}")
+    return base, own
 
 
 def _identity(row: DocumentRecord) -> tuple[int, str, str]:

@@ -106,13 +106,9 @@ def held_drops(
 ) -> dict[str, HeldDrop]:
     """Every drop to be tested: of each task at its latest look and, where there are several, of
     their mean at the last look that all tasks have had."""
-
-    def look(number: int) -> Look:
-        return look_of(number, sequential)
-
     held = {
-        task: HeldDrop(looks[-1], margins[task], look(len(looks)))
-        for task, looks in history.items()
+        task: HeldDrop(pairs[-1], margins[task], look_of(len(pairs), sequential))
+        for task, pairs in history.items()
     }
     if len(history) > 1:
         common = min(map(len, history.values()))

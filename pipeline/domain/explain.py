@@ -43,7 +43,8 @@ def hardest_flips(base: Scored, own: Scored) -> tuple[Flip, ...]:
     """The documents with another metric than before, the largest change of the lead first."""
     flips = []
     for task, score in own.record.tasks.items():
-        for one, other in zip(*row_pairs(base, own, task), strict=True):
+        pairs = row_pairs(base.rows, own.rows, task, name=own.record.name)
+        for one, other in zip(*pairs, strict=True):
             values = one.metrics[score.metric], other.metrics[score.metric]
             if isinstance(values[0], float) and values[0] != values[1]:
                 flips.append(Flip(one, other, _change(one, other)))
@@ -106,7 +107,11 @@ def task_lines(verdict: VariantVerdict) -> list[str]:
 def distance_lines(verdict: VariantVerdict) -> list[str]:
     heading = ("", "value", "low", "high", "bound", "verdict")
     rows = [
-        (name, *map(significant, (it.value, it.low, it.high)), f"{it.limit:g}", it.verdict.value)
+        (
+            name,
+            *(f"{value:.5g}" for value in (it.value, it.low, it.high, it.limit)),
+            it.verdict.value,
+        )
         for name, it in verdict.bounds.items()
     ]
     return aligned([heading, *rows])

@@ -9,14 +9,28 @@ Pure rules; numbers are compared as they are and rounded only in sentences. The 
 `pipeline.domain.paired` and `pipeline.domain.drops`, the words in `pipeline.domain.reasons`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from pipeline.domain.bounds import bound_verdicts
-from pipeline.domain.comparison import Comparison, Scored, compare, task_recovery
-from pipeline.domain.drops import MEAN, combined, drop_record, drop_verdicts, held_drops
-from pipeline.domain.evaluated import EvaluationRecord, TaskScore
+from pipeline.domain.comparison import (
+    Comparison,
+    Scored,
+    compare,
+    history_of,
+    task_recovery,
+)
+from pipeline.domain.drops import (
+    MEAN,
+    Step,
+    after_look,
+    combined,
+    drop_record,
+    drop_verdicts,
+    held_drops,
+)
+from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.flips import mcnemar_p
 from pipeline.domain.paired import PairedTask
 from pipeline.domain.params import GateClass, GateParams
@@ -158,6 +172,25 @@ def judge(
         mean_drop=records.get(MEAN),
         bounds=bounds,
     )
+
+
+def next_step(
+    base: Scored,
+    rows: Sequence[DocumentRecord],
+    margins: Mapping[str, float],
+    limits: GateClass,
+    gate: GateParams,
+    *,
+    name: str,
+) -> Step:
+    """Whether variant `name`, scored on `rows` so far, needs more documents, and of which tasks.
+
+    For a sequential evaluation, after each look; `decide` comes to the same verdict later.
+    `comparison.next_documents` says which documents to score first and next.
+    """
+    assert gate.sequential is not None, "without it all documents are scored at once"
+    history = history_of(base, rows, gate.sequential, name=name)
+    return after_look(history, class_margins(margins, limits), gate.sequential, gate.error_rate)
 
 
 def class_margins(margins: Mapping[str, float], limits: GateClass) -> dict[str, float]:

@@ -58,7 +58,7 @@ class TaskVerdictRow:
 def base_row(selection: Selection) -> VerdictRow:
     return VerdictRow(
         name=BASE,
-        format="safetensors",
+        format="original",
         verdict="",
         drop=Estimate("0", ""),
         recovery=percent(1.0),
@@ -74,7 +74,7 @@ def base_row(selection: Selection) -> VerdictRow:
 def verdict_row(name: str, verdict: VariantVerdict, *, reference: str | None) -> VerdictRow:
     """`reference` is where the variant is published."""
     distance = verdict.distance
-    size_ratio = f"{percent(verdict.size_ratio)} of the base"
+    size_ratio = f"{percent(verdict.size_ratio)} of base"
     return VerdictRow(
         name=name,
         format=verdict.format,
@@ -152,8 +152,9 @@ def gate_sentences(gate: GateParams) -> tuple[str, ...]:
         "A variant is approved when every task, and their mean, is shown to lose less than its "
         "margin, and rejected when more is shown; wrong approvals and wrong rejections happen "
         f"at most {error} of the time each. A drop is the base's score minus the variant's on the "
-        f"same documents, with one-sided bounds of {percent(1 - gate.error_rate)}; flips are "
-        "documents that got worse / better; McNemar's p is of no change at all."
+        "same documents. Small print: one-sided bounds of drops, each at "
+        f"{percent(1 - gate.error_rate)} confidence, and 95 % intervals of KL and perplexity "
+        "ratio. Flips are documents that got worse / better; McNemar's p is of no change at all."
     )
     classes = [
         f"{name} (from {it.min_bits:g} bits per quantized weight): margins of tasks × "

@@ -50,7 +50,8 @@ class PackedParams(Record):
     `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
     for the range of each group that hurts the output least, `rounding` picks the integers,
     `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
-    the mean diagonal of G added to its diagonal.
+    the mean diagonal of G added to its diagonal. `distill_epochs` times the calibration tokens are
+    read again, by base and variant, to train the scales; 0 needs neither model in memory.
     """
 
     scale_search: bool
@@ -58,6 +59,7 @@ class PackedParams(Record):
     rounding: Rounding
     refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
+    distill_epochs: Annotated[int, Field(ge=0, le=100)]
     on_indivisible: OnIndivisible
 
 
@@ -134,6 +136,13 @@ class CompressedTensorsParams(PackedParams):
                 "floating-point numbers are rounded to nearest; set scale_search and clip_search "
                 "to false, refine_sweeps to 0 and rounding to nearest"
             )
+        return value
+
+    @field_validator("scheme")
+    @classmethod
+    def _distilled_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
+        if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("distill_epochs"):
+            raise ValueError("rounded activations have no gradient; set distill_epochs to 0")
         return value
 
     @field_validator("group_size")

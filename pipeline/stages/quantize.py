@@ -30,8 +30,8 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params, VariantParams
+from pipeline.domain.quantize_need import quantize_need
 from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.stage_needs import quantize_need
 
 
 def run(layout: Layout, params: Params, name: str) -> None:

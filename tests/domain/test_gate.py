@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.domain.comparison import Scored, task_recovery
+from pipeline.domain.comparison import Scored, next_documents, rows_of, task_recovery
+from pipeline.domain.drops import PROGRESS, Progress
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
-from pipeline.domain.gate import Candidate, decide
+from pipeline.domain.gate import Candidate, decide, next_step
 from pipeline.domain.params import GateClass, GateParams, SequentialParams, Spending
 from pipeline.domain.reasons import told_apart
 from pipeline.domain.selection import Selection, VariantVerdict, Verdict
@@ -277,7 +278,7 @@ def test_other_documents_or_prompts_are_not_compared() -> None:
 def sequential(num_scored: int, lost: int) -> Candidate:
     """A variant that was scored on the first documents, in the order of a sequential evaluation."""
     variant = own(((lost, 0),))
-    kept = variant.of_task("task_0")[:num_scored]
+    kept = rows_of(variant.rows, "task_0")[:num_scored]
     score = variant.record.tasks["task_0"].model_copy(update={"num_documents": num_scored})
     record = variant.record.model_copy(update={"tasks": {"task_0": score}})
     return Candidate(base_of(1), Scored(record, kept), "awq", 4.25, 300)
@@ -296,6 +297,47 @@ def test_an_evaluation_that_stopped_early_is_judged_at_its_look() -> None:
         select({"variant": sequential(150, 0)}, gate)
     with pytest.raises(InputError, match="100 of 300 documents were scored; expected 300, as gate"):
         select({"variant": sequential(100, 0)})
+
+
+@pytest.mark.parametrize(
+    ("flips", "progress", "num_scored"),
+    [
+        (((0, 0), (0, 0)), Progress.CLEAR_PASS, 200),
+        (((90, 0), (0, 0)), Progress.CLEAR_FAIL, 200),
+        (((13, 5), (0, 0)), Progress.CONTINUE, 500),
+    ],
+)
+def test_a_sequential_evaluation_ends_where_select_says_the_same(
+    flips: tuple[Flipped, ...], progress: Progress, num_scored: int
+) -> None:
+    """The loop that evaluate runs: score what is asked for until nothing is open."""
+    params = SequentialParams(looks=3, spending=Spending.POCOCK)
+    gate = GATE.model_copy(update={"sequential": params})
+    base, answers = base_of(2), own(flips)
+    margins = dict.fromkeys(base.record.tasks, MARGIN)
+    scored_rows: dict[str, list[DocumentRecord]] = {task: [] for task in margins}
+    open_tasks: tuple[str, ...] = tuple(margins)
+    while open_tasks:
+        for task in open_tasks:
+            wanted = next_documents(
+                base, task, num_scored=len(scored_rows[task]), sequential=params
+            )
+            numbers = [row.doc_id for row in wanted]
+            known = {row.doc_id: row for row in answers.rows if row.task == task}
+            scored_rows[task] += [known[number] for number in numbers]
+        rows_so_far = [row for rows in scored_rows.values() for row in rows]
+        step = next_step(base, rows_so_far, margins, FOUR_BITS, gate, name="variant")
+        open_tasks = step.open_tasks
+    assert step.progress is progress
+    assert len(rows_so_far) == num_scored
+    tasks = {
+        task: score.model_copy(update={"num_documents": len(scored_rows[task])})
+        for task, score in answers.record.tasks.items()
+    }
+    record = answers.record.model_copy(update={"tasks": tasks})
+    candidate = Candidate(base, Scored(record, rows_so_far), "awq", 4.25, 300)
+    verdict = select({"variant": candidate}, gate).variants["variant"]
+    assert PROGRESS[verdict.verdict] is progress
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.scored_files import read_scored
 from pipeline.adapters.scorer import BrokenModelError
+from pipeline.domain.comparison import rows_of
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
@@ -33,6 +34,7 @@ INTEGERS = {
     "rounding": "nearest",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "distill_epochs": 0,
     "on_indivisible": "error",
 }
 VARIANTS = {
@@ -397,5 +399,5 @@ def test_a_sequential_evaluation_stops_when_the_verdict_is_clear(
     own = read_scored(layout, "gguf-q8-0")
     assert own.record.looks == (10,)
     assert own.record.tasks["trades"].num_documents == 10
-    first = base.of_task("trades")[:10]
-    assert [it.doc_id for it in own.of_task("trades")] == [it.doc_id for it in first]
+    first = rows_of(base.rows, "trades")[:10]
+    assert [it.doc_id for it in rows_of(own.rows, "trades")] == [it.doc_id for it in first]

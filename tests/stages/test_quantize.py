@@ -49,6 +49,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "rounding": "gptq",
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
+        "distill_epochs": 0,
         "on_indivisible": "error",
     }
     return recipe | changes
@@ -265,3 +266,60 @@ def test_too_little_calibration_text_says_how_much_would_do(tmp_path: Path) -> N
 def test_no_calibration_before_fetch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"base.manifest.json: missing; run `quantline fetch` fir"):
         calibrate.run(Layout(tmp_path), params_for({"awq": packed("awq")}))
+
+
+def scheme(name: str, **changes: object) -> dict[str, object]:
+    recipe = packed("compressed-tensors", scheme=name, **changes)
+    del recipe["num_bits"]
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Three formats, each as it is and distilled, in 3 or 4 bits."""
+    recipes = {
+        "awq": packed("awq"),
+        "gptq": packed("gptq", num_bits=3),
+        "ct": scheme("W4A16_ASYM"),
+    }
+    epochs = {"distill_epochs": 8}
+    recipes |= {f"{name}-distilled": recipe | epochs for name, recipe in recipes.items()}
+    params = params_for(recipes)
+    made = calibrated(tmp_path_factory.mktemp("distilled"), params)
+    for name in params.variants:
+        quantize.run(made, params, name)
+    return made
+
+
+def kl_on_calibration_tokens(layout: Layout, name: str) -> float:
+    ids = torch.tensor(Statistics(layout).token_ids())
+    with torch.inference_mode():
+        base, own = (
+            unpacked_model(it)(input_ids=ids).logits.log_softmax(-1)
+            for it in (layout.base_dir, layout.model_dir(name))
+        )
+    return float((base.exp() * (base - own)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
+def test_distillation_changes_scales_and_vectors_alone(distilled: Layout, name: str) -> None:
+    plain = Checkpoint(distilled.model_dir(name))
+    trained = Checkpoint(distilled.model_dir(f"{name}-distilled"))
+    assert trained.names == plain.names
+    changed = {it for it in plain.names if not torch.equal(plain.tensor(it), trained.tensor(it))}
+    assert {it.rpartition(".")[2] for it in changed} <= {"scales", "weight_scale", "weight"}
+    assert all(plain.tensor(it).ndim == 1 for it in changed if it.endswith(".weight"))
+    assert len(changed) > len(Statistics(distilled).linears)
+    assert all(trained.tensor(it).dtype == plain.tensor(it).dtype for it in plain.names)
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
+def test_distillation_brings_the_file_nearer_to_the_base(distilled: Layout, name: str) -> None:
+    before = kl_on_calibration_tokens(distilled, name)
+    assert kl_on_calibration_tokens(distilled, f"{name}-distilled") < 0.9 * before
+
+
+def test_rounded_activations_are_not_distilled() -> None:
+    recipe = scheme("W8A8", group_size=None, distill_epochs=1)
+    with pytest.raises(ValueError, match="no gradient; set distill_epochs to 0"):
+        params_for({"int8": recipe})
