@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.adapters.files import file_sha256
 from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.lm_eval_run import SuiteResult, TaskQuestions, run_tasks
+from pipeline.adapters.lm_eval_run import Stopping, SuiteResult, TaskQuestions, run_tasks
 from pipeline.adapters.progress import track
 from pipeline.adapters.remembered import Memory, ScoredText
 from pipeline.adapters.scorer import Logits, Scorer, window_logits
@@ -98,11 +98,14 @@ class Judge:
     cache_dir: Path
     kept_logits: dict[str, list[Logits]] = field(default_factory=dict)
 
-    def judge(self, subject: Subject, reference: Subject | None) -> Judgement:
+    def judge(
+        self, subject: Subject, reference: Subject | None, stopping: Stopping | None = None
+    ) -> Judgement:
         """Scores, perplexity, and the distance to `reference` where there is one.
 
-        The reference is closed before the tasks begin. Raises BrokenModelError for logits that are
-        not finite, InputError for windows that are longer than the model's context.
+        `stopping` may end the tasks before their last document. The reference is closed before the
+        tasks begin. Raises BrokenModelError for logits that are not finite, InputError for windows
+        that are longer than the model's context.
         """
         facts = (self.base_digest, str(self.evaluate.batch_size))
         memory = Memory(self.cache_dir, subject.scorer, subject.digest, facts)
@@ -117,6 +120,7 @@ class Judge:
             self.questions,
             ScoredModel(subject.scorer, self.tokenizer, batch_size=self.evaluate.batch_size),
             remembered=memory.rows,
+            stopping=stopping,
         )
         return Judgement(suite, text.perplexity, text.distance)
 

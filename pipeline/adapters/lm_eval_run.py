@@ -7,10 +7,10 @@ asked, to the letter. Models are those of `pipeline.adapters.lm_eval_model`.
 
 import inspect
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,27 @@ from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, TaskScore
 from pipeline.domain.record import sha256_hex
-
-ORDER_SEED = 1234
-"""Of the order in which a sequential evaluation takes the documents."""
+from pipeline.domain.sequential import look_sizes, order_key
 
 Rows = tuple[DocumentRecord, ...]
 Remembered = Callable[[str, Callable[[], Rows]], Rows]
 """Called with the digest of what is asked: the rows from an earlier run, else computed now."""
 
-IsDecided = Callable[[Sequence[DocumentRecord]], bool]
+
+@dataclass(frozen=True)
+class Stopping:
+    """How a sequential evaluation goes: it looks so many times at the answers so far.
+
+    `open_tasks` is called with all rows; the tasks it names get their next documents.
+    """
+
+    num_looks: int
+    open_tasks: Callable[[Rows], Collection[str]]
 
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """`looks` are the numbers of documents of each task after which `is_decided` was asked."""
+    """`looks` are the numbers of documents of all tasks together after each look, if any."""
 
     scores: dict[str, TaskScore]
     documents: Rows
@@ -53,36 +60,28 @@ def run_tasks(
     model: ScoredModel,
     *,
     remembered: Remembered = computed,
-    looks: Sequence[int] = (),
-    is_decided: IsDecided = lambda rows: False,
+    stopping: Stopping | None = None,
 ) -> SuiteResult:
-    """Score a model on all documents of every task.
-
-    With `looks`, which rise, the documents of each task are taken in an order drawn once, as many
-    as the first look says, then up to the next one, until `is_decided` is true of all rows so far.
-    """
-    rows: dict[str, list[DocumentRecord]] = {it.name: [] for it in questions}
-    longest = max(it.num_documents for it in questions)
-    looked: list[int] = []
-    start = 0
-    for stop in (*(it for it in looks if it < longest), longest):
+    """Score a model on all documents of every task, or until `stopping` names no more tasks."""
+    num_looks = stopping.num_looks if stopping else 1
+    rows: dict[str, Rows] = {it.name: () for it in questions}
+    open_tasks: Collection[str] = rows.keys()
+    looks: list[int] = []
+    for look in range(num_looks):
         for task in questions:
-            numbers = task.order(shuffled=bool(looks))[start:stop]
-            if numbers:
-                rows[task.name] += remembered(
-                    task.digest(numbers), partial(task.ask, model, numbers)
-                )
-        if looks:
-            looked.append(stop)
-            if is_decided([row for name in rows for row in rows[name]]):
-                break
-        start = stop
-    for own_rows in rows.values():
-        own_rows.sort(key=lambda row: row.doc_id)
+            if task.name in open_tasks:
+                stop = look_sizes(task.num_documents, num_looks)[look]
+                numbers = task.order(sequential=stopping is not None)[len(rows[task.name]) : stop]
+                ask = partial(task.ask, model, numbers)
+                rows[task.name] += remembered(task.digest(numbers), ask)
+        if stopping is not None:
+            looks.append(sum(map(len, rows.values())))
+            open_tasks = stopping.open_tasks(tuple(chain.from_iterable(rows.values())))
+    in_order = {name: sorted(it, key=lambda row: row.doc_id) for name, it in rows.items()}
     return SuiteResult(
-        scores={it.name: task_score(it.loaded, rows[it.name]) for it in questions},
-        documents=tuple(row for name in rows for row in rows[name]),
-        looks=tuple(looked),
+        scores={it.name: task_score(it.loaded, in_order[it.name]) for it in questions},
+        documents=tuple(chain.from_iterable(in_order.values())),
+        looks=tuple(dict.fromkeys(looks)),
     )
 
 
@@ -105,11 +104,23 @@ class TaskQuestions:
     def num_documents(self) -> int:
         return len(self._documents)
 
-    def order(self, *, shuffled: bool) -> list[int]:
-        numbers = list(range(self.num_documents))
-        if shuffled:
-            random.Random(ORDER_SEED).shuffle(numbers)
-        return numbers
+    def order(self, *, sequential: bool) -> list[int]:
+        """All documents; for a sequential evaluation in the order of `sequential.ordered`."""
+        numbers = range(self.num_documents)
+        if not sequential:
+            return list(numbers)
+        clusters = {number: self._identity(number)[1] for number in numbers}
+        return sorted(numbers, key=lambda number: (order_key(clusters[number]), number))
+
+    def _identity(self, number: int) -> tuple[str, str]:
+        """The hash of a document as lm-eval has it, and its cluster."""
+        document = self._documents[number][1][0].doc
+        as_text = json.dumps(
+            document, indent=2, default=handle_non_serializable, ensure_ascii=False
+        )
+        doc_hash = hash_string(as_text)
+        field = self.loaded.cluster
+        return doc_hash, doc_hash if field is None else hash_string(str(document[field]))
 
     def digest(self, numbers: Sequence[int]) -> str:
         """sha256 of the task's rules, and of each request of these documents with its answer."""
@@ -142,16 +153,12 @@ class TaskQuestions:
         metrics = part.process_results(
             document, [request.filtered_resps[self.loaded.filter] for request in requests]
         )
-        as_text = json.dumps(
-            document, indent=2, default=handle_non_serializable, ensure_ascii=False
-        )
-        doc_hash = hash_string(as_text)
-        cluster = self.loaded.cluster
+        doc_hash, cluster = self._identity(number)
         return DocumentRecord(
             task=self.name,
             doc_id=number,
             doc_hash=doc_hash,
-            cluster=doc_hash if cluster is None else hash_string(str(document[cluster])),
+            cluster=cluster,
             prompt_hash=hash_string(requests[0].arguments[0]),
             target=str(part.doc_to_target(document)),
             logprobs=None if generated is not None else tuple(_logprob(it) for it in answers),

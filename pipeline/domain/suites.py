@@ -32,6 +32,10 @@ class SuiteTask(Record):
 class Suite(Record):
     tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1)]
 
+    def margins(self, default: float) -> dict[str, float]:
+        """Of each task; `default` where the suite states none."""
+        return {task.name: task.margin or default for task in self.tasks}
+
 
 class Suites(Record):
     """All of `eval/suites.yaml`."""

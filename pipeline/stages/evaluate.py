@@ -6,7 +6,7 @@ tokenizer. With the base, every engine of `evaluate.controls` is judged: the bas
 shows what the engine alone changes, and is what variants in it are compared with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,13 +20,15 @@ from pipeline.adapters.files import (
 )
 from pipeline.adapters.judge import Judge, Judgement, Subject, read_held_out
 from pipeline.adapters.lm_eval import loaded_tasks
-from pipeline.adapters.lm_eval_run import TaskQuestions
+from pipeline.adapters.lm_eval_run import Stopping, TaskQuestions
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.room import fetched_source, require_room
 from pipeline.adapters.scorer import BrokenModelError
+from pipeline.adapters.stopping import stopping_rule
 from pipeline.adapters.subjects import Subjects, base_subject
 from pipeline.adapters.suite_file import read_suite
+from pipeline.domain.coverage import quantized_bits
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Control, DocumentRecord, EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
@@ -47,10 +49,7 @@ def run(layout: Layout, params: Params, *names: str) -> None:
     base = read_base_manifest(layout)
     reference = base_subject(layout.base_dir, base.digest)
     tokenizer = tokenizer_of(layout.base_dir)
-    digests = {
-        name: base.digest if name == BASE else _variant(layout, params, base.digest, name).digest
-        for name in names
-    }
+    variants = {name: _variant(layout, params, base.digest, name) for name in names if name != BASE}
     for name in names:
         require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
     held_out = read_held_out(layout.root, evaluate, tokenizer)
@@ -63,46 +62,68 @@ def run(layout: Layout, params: Params, *names: str) -> None:
         judge = Judge(
             base.digest, tokenizer, held_out, questions, evaluate, layout.scores_cache_dir
         )
-        for name, digest in digests.items():
-            subject = reference
-            if name != BASE:
-                subject = subjects.variant(name, digest, layout.model_dir(name))
-            with closing(subject.scorer), new_directory(layout.evaluation_dir(name)) as partial:
-                record = _evaluate(layout, params, judge, subjects, name, subject, partial)
-                write_record(partial / layout.evaluation_path(name).name, record)
-            note(_summary(record))
+        if BASE in names:
+            _evaluate_base(layout, params, judge, subjects)
+        for name, variant in variants.items():
+            subject = subjects.variant(name, variant.digest, layout.model_dir(name))
+            stopping = stopping_rule(
+                layout,
+                params.gate,
+                suite,
+                name,
+                backend=subject.scorer.backend,
+                bits=quantized_bits(variant.coverage),
+            )
+            with closing(subject.scorer):
+                _evaluate_variant(layout, judge, name, subject, reference, stopping)
 
 
-def _evaluate(
+def _evaluate_base(layout: Layout, params: Params, judge: Judge, subjects: Subjects) -> None:
+    note(f"evaluate: {BASE}: suite {params.evaluate.suite}, {subjects.base.scorer.backend}")
+    with new_directory(layout.evaluation_dir(BASE)) as partial:
+        own = judge.judge(subjects.base, None)
+        controls = _controls(layout, params, judge, subjects, partial)
+        _write(layout, judge, BASE, subjects.base, partial, own=own, controls=controls)
+
+
+def _evaluate_variant(
     layout: Layout,
-    params: Params,
     judge: Judge,
-    subjects: Subjects,
+    name: str,
+    subject: Subject,
+    reference: Subject,
+    stopping: Stopping | None,
+) -> None:
+    note(f"evaluate: {name}: suite {judge.evaluate.suite}, {subject.scorer.backend}")
+    with new_directory(layout.evaluation_dir(name)) as partial:
+        own, broken = None, None
+        try:
+            own = judge.judge(subject, reference, stopping)
+        except BrokenModelError as error:
+            broken = str(error)
+        _write(layout, judge, name, subject, partial, own=own, broken=broken)
+
+
+def _write(
+    layout: Layout,
+    judge: Judge,
     name: str,
     subject: Subject,
     partial: Path,
-) -> EvaluationRecord:
-    """The record of one model; its rows go into `partial`."""
-    backend = subject.scorer.backend
-    note(f"evaluate: {name}: suite {params.evaluate.suite}, {backend}")
-    own: Judgement | None = None
-    broken, controls = None, {}
-    if name == BASE:
-        own = judge.judge(subject, None)
-        controls = _controls(layout, params, judge, subjects, partial)
-    else:
-        try:
-            own = judge.judge(subject, subjects.base)
-        except BrokenModelError as error:
-            broken = str(error)
+    *,
+    own: Judgement | None,
+    broken: str | None = None,
+    controls: Mapping[str, Control] | None = None,
+) -> None:
+    """The record and the rows of one model into `partial`."""
     documents_path = partial / layout.documents_path(name).name
-    return EvaluationRecord(
+    record = EvaluationRecord(
         name=name,
         artifact_digest=subject.digest,
         base_digest=judge.base_digest,
-        backend=backend,
+        backend=subject.scorer.backend,
         backend_version=subject.scorer.backend_version,
-        suite=params.evaluate.suite,
+        suite=judge.evaluate.suite,
         tasks=own.suite.scores if own else {},
         perplexity=own.perplexity if own else None,
         distance=own.distance if own else None,
@@ -112,8 +133,10 @@ def _evaluate(
         documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
         looks=own.suite.looks if own else (),
         broken=broken,
-        controls=controls,
+        controls=dict(controls or {}),
     )
+    write_record(partial / layout.evaluation_path(name).name, record)
+    note(_summary(record))
 
 
 def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> VariantRecord:
@@ -144,7 +167,7 @@ def _controls(
             backend,
             layout.base_dir,
             pre_tokenizer=params.model.gguf_pre_tokenizer,
-            work_dir=layout.artifacts_dir,
+            work_dir=partial,
         ) as subject:
             it = judge.judge(subject, subjects.base)
         assert it.distance is not None, "there is a reference"

@@ -38,8 +38,7 @@ def run(layout: Layout, params: Params) -> None:
 
 def _margins(layout: Layout, base: Scored, default: float) -> dict[str, float]:
     """Of each task of the suite. Raises InputError when the base was scored on other ones."""
-    suite = read_suite(layout.root, base.record.suite)
-    margins = {task.name: task.margin or default for task in suite.tasks}
+    margins = read_suite(layout.root, base.record.suite).margins(default)
     if margins.keys() != base.record.tasks.keys():
         raise InputError(
             f"{layout.evaluation_path(BASE)}: of other tasks than suite {base.record.suite} has "

@@ -1,7 +1,7 @@
 """Suites of local tasks, against plain lm-eval on the same weights, and every way to be wrong."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from lm_eval.tasks import TaskManager
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.lm_eval import loaded_tasks
 from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.lm_eval_run import SuiteResult, TaskQuestions, run_tasks
+from pipeline.adapters.lm_eval_run import Stopping, SuiteResult, TaskQuestions, run_tasks
 from pipeline.adapters.suite_file import read_suite
 from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import DocumentRecord
 from pipeline.domain.record import sha256_hex
+from pipeline.domain.sequential import ordered
 from pipeline.domain.suites import Suite, SuiteTask
 from tests.adapters.scored_models import (
     OpenScorer,
@@ -362,23 +364,33 @@ def test_requests_longer_than_the_context_are_counted(
 
 
 def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> None:
-    suite = suite_of("questions", "acc")
+    write_task(root, "again", QUESTIONS)
+    suite = Suite(tasks=(*suite_of("questions", "acc").tasks, *suite_of("again", "acc").tasks))
+    seen: list[int] = []
+
+    def open_tasks(rows: Sequence[DocumentRecord]) -> list[str]:
+        seen.append(len(rows))
+        return {20: ["questions", "again"], 40: ["again"]}.get(len(rows), [])
+
     with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
         tokenizer = tokenizer_of(tiny_model_dir())
         model = ScoredModel(scorer, tokenizer, batch_size=4)
-        questions = [TaskQuestions(tasks[0], tokenizer, max_documents=None)]
+        questions = [TaskQuestions(it, tokenizer, max_documents=None) for it in tasks]
         whole = run_tasks(questions, model)
-        stopped = run_tasks(
-            questions, model, looks=(8, 16, 24), is_decided=lambda rows: len(rows) >= 16
-        )
-        to_the_end = run_tasks(questions, model, looks=(8, 99))
-    assert stopped.looks == (8, 16)
-    assert stopped.scores["questions"].num_documents == len(stopped.documents) == 16
-    assert to_the_end.looks == (8, 30)
-    by_id = {row.doc_id: row for row in whole.documents}
-    for row in (*stopped.documents, *to_the_end.documents):
-        assert row.prompt_hash == by_id[row.doc_id].prompt_hash
-        assert row.logprobs == pytest.approx(by_id[row.doc_id].logprobs, abs=1e-4)
+        stopped = run_tasks(questions, model, stopping=Stopping(3, open_tasks))
+    assert tuple(seen) == stopped.looks == (20, 40, 50)
+    assert {name: it.num_documents for name, it in stopped.scores.items()} == {
+        "questions": 20,
+        "again": 30,
+    }
+    by_id = {(row.task, row.doc_id): row for row in whole.documents}
+    for row in stopped.documents:
+        assert row.prompt_hash == by_id[row.task, row.doc_id].prompt_hash
+        assert row.logprobs == pytest.approx(by_id[row.task, row.doc_id].logprobs, abs=1e-4)
+    first = ordered([row for row in whole.documents if row.task == "questions"])[:20]
+    assert {row.doc_id for row in first} == {
+        row.doc_id for row in stopped.documents if row.task == "questions"
+    }
 
 
 def test_a_digest_follows_what_is_asked(root: Path) -> None:

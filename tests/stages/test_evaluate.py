@@ -13,12 +13,14 @@ from pipeline.adapters import gguf, subjects
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
+from pipeline.adapters.scored_files import read_scored
 from pipeline.adapters.scorer import BrokenModelError
+from pipeline.domain.comparison import rows_of
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
 from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import EvaluateParams, Params
+from pipeline.domain.params import EvaluateParams, GateParams, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
@@ -382,3 +384,20 @@ def test_what_was_scored_once_is_not_scored_again(
         assert directory_records(layout.evaluation_dir(name)) == before
     with pytest.raises(AssertionError, match="a model was loaded"):
         evaluate.run(layout, changed(params, num_windows=3), BASE)
+
+
+def test_a_sequential_evaluation_stops_when_the_verdict_is_clear(
+    copied: tuple[Layout, Params],
+) -> None:
+    layout, params = copied
+    wide = {"margin": 0.9, "sequential": {"looks": 2, "spending": "pocock"}}
+    gate = GateParams.model_validate_json(
+        json.dumps(params.gate.model_dump(mode="json") | wide), strict=True
+    )
+    base = read_scored(layout, BASE)
+    evaluate.run(layout, params.model_copy(update={"gate": gate}), "gguf-q8-0")
+    own = read_scored(layout, "gguf-q8-0")
+    assert own.record.looks == (10,)
+    assert own.record.tasks["trades"].num_documents == 10
+    first = rows_of(base.rows, "trades")[:10]
+    assert [it.doc_id for it in rows_of(own.rows, "trades")] == [it.doc_id for it in first]
