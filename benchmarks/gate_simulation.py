@@ -24,8 +24,8 @@ from pipeline.domain.drops import (
     held_drops,
 )
 from pipeline.domain.flips import Flips
+from pipeline.domain.gate_params import SequentialParams, Spending
 from pipeline.domain.paired import PairedTask, from_drops
-from pipeline.domain.params import SequentialParams, Spending
 from pipeline.domain.selection import Verdict
 from pipeline.domain.sequential import look_sizes
 

@@ -7,8 +7,8 @@ The base is scored whole before; a variant is compared with it after each look. 
 from pipeline.adapters.lm_eval_run import Rows, Stopping
 from pipeline.adapters.scored_files import read_base_in, read_scored
 from pipeline.domain.gate import next_step
+from pipeline.domain.gate_params import GateParams
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GateParams
 from pipeline.domain.suites import Suite
 
 

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from pipeline.domain.distance import CONFIDENCE
 from pipeline.domain.evaluated import Distance
-from pipeline.domain.params import GateClass
+from pipeline.domain.gate_params import GateClass
 from pipeline.domain.selection import BoundVerdict, Verdict
 
 KL = "KL in nats per token"

@@ -11,8 +11,8 @@ from statistics import fmean
 from pipeline.domain.drops import History
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
+from pipeline.domain.gate_params import SequentialParams
 from pipeline.domain.paired import RATES, PairedTask, paired_task
-from pipeline.domain.params import SequentialParams
 from pipeline.domain.sequential import look_sizes, ordered, sizes_so_far
 
 Rows = Sequence[DocumentRecord]

@@ -21,8 +21,8 @@ from typing import Protocol
 
 from scipy.special import ndtri, stdtr, stdtrit
 
+from pipeline.domain.gate_params import SequentialParams
 from pipeline.domain.paired import PairedTask
-from pipeline.domain.params import SequentialParams
 from pipeline.domain.selection import DropVerdict, Verdict
 from pipeline.domain.sequential import Look, look_of
 

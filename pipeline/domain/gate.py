@@ -32,8 +32,8 @@ from pipeline.domain.drops import (
 )
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.flips import mcnemar_p
+from pipeline.domain.gate_params import GateClass, GateParams
 from pipeline.domain.paired import PairedTask
-from pipeline.domain.params import GateClass, GateParams
 from pipeline.domain.profiles import BEFORE_BENCHMARK, choose, figures_of, options_of, pareto_front
 from pipeline.domain.reasons import reasons_for
 from pipeline.domain.selection import (

@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.domain.evaluated import Distance
 from pipeline.domain.figures import bytes_text, percent, significant
-from pipeline.domain.params import Objective, ProfileParams
+from pipeline.domain.gate_params import Objective, ProfileParams
 from pipeline.domain.selection import Choice, VariantVerdict, Verdict
 
 HIGHER_IS_BETTER: Final = frozenset({Objective.THROUGHPUT})

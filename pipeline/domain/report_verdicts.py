@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.domain.figures import bytes_text, percent, significant
+from pipeline.domain.gate_params import GateParams, Objective, ProfileParams
 from pipeline.domain.layout import BASE
-from pipeline.domain.params import GateParams, Objective, ProfileParams
 from pipeline.domain.profiles import Figure, choose, options_of
 from pipeline.domain.selection import Choice, DropVerdict, Selection, TaskVerdict, VariantVerdict
 from pipeline.domain.serving import Benchmarks, ServedModel

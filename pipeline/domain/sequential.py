@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri
 
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord
-from pipeline.domain.params import SequentialParams, Spending
+from pipeline.domain.gate_params import SequentialParams, Spending
 
 Floats = npt.NDArray[np.float64]
 

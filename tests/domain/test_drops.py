@@ -18,8 +18,8 @@ from pipeline.domain.drops import (
     held_drops,
     holm,
 )
+from pipeline.domain.gate_params import SequentialParams, Spending
 from pipeline.domain.paired import PairedTask, from_drops
-from pipeline.domain.params import SequentialParams, Spending
 from pipeline.domain.selection import Verdict
 from pipeline.domain.sequential import ONLY_LOOK
 from tests.domain.test_paired import binary

@@ -10,7 +10,7 @@ from pipeline.domain.drops import PROGRESS, Progress
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.gate import Candidate, decide, next_step
-from pipeline.domain.params import GateClass, GateParams, SequentialParams, Spending
+from pipeline.domain.gate_params import GateClass, GateParams, SequentialParams, Spending
 from pipeline.domain.reasons import told_apart
 from pipeline.domain.selection import Selection, VariantVerdict, Verdict
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.domain.params import Objective, ProfileParams
+from pipeline.domain.gate_params import Objective, ProfileParams
 from pipeline.domain.profiles import Figure, Option, choose, pareto_front
 
 QUALITY, SIZE, THROUGHPUT = Objective.QUALITY, Objective.SIZE, Objective.THROUGHPUT

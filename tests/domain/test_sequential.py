@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from pipeline.domain.errors import InputError
-from pipeline.domain.params import SequentialParams, Spending
+from pipeline.domain.gate_params import SequentialParams, Spending
 from pipeline.domain.sequential import (
     ONLY_LOOK,
     Look,

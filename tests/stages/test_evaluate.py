@@ -18,9 +18,10 @@ from pipeline.adapters.scorer import BrokenModelError
 from pipeline.domain.comparison import rows_of
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
+from pipeline.domain.gate_params import GateParams
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
 from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import EvaluateParams, GateParams, Params
+from pipeline.domain.params import EvaluateParams, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json

@@ -18,8 +18,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.adapters.files import directory_records, file_sha256
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Verdict
 from pipeline.domain.release import PackageIndex
+from pipeline.domain.selection import Verdict
 from pipeline.stages import package
 from tests.support import ROOT
 from tests.workspace import Workspace, make_workspace

@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 
 from pipeline.adapters import gguf
 from pipeline.adapters.license_rules import license_rules
-from pipeline.domain.evaluated import Verdict
 from pipeline.domain.license_rule import words_sha256
 from pipeline.domain.licenses import gguf_metadata
 from pipeline.domain.record import sha256_hex
 from pipeline.domain.release import PackageManifest
+from pipeline.domain.selection import Verdict
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.support import ROOT, missing

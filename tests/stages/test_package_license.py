@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard
 from pipeline.adapters.files import file_sha256
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Verdict
 from pipeline.domain.layout import Layout
 from pipeline.domain.params import Audience, Params
+from pipeline.domain.selection import Verdict
 from pipeline.stages import fetch, package
 from tests.support import ROOT
 from tests.workspace import Workspace, make_workspace, measured

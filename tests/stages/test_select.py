@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
+from pipeline.domain.gate_params import GateClass
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GateClass, Params
+from pipeline.domain.params import Params
 from pipeline.domain.record import sha256_hex
 from pipeline.domain.selection import Selection, Verdict
 from pipeline.stages import select
