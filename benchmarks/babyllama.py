@@ -1,14 +1,14 @@
 """A small real model through the whole product, beside published figures of other quantizers.
 
 `python -m benchmarks.babyllama` needs the directory `../shared` with the model and its text. It
-makes a workspace of its own, runs every stage up to select and prints KL, top-1 and perplexity.
+makes a workspace of its own, runs every stage up to select and prints KL, top-1, perplexity and the
+scores on three paradigms of BLiMP, minimal pairs of English grammar.
 The text is the one the figures of other tools were measured on: 96 x 256 tokens to calibrate, 64 x
 256 held out, group size 32.
 """
 
 import json
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.result import Row, publish
+from benchmarks.workspace import ROOT, copy_repository
 from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
 from pipeline.domain.params import Params
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED_DIR = ROOT.parent / "shared"
 MODEL_DIR = SHARED_DIR / "models" / "babyllama-105"
 STORIES_PATH = SHARED_DIR / "data" / "tinystories" / "stories.json"
+BLIMP_DIR = SHARED_DIR / "data" / "blimp"
+PARADIGMS = ("anaphor_number_agreement", "determiner_noun_agreement_1", "principle_A_case_1")
 NUM_CALIBRATION_STORIES = 200
 NUM_TASK_STORIES = 40
+SUITE = "stories"
 
 PACKED = {
     "group_size": 32,
@@ -35,6 +38,7 @@ PACKED = {
     "rounding": "gptq",
     "refine_sweeps": 4,
     "dampening_frac": 0.01,
+    "distill_epochs": 0,
     "on_indivisible": "error",
 }
 AWQ = PACKED | {"format": "awq", "num_bits": 4}
@@ -52,10 +56,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ct-asym-unrefined-w4-g32": ASYMMETRIC | UNREFINED,
     "ct-asym-w4-g32": ASYMMETRIC,
     "gptq-w3-g32": GPTQ | {"num_bits": 3},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": True},
-    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "imatrix": True},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": True},
+    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "scale_search": False, "imatrix": True},
 }
-TASK = {
+STORIES = {
     "task": "tinystories",
     "dataset_path": "json",
     "dataset_kwargs": {"data_files": {"test": "eval/data/tinystories.jsonl"}},
@@ -68,17 +72,23 @@ TASK = {
     ],
     "metadata": {"version": 1.0},
 }
+# Minimal pairs: which of two sentences is more likely. https://github.com/alexwarstadt/blimp
+PAIRS = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "",
+    "target_delimiter": "",
+    "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
+    "doc_to_target": 0,
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    "metadata": {"version": 1.0},
+}
 
 
 def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Layout:
     """The repository's tracked files in `root`, with this model's parameters, text and task."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in listed.rstrip("\0").split("\0"):
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target)
+    copy_repository(root)
     # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
     stories = [" ".join(story.split()) for story in json.loads(STORIES_PATH.read_text())]
     held_out = stories[NUM_CALIBRATION_STORIES:]
@@ -86,16 +96,22 @@ def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Lay
     _write_lines(root / "held_out.jsonl", held_out)
     _write_lines(root / "eval/data/tinystories.jsonl", held_out[:NUM_TASK_STORIES])
     yaml = YAML()
-    yaml.dump(TASK, root / "eval/tasks/tinystories.yaml")
-    suite = {"tasks": [{"name": "tinystories", "metric": "bits_per_byte"}]}
-    yaml.dump({"suites": {"tinystories": suite}}, root / "eval/suites.yaml")
+    yaml.dump(STORIES, root / "eval/tasks/tinystories.yaml")
+    tasks = [{"name": "tinystories", "metric": "bits_per_byte", "margin": 0.05}]
+    for paradigm in PARADIGMS:
+        file = f"eval/data/{paradigm}.jsonl"
+        shutil.copyfile(BLIMP_DIR / f"{paradigm}.jsonl", root / file)
+        task = {"task": paradigm, **PAIRS, "dataset_kwargs": {"data_files": {"test": file}}}
+        yaml.dump(task, root / f"eval/tasks/{paradigm}.yaml")
+        tasks.append({"name": paradigm, "metric": "acc", "margin": 0.05})
+    yaml.dump({"suites": {SUITE: {"tasks": tasks}}}, root / "eval/suites.yaml")
     yaml.dump(_params(root, source, variants), root / PARAMS_FILE)
     return Layout(root)
 
 
 def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any]:
     params: dict[str, Any] = YAML(typ="safe").load(root / PARAMS_FILE)
-    params["model"] = {"source": source, "license": "mit", "gguf_pre_tokenizer": None}
+    params["model"] = {"source": source, "license": None, "gguf_pre_tokenizer": None}
     params["calibration"] |= {
         "text": "calibration.jsonl",
         "license": "CDLA-Sharing-1.0",
@@ -104,7 +120,7 @@ def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any
     }
     params["variants"] = {name: VARIANTS[name] for name in variants}
     params["evaluate"] |= {
-        "suite": "tinystories",
+        "suite": SUITE,
         "text": "held_out.jsonl",
         "window_tokens": 256,
         "num_windows": 64,
@@ -138,7 +154,10 @@ def main() -> None:
         }
     rows = []
     for name, record in records.items():
-        rows.append(Row(f"perplexity_{name}", record.perplexity, None, None, "perplexity"))
+        if record.perplexity is not None:
+            rows.append(Row(f"perplexity_{name}", record.perplexity, None, None, "perplexity"))
+        for task, score in record.tasks.items():
+            rows.append(Row(f"{task}_{name}", score.value, None, None, score.metric))
         if record.distance:
             it = record.distance
             rows.append(Row(f"kl_{name}", it.kl, it.kl_low, it.kl_high, "nats per token"))

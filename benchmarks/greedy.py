@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.result import Row, publish
 from pipeline.adapters.canary import reference_texts, served_texts
 from pipeline.adapters.candidates import candidates_of, launch_of, scorer_of
-from pipeline.adapters.scorer import Scorer, Span
+from pipeline.adapters.scorer import Scorer
+from pipeline.adapters.token_forest import Span
 from pipeline.adapters.workspace import read_workspace
 from pipeline.domain.distance import log_softmax
 from pipeline.domain.layout import Layout

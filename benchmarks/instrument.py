@@ -10,17 +10,19 @@ from pathlib import Path
 
 from benchmarks.result import Row, publish
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.lm_eval import loaded_tasks, read_suite, run_tasks
+from pipeline.adapters.judge import measure
+from pipeline.adapters.lm_eval import loaded_tasks
 from pipeline.adapters.lm_eval_model import ScoredModel
+from pipeline.adapters.lm_eval_run import TaskQuestions, run_tasks
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.statistics import Statistics
+from pipeline.adapters.suite_file import read_suite
 from pipeline.adapters.texts import read_texts, token_windows
 from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.evaluated import Distance, EvaluationRecord, TaskScore
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import Params
 from pipeline.numerics.grid import range_grid
-from pipeline.stages.evaluate import measure
 
 GROUP_SIZE = 128
 ROUNDED_BITS = (4, 3)
@@ -62,20 +64,24 @@ def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
         closing(base),
         closing(TransformersScorer(model, label=name)) as scorer,
     ):
-        perplexity, distance = measure(scorer, base, windows, evaluate)
+        text = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
         scored = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
-        scores = run_tasks(tasks, scored, max_documents=evaluate.max_documents).scores
-    return _rows(name, scores, perplexity, distance)
+        questions = [
+            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+        ]
+        scores = run_tasks(questions, scored).scores
+    return _rows(name, scores, text.perplexity, text.distance)
 
 
 def _rows(
-    name: str, tasks: dict[str, TaskScore], perplexity: float, distance: Distance | None
+    name: str, tasks: dict[str, TaskScore], perplexity: float | None, distance: Distance | None
 ) -> list[Row]:
     accuracy = sum(task.value for task in tasks.values()) / len(tasks)
     rows = [
         Row(f"accuracy_{name}", accuracy, None, None, "mean over tasks"),
-        Row(f"perplexity_{name}", perplexity, None, None, "perplexity"),
     ]
+    if perplexity is not None:
+        rows.append(Row(f"perplexity_{name}", perplexity, None, None, "perplexity"))
     if distance is not None:
         kl = Row(f"kl_{name}", distance.kl, distance.kl_low, distance.kl_high, "nats per token")
         rows += [kl, Row(f"top1_{name}", distance.top1, None, None, "share of tokens")]

@@ -39,19 +39,26 @@ GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
 W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 # The `fast` preset: for where a CPU second counts more than the last percent of KL.
 FAST: Recipe = {"refine_sweeps": 0}
+# What only whole models in memory can give: for where a percent of KL counts more.
+DISTILLED: Recipe = {"distill_epochs": 6}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,
     "ours-asym": W4A16 | {"scheme": "W4A16_ASYM"},
     "ours-3bit": GPTQ | {"num_bits": 3},
     "ours-w4a16": W4A16,
+    "ours-awq-distilled": AWQ | DISTILLED,
+    "ours-gptq-sym-distilled": GPTQ | DISTILLED,
     "ours-fast-awq": AWQ | FAST,
     "ours-fast-gptq-sym": GPTQ | FAST,
     "ours-fast-w4a16": W4A16 | FAST,
 }
 # Of which `calibrate`, these and the imatrix are held against llmcompressor's GPTQ and AWQ.
-CPU_SET = ("ours-awq", "ours-gptq-sym", "ours-w4a16")
-CPU_SET_FAST = ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16")
+CPU_SETS = {
+    "cpu_ratio": ("ours-awq", "ours-gptq-sym", "ours-w4a16"),
+    "cpu_ratio_fast": ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
+    "cpu_ratio_distilled": ("ours-awq-distilled", "ours-gptq-sym", "ours-w4a16"),
+}
 
 LLMCOMPRESSOR: Recipe = {"backend": "llmcompressor", "format": "compressed-tensors"}
 GPTQMODEL: Recipe = {"backend": "gptqmodel", "format": "gptq", "symmetric": True}
@@ -77,21 +84,30 @@ GGUF: dict[str, Recipe] = {
     f"gguf-{kind.lower().replace('_', '-')}{suffix}": {
         "format": "gguf",
         "type": kind,
+        "scale_search": scale_search,
         "imatrix": imatrix,
     }
     for kind in ("Q4_K_M", "Q2_K")
-    for suffix, imatrix in (("", True), ("-plain", False))
+    for suffix, scale_search, imatrix in (
+        ("", False, True),
+        ("-plain", False, False),
+        ("-scaled", True, True),
+    )
 }
 
 # KL of the first over the least KL of the others.
 KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
     "kl_awq_autoround": ("ours-awq", ("auto-round-awq",)),
+    "kl_awq_autoround_distilled": ("ours-awq-distilled", ("auto-round-awq",)),
+    "kl_gptq_sym_autoround_distilled": ("ours-gptq-sym-distilled", ("auto-round-sym",)),
     "kl_gptq_sym": ("ours-gptq-sym", ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym")),
     "kl_asym": ("ours-asym", ("llmcompressor-gptq-asym",)),
     "kl_3bit": ("ours-3bit", ("llmcompressor-gptq-3bit", "gptqmodel-gptq-3bit")),
     "kl_q4_k_m_imatrix": ("gguf-q4-k-m", ("gguf-q4-k-m-plain",)),
     "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
+    "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),
+    "kl_q2_k_scaled": ("gguf-q2-k-scaled", ("gguf-q2-k",)),
 }
 
 
@@ -204,7 +220,7 @@ def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list
         notes.append(f"{model}: no CPU ratios: {' and '.join(CPU_PEERS)} did not run this time")
         return rows
     peers_s = sum(median(it.measurements, "cpu_s") for it in peers)
-    for key, names in (("cpu_ratio", CPU_SET), ("cpu_ratio_fast", CPU_SET_FAST)):
+    for key, names in CPU_SETS.items():
         if all(name in outcomes for name in names):
             ours_s = cpu_s_of_all(run, names)
             rows.append(Row(f"{key}{suffix}", ours_s / peers_s, None, None, "ratio of CPU s"))

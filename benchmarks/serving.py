@@ -235,6 +235,7 @@ def plain_vllm(
             engine_version="",
             kernel=kernel_of(it.log),
             dtype=dtype_of(it.log),
+            command=(),
             startup_s=it.startup_s,
             log_path=log_path,
             process=it.process,

@@ -26,17 +26,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 @dataclass(frozen=True)
 class Stage:
-    """A subcommand; `takes_name` for the stages that run once for each variant."""
+    """A subcommand; `takes_name` for the stages that run once for each variant.
+
+    One that `takes_more` may be given several names, and then loads what they share once.
+    """
 
     summary: str
     takes_name: bool = False
+    takes_more: bool = False
 
 
 STAGES = {
     "fetch": Stage("get the pinned base checkpoint and verify every file"),
     "calibrate": Stage("measure the second moments of every linear input"),
     "quantize": Stage("make one variant", takes_name=True),
-    "evaluate": Stage("score the base or one variant", takes_name=True),
+    "evaluate": Stage("score the base or variants", takes_name=True, takes_more=True),
     "select": Stage("decide which variants may be released"),
     "benchmark": Stage("serve the approved variants and the base under load"),
     "package": Stage("make a self-contained directory of each approved variant"),
@@ -47,6 +51,7 @@ STAGES = {
 # What an operator asks beside the graph: `pipeline.verbs` has a module for each.
 VERBS = {
     "plan": Stage("predict memory, disk and time of a run, and refuse one that cannot fit"),
+    "explain": Stage("say why a variant got its verdict", takes_name=True),
 }
 
 
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = "stages" if chosen.stage in STAGES else "verbs"
         stage = import_module(f"pipeline.{package}.{chosen.stage}")
         if (STAGES | VERBS)[chosen.stage].takes_name:
-            stage.run(layout, params, chosen.name)
+            stage.run(layout, params, *chosen.name)
         else:
             stage.run(layout, params)
     except QuantlineError as error:
@@ -85,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, stage in (STAGES | VERBS).items():
         command = commands.add_parser(name, help=stage.summary, description=stage.summary)
         if stage.takes_name:
-            command.add_argument("name", help="a key of `variants` in params.yaml, or `base`")
+            command.add_argument(
+                "name",
+                nargs="+" if stage.takes_more else 1,
+                help="a key of `variants` in params.yaml, or `base`",
+            )
     return parser
 
 

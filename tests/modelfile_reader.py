@@ -27,6 +27,9 @@ def read_modelfile(text: str) -> list[tuple[str, object]]:
         if text[position] in " \t\r\n":
             position += 1
             continue
+        if text[position] == "#":
+            position = (text + "\n").index("\n", position)
+            continue
         name, position = _word(text, position)
         assert name.lower() in COMMANDS, name
         parameter = ""

@@ -12,9 +12,10 @@ from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.process import Daemon, free_port, run_program
 from pipeline.domain.layout import Layout
-from pipeline.domain.params import Params
+from pipeline.domain.params import Audience, Params
 from pipeline.domain.release import (
     BaseReference,
+    CalibrationReference,
     PackageEntry,
     PackageIndex,
     PackageManifest,
@@ -102,6 +103,7 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
             PackageEntry(
                 variant=variant,
                 manifest_sha256=file_sha256(directory / "manifest.json"),
+                evidence=(),
                 num_files=6,
                 size_bytes=1,
             )
@@ -122,10 +124,26 @@ def package_manifest(directory: Path, variant: str) -> PackageManifest:
         model_type="llama",
         languages=("en", "es"),
         quantized_by="somebody",
-        license=ReleaseLicense(id="mit", name="MIT License", expression="MIT", link=None),
+        audience=Audience.PUBLIC,
+        commercial=True,
+        license=ReleaseLicense(
+            id="mit",
+            name="MIT License",
+            expression="MIT",
+            link=None,
+            text_sha256=digest,
+            display_text=None,
+            notice_text=None,
+            use_policy_url=None,
+            conditions=(),
+        ),
+        calibration=CalibrationReference(
+            name="text.jsonl", license="MIT", conditions=(), text_sha256=digest
+        ),
         base=BaseReference(name="org/tiny", revision="0" * 40, digest=digest),
         statistics_digest=digest,
         variant_digest=digest,
         evaluation_sha256=digest,
+        signing_key_sha256=None,
         files=directory_records(directory),
     )

@@ -1,10 +1,12 @@
 """The command line: wrong input is one line on standard error and the promised exit code."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.files import file_sha256
 from pipeline.cli import main
 from pipeline.domain.layout import PARAMS_FILE
 from tests.models import tiny_llama
@@ -51,7 +53,7 @@ def fails_with(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
         ("format: awq", "format: awk", "awk"),
         ("model:\n", "model: [\n", "not valid YAML"),
         ("version: 0.1.0", "version: one", "release.version = 'one'"),
-        ("max_kl: 0.05", "max_kl: .nan", "gate.max_kl"),
+        ("max_kl: 0.05", "max_kl: .nan", "gate.classes.4-bit.max_kl = nan"),
     ],
 )
 def test_a_wrong_parameter_stops_every_stage_at_once(
@@ -76,13 +78,22 @@ def test_no_params_file_says_where_to_run(
 def test_a_checkpoint_without_license_stops_at_fetch_and_goes_on_once_decided(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("LICENSE", "README.md"):
-        (workspace / "model" / name).unlink()
+    (workspace / "model" / "README.md").unlink()
+    text = (workspace / "model" / "LICENSE").rename(workspace / "owner.txt")
     code, line = fails_with(capsys, "fetch")
     assert code == 2
-    assert "no license" in line
-    assert "model.license" in line
-    edit(workspace, "license: null", "license: mit")
+    assert "names no license, and there is no LICENSE" in line
+    assert "license-decisions.yaml" in line
+    decision = {
+        "license": "mit",
+        "text": text.name,
+        "text_sha256": file_sha256(text),
+        "decided_by": "Jane Doe",
+        "decided_on": "2026-11-21",
+        "reason": "the owner sent the text",
+    }
+    (workspace / "license-decisions.yaml").write_text(json.dumps({"tiny": decision}))
+    edit(workspace, "license: null", "license: tiny")
     assert main(["fetch"]) == 0
 
 

@@ -5,8 +5,7 @@ import pytest
 from benchmarks.quantizer_runs import IMPORTS, Measurement
 from benchmarks.quantizers import (
     CPU_PEERS,
-    CPU_SET,
-    CPU_SET_FAST,
+    CPU_SETS,
     GGUF,
     GROUP_SIZES,
     KL_RATIOS,
@@ -38,7 +37,7 @@ def test_what_is_compared_is_in_the_tables() -> None:
     known = OURS | PEERS | GGUF
     for ours, others in KL_RATIOS.values():
         assert {ours, *others} <= set(known)
-    assert {*CPU_PEERS, *CPU_SET, *CPU_SET_FAST} <= set(known)
+    assert {*CPU_PEERS, *(name for names in CPU_SETS.values() for name in names)} <= set(known)
     assert {recipe["backend"] for recipe in PEERS.values()} == set(IMPORTS)
 
 

@@ -1,21 +1,22 @@
 """A workspace as the stages before package leave it: records and small files, made at once."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.adapters.checkpoint_files import read_config
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.params_file import read_params
+from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.evaluated import (
+    Control,
     Distance,
+    DocumentRecord,
     EvaluationRecord,
-    Selection,
     TaskScore,
-    VariantVerdict,
-    Verdict,
 )
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.manifest import BaseManifest, tree_digest
@@ -27,7 +28,15 @@ from pipeline.domain.quantized import (
     TensorCoverage,
     VariantRecord,
 )
+from pipeline.domain.record import sha256_hex
 from pipeline.domain.rounds import ratio
+from pipeline.domain.selection import (
+    DropVerdict,
+    Selection,
+    TaskVerdict,
+    VariantVerdict,
+    Verdict,
+)
 from pipeline.domain.serve_params import ServeParams
 from pipeline.domain.serving import (
     Benchmarks,
@@ -44,6 +53,8 @@ from tests.models import tiny_llama
 from tests.support import ROOT
 
 SHA = "cd" * 32
+MakeGguf = Callable[[Path, Path], object]
+"""Makes a GGUF file, the second path, of the checkpoint in the first."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +67,64 @@ class Workspace:
 
 
 def make_workspace(
-    root: Path, verdicts: Mapping[str, Verdict], *, source: str = "hf:org/tiny@" + "ab" * 20
+    root: Path,
+    verdicts: Mapping[str, Verdict],
+    *,
+    source: str = "hf:org/tiny@" + "ab" * 20,
+    license_id: str = "mit",
+    license_text: str | None = None,
+    make_gguf: MakeGguf | None = None,
 ) -> Workspace:
-    """A base, one variant and evaluation for each name (of params.yaml), and the selection."""
+    """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
+    `license_text`.
+    """
     layout = Layout(root)
     params = read_params(ROOT / "params.yaml")
     layout.artifacts_dir.mkdir(parents=True)
     shutil.copy(ROOT / params.economics.prices, root)
     tiny_llama(layout.base_dir)
     (layout.base_dir / "README.md").write_text(
-        "---\nlicense: mit\nlanguage:\n- en\n- es\n---\n# Base\n"
+        f"---\nlicense: {license_id}\nlanguage:\n- en\n- es\n---\n# Base\n"
     )
+    if license_text is not None:
+        (layout.base_dir / "LICENSE").write_text(license_text)
     write_base_manifest(layout, source=source)
+    return measured(layout, params, verdicts, make_gguf=make_gguf)
+
+
+def measured(
+    layout: Layout,
+    params: Params,
+    verdicts: Mapping[str, Verdict],
+    *,
+    make_gguf: MakeGguf | None = None,
+) -> Workspace:
+    """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
+
+    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
+    """
     write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
-        record = write_variant(layout, params, name)
+        record = write_variant(layout, params, name, make_gguf=make_gguf)
         harm = 0.004 * (1 + number) ** 3
         evaluation = write_evaluation(layout, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
     write_selection(layout, selection)
-    return Workspace(layout, params)
+    workspace = Workspace(layout, params)
+    served = {
+        name: it.artifact_digest for name, it in selection.items() if it.verdict == "approved"
+    }
+    write_benchmarks(workspace, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
+    return workspace
 
 
 def write_base_manifest(layout: Layout, *, source: str) -> None:
     files = directory_records(layout.base_dir)
+    facts = read_license_facts(layout.base_dir)
+    rules = license_rules()
+    rule = rules.by_text(facts.text_words_sha256 or "") or rules.named("mit", key="license")
     write_record(
         layout.base_manifest_path,
         BaseManifest(
@@ -90,7 +133,8 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
             architecture=read_config(layout.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
-            license=read_license_facts(layout.base_dir),
+            license=facts,
+            applied_license=rule.applied(None),
         ),
     )
 
@@ -124,17 +168,24 @@ def base_digest(layout: Layout) -> str:
     return BaseManifest.from_bytes(data, source="base").digest
 
 
-def write_variant(layout: Layout, params: Params, name: str) -> VariantRecord:
+def write_variant(
+    layout: Layout, params: Params, name: str, *, make_gguf: MakeGguf | None = None
+) -> VariantRecord:
     recipe = params.variants[name]
     model_dir = layout.model_dir(name)
     model_dir.mkdir(parents=True)
     if isinstance(recipe, GgufParams):
-        (model_dir / f"model-{recipe.type}.gguf").write_bytes(b"GGUF" + name.encode() * 1000)
+        path = model_dir / f"model-{recipe.type}.gguf"
+        if make_gguf is None:
+            path.write_bytes(b"GGUF" + name.encode() * 1000)
+        else:
+            make_gguf(layout.base_dir, path)
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
-        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
-            (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
+        for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE", "LICENSE.txt"):
+            if (layout.base_dir / sidecar).exists():
+                (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
     files = directory_records(model_dir)
     scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(
@@ -169,6 +220,8 @@ def tensor(name: str, scheme: str, reason: str | None) -> TensorCoverage:
 
 
 def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> EvaluationRecord:
+    """Accuracies on 400 documents of two tasks; `harm` is the share that a variant loses."""
+
     def score(value: float, stderr: float | None) -> TaskScore:
         return TaskScore(
             metric="acc",
@@ -179,10 +232,15 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
             version="1.0",
         )
 
+    tasks = {"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)}
     distance = Distance(
         kl=harm, kl_low=0.9 * harm, kl_high=1.1 * harm, kl_median=harm, kl_p99=harm * 9,
-        kl_max=harm * 99, top1=1 - harm,
+        kl_p999=harm * 50, kl_max=harm * 99, kl_max_text="the old town", top1=1 - harm,
+        perplexity_ratio=1 + harm, perplexity_ratio_low=1 + 0.9 * harm,
+        perplexity_ratio_high=1 + 1.1 * harm, probability_change=-harm / 2,
+        probability_change_rms=harm,
     )  # fmt: skip
+    documents = document_rows({task: it.value for task, it in tasks.items()})
     record = EvaluationRecord(
         name=name,
         artifact_digest=digest,
@@ -190,31 +248,108 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         backend="transformers",
         backend_version="5.19.0",
         suite="demo",
-        tasks={"trades_en": score(0.91 - harm, 0.014), "tales_es": score(0.84 - harm, None)},
+        tasks=tasks,
         perplexity=5.25 * (1 + harm),
         distance=None if name == BASE else distance,
         text_sha256=SHA,
         token_ids_sha256=SHA,
         num_tokens=1000,
-        documents_sha256=SHA,
+        documents_sha256=sha256_hex(documents),
+        looks=(),
+        broken=None,
+        controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )
     write_record(layout.evaluation_path(name), record)
+    layout.documents_path(name).write_bytes(documents)
+    if name == BASE:
+        layout.control_documents_path("llama.cpp").write_bytes(documents)
     return record
+
+
+def document_rows(shares_right: Mapping[str, float], *, num_documents: int = 400) -> bytes:
+    """Rows of which the first so many are right."""
+    rows = [
+        DocumentRecord(
+            task=task,
+            doc_id=number,
+            doc_hash=f"{task} {number}",
+            cluster=f"{task} {number}",
+            prompt_hash=f"{task} {number}",
+            target="0",
+            logprobs=(-1.0, -2.0) if number < share * num_documents else (-2.0, -1.0),
+            generated=None,
+            metrics={"acc": float(number < share * num_documents)},
+        )
+        for task, share in shares_right.items()
+        for number in range(num_documents)
+    ]
+    return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
+
+
+def write_suite(layout: Layout) -> None:
+    """The suite that `write_evaluation` scores."""
+    path = layout.root / SUITES_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "suites:\n  demo:\n    tasks:\n"
+        "      - {name: trades_en, metric: acc, margin: 0.05}\n"
+        "      - {name: tales_es, metric: acc}\n"
+    )
+
+
+def control(distance: Distance, tasks: dict[str, TaskScore], documents: bytes) -> Control:
+    return Control(
+        backend="llama.cpp",
+        backend_version="llama-cpp-python 0.3.36",
+        artifact_digest=SHA,
+        tasks=tasks,
+        perplexity=5.25,
+        distance=distance,
+        documents_sha256=sha256_hex(documents),
+    )
 
 
 def verdict_on(
     evaluation: EvaluationRecord, record: VariantRecord, verdict: Verdict, *, harm: float
 ) -> VariantVerdict:
-    reasons = () if verdict is Verdict.APPROVED else (f"KL {harm:.4f} is above gate.max_kl = 0.05",)
+    reasons = () if verdict is Verdict.APPROVED else (f"KL {harm:.4f}, above 0.05",)
+    drop = DropVerdict(
+        verdict=verdict,
+        drop=harm,
+        low=harm / 2,
+        high=harm * 2,
+        level=0.05,
+        margin=0.05,
+        p_below=0.01,
+        p_above=0.99,
+        further_documents=None,
+    )
     return VariantVerdict(
         verdict=verdict,
         reasons=reasons,
         format=record.recipe.format,
+        gate_class="4-bit",
+        bits_per_weight=4.5,
+        tasks={
+            task: TaskVerdict(
+                **drop.model_dump(),
+                metric=score.metric,
+                base=score.value + harm,
+                variant=score.value,
+                num_documents=400,
+                num_clusters=400,
+                right_to_wrong=round(400 * harm),
+                wrong_to_right=0,
+                mcnemar_p=0.5,
+            )
+            for task, score in evaluation.tasks.items()
+        },
+        mean_drop=drop,
+        bounds={},
+        distance=evaluation.distance,
         recovery=1 - 1.1 * harm,
         task_recovery=dict.fromkeys(evaluation.tasks, 1 - 1.1 * harm),
-        kl=harm,
-        top1=1 - harm,
-        perplexity_ratio=1 + harm,
+        documents_share=1.0,
         weight_bytes=record.weight_bytes,
         size_ratio=record.weight_bytes / 100_000,
         pareto=verdict is Verdict.APPROVED,
@@ -225,15 +360,25 @@ def verdict_on(
 def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None:
     write_record(
         layout.selection_path,
-        Selection(base_digest=base_digest(layout), base_weight_bytes=100_000, variants=variants),
+        Selection(
+            base_digest=base_digest(layout),
+            base_weight_bytes=100_000,
+            variants=variants,
+            choices={},
+        ),
     )
 
 
 def write_benchmarks(
-    workspace: Workspace, *, speeds: Mapping[str, float], skipped: Mapping[str, str]
+    workspace: Workspace,
+    *,
+    speeds: Mapping[str, float],
+    skipped: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
 ) -> None:
     """A benchmark of three rounds; `speeds` are tokens per second of one user."""
     load = workspace.params.serve
+    known = digests or {}
     write_record(
         workspace.layout.benchmarks_path,
         Benchmarks(
@@ -243,11 +388,11 @@ def write_benchmarks(
             load=load,
             models={
                 **{
-                    name: served_model(load, speed, speeds.get(BASE))
+                    name: served_model(load, speed, speeds.get(BASE), digest=known.get(name, SHA))
                     for name, speed in speeds.items()
                 },
                 **{
-                    name: SkippedModel(artifact_digest=SHA, reason=reason)
+                    name: SkippedModel(artifact_digest=known.get(name, SHA), reason=reason)
                     for name, reason in skipped.items()
                 },
             },
@@ -255,14 +400,17 @@ def write_benchmarks(
     )
 
 
-def served_model(load: ServeParams, speed: float, base_speed: float | None) -> ServedModel:
+def served_model(
+    load: ServeParams, speed: float, base_speed: float | None, *, digest: str = SHA
+) -> ServedModel:
     """A model whose throughput grows with the root of the users."""
     return ServedModel(
-        artifact_digest=SHA,
+        artifact_digest=digest,
         engine="vLLM",
         engine_version="0.32.0",
         kernel="int4pack",
         dtype="bfloat16",
+        command=("python", "-m", "vllm", "--model=.", "--max-model-len=704"),
         startup_s=81.4,
         warm_up_tokens_per_s=speed,
         slower_dtypes={"float32": 0.5 * speed},

@@ -20,10 +20,10 @@ from pipeline.adapters.scorer import Scorer
 from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.checkpoint import CONFIG_FILE
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import GgufParams
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.selection import Selection
 from pipeline.domain.serve_params import Endpoint, ServeParams
 from pipeline.domain.serving_memory import kv_cache_bytes
 

@@ -118,7 +118,7 @@ def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
     Raises InputError when the tensors are not what config.json says.
     """
     checkpoint = Checkpoint(directory)
-    packed = _packed_modules(checkpoint)
+    packed = packed_modules(checkpoint)
     for name in checkpoint.names:
         module, _, suffix = name.rpartition(".")
         scheme = packed.get(module)
@@ -132,7 +132,7 @@ def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
                 raise InputError(f"{directory}: {error}") from error
 
 
-def _packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
+def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
     """The scheme of every module whose tensors are packed, by its name.
 
     Raises InputError for packed tensors without a scheme, and for a scheme without its tensors.
@@ -183,7 +183,7 @@ def unpacked_model(directory: Path) -> PreTrainedModel:
             f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
             "get it again"
         )
-    _round_inputs(model, _packed_modules(Checkpoint(directory)))
+    _round_inputs(model, packed_modules(Checkpoint(directory)))
     return model.eval()
 
 

@@ -52,6 +52,12 @@ def read_json_object(path: Path) -> dict[str, object]:
     return value
 
 
+def takes_more_than_text(model_dir: Path) -> bool:
+    """Whether a model has parts for images or sound, by the sections of its config.json."""
+    sections = read_json_object(model_dir / CONFIG_FILE)
+    return any(isinstance(sections.get(key), dict) for key in ("vision_config", "audio_config"))
+
+
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json and refuse what cannot be quantized safely.
 

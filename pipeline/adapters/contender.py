@@ -174,6 +174,7 @@ class Contender:
             engine_version=self.server.engine_version,
             kernel=self.server.kernel,
             dtype=self.server.dtype,
+            command=self.server.command,
             startup_s=round(self.server.startup_s, 1),
             warm_up_tokens_per_s=self.warm_up_tokens_per_s,
             slower_dtypes=self.slower_dtypes,

@@ -46,6 +46,7 @@ def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) ->
         engine_version=endpoint.url,
         kernel=UNKNOWN,
         dtype=UNKNOWN,
+        command=endpoint.command or (),
         startup_s=0.0,
         log_path=log_path,
         model=endpoint.model,

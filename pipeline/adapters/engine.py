@@ -56,7 +56,8 @@ class Server:
     """A server that answers. `startup_s` ran from its start to its first answer.
 
     `what` names it in messages, `model` in requests. `kv_cache_tokens` is the room for tokens that
-    it says it has. `process` is None for a server that somebody else runs; `api_key` is its own.
+    it says it has. `command` would start it again in the directory of its model, on an address of
+    its own. `process` is None for a server that somebody else runs; `api_key` is its own.
     """
 
     what: str
@@ -65,6 +66,7 @@ class Server:
     engine_version: str
     kernel: str
     dtype: str
+    command: tuple[str, ...]
     startup_s: float
     log_path: Path
     model: str = SERVED_NAME

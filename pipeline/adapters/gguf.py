@@ -56,9 +56,11 @@ def convert(
     model_name: str,
     pre_tokenizer: str | None,
     weight_names: tuple[str, ...],
+    metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write the F16 GGUF of a checkpoint; returns the GGUF name of every name in `weight_names`.
 
+    `metadata` are values of the file's `general.…` that take the place of the model card's.
     Raises InputError when the converter is not set up, does not know the architecture or does not
     recognise the tokenizer; FailureError with its last lines for anything else.
     """
@@ -73,6 +75,7 @@ def convert(
         pre_tokenizer=pre_tokenizer,
         names=weight_names,
         names_path=work_dir / "names.json",
+        metadata=dict(metadata or {}),
     )
     request_path = work_dir / "request.json"
     request_path.write_bytes(request.to_bytes())

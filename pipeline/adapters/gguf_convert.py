@@ -14,7 +14,10 @@ from pipeline.domain.record import Record
 
 
 class ConversionRequest(Record):
-    """`names` are weights of the checkpoint whose GGUF names are wanted in `names_path`."""
+    """`names` are weights of the checkpoint whose GGUF names are wanted in `names_path`.
+
+    `metadata` are attributes of the converter's `gguf.Metadata`, by their names there.
+    """
 
     converter_dir: Path
     model_dir: Path
@@ -23,6 +26,7 @@ class ConversionRequest(Record):
     pre_tokenizer: str | None
     names: tuple[str, ...]
     names_path: Path
+    metadata: dict[str, str]
 
 
 def main(request_path: str) -> None:
@@ -41,6 +45,16 @@ def main(request_path: str) -> None:
     )
     if request.pre_tokenizer is not None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
+    read_metadata = gguf.Metadata.load
+
+    def stated_metadata(*arguments: Any) -> Any:
+        metadata = read_metadata(*arguments)
+        for name, value in request.metadata.items():
+            setattr(metadata, name, value)
+        return metadata
+
+    # The converter's own way, a file of overrides, leaves out general.license.
+    gguf.Metadata.load = staticmethod(stated_metadata)
     model.write()
     names = {name: model.map_tensor_name(name) for name in request.names}
     request.names_path.write_text(json.dumps(names))

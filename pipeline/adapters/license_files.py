@@ -1,19 +1,26 @@
-"""What a checkpoint's own files say about its license: the model card and the license text.
+"""What a checkpoint's own files say about its license, and what a person decided about it.
 
 The card's metadata is the YAML front matter of README.md
 (https://huggingface.co/docs/hub/model-cards#model-card-metadata). It is read, never judged; what
 follows from it is in `pipeline.domain.licenses`.
 """
 
+import json
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.adapters.files import file_sha256
+from pipeline.adapters.params_file import read_yaml
 from pipeline.adapters.progress import note
 from pipeline.domain.checkpoint import CARD_FILE, license_text
-from pipeline.domain.manifest import LicenseFacts
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import DECISIONS_FILE, Layout
+from pipeline.domain.license_rule import words_sha256
+from pipeline.domain.manifest import LicenseDecision, LicenseFacts
+from pipeline.domain.record import first_problem
 
 FENCE = "---"
 
@@ -32,8 +39,53 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
         link=" ".join(_strings(card.get("license_link"))) or None,
         text_path=text,
         text_sha256=file_sha256(model_dir / text) if text else None,
+        text_words_sha256=words_sha256(read_text(model_dir / text)) if text else None,
         base_model=_strings(card.get("base_model")),
     )
+
+
+def read_text(path: Path) -> str:
+    """A legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
+    return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+
+
+def read_decision(layout: Layout, name: str | None) -> LicenseDecision | None:
+    """The decision `name` of license-decisions.yaml; None when `model.license` names none.
+
+    Raises InputError when there is no such decision, when something is missing in it, or when the
+    license text it brings is not the one it was signed for.
+    """
+    if name is None:
+        return None
+    path = layout.decisions_path
+    values = (read_yaml(path) if path.exists() else None) or {}
+    try:
+        data = json.dumps(values, default=str)
+        decisions = TypeAdapter(dict[str, LicenseDecision]).validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{DECISIONS_FILE}: {first_problem(error, values)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{DECISIONS_FILE}: expected plain keys and values") from error
+    decision = decisions.get(name)
+    if decision is None:
+        known = ", ".join(decisions) or "none"
+        raise InputError(
+            f"model.license = {name!r}: expected null or a decision of {DECISIONS_FILE} ({known}); "
+            "sign it there"
+        )
+    if decision.text is not None:
+        _require_signed_text(layout.root / decision.text, decision)
+    return decision
+
+
+def _require_signed_text(path: Path, decision: LicenseDecision) -> None:
+    if not path.is_file():
+        raise InputError(f"{DECISIONS_FILE}: text = {decision.text}: no such file; put it there")
+    if file_sha256(path) != decision.text_sha256:
+        raise InputError(
+            f"{DECISIONS_FILE}: {decision.text} is not the text that {decision.decided_by} decided "
+            f"on ({decision.text_sha256}); read it and decide again"
+        )
 
 
 def _front_matter(card_path: Path) -> dict[object, object]:

@@ -17,13 +17,13 @@ import llama_cpp
 import numpy as np
 
 from pipeline.adapters.gguf import captured_log
-from pipeline.adapters.scorer import Finished, Logits, Span
+from pipeline.adapters.scorer import MAX_SEQUENCES, Finished, Logits
+from pipeline.adapters.token_forest import Forest, Span
 from pipeline.domain.errors import FailureError, InputError
 
 DECODE_TOKENS = 512
 """Tokens in one decode, unless one sequence is longer: attention costs their square."""
 
-MAX_SEQUENCES = 64
 LOG_LINES = 2
 GGML_TYPE_F32 = 0
 
@@ -52,6 +52,7 @@ class LlamaCppScorer:
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.max_length = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        self.max_shared_length = self.max_length
         self._context: Any = None
         self._batch: Any = None
         self._capacity = 0
@@ -71,6 +72,18 @@ class LlamaCppScorer:
             raise FailureError(f"{self.label}: llama.cpp cannot tokenize {text[:40]!r}")
         return list(ids[:count])
 
+    def forest_logits(self, forest: Forest) -> Logits:
+        """A node belongs to every sequence that passes it, and is in the cache once."""
+        sequences: list[list[int]] = [[] for _ in forest.ids]
+        for sequence, path in enumerate(forest.paths):
+            for node in path:
+                sequences[node].append(sequence)
+        wanted = set(forest.wanted)
+        self._start(num_tokens=len(forest.ids))
+        for node, token in enumerate(forest.ids):
+            self._add(token, forest.positions[node], sequences[node], wanted=node in wanted)
+        return self._decode(len(wanted))
+
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
         """As many spans in one decode as `DECODE_TOKENS` has room for."""
         rows: list[Logits] = []
@@ -78,8 +91,9 @@ class LlamaCppScorer:
             self._start(num_tokens=sum(len(span.ids) for span in part))
             for sequence, span in enumerate(part):
                 for position, token in enumerate(span.ids):
-                    self._add(token, position, sequence, wanted=position >= span.start)
-            rows += self._decode([len(span.ids) - span.start for span in part])
+                    self._add(token, position, [sequence], wanted=position >= span.start)
+            counts = [len(span.ids) - span.start for span in part]
+            rows += np.split(self._decode(sum(counts)), np.cumsum(counts)[:-1])
         return rows
 
     def greedy(
@@ -99,12 +113,12 @@ class LlamaCppScorer:
         self._start(num_tokens=sum(len(prompt) + max_new_tokens for prompt in prompts))
         for sequence, prompt in enumerate(prompts):
             for position, token in enumerate(prompt):
-                self._add(token, position, sequence, wanted=position == len(prompt) - 1)
+                self._add(token, position, [sequence], wanted=position == len(prompt) - 1)
         active = list(range(len(prompts)))
         while active:
-            last = self._decode([1] * len(active))
-            for sequence, rows in zip(active, last, strict=True):
-                new[sequence].append(int(rows[0].argmax()))
+            last = self._decode(len(active))
+            for sequence, row in zip(active, last, strict=True):
+                new[sequence].append(int(row.argmax()))
             active = [
                 sequence
                 for sequence in active
@@ -112,7 +126,7 @@ class LlamaCppScorer:
             ]
             for sequence in active:
                 position = len(prompts[sequence]) + len(new[sequence]) - 1
-                self._add(new[sequence][-1], position, sequence, wanted=True)
+                self._add(new[sequence][-1], position, [sequence], wanted=True)
         return new
 
     def close(self) -> None:
@@ -147,7 +161,7 @@ class LlamaCppScorer:
                 f"{self.label}: llama.cpp cannot make a context of {capacity} tokens "
                 f"({self._last_words()}); lower evaluate.batch_size or evaluate.window_tokens"
             )
-        self._batch = llama_cpp.llama_batch_init(capacity, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(capacity, 0, MAX_SEQUENCES)
         self._capacity = capacity
 
     def _free_context(self) -> None:
@@ -157,24 +171,25 @@ class LlamaCppScorer:
             self._context = None
             self._capacity = 0
 
-    def _add(self, token: int, position: int, sequence: int, *, wanted: bool) -> None:
+    def _add(self, token: int, position: int, sequences: Sequence[int], *, wanted: bool) -> None:
         batch, index = self._batch, self._batch.n_tokens
         batch.token[index] = token
         batch.pos[index] = position
-        batch.n_seq_id[index] = 1
-        batch.seq_id[index][0] = sequence
+        batch.n_seq_id[index] = len(sequences)
+        for place, sequence in enumerate(sequences):
+            batch.seq_id[index][place] = sequence
         batch.logits[index] = wanted
         batch.n_tokens = index + 1
 
-    def _decode(self, counts: Sequence[int]) -> list[Logits]:
-        """Run the batch; its wanted logits, split into `counts` rows for each sequence."""
+    def _decode(self, num_wanted: int) -> Logits:
+        """Run the batch; the logits [wanted positions, vocabulary] in its order."""
         code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
             raise FailureError(f"{self.label}: llama_decode returned {code} ({self._last_words()})")
         self._batch.n_tokens = 0
         pointer = llama_cpp.llama_get_logits(self._context)
-        rows = np.ctypeslib.as_array(pointer, shape=(sum(counts), self.vocab_size)).copy()
-        return np.split(rows, np.cumsum(counts)[:-1])
+        rows: Logits = np.ctypeslib.as_array(pointer, shape=(num_wanted, self.vocab_size)).copy()
+        return rows
 
 
 def _parts(batch: Sequence[Span]) -> Iterator[list[Span]]:

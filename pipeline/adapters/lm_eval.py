@@ -1,13 +1,14 @@
-"""Running suites of lm-eval tasks in this process, without network.
+"""Loading suites of lm-eval tasks: found, checked and with their documents, before anything runs.
 
-Tasks are the YAML files in `eval/tasks`; paths of data files in them are relative to the workspace.
-A suite is checked whole before anything is scored. Only scores and rows come back; the models are
-those of `pipeline.adapters.lm_eval_model`.
+Tasks are the YAML files in `eval/tasks`; paths of data files in them are relative to the workspace,
+and such a suite needs no network. A task that is not there is one of lm-eval's own, whose data set
+comes from a hub, a mirror of it or the Hugging Face cache. Python that a task file names by
+`!function` runs only where the file is lm-eval's own or in `eval/tasks`, which is the user's; a
+data set's code never does. Asking a model is done in `pipeline.adapters.lm_eval_run`.
 
 The task format: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md
 """
 
-import json
 import logging
 import random
 import tempfile
@@ -22,102 +23,141 @@ import datasets
 import huggingface_hub
 import lm_eval.api.task
 import numpy as np
-from lm_eval.api.metrics import mean, mean_stderr
-from lm_eval.api.model import LM
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
-from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from pydantic import ValidationError
 from tqdm import tqdm
 
-from pipeline.adapters.params_file import read_yaml
+from pipeline.adapters.suite_file import SUITES_FILE
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import DocumentRecord, TaskScore
-from pipeline.domain.record import first_problem
-from pipeline.domain.suites import Suite, Suites, SuiteTask
+from pipeline.domain.suites import Suite, SuiteTask
 
-SUITES_FILE = "eval/suites.yaml"
 TASKS_DIR = "eval/tasks"
+
+LOCAL_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""`dataset_path` of a task on local files."""
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its documents; the metric that counts, and the filter it is taken after."""
+    """A task with its documents; the metric that counts, and the filter it is taken after.
+
+    `parts` are lm-eval's tasks: one, or the members of a group, whose documents count as one set.
+    """
 
     name: str
     metric: str
     filter: str
-    task: Any
+    cluster: str | None
+    chat: bool
+    parts: tuple[Any, ...]
 
     @property
     def higher_is_better(self) -> bool:
-        return bool(self.task.higher_is_better()[self.metric])
+        return bool(self.parts[0].higher_is_better()[self.metric])
 
-
-@dataclass(frozen=True)
-class SuiteResult:
-    scores: dict[str, TaskScore]
-    documents: tuple[DocumentRecord, ...]
-
-
-def read_suite(root: Path, name: str) -> Suite:
-    """The suite of that name. Raises InputError for a wrong file or an unknown name."""
-    path = root / SUITES_FILE
-    try:
-        suites = Suites.model_validate_json(json.dumps(read_yaml(path), default=str)).suites
-    except ValidationError as error:
-        raise InputError(f"{SUITES_FILE}: {first_problem(error)}") from error
-    if name not in suites:
-        known = ", ".join(suites) or "none"
-        raise InputError(f"evaluate.suite = {name!r}: not in {SUITES_FILE}; suites there: {known}")
-    return suites[name]
+    @property
+    def version(self) -> str:
+        return str(self.parts[0].VERSION)
 
 
 @contextmanager
 def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
     """The tasks of a suite, ready to run inside the block; their cached data lives as long.
 
-    Raises InputError for an unknown task or metric, a missing data file, a task that cannot load.
+    Raises InputError for an unknown task or metric, missing data, a task that cannot load. Data
+    sets of a hub are all asked for before the first one that is missing is an error.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as cache, _offline(Path(cache)):
-        manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
+    manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
+    with ExitStack() as stack:
+        if not {it.name for it in suite.tasks} <= set(manager.task_index):
+            own_names = ", ".join(manager.all_subtasks) or "none that is valid"
+            manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=True)
+            _require_known(suite, manager, own_names)
+        elif not any(_is_on_hub(manager, it.name) for it in suite.tasks):
+            cache = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(_offline(Path(cache)))
+        stack.enter_context(_silent())
         for entry in suite.tasks:
             _require_data_files(root, manager, entry)
-        with chdir(root):
-            yield tuple(_load(manager, entry) for entry in suite.tasks)
+        stack.enter_context(chdir(root))
+        missing: list[str] = []
+        tasks = [_load(manager, entry, missing) for entry in suite.tasks]
+        if missing:
+            raise InputError(
+                f"{SUITES_FILE}: no data for {'; '.join(missing)}. Each is looked for in "
+                f"{huggingface_hub.constants.HF_HOME} (HF_HOME) and at "
+                f"{huggingface_hub.constants.ENDPOINT} (HF_ENDPOINT): where there is a network run "
+                "`hf download --repo-type dataset NAME` and bring the cache here, or name a suite "
+                "on local files"
+            )
+        yield tuple(task for task in tasks if task is not None)
 
 
 @contextmanager
 def _offline(cache_dir: Path) -> Iterator[None]:
-    """No network and no trace outside `cache_dir`; lm-eval's own progress bars are silent.
+    """No network and no trace outside `cache_dir`.
 
     The libraries read the environment when they are imported, which may be long ago: hence their
     own settings, put back afterwards.
     """
+    with _settings(
+        (datasets.config, "HF_DATASETS_CACHE", cache_dir),
+        (datasets.config, "HF_HUB_OFFLINE", True),
+        (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+    ):
+        yield
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the libraries' own progress bars."""
     datasets.disable_progress_bars()
+    with _settings((lm_eval.api.task, "tqdm", partial(tqdm, disable=True))):
+        yield
+
+
+@contextmanager
+def _settings(*changes: tuple[Any, str, object]) -> Iterator[None]:
     with ExitStack() as stack:
-        for module, name, value in (
-            (datasets.config, "HF_DATASETS_CACHE", cache_dir),
-            (datasets.config, "HF_HUB_OFFLINE", True),
-            (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
-            (lm_eval.api.task, "tqdm", partial(tqdm, disable=True)),
-        ):
+        for module, name, value in changes:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
         yield
 
 
+def _require_known(suite: Suite, manager: TaskManager, own_names: str) -> None:
+    for entry in suite.tasks:
+        if entry.name not in manager.task_index:
+            raise InputError(
+                f"{SUITES_FILE}: {entry.name}: neither a task in {TASKS_DIR} nor one of lm-eval's "
+                f"own; tasks in {TASKS_DIR}: {own_names}"
+            )
+
+
+def _is_on_hub(manager: TaskManager, name: str) -> bool:
+    """Whether the documents of a task, or of a member of a group, are not local files."""
+    entry = manager.task_index.get(name)
+    config = (entry.cfg if entry else None) or {}
+    members = config.get("task")
+    if isinstance(members, list):
+        return any(_is_on_hub(manager, it) for it in members if isinstance(it, str))
+    return config.get("dataset_path") not in LOCAL_BUILDERS
+
+
 def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> None:
-    known = manager.task_index
-    if entry.name not in known or entry.name not in manager.all_subtasks:
-        names = ", ".join(manager.all_subtasks) or "none that is valid"
-        raise InputError(f"{SUITES_FILE}: {entry.name}: not a task in {TASKS_DIR}; tasks: {names}")
-    arguments = known[entry.name].cfg.get("dataset_kwargs") or {}
-    for file in _paths_in(arguments.get("data_files")):
+    config = manager.task_index[entry.name].cfg or {}
+    if _is_on_hub(manager, entry.name):
+        return
+    for file in _paths_in((config.get("dataset_kwargs") or {}).get("data_files")):
         if not (root / file).is_file():
             raise InputError(
                 f"{TASKS_DIR}: {entry.name}: data file {file} is missing; put it at {root / file}"
+            )
+        if not (root / file).stat().st_size:
+            raise InputError(
+                f"{TASKS_DIR}: {entry.name}: data file {file} is empty; expected one document in "
+                "each line"
             )
 
 
@@ -133,18 +173,61 @@ def _paths_in(data_files: object) -> Iterator[str]:
             yield from _paths_in(value)
 
 
-def _load(manager: TaskManager, entry: SuiteTask) -> LoadedTask:
+def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedTask | None:
+    """The task; None, and one more of `missing`, when its data set cannot be had."""
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     try:
-        task = manager.load([entry.name])["tasks"][entry.name]
+        parts = tuple(manager.load([entry.name])["tasks"].values())
     except Exception as error:  # a task file can be wrong in as many ways as lm-eval reads it
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and _is_on_hub(manager, entry.name):
+            data_set = (manager.task_index[entry.name].cfg or {}).get("dataset_path", "a group")
+            missing.append(f"{entry.name} ({data_set}: {reason[:100]})")
+            return None
         raise InputError(f"{TASKS_DIR}: {entry.name}: cannot be loaded: {reason[:300]}") from error
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    for task in parts:
+        if entry.num_fewshot is not None or task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    return _checked(entry, parts)
+
+
+def _checked(entry: SuiteTask, parts: tuple[Any, ...]) -> LoadedTask:
+    """What the suite says of a task, against the task itself."""
     metric, _, filter_name = entry.metric.partition(",")
+    for task in parts:
+        _require_metric(entry, task, metric, filter_name)
+        if not len(task.eval_docs):
+            raise InputError(f"{TASKS_DIR}: {entry.name}: its data has no documents; add some")
+        if getattr(task, "UNSAFE_CODE", False):
+            raise InputError(
+                f"{SUITES_FILE}: {entry.name}: runs code that the model writes, which is not "
+                "offered; name another task"
+            )
+    loaded = LoadedTask(
+        name=entry.name,
+        metric=metric,
+        filter=filter_name or parts[0]._filters[0].name,
+        cluster=entry.cluster,
+        chat=entry.chat,
+        parts=parts,
+    )
+    if entry.version not in (None, loaded.version):
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: version = {entry.version!r}: the task is version "
+            f"{loaded.version}, whose scores may differ; state that one"
+        )
+    fields = parts[0].eval_docs[0]
+    if entry.cluster is not None and entry.cluster not in fields:
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: cluster = {entry.cluster!r}: documents have "
+            f"{', '.join(fields)}"
+        )
+    return loaded
+
+
+def _require_metric(entry: SuiteTask, task: Any, metric: str, filter_name: str) -> None:
     if metric not in task.aggregation():
         raise InputError(
             f"{SUITES_FILE}: {entry.name}: metric = {metric!r}: the task has "
@@ -156,68 +239,3 @@ def _load(manager: TaskManager, entry: SuiteTask) -> LoadedTask:
         raise InputError(
             f"{SUITES_FILE}: {entry.name}: metric = {entry.metric!r}: expected {choices}"
         )
-    return LoadedTask(entry.name, metric, filter_name or filters[0], task)
-
-
-def run_tasks(tasks: Sequence[LoadedTask], model: LM, *, max_documents: int | None) -> SuiteResult:
-    """Score every task with `model` on its first `max_documents` documents (None: all)."""
-    results = evaluate(
-        lm=model,
-        task_dict={"tasks": {it.name: it.task for it in tasks}, "groups": {}},
-        limit=max_documents,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
-    scores: dict[str, TaskScore] = {}
-    documents: list[DocumentRecord] = []
-    for loaded in tasks:
-        rows = [it for it in results["samples"][loaded.name] if it["filter"] == loaded.filter]
-        scores[loaded.name] = TaskScore(
-            metric=loaded.metric,
-            value=float(results["results"][loaded.name][f"{loaded.metric},{loaded.filter}"]),
-            stderr=_stderr(loaded, rows),
-            higher_is_better=loaded.higher_is_better,
-            num_documents=len(rows),
-            version=str(loaded.task.VERSION),
-        )
-        documents += [_document(loaded.name, row) for row in rows]
-    return SuiteResult(scores=scores, documents=tuple(documents))
-
-
-def _stderr(loaded: LoadedTask, rows: Sequence[dict[str, Any]]) -> float | None:
-    """lm-eval's standard error of a mean; what it would bootstrap has none."""
-    if loaded.task.aggregation()[loaded.metric] is not mean or len(rows) < 2:
-        return None
-    return float(mean_stderr([row[loaded.metric] for row in rows]))
-
-
-def _document(task: str, row: dict[str, Any]) -> DocumentRecord:
-    answers = [responses[0] for responses in row["resps"]]
-    generated = answers[0] if isinstance(answers[0], str) else None
-    return DocumentRecord(
-        task=task,
-        doc_id=row["doc_id"],
-        doc_hash=row["doc_hash"],
-        prompt_hash=row["prompt_hash"],
-        target=str(row["target"]),
-        logprobs=None if generated is not None else tuple(_logprob(it) for it in answers),
-        generated=generated,
-        metrics={
-            name: numbers for name in row["metrics"] if (numbers := _numbers(row[name])) is not None
-        },
-    )
-
-
-def _logprob(answer: float | tuple[float, bool]) -> float:
-    return float(answer[0] if isinstance(answer, tuple) else answer)
-
-
-def _numbers(value: object) -> float | tuple[float, ...] | None:
-    """A metric's value for one document; None when it is text, such as BLEU's pair of texts."""
-    if isinstance(value, (bool, int, float, np.number)):
-        return float(value)
-    if isinstance(value, (tuple, list)) and all(
-        isinstance(it, (bool, int, float, np.number)) for it in value
-    ):
-        return tuple(float(it) for it in value)
-    return None

@@ -8,6 +8,7 @@ Sampling is not offered: an evaluation must come out the same twice.
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -18,7 +19,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from pipeline.adapters.progress import track
+from pipeline.adapters.progress import note, track
 from pipeline.adapters.scorer import Scorer, continuation_answers
 from pipeline.domain.errors import InputError
 
@@ -65,7 +66,9 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
-        answers = self._answers([(context, target) for _, context, target in requests])
+        pairs = [(context, target) for _, context, target in requests]
+        self._note_cuts([len(context) + len(target) - 1 for context, target in pairs])
+        answers = self._answers(pairs)
         return [(answer.logprob, answer.is_greedy) for answer in answers]
 
     def loglikelihood_rolling(
@@ -83,6 +86,15 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
             totals[owner] += answer.logprob
         return totals
 
+    def _note_cuts(self, lengths: Sequence[int]) -> None:
+        too_long = sum(length > self._scorer.max_length for length in lengths)
+        if too_long:
+            note(
+                f"{self._scorer.label}: {too_long} of {len(lengths)} requests are longer than the "
+                f"model's context of {self._scorer.max_length} tokens: their beginnings are cut, "
+                "as in lm-eval; use fewer examples, or a task of shorter documents"
+            )
+
     def _rolling_windows(self, text: str) -> list[Pair]:
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text),
@@ -98,6 +110,7 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy text up to the first stop sequence. Raises InputError for a sampling task."""
         prompts = {number: self._prompt(*request.args) for number, request in enumerate(requests)}
+        self._note_cuts([len(ids) + max_new_tokens for ids, max_new_tokens, _ in prompts.values()])
         by_settings: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for number, (_, max_new_tokens, stops) in prompts.items():
             by_settings.setdefault((max_new_tokens, stops), []).append(number)
@@ -110,7 +123,10 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
         label = f"{self._scorer.label}: generating"
         for (max_new_tokens, stops), batch in track(batches, label, total=len(batches)):
             new = self._scorer.greedy(
-                [prompts[number][0] for number in batch],
+                [
+                    prompts[number][0][max_new_tokens - self._scorer.max_length :]
+                    for number in batch
+                ],
                 max_new_tokens=max_new_tokens,
                 finished=lambda ids, stops=stops: self._is_finished(ids, stops),  # type: ignore[misc]
             )
@@ -132,13 +148,12 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
         eos = self.tokenizer.decode(self.eot_token_id)
         stops = handle_stop_sequences(normal["until"], eos=eos)
         max_new_tokens = normal["max_gen_toks"]
-        room = self._scorer.max_length - max_new_tokens
-        if room <= 0:
+        if max_new_tokens >= self._scorer.max_length:
             raise InputError(
                 f"generation_kwargs: max_gen_toks = {max_new_tokens}: expected less than the "
                 f"model's context of {self._scorer.max_length}"
             )
-        return self.tok_encode(context)[-room:], max_new_tokens, tuple(stops)
+        return self.tok_encode(context), max_new_tokens, tuple(stops)
 
     def _batches(self, numbers: Sequence[int], ids: dict[int, list[int]]) -> list[list[int]]:
         """Prompts of like length together."""
@@ -153,3 +168,27 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
             return True
         text = self.tokenizer.decode(ids)
         return any(stop in text for stop in stops)
+
+
+def chat_text(
+    tokenizer: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """A conversation as the tokenizer's own template writes it, open for the model's turn.
+
+    Raises InputError when there is no template or it refuses the conversation.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+    except (ValueError, TemplateError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the base's chat template cannot write a task's conversation: {reason}; set chat to "
+            "false in eval/suites.yaml"
+        ) from error

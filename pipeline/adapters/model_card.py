@@ -3,13 +3,21 @@
 import shlex
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from pipeline.adapters.templates import Verbatim, render_markdown
-from pipeline.domain.model_card import ResultRow, front_matter, kept_reasons, schemes
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.release import PackageManifest
+from pipeline.domain.evidence import Evidence, Metric, metrics
+from pipeline.domain.model_card import (
+    TASK,
+    front_matter,
+    kept_reasons,
+    result_rows,
+    schemes,
+    technical_facts,
+)
+from pipeline.domain.release import SIGNATURE_SUFFIX, PackageManifest
+from pipeline.domain.serving import ServedModel
 
 TEMPLATE = "model_card.md.j2"
 MAX_LANGUAGES = 200
@@ -32,33 +40,54 @@ def read_languages(card_path: Path) -> tuple[str, ...]:
 
 
 def render_card(
-    package: PackageManifest,
-    variant: VariantRecord,
-    results: tuple[ResultRow, ...],
-    *,
-    shown_sentence: str | None,
-    weight_file: str,
-    has_chat_template: bool,
-    context_tokens: int,
+    package: PackageManifest, evidence: Evidence, *, weight_file: str, needs_embedded_template: bool
 ) -> str:
     """The README.md of a package: its front matter for model hubs, and its text for people."""
-    metadata = ModelCardData(**front_matter(package)).to_yaml()  # type: ignore[arg-type]
+    metadata = ModelCardData(
+        model_name=package.title,
+        eval_results=[_eval_result(metric) for metric in metrics(evidence.evaluation)],
+        **front_matter(package),  # type: ignore[arg-type]
+    ).to_yaml()
+    served = evidence.benchmark
     return render_markdown(
         TEMPLATE,
         metadata=Verbatim(metadata),
         package=package,
-        results=results,
-        schemes=schemes(variant.coverage),
-        reasons=kept_reasons(variant.coverage),
-        shown_sentence=shown_sentence,
+        results=result_rows(
+            evidence.base_evaluation,
+            evidence.evaluation,
+            evidence.verdict,
+            base_weight_bytes=evidence.selection.base_weight_bytes,
+        ),
+        schemes=schemes(evidence.variant.coverage),
+        reasons=kept_reasons(evidence.variant.coverage),
+        served=served,
+        command=Verbatim(shlex.join(served.command) if isinstance(served, ServedModel) else ""),
         weight_file=Verbatim(shlex.quote(weight_file)),
         served_name=Verbatim(f"{package.name}-{package.variant}".lower()),
-        has_chat_template=has_chat_template,
-        context_tokens=context_tokens,
+        needs_embedded_template=needs_embedded_template,
+        use_policy_url=Verbatim(package.license.use_policy_url or ""),
+        facts=technical_facts(package, evidence),
+        signature=Verbatim(package.variant + SIGNATURE_SUFFIX),
         digests={
             "base checkpoint": package.base.digest,
             "calibration statistics": package.statistics_digest,
             "quantized files": package.variant_digest,
             "evaluation": package.evaluation_sha256,
         },
+    )
+
+
+def _eval_result(metric: Metric) -> EvalResult:
+    """A row of the hub's model index, which has no field for an interval but the metric's name."""
+    name = metric.name
+    if metric.low is not None and metric.high is not None:
+        name += f", 95 % interval {metric.low:.4g} to {metric.high:.4g}"
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=metric.dataset,
+        dataset_name=metric.dataset,
+        metric_type=metric.name,
+        metric_name=name,
+        metric_value=round(metric.value, 6),
     )

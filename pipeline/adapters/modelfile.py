@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from pipeline.adapters.chat_template import ChatTemplate
 from pipeline.adapters.checkpoint_files import read_json_object
 from pipeline.domain.checkpoint import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 from pipeline.domain.errors import InputError, shown
@@ -27,11 +28,14 @@ def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
             f"{CONFIG_FILE}: max_position_embeddings = {shown(context_tokens)}, expected the "
             "number of tokens the model was made for"
         )
+    stop = _stop_texts(model_dir, generation.get("eos_token_id", config.get("eos_token_id")))
+    template = ChatTemplate(model_dir) if has_chat_template(model_dir) else None
+    end_of_turn = template.end_of_turn() if template else None
     return ModelfileFacts(
-        stop=_stop_texts(model_dir, generation.get("eos_token_id", config.get("eos_token_id"))),
+        stop=tuple(dict.fromkeys((*stop, end_of_turn))) if end_of_turn else stop,
         sampling=_sampling(generation),
         context_tokens=context_tokens,
-        has_chat_template=has_chat_template(model_dir),
+        go_twin=template.go_twin() if template else None,
     )
 
 

@@ -3,9 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from pipeline.adapters.files import CHUNK_BYTES
+from pipeline.adapters.files import CHUNK_BYTES, file_sha256, write_bytes
 from pipeline.domain.errors import InputError
-from pipeline.domain.manifest import FileRecord
+from pipeline.domain.layout import Layout
+from pipeline.domain.manifest import BaseManifest, FileRecord
 
 
 def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remedy: str) -> None:
@@ -29,6 +30,18 @@ def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remed
         raise InputError(f"{source}: not the bytes that were recorded; {remedy}")
 
 
-def read_text(path: Path) -> str:
-    """A legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
-    return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+def write_license(layout: Layout, base: BaseManifest, target: Path) -> None:
+    """Write the text of the license that applies: the checkpoint's own, or the one decided on.
+
+    Raises InputError when it is no longer the text that fetch saw.
+    """
+    own, decision = base.license, base.applied_license.decision
+    if own.text_path is not None:
+        source, sha256 = layout.base_dir / own.text_path, own.text_sha256
+    else:
+        assert decision is not None
+        assert decision.text is not None, "fetch asks for a text"
+        source, sha256 = layout.root / decision.text, decision.text_sha256
+    if not source.is_file() or file_sha256(source) != sha256:
+        raise InputError(f"{source}: not the license that was fetched; run `quantline fetch` again")
+    write_bytes(target, source.read_bytes())

@@ -1,6 +1,7 @@
 """Writing a packed checkpoint from a base, its statistics and a recipe.
 
 Decoder layers are independent: each is read, quantized and written before the next is touched.
+Only distillation, where the recipe asks for it, then looks at the model as a whole.
 The layout of the files is the one vLLM and transformers read.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.adapters.distilled_checkpoint import distill_checkpoint, require_distillable
 from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
 from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
@@ -20,8 +22,9 @@ from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import (
     Fold,
     folds_of,
+    head_dim_of,
     layer_folds,
-    layer_index,
+    names_by_layer,
     split_layer_name,
 )
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
@@ -62,10 +65,11 @@ def write_packed(
     implies.
     """
     map_large_blocks()
+    require_distillable(statistics.linears, epochs=recipe.distill_epochs)
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
     quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)
-    by_layer = _names_by_layer(checkpoint.names)
+    by_layer = names_by_layer(checkpoint.names)
     finished_dir = model_dir.with_name("finished")
     units = [
         (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
@@ -81,7 +85,6 @@ def write_packed(
         for rows_path, *_ in units
         for row in LayerCoverage.from_bytes(rows_path.read_bytes(), source=str(rows_path)).rows
     ]
-    remove_tree(finished_dir)
     implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
     require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
     write_index(model_dir)
@@ -90,6 +93,17 @@ def write_packed(
         recipe, grouping, unquantized=_unquantized(checkpoint, quantized=quantized)
     )
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
+    learned_path = model_dir.with_name("learned.safetensors")
+    if recipe.distill_epochs:
+        distill_checkpoint(
+            base_dir,
+            model_dir,
+            statistics.token_ids(),
+            epochs=recipe.distill_epochs,
+            learned_path=learned_path,
+        )
+    remove_tree(finished_dir)  # first: what was learned fits layers that are not distilled yet
+    learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
 
 
@@ -131,7 +145,7 @@ class _LayerQuantizer:
             folds,
             self._recipe,
             {name.removeprefix(f"{prefix}."): sizes[name] for name in linears},
-            head_dim=_head_dim(self._checkpoint.config),
+            head_dim=head_dim_of(self._checkpoint.config),
             shared_grams={
                 it: self._statistics.shared_gram(f"{prefix}.{it}").to(self._device) for it in shared
             },
@@ -192,24 +206,6 @@ def _quantized_layer(
         group_sizes=group_sizes,
         shared_grams=shared_grams,
     )
-
-
-def _names_by_layer(names: tuple[str, ...]) -> dict[str, list[str]]:
-    """Tensor names by decoder layer, in order; what is outside the layers comes last, under ""."""
-    by_layer: dict[str, list[str]] = {}
-    for name in names:
-        split = split_layer_name(name)
-        by_layer.setdefault(split[0] if split else "", []).append(name)
-    return dict(
-        sorted(by_layer.items(), key=lambda it: (it[0] == "", layer_index(it[0]) if it[0] else 0))
-    )
-
-
-def _head_dim(config: dict[str, object]) -> int:
-    explicit = config.get("head_dim")
-    if isinstance(explicit, int):
-        return explicit
-    return int(str(config["hidden_size"])) // int(str(config["num_attention_heads"]))
 
 
 def _packed_tensors(

@@ -19,12 +19,13 @@ from pipeline.domain.report import (
     Facts,
     calibration_sentence,
     coverage_rows,
-    gate_sentence,
     provenance_rows,
     pull_commands,
     task_rows,
     verdict_rows,
 )
+from pipeline.domain.report_controls import control_rows
+from pipeline.domain.report_verdicts import choices, gate_sentences, task_verdict_rows
 from pipeline.domain.rounds import Estimate, estimate
 from pipeline.domain.serving import Benchmarks, LoadResult
 from pipeline.domain.serving_report import (
@@ -49,18 +50,24 @@ def render_report(facts: Facts) -> str:
         title=f"{release.name} {release.version}",
         base=base_reference(facts.base),
         architecture=facts.base.architecture,
-        license=facts.rule.name,
+        license=facts.base.applied_license.name,
         num_approved=len(facts.selection.approved()),
         num_variants=len(facts.selection.variants),
-        gate=gate_sentence(facts.params.gate),
+        gate=gate_sentences(facts.params.gate),
         calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
+        task_verdicts={
+            name: task_verdict_rows(it) for name, it in facts.selection.variants.items()
+        },
+        choices=choices(facts.selection, facts.benchmarks, facts.params.gate.profiles),
         scatter=size_chart(facts),
         served=serving_remarks(facts.benchmarks),
         serving=_serving(facts.benchmarks),
         costs=_costs(facts),
         models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
+        reference=facts.base_evaluation.backend,
+        controls=control_rows(facts.base_evaluation),
         coverage=coverage_rows(facts),
         pulls=pull_commands(facts),
         provenance=provenance_rows(facts),
@@ -72,17 +79,17 @@ def size_chart(facts: Facts) -> Markup | None:
     unit, unit_bytes = unit_of(max(it.weight_bytes for it in facts.selection.variants.values()))
     points = []
     for name, verdict in facts.selection.variants.items():
-        distance = facts.evaluations[name].distance
-        points.append(
-            Point(
-                label=name,
-                x=verdict.weight_bytes / unit_bytes,
-                y=verdict.kl,
-                y_low=distance.kl_low if distance else verdict.kl,
-                y_high=distance.kl_high if distance else verdict.kl,
-                kind=verdict.verdict.value,
+        if verdict.distance is not None:
+            points.append(
+                Point(
+                    label=name,
+                    x=verdict.weight_bytes / unit_bytes,
+                    y=verdict.distance.kl,
+                    y_low=verdict.distance.kl_low,
+                    y_high=verdict.distance.kl_high,
+                    kind=verdict.verdict.value,
+                )
             )
-        )
     if not any(point.y > 0 for point in points):
         return None
     return scatter(

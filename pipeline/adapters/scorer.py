@@ -1,12 +1,13 @@
 """What every engine that scores text must offer, and the parts of scoring they share.
 
 An engine takes token ids and gives logits; it never sees text, so that all engines score the same
-tokens. Batches are made here: sequences sorted by length, ties by their ids, so that the order in
-which requests arrive changes nothing.
+tokens. What goes into one pass is decided here, from sorted sequences, so that the order in which
+requests arrive changes nothing; beginnings that sequences share are computed once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
@@ -14,21 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.adapters.progress import track
+from pipeline.adapters.token_forest import Forest, Span, forests
 from pipeline.domain.distance import Floats, log_softmax
 from pipeline.domain.errors import FailureError, InputError
 
 LOGITS_BUDGET_BYTES = 1 << 29
 
+FOREST_TOKENS = 32
+"""Nodes of a forest for each sequence of the batch size: more makes attention cost more."""
+
+MAX_SEQUENCES = 64
+"""In one pass."""
+
 Logits = npt.NDArray[np.float32]
 Finished = Callable[[Sequence[int]], bool]
 
 
-@dataclass(frozen=True, order=True)
-class Span:
-    """Token ids to read, and the first position whose logits are wanted."""
-
-    ids: tuple[int, ...]
-    start: int
+class BrokenModelError(FailureError):
+    """A model's logits are not numbers: nothing that it computes means anything."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Scorer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def max_length(self) -> int: ...
+    @property
+    def max_shared_length(self) -> int:
+        """The longest sequence that may grow in a forest; 0 for an engine that cannot have any."""
+        ...
+
+    def forest_logits(self, forest: Forest) -> Logits:
+        """The logits [wanted nodes, vocabulary] of a forest."""
+        ...
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
         """For each span the logits [positions from `start` on, vocabulary]."""
@@ -72,6 +84,55 @@ class Scorer(Protocol):
         ...
 
 
+class LateScorer:
+    """A Scorer that is loaded when it is first asked something, which may be never.
+
+    `open_scorer` makes one of the class `engine`; what it raises comes out of that first use. A
+    closed one can be used again.
+    """
+
+    def __init__(self, engine: type[Scorer], open_scorer: Callable[[], Scorer], *, label: str):
+        self.label = label
+        self.backend = str(engine.backend)
+        self.backend_version = str(engine.backend_version)
+        self._open = open_scorer
+        self._opened: Scorer | None = None
+
+    @property
+    def _scorer(self) -> Scorer:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self._scorer.vocab_size
+
+    @cached_property
+    def max_length(self) -> int:
+        return self._scorer.max_length
+
+    @cached_property
+    def max_shared_length(self) -> int:
+        return self._scorer.max_shared_length
+
+    def forest_logits(self, forest: Forest) -> Logits:
+        return self._scorer.forest_logits(forest)
+
+    def logits(self, batch: Sequence[Span]) -> list[Logits]:
+        return self._scorer.logits(batch)
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
+    ) -> list[list[int]]:
+        return self._scorer.greedy(prompts, max_new_tokens=max_new_tokens, finished=finished)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
 def continuation_answers(
     scorer: Scorer, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
 ) -> list[Answer]:
@@ -79,7 +140,7 @@ def continuation_answers(
 
     Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
     input are computed once. Raises InputError for a continuation that is empty or longer than the
-    model's context, FailureError for logits that are not finite.
+    model's context, BrokenModelError for logits that are not finite.
     """
     spans = [_span(scorer, context, continuation) for context, continuation in pairs]
     users: dict[Span, list[int]] = {}
@@ -115,12 +176,33 @@ def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
 def _span_logits(
     scorer: Scorer, spans: Sequence[Span], *, batch_size: int
 ) -> Iterator[tuple[Span, Logits]]:
-    ordered = sorted(spans, key=lambda span: (-len(span.ids), span))
-    batches = list(_batches(ordered, batch_size=_fitting(scorer, ordered, batch_size=batch_size)))
-    for batch in track(batches, f"{scorer.label}: scoring", total=len(batches)):
-        for span, rows in zip(batch, scorer.logits(batch), strict=True):
+    """Logits of each span, in forests where the engine can, else in batches of like length."""
+    sharing = [span for span in spans if len(span.ids) <= scorer.max_shared_length]
+    planted = list(
+        forests(
+            sharing,
+            max_nodes=min(FOREST_TOKENS * batch_size, _room(scorer)),
+            max_sequences=MAX_SEQUENCES,
+        )
+    )
+    alone = sorted(set(spans) - set(sharing), key=lambda span: (-len(span.ids), span))
+    batches = list(_batches(alone, batch_size=_fitting(scorer, alone, batch_size=batch_size)))
+    passes: list[Forest | list[Span]] = [*planted, *batches]
+    for one in track(passes, f"{scorer.label}: scoring", total=len(passes)):
+        if isinstance(one, Forest):
+            yield from _forest_rows(scorer, one)
+            continue
+        for span, rows in zip(one, scorer.logits(one), strict=True):
             _require_finite(scorer, rows)
             yield span, rows
+
+
+def _forest_rows(scorer: Scorer, forest: Forest) -> Iterator[tuple[Span, Logits]]:
+    rows = scorer.forest_logits(forest)
+    _require_finite(scorer, rows)
+    row_of = {node: row for row, node in enumerate(forest.wanted)}
+    for span, path in zip(forest.spans, forest.paths, strict=True):
+        yield span, rows[[row_of[node] for node in path[span.start :]]]
 
 
 def window_logits(
@@ -128,7 +210,7 @@ def window_logits(
 ) -> Iterator[Logits]:
     """The logits [tokens, vocabulary] of each window in turn; only one batch is kept.
 
-    Raises FailureError for logits that are not finite.
+    Raises BrokenModelError for logits that are not finite.
     """
     spans = [Span(ids=tuple(window), start=0) for window in windows]
     for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
@@ -146,12 +228,17 @@ def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
 def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
     """`batch_size`, or less where the logits of the longest spans would take too much memory."""
     longest = max((len(span.ids) for span in spans), default=1)
-    return max(1, min(batch_size, LOGITS_BUDGET_BYTES // (4 * longest * scorer.vocab_size)))
+    return max(1, min(batch_size, _room(scorer) // longest))
+
+
+def _room(scorer: Scorer) -> int:
+    """How many positions may have logits in memory at a time."""
+    return max(1, LOGITS_BUDGET_BYTES // (4 * scorer.vocab_size))
 
 
 def _require_finite(scorer: Scorer, rows: Logits) -> None:
     if not np.isfinite(rows).all():
-        raise FailureError(
+        raise BrokenModelError(
             f"{scorer.label}: {scorer.backend} computed logits that are not finite numbers; the "
             "model is broken: change its recipe or remove it from params.yaml"
         )

@@ -3,6 +3,7 @@
 The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,10 +40,17 @@ class Statistics:
         data = read_bytes(layout.statistics_path, made_by="calibrate")
         self.record = StatisticsRecord.from_bytes(data, source=str(layout.statistics_path))
         self._directory = layout.statistics_dir
+        self._token_ids_path = layout.token_ids_path
         self._of_key = {entry.key: entry for entry in self.record.inputs}
         self._of_linear: dict[str, LinearStatistics] = {
             linear: entry for entry in self.record.inputs for linear in entry.linears
         }
+
+    def token_ids(self) -> list[list[int]]:
+        """The windows that were read, equally long."""
+        path = self._token_ids_path
+        windows: list[list[int]] = json.loads(read_bytes(path, made_by="calibrate"))
+        return windows
 
     @property
     def linears(self) -> tuple[str, ...]:

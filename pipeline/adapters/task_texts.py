@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapters.lm_eval import TASKS_DIR, LoadedTask, loaded_tasks, read_suite
+from pipeline.adapters.lm_eval import TASKS_DIR, LoadedTask, loaded_tasks
+from pipeline.adapters.suite_file import read_suite
 from pipeline.domain.errors import InputError
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -26,9 +27,10 @@ def task_texts(loaded: LoadedTask) -> list[str]:
     Few-shot examples are left out. Raises InputError when a task's own rules fail on a document.
     """
     texts: list[str] = []
-    for number, document in enumerate(loaded.task.eval_docs):
+    documents = ((part, document) for part in loaded.parts for document in part.eval_docs)
+    for number, (part, document) in enumerate(documents):
         try:
-            texts += _texts_of(loaded.task, document)
+            texts += _texts_of(part, document)
         except Exception as error:  # the rules of a task are templates or code
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
@@ -55,8 +57,8 @@ def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
     with loaded_tasks(root, read_suite(root, suite)) as tasks:
         for loaded in tasks:
             texts = task_texts(loaded)[:max_documents]
-            first = next(iter(loaded.task.eval_docs))
-            has_choices = loaded.task.config.doc_to_choice is not None
-            requests = len(loaded.task.doc_to_choice(first)) if has_choices else 1
+            part = loaded.parts[0]
+            has_choices = part.config.doc_to_choice is not None
+            requests = len(part.doc_to_choice(part.eval_docs[0])) if has_choices else 1
             characters += requests * sum(map(len, texts))
     return round(characters / CHARACTERS_PER_TOKEN)

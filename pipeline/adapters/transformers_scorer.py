@@ -8,13 +8,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
-from pipeline.adapters.scorer import Finished, Logits, Span
+from pipeline.adapters.scorer import Finished, Logits
+from pipeline.adapters.token_forest import Forest, Span, forests
 
 DEFAULT_MAX_LENGTH = 2048
 """Context of a model whose config names none; lm-eval's default."""
+
+PROBE = (Span((3, 1, 2), start=1), Span((3, 1, 2, 5, 4), start=2), Span((3, 6, 2), start=0))
+PROBE_TOLERANCE = 1e-3
+"""Of the largest logit."""
 
 
 class TransformersScorer:
@@ -31,6 +37,43 @@ class TransformersScorer:
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.max_length = int(getattr(config, "max_position_embeddings", DEFAULT_MAX_LENGTH))
+        window = getattr(config, "sliding_window", None) or self.max_length
+        self.max_shared_length = min(window, self.max_length) if self._can_share() else 0
+
+    def _can_share(self) -> bool:
+        """Whether the model gives a forest the logits that it gives each sequence alone.
+
+        Attention that takes any mask does; recurrent layers do not. Nothing but a trial tells.
+        """
+        (forest,) = forests(PROBE, max_nodes=64, max_sequences=len(PROBE))
+        try:
+            rows = self.forest_logits(forest)
+        except Exception:  # a model can refuse a mask in as many ways as there are models
+            return False
+        if not np.isfinite(rows).all():
+            return False
+        node_rows = {node: rows[row] for row, node in enumerate(forest.wanted)}
+        for span, path in zip(forest.spans, forest.paths, strict=True):
+            (alone,) = self.logits([span])
+            together = np.stack([node_rows[node] for node in path[span.start :]])
+            if not np.allclose(alone, together, atol=PROBE_TOLERANCE * np.abs(alone).max()):
+                return False
+        return True
+
+    @torch.inference_mode()
+    def forest_logits(self, forest: Forest) -> Logits:
+        """In one row, with each node's own position and a mask that lets it see its ancestors."""
+        visible = torch.from_numpy(forest.visible())
+        mask = torch.zeros(visible.shape).masked_fill_(~visible, torch.finfo(torch.float32).min)
+        output = self._model(
+            input_ids=torch.tensor([forest.ids]).to(self._device),
+            position_ids=torch.tensor([forest.positions]).to(self._device),
+            attention_mask=mask[None, None].to(self._device),
+            logits_to_keep=torch.tensor(forest.wanted).to(self._device),
+            use_cache=False,
+        )
+        logits: Logits = output.logits[0].float().cpu().numpy()
+        return logits
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Span]) -> list[Logits]:

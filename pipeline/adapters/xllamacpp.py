@@ -66,6 +66,12 @@ def serve(
             engine_version=f"{DISTRIBUTION} {engine.version}",
             kernel=kernel_of(process.log),
             dtype=file_type,
+            command=(
+                "llama-server",
+                f"--model={model_path.name}",
+                f"--ctx-size={users * context_tokens}",
+                f"--parallel={users}",
+            ),
             startup_s=process.startup_s,
             log_path=log_path,
             kv_cache_tokens=users * context_tokens,

@@ -6,7 +6,7 @@ is not in it still gets everything that needs no folding.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -170,3 +170,22 @@ def split_layer_name(name: str) -> tuple[str, str] | None:
 def layer_index(prefix: str) -> int:
     """The number at the end of `model.layers.3`."""
     return int(prefix.rsplit(".", 1)[1])
+
+
+def names_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    """Tensor names by decoder layer, in order; what is outside the layers comes last, under ""."""
+    by_layer: dict[str, list[str]] = {}
+    for name in names:
+        split = split_layer_name(name)
+        by_layer.setdefault(split[0] if split else "", []).append(name)
+    return dict(
+        sorted(by_layer.items(), key=lambda it: (it[0] == "", layer_index(it[0]) if it[0] else 0))
+    )
+
+
+def head_dim_of(config: Mapping[str, object]) -> int:
+    """The width of an attention head by `config.json`."""
+    explicit = config.get("head_dim")
+    if isinstance(explicit, int):
+        return explicit
+    return int(str(config["hidden_size"])) // int(str(config["num_attention_heads"]))

@@ -161,3 +161,9 @@ def bits_per_weight(coverage: Sequence[TensorCoverage]) -> float:
     weights = [prod(row.shape) for row in coverage]
     bits = sum(row.bits_per_weight * n for row, n in zip(coverage, weights, strict=True))
     return bits / sum(weights)
+
+
+def quantized_bits(coverage: Sequence[TensorCoverage]) -> float:
+    """The average over the quantized weights alone; over all of them where none is."""
+    quantized = [row for row in coverage if row.scheme not in FULL_PRECISION_TYPES]
+    return bits_per_weight(quantized or coverage)

@@ -1,6 +1,4 @@
-"""What evaluate and select leave behind: scores, distances to the base, and verdicts."""
-
-from enum import StrEnum
+"""What evaluate leaves behind: scores, rows of documents, and distances to the base."""
 
 from pipeline.domain.manifest import Sha256
 from pipeline.domain.record import Record
@@ -20,8 +18,11 @@ class TaskScore(Record):
 class Distance(Record):
     """How far a variant's next-token distributions are from the base's on the same tokens.
 
-    KL is KL(base ‖ variant) in nats per token; `kl_low` and `kl_high` bound its mean with 95 %
-    confidence, by windows; `top1` is the share of tokens where both put the same token first.
+    KL is KL(base ‖ variant) in nats per token; its percentiles and its maximum are over tokens, and
+    `kl_max_text` is the text where that is, the predicted token last. `top1` is the share of tokens
+    where both put the same token first. `perplexity_ratio` is variant ÷ base. The mean KL and the
+    ratio have 95 % intervals, by windows. `probability_change` is that of the correct token,
+    variant − base, on average and as root mean square.
     """
 
     kl: float
@@ -29,8 +30,15 @@ class Distance(Record):
     kl_high: float
     kl_median: float
     kl_p99: float
+    kl_p999: float
     kl_max: float
+    kl_max_text: str
     top1: float
+    perplexity_ratio: float
+    perplexity_ratio_low: float
+    perplexity_ratio_high: float
+    probability_change: float
+    probability_change_rms: float
 
 
 class DocumentRecord(Record):
@@ -38,12 +46,15 @@ class DocumentRecord(Record):
 
     `logprobs` are the natural log-probabilities of the answer choices (or of the whole text), in
     the order of the task, null where the model wrote the answer itself; that answer is `generated`.
-    A metric is a number, or the numbers that the task's aggregation needs (log-likelihood, words).
+    Documents with equal `cluster` share a passage, so that their answers depend on each other; a
+    document that shares none has its own `doc_hash` there. A metric is a number, or the numbers
+    that the task's aggregation needs (log-likelihood, words).
     """
 
     task: str
     doc_id: int
     doc_hash: str
+    cluster: str
     prompt_hash: str
     target: str
     logprobs: tuple[float, ...] | None
@@ -51,12 +62,31 @@ class DocumentRecord(Record):
     metrics: dict[str, float | tuple[float, ...]]
 
 
+class Control(Record):
+    """The base itself in an engine that judges variants.
+
+    `distance` is to the base in transformers: what the engine alone changes. The rows of its
+    documents, which variants in this engine are compared with, have `documents_sha256`.
+    """
+
+    backend: str
+    backend_version: str
+    artifact_digest: Sha256
+    tasks: dict[str, TaskScore]
+    perplexity: float
+    distance: Distance
+    documents_sha256: Sha256
+
+
 class EvaluationRecord(Record):
     """The evaluation of the base or of one variant.
 
     `perplexity` is exp of the mean negative log-likelihood on the held-out windows; `distance` is
     null for the base itself. `num_tokens` counts the predicted tokens of those windows: all but the
-    first of each.
+    first of each. `looks` are the numbers of documents of each task after which a sequential
+    evaluation looked at the verdict, the last one where it stopped; empty when all were scored at
+    once. `broken` says why a variant cannot be scored at all; it then has no tasks, perplexity and
+    distance. `controls` are by engine, and only the base has them.
     """
 
     name: str
@@ -66,47 +96,12 @@ class EvaluationRecord(Record):
     backend_version: str
     suite: str
     tasks: dict[str, TaskScore]
-    perplexity: float
+    perplexity: float | None
     distance: Distance | None
     text_sha256: Sha256
     token_ids_sha256: Sha256
     num_tokens: int
     documents_sha256: Sha256
-
-
-class Verdict(StrEnum):
-    APPROVED = "approved"
-    REJECTED = "rejected"
-    INCONCLUSIVE = "inconclusive"
-
-
-class VariantVerdict(Record):
-    """Whether a variant may be released, with every number the decision used.
-
-    `recovery` is the mean of `task_recovery`; a value above 1 means better than the base.
-    """
-
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    format: str
-    recovery: float
-    task_recovery: dict[str, float]
-    kl: float
-    top1: float
-    perplexity_ratio: float
-    weight_bytes: int
-    size_ratio: float
-    pareto: bool
-    artifact_digest: Sha256
-
-
-class Selection(Record):
-    """`selection.json`: the verdict on every variant."""
-
-    base_digest: Sha256
-    base_weight_bytes: int
-    variants: dict[str, VariantVerdict]
-
-    def approved(self) -> tuple[str, ...]:
-        """Names of the approved variants, in the order of `params.yaml`."""
-        return tuple(name for name, it in self.variants.items() if it.verdict is Verdict.APPROVED)
+    looks: tuple[int, ...]
+    broken: str | None
+    controls: dict[str, Control]

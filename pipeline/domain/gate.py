@@ -1,90 +1,134 @@
 """The gate: which variants may be released, decided from their evaluations alone.
 
-Pure rules. Numbers are compared as they are and only then written into sentences, with as many
-digits as it takes to tell them from their threshold. Reading files is the stage's business.
+Three verdicts. A variant is approved when every task, and their mean, is shown to lose less than
+its margin, and the upper ends of the intervals of KL and perplexity ratio stay within their bounds.
+It is rejected when a loss beyond a margin is shown, when a lower end is above its bound, or when
+its logits are no numbers. Everything else is inconclusive, and says what would decide it.
+
+Pure rules; numbers are compared as they are and rounded only in sentences. The tests are in
+`pipeline.domain.paired` and `pipeline.domain.drops`, the words in `pipeline.domain.reasons`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import (
-    Distance,
-    EvaluationRecord,
+from pipeline.domain.bounds import bound_verdicts
+from pipeline.domain.comparison import (
+    Comparison,
+    Scored,
+    compare,
+    history_of,
+    task_recovery,
+)
+from pipeline.domain.drops import (
+    MEAN,
+    Step,
+    after_look,
+    combined,
+    drop_record,
+    drop_verdicts,
+    held_drops,
+)
+from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord, TaskScore
+from pipeline.domain.flips import mcnemar_p
+from pipeline.domain.gate_params import GateClass, GateParams
+from pipeline.domain.paired import PairedTask
+from pipeline.domain.profiles import BEFORE_BENCHMARK, choose, figures_of, options_of, pareto_front
+from pipeline.domain.reasons import reasons_for
+from pipeline.domain.selection import (
+    BoundVerdict,
+    DropVerdict,
     Selection,
-    TaskScore,
+    TaskVerdict,
     VariantVerdict,
     Verdict,
 )
-from pipeline.domain.params import GateParams
-
-SHOWN_DIGITS = 3
-MOST_DIGITS = 17
-"""Enough to tell any two float64 numbers apart."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant before the gate: its evaluation, its format and the size of its weights."""
+    """A variant before the gate, and the base in the engine that scored it.
 
-    evaluation: EvaluationRecord
+    `bits_per_weight` is that of the quantized tensors.
+    """
+
+    base: Scored
+    own: Scored
     format: str
+    bits_per_weight: float
     weight_bytes: int
 
 
 @dataclass(frozen=True)
-class Check:
-    """One comparison of the gate, as a sentence."""
+class Judgement:
+    """What the gate finds about one variant; a broken one has only a reason."""
 
-    passed: bool
-    sentence: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    tasks: Mapping[str, TaskVerdict]
+    mean_drop: DropVerdict | None
+    bounds: Mapping[str, BoundVerdict]
 
 
 def decide(
     base: EvaluationRecord,
     base_weight_bytes: int,
     candidates: Mapping[str, Candidate],
+    margins: Mapping[str, float],
     gate: GateParams,
 ) -> Selection:
-    """The verdict on every candidate, in their order.
+    """The verdict on every candidate, in their order, and the choice of every profile.
 
-    Raises InputError when an evaluation cannot be compared with the base's.
+    `margins` has each task's, as a difference of its metric. Raises InputError when an evaluation
+    cannot be compared with the base's.
     """
-    front = _pareto_front(candidates)
+    figures = {
+        name: figures_of(it.own.record.distance, it.weight_bytes) for name, it in candidates.items()
+    }
+    front = pareto_front(figures, BEFORE_BENCHMARK)
+    variants = {
+        name: _verdict(it, base_weight_bytes, margins, gate, pareto=name in front)
+        for name, it in candidates.items()
+    }
+    options = options_of(variants)
     return Selection(
         base_digest=base.artifact_digest,
         base_weight_bytes=base_weight_bytes,
-        variants={
-            name: _verdict(base, base_weight_bytes, candidate, gate, pareto=name in front)
-            for name, candidate in candidates.items()
-        },
+        variants=variants,
+        choices={name: choose(profile, options) for name, profile in gate.profiles.items()},
     )
 
 
 def _verdict(
-    base: EvaluationRecord,
-    base_weight_bytes: int,
     candidate: Candidate,
+    base_weight_bytes: int,
+    margins: Mapping[str, float],
     gate: GateParams,
     *,
     pareto: bool,
 ) -> VariantVerdict:
-    own = candidate.evaluation
-    distance = _comparable_distance(base, own)
-    recoveries = {task: task_recovery(base.tasks[task], own.tasks[task]) for task in base.tasks}
-    recovery = _mean_recovery(base, recoveries)
-    checks = _checks(gate, recovery, recoveries, distance.kl)
-    failed = [check for check in checks if not check.passed]
+    base, own = candidate.base.record, candidate.own.record
+    gate_class = gate.class_of(candidate.bits_per_weight)
+    if own.broken is None:
+        comparison = compare(candidate.base, candidate.own, gate.sequential)
+        judged = judge(comparison, margins, gate.classes[gate_class], gate)
+    else:
+        judged = Judgement(Verdict.REJECTED, (f"broken: {own.broken}",), {}, None, {})
+    recoveries = {task: task_recovery(base.tasks[task], it) for task, it in own.tasks.items()}
     return VariantVerdict(
-        verdict=Verdict.REJECTED if failed else Verdict.APPROVED,
-        reasons=tuple(check.sentence for check in failed or checks),
+        verdict=judged.verdict,
+        reasons=judged.reasons,
         format=candidate.format,
-        recovery=recovery,
+        gate_class=gate_class,
+        bits_per_weight=candidate.bits_per_weight,
+        tasks=dict(judged.tasks),
+        mean_drop=judged.mean_drop,
+        bounds=dict(judged.bounds),
+        distance=own.distance,
+        recovery=fmean(recoveries.values()) if recoveries else None,
         task_recovery=recoveries,
-        kl=distance.kl,
-        top1=distance.top1,
-        perplexity_ratio=own.perplexity / base.perplexity,
+        documents_share=_documents_share(base, own),
         weight_bytes=candidate.weight_bytes,
         size_ratio=candidate.weight_bytes / base_weight_bytes,
         pareto=pareto,
@@ -92,93 +136,81 @@ def _verdict(
     )
 
 
-def task_recovery(base: TaskScore, variant: TaskScore) -> float:
-    """How much of the base's score the variant has: 1 is all, above 1 is better than the base.
-
-    Variant ÷ base, or base ÷ variant where lower is better. A base that scores nothing has nothing
-    to lose, and a variant without any error cannot be better: both count as 1.
-    """
-    if base.higher_is_better:
-        return variant.value / base.value if base.value > 0 else 1.0
-    return base.value / variant.value if variant.value > 0 else 1.0
+def _documents_share(base: EvaluationRecord, own: EvaluationRecord) -> float:
+    """Of the base's documents, how many the variant was scored on."""
+    planned = sum(it.num_documents for it in base.tasks.values())
+    return sum(it.num_documents for it in own.tasks.values()) / planned
 
 
-def _mean_recovery(base: EvaluationRecord, recoveries: Mapping[str, float]) -> float:
-    """Over the tasks where higher is better; over all of them when there is none."""
-    counting = [task for task, score in base.tasks.items() if score.higher_is_better]
-    return fmean(recoveries[task] for task in counting or recoveries)
-
-
-def _checks(
-    gate: GateParams, recovery: float, recoveries: Mapping[str, float], kl: float
-) -> list[Check]:
-    worst = min(recoveries, key=lambda task: recoveries[task])
-    too_low = [task for task, value in recoveries.items() if value < gate.min_task_recovery]
-    return [
-        _at_least("mean recovery", recovery, gate.min_recovery),
-        *(
-            _at_least(f"recovery on {task}", recoveries[task], gate.min_task_recovery)
-            for task in too_low or [worst]
-        ),
-        _at_most("KL", kl, "nats per token", gate.max_kl),
-    ]
-
-
-def _at_least(what: str, value: float, limit: float) -> Check:
-    shown = told_apart(value, limit)
-    return Check(value >= limit, f"{what} {shown}, at least {limit:g} required")
-
-
-def _at_most(what: str, value: float, unit: str, limit: float) -> Check:
-    shown = told_apart(value, limit)
-    return Check(value <= limit, f"{what} {shown} {unit}, at most {limit:g} allowed")
-
-
-def told_apart(value: float, limit: float) -> str:
-    """`value` with at least three digits, and as many as it takes not to read like `limit`."""
-    for digits in range(SHOWN_DIGITS, MOST_DIGITS):
-        shown = f"{value:.{digits}g}"
-        if value == limit or float(shown) != limit:
-            return shown
-    return f"{value:.{MOST_DIGITS}g}"
-
-
-def _comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
-    """The variant's distance to the base. Raises InputError when they were not scored alike."""
-    comparisons = {
-        "base": own.base_digest == base.artifact_digest and own.distance is not None,
-        "suite": own.suite == base.suite,
-        "set of tasks": _task_facts(own) == _task_facts(base),
-        "text": own.token_ids_sha256 == base.token_ids_sha256,
-    }
-    for what, is_same in comparisons.items():
-        if not is_same:
-            raise InputError(
-                f"{own.name}: evaluated with another {what} than the base; run "
-                f"`quantline evaluate base` and `quantline evaluate {own.name}` again"
-            )
-    assert own.distance is not None
-    return own.distance
-
-
-def _task_facts(evaluation: EvaluationRecord) -> dict[str, tuple[str, str, int]]:
-    return {
-        name: (score.metric, score.version, score.num_documents)
-        for name, score in evaluation.tasks.items()
-    }
-
-
-def _pareto_front(candidates: Mapping[str, Candidate]) -> set[str]:
-    """Names of the candidates that no other one beats in size and KL together."""
-    points = {
-        name: (candidate.weight_bytes, candidate.evaluation.distance.kl)
-        for name, candidate in candidates.items()
-        if candidate.evaluation.distance is not None
-    }
-    return {
-        name
-        for name, own in points.items()
-        if not any(
-            other != own and other[0] <= own[0] and other[1] <= own[1] for other in points.values()
+def judge(
+    comparison: Comparison, margins: Mapping[str, float], limits: GateClass, gate: GateParams
+) -> Judgement:
+    """The verdict on a variant that could be scored, with its numbers."""
+    held = held_drops(comparison.history, class_margins(margins, limits), gate.sequential)
+    verdicts = drop_verdicts(held, gate.error_rate)
+    records = {
+        name: drop_record(
+            it,
+            verdicts[name],
+            error_rate=gate.error_rate,
+            num_drops=len(held),
+            power=gate.power,
         )
+        for name, it in held.items()
     }
+    bounds = bound_verdicts(
+        comparison.distance, limits, num_tokens=comparison.num_tokens, power=gate.power
+    )
+    verdict = combined([*verdicts.values(), *(it.verdict for it in bounds.values())])
+    return Judgement(
+        verdict=verdict,
+        reasons=reasons_for(verdict, records, bounds),
+        tasks={
+            task: _task_verdict(records[task], looks[-1], comparison.scores[task])
+            for task, looks in comparison.history.items()
+        },
+        mean_drop=records.get(MEAN),
+        bounds=bounds,
+    )
+
+
+def next_step(
+    base: Scored,
+    rows: Sequence[DocumentRecord],
+    margins: Mapping[str, float],
+    limits: GateClass,
+    gate: GateParams,
+    *,
+    name: str,
+) -> Step:
+    """Whether variant `name`, scored on `rows` so far, needs more documents, and of which tasks.
+
+    For a sequential evaluation, after each look; `decide` comes to the same verdict later.
+    `comparison.next_documents` says which documents to score first and next.
+    """
+    assert gate.sequential is not None, "without it all documents are scored at once"
+    history = history_of(base, rows, gate.sequential, name=name)
+    return after_look(history, class_margins(margins, limits), gate.sequential, gate.error_rate)
+
+
+def class_margins(margins: Mapping[str, float], limits: GateClass) -> dict[str, float]:
+    """The margin of each task, and of their mean, for a class of variants."""
+    scaled = {task: margin * limits.margin_factor for task, margin in margins.items()}
+    return scaled | {MEAN: limits.max_mean_drop}
+
+
+def _task_verdict(
+    record: DropVerdict, pairs: PairedTask, scores: tuple[TaskScore, TaskScore]
+) -> TaskVerdict:
+    base, own = scores
+    return TaskVerdict(
+        **record.model_dump(),
+        metric=base.metric,
+        base=base.value,
+        variant=own.value,
+        num_documents=pairs.num_documents,
+        num_clusters=pairs.num_clusters,
+        right_to_wrong=pairs.flips.right_to_wrong,
+        wrong_to_right=pairs.flips.wrong_to_right,
+        mcnemar_p=mcnemar_p(pairs.flips) if pairs.binary else None,
+    )

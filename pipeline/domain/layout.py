@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS_FILE = "params.yaml"
+DECISIONS_FILE = "license-decisions.yaml"
 BASE = "base"
 DATASET_DIR = "artifacts/calibration/data"
 """Where a calibration data set of a hub is, from the workspace's root."""
@@ -22,6 +23,11 @@ class Layout:
     @property
     def params_path(self) -> Path:
         return self.root / PARAMS_FILE
+
+    @property
+    def decisions_path(self) -> Path:
+        """What people decided about licenses."""
+        return self.root / DECISIONS_FILE
 
     @property
     def artifacts_dir(self) -> Path:
@@ -86,6 +92,15 @@ class Layout:
     def documents_path(self, name: str) -> Path:
         """One JSON row per evaluated document."""
         return self.evaluation_dir(name) / "documents.jsonl"
+
+    def control_documents_path(self, backend: str) -> Path:
+        """The rows of the base itself in an engine that judges variants."""
+        return self.evaluation_dir(BASE) / f"documents.{backend}.jsonl"
+
+    @property
+    def scores_cache_dir(self) -> Path:
+        """What was scored before, by digest; may be deleted at any time."""
+        return self.artifacts_dir / "cache"
 
     @property
     def selection_path(self) -> Path:

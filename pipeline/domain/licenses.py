@@ -1,141 +1,26 @@
 """What the license of a base model demands of somebody who releases a quantized copy of it.
 
-A table of facts read from the license texts, and the rule that picks its row. The texts decide,
-not the table: a license that is not in it stops the run until a person reads the text and adds a
-row. This is no legal advice, and it does not say what a particular company may do.
+The texts decide, not the rules written from them: a license applies by its own words, which the
+model card and the chain of base models must not contradict. Whatever is missing, unknown or
+contradictory stops the run until a person has read the text and signed a decision. The rules are
+data, in `pipeline/adapters/license_rules/rules.yaml`. This is no legal advice, and it does not say
+what a particular company may do.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
+import re
 
-from pipeline.domain.errors import InputError
-from pipeline.domain.manifest import LicenseFacts
+from pipeline.domain.errors import InputError, shown
+from pipeline.domain.layout import DECISIONS_FILE
+from pipeline.domain.license_rule import Grant, LicenseRule, LicenseRules
+from pipeline.domain.manifest import AppliedLicense, LicenseDecision, LicenseFacts
+from pipeline.domain.params import Audience, ReleaseParams
 
 # Values of a model card's `license` that name no license.
 UNSPECIFIC_IDS = frozenset({"other", "unknown"})
-
-
-class Redistribution(StrEnum):
-    """Whether a quantized copy may be passed on."""
-
-    YES = "yes"
-    NO = "no"
-    NON_COMMERCIAL = "non-commercial"
-
-
-@dataclass(frozen=True)
-class LicenseRule:
-    """One license: `id` as model cards write it, `spdx` its SPDX identifier if there is one.
-
-    `notice_text` goes into the NOTICE file, `display_text` must be shown where the model is
-    offered, and the release's name must begin with `name_prefix`; each is None where the license
-    asks for nothing of the kind.
-    """
-
-    id: str
-    spdx: str | None
-    name: str
-    redistribute: Redistribution
-    notice_text: str | None = None
-    display_text: str | None = None
-    name_prefix: str | None = None
-
-
-def _llama(version: str, *, display_text: str, name_prefix: str) -> LicenseRule:
-    name = f"Llama {version} Community License"
-    subject = f"Llama {version}"
-    if version == "3":
-        name, subject = f"Meta {name}", f"Meta {subject}"
-    return LicenseRule(
-        id=f"llama{version}",
-        spdx=None,
-        name=name,
-        redistribute=Redistribution.YES,
-        notice_text=(
-            f"{subject} is licensed under the {name}, "
-            "Copyright © Meta Platforms, Inc. All Rights Reserved."
-        ),
-        display_text=display_text,
-        name_prefix=name_prefix,
-    )
-
-
-_FALCON_DISPLAY = (
-    "{name} is built using Falcon LLM technology from the Technology Innovation Institute"
-)
-_QWEN_COPYRIGHT = "Copyright (c) Alibaba Cloud. All Rights Reserved."
-
-_RULES = (
-    LicenseRule("apache-2.0", "Apache-2.0", "Apache License 2.0", Redistribution.YES),
-    LicenseRule("mit", "MIT", "MIT License", Redistribution.YES),
-    _llama("3", display_text="Built with Meta Llama 3", name_prefix="Llama 3"),
-    *(
-        _llama(version, display_text="Built with Llama", name_prefix="Llama")
-        for version in ("3.1", "3.2", "3.3", "4")
-    ),
-    LicenseRule(
-        "gemma",
-        None,
-        "Gemma Terms of Use",
-        Redistribution.YES,
-        notice_text=(
-            "Gemma is provided under and subject to the Gemma Terms of Use found at "
-            "ai.google.dev/gemma/terms"
-        ),
-    ),
-    LicenseRule(
-        "qwen",
-        None,
-        "Qwen LICENSE AGREEMENT",
-        Redistribution.YES,
-        notice_text=f"Qwen is licensed under the Qwen LICENSE AGREEMENT, {_QWEN_COPYRIGHT}",
-        display_text="Built with Qwen",
-    ),
-    LicenseRule(
-        "qwen-research",
-        None,
-        "Qwen RESEARCH LICENSE AGREEMENT",
-        Redistribution.NON_COMMERCIAL,
-        notice_text=(
-            f"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, {_QWEN_COPYRIGHT}"
-        ),
-        display_text="Built with Qwen",
-    ),
-    LicenseRule(
-        "mrl",
-        None,
-        "Mistral AI Research License",
-        Redistribution.NON_COMMERCIAL,
-        notice_text="Licensed by Mistral AI under the Mistral AI Research License",
-    ),
-    LicenseRule("deepseek", None, "DeepSeek License Agreement", Redistribution.YES),
-    LicenseRule(
-        "falcon-llm",
-        None,
-        "Falcon LLM TII License",
-        Redistribution.YES,
-        display_text=_FALCON_DISPLAY,
-    ),
-    LicenseRule(
-        "falcon2",
-        None,
-        "Falcon 2 11B TII License",
-        Redistribution.YES,
-        display_text=_FALCON_DISPLAY,
-    ),
-    LicenseRule(
-        "cc-by-nc-4.0",
-        "CC-BY-NC-4.0",
-        "Creative Commons Attribution Non Commercial 4.0 International",
-        Redistribution.NON_COMMERCIAL,
-    ),
-)
-_BY_ID = {rule.id: rule for rule in _RULES}
-
-
-def rule_for(license_id: str) -> LicenseRule | None:
-    """The row of a license identifier, in upper or lower case; None when there is none."""
-    return _BY_ID.get(license_id.lower())
+LICENSE_FILE = "LICENSE"
+"""Where the text of the license is in every release."""
+OWN_DATA = "own"
+"""The value of `calibration.license` for data that belongs to whoever runs this."""
 
 
 def stated_id(facts: LicenseFacts) -> str | None:
@@ -145,38 +30,134 @@ def stated_id(facts: LicenseFacts) -> str | None:
     return facts.id
 
 
-def resolve(facts: LicenseFacts, decided: str | None) -> LicenseRule:
-    """The rule that applies. `decided` is what a person set where the checkpoint says nothing.
+def resolve(
+    facts: LicenseFacts,
+    rules: LicenseRules,
+    decision: LicenseDecision | None,
+    *,
+    multimodal: bool,
+) -> LicenseRule:
+    """The rule that applies to a checkpoint.
 
-    Raises InputError when no license is stated anywhere, when the stated and the decided one
-    differ, and when the license is not in the table.
+    Without a `decision` it is that of the license text among its files, if its card and its base
+    models say nothing else. Raises InputError with what a person must decide, or when the text is
+    no longer the one that was decided on.
     """
-    stated = stated_id(facts)
-    if stated is None and decided is None:
-        raise InputError(f"no license: {_what_was_found(facts)}; {_ASK}")
-    if stated is not None and decided is not None and stated.lower() != decided.lower():
-        raise InputError(
-            f"model.license = {decided!r}: the checkpoint's model card says {stated!r}; set it to "
-            "null, or to what the card says"
+    if decision is not None:
+        _require_same_text(facts, decision)
+        return rules.named(decision.license, key=f"{DECISIONS_FILE}: license")
+    rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
+    doubt = _doubt(facts, rules, rule)
+    if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
+        doubt = (
+            f"the {rule.name} gives no rights in its multimodal models to persons and companies "
+            "of the European Union"
         )
-    license_id = stated or decided or ""
-    rule = rule_for(license_id)
-    if rule is None:
+    if doubt is not None or rule is None:
+        text = facts.text_sha256 or "that of a text you name"
         raise InputError(
-            f"license {license_id!r}: expected one of {', '.join(_BY_ID)}; a person has to read "
-            "its text and add a row to pipeline/domain/licenses.py"
+            f"license: {doubt}; a person has to read it and sign the decision in {DECISIONS_FILE} "
+            f"(text_sha256: {text}), and model.license has to name it"
         )
     return rule
 
 
-_ASK = "ask the owner, or set model.license to what a person decided"
+def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
+    """What keeps the license from being certain; None when nothing does."""
+    stated = stated_id(facts)
+    card = f"the model card says {shown(stated)}" if stated else "the model card names no license"
+    if facts.text_path is None:
+        return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which has to go along"
+    if stated is not None and rules.by_id(stated) is None:
+        return f"{card}, for which there is no rule"
+    if text_rule is None:
+        return f"{card}, and the text in {facts.text_path} is none that a rule was written from"
+    if stated is not None and stated.lower() != text_rule.id:
+        return f"{card}, but the text in {facts.text_path} is the {text_rule.name}"
+    for name in facts.base_model:
+        base_rule = rules.by_base_model(name)
+        if base_rule is None:
+            return f"it is made from {shown(name)}, whose license is not known here"
+        if base_rule != text_rule:
+            return (
+                f"it is made from {shown(name)} under the {base_rule.name}, but the text in "
+                f"{facts.text_path} is the {text_rule.name}"
+            )
+    return None
 
 
-def _what_was_found(facts: LicenseFacts) -> str:
-    card = (
-        "the front matter of README.md has no `license`"
-        if facts.id is None
-        else f"README.md says `license: {facts.id}` without `license_name`"
-    )
-    text = f"; the text in {facts.text_path} needs a reader" if facts.text_path else ""
-    return card + (text or " and there is no LICENSE, LICENCE or COPYING file")
+def _require_same_text(facts: LicenseFacts, decision: LicenseDecision) -> None:
+    """Raise InputError when the checkpoint's license is not the one that was decided on."""
+    decided = f"{decision.decided_by} on {decision.decided_on}"
+    if decision.text is None and facts.text_sha256 is None:
+        raise InputError(
+            f"{DECISIONS_FILE}: the checkpoint has no LICENSE file; name the text that {decided} "
+            "decided on, a file beside params.yaml, under `text`"
+        )
+    if facts.text_sha256 is not None and facts.text_sha256 != decision.text_sha256:
+        raise InputError(
+            f"{DECISIONS_FILE}: {decided} decided on the text {decision.text_sha256}, but "
+            f"{facts.text_path} is {facts.text_sha256}; read it and decide again"
+        )
+
+
+def require_allowed(rule: LicenseRule, release: ReleaseParams) -> None:
+    """Raise InputError where the license forbids the release that is asked for."""
+    if rule.grants is not Grant.ANY and release.commercial:
+        raise InputError(
+            f"release.commercial = true: the {rule.name} allows {rule.grants.value} purposes only; "
+            "use another model, or get a license from its owner and add a rule for it"
+        )
+    if not _begins_with(release.name, name_prefix(rule, release.audience)):
+        raise InputError(
+            f"release.name = {release.name!r}: the {rule.name} wants a name that begins with "
+            f"{rule.name_prefix!r} for what is passed on"
+        )
+
+
+def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> None:
+    """Raise InputError where the license of the calibration data forbids the release."""
+    if rule is not None and rule.grants is not Grant.ANY and release.commercial:
+        raise InputError(
+            f"calibration.license = {rule.id!r}: allows {rule.grants.value} purposes only, and "
+            "release.commercial is true; calibrate on other text"
+        )
+
+
+def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
+    """The rule of `calibration.license`; None for data of one's own. Raises InputError."""
+    if license_id.lower() == OWN_DATA:
+        return None
+    return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
+
+
+def name_prefix(rule: LicenseRule, audience: Audience) -> str:
+    """What the release's name must begin with; nothing for what is not passed on."""
+    return "" if audience is Audience.INTERNAL else rule.name_prefix or ""
+
+
+def display_text(rule: LicenseRule, audience: Audience, *, name: str) -> str | None:
+    """The sentence that the license wants shown; None for what is not passed on."""
+    if rule.display_text is None or audience is Audience.INTERNAL:
+        return None
+    return rule.display_text.format(name=name)
+
+
+def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
+    """What a GGUF file says of its license and maker under `general.…`.
+
+    The values stand in the file from its conversion on, so that what is released is, byte for byte,
+    what was evaluated. `license` is an SPDX expression, as the format asks:
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+    return {
+        "license": license.expression,
+        "license_name": license.name,
+        "license_link": LICENSE_FILE,
+        "quantized_by": quantized_by,
+    }
+
+
+def _begins_with(name: str, prefix: str) -> bool:
+    """Whether a release's name, whose words are joined by dashes or underscores, begins so."""
+    return re.sub(r"[-_]", " ", name).startswith(prefix)

@@ -1,9 +1,10 @@
 """What a set of files is: every file's size and sha256, one digest, and its origin."""
 
 import unicodedata
+from datetime import date
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from pipeline.domain.record import Record, sha256_hex
 
@@ -21,6 +22,7 @@ def relative_posix(path: str) -> str:
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SignedText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 RelativePath = Annotated[str, AfterValidator(relative_posix)]
 
 
@@ -43,7 +45,7 @@ class LicenseFacts(Record):
 
     `id` is the identifier of the model card's front matter (`apache-2.0`, `llama3.1`, `other`,
     None when the card names none); `text_path` is the license text among the files, if there is
-    one, and `text_sha256` its digest.
+    one, `text_sha256` its digest and `text_words_sha256` that of its words alone.
     """
 
     id: str | None
@@ -51,14 +53,44 @@ class LicenseFacts(Record):
     link: str | None
     text_path: RelativePath | None
     text_sha256: Sha256 | None
+    text_words_sha256: Sha256 | None
     base_model: tuple[str, ...]
+
+
+class LicenseDecision(Record):
+    """What a person decided about a checkpoint's license, and signed.
+
+    `license` is the identifier of a rule. The decision holds for the license text with the sha256
+    `text_sha256` and no other; `text` is a file with it, beside params.yaml, where the checkpoint
+    has none.
+    """
+
+    license: SignedText
+    text: RelativePath | None
+    text_sha256: Sha256
+    decided_by: SignedText
+    decided_on: date
+    reason: SignedText
+
+
+class AppliedLicense(Record):
+    """The license that applies, by its rule; and the decision, if it took one.
+
+    `id` is as model cards write it; `expression` the SPDX one, or a `LicenseRef-…`.
+    """
+
+    id: str
+    name: str
+    expression: str
+    decision: LicenseDecision | None
 
 
 class BaseManifest(Record):
     """The base checkpoint: where it came from and exactly what it is.
 
     `source` is the parameter it was fetched by; `revision` the full commit for a hub model and
-    None otherwise; `architecture` the first entry of config.json's `architectures`.
+    None otherwise; `architecture` the first entry of config.json's `architectures`; `license` what
+    its files state and `applied_license` what follows.
     """
 
     source: str
@@ -67,6 +99,7 @@ class BaseManifest(Record):
     files: tuple[FileRecord, ...]
     digest: Sha256
     license: LicenseFacts
+    applied_license: AppliedLicense
 
     @property
     def size_bytes(self) -> int:

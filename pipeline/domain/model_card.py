@@ -5,24 +5,35 @@ front matter are those of https://huggingface.co/docs/hub/model-cards#model-card
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Final
 
 from pipeline.domain.checkpoint import parse_hub_source
-from pipeline.domain.evaluated import EvaluationRecord, TaskScore, VariantVerdict
+from pipeline.domain.evaluated import EvaluationRecord, TaskScore
+from pipeline.domain.evidence import Evidence
 from pipeline.domain.figures import NBSP, bytes_text, percent, significant
-from pipeline.domain.licenses import LicenseRule
-from pipeline.domain.manifest import BaseManifest, FileRecord
+from pipeline.domain.license_rule import LicenseRule
+from pipeline.domain.licenses import LICENSE_FILE, OWN_DATA, display_text
+from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import (
     DEMO_SOURCE,
     HUB_PREFIX,
     CompressedTensorsParams,
     GgufParams,
+    ReleaseParams,
     VariantParams,
 )
-from pipeline.domain.quantized import TensorCoverage
-from pipeline.domain.release import LICENSE_FILE, BaseReference, PackageManifest, ReleaseLicense
+from pipeline.domain.quantized import StatisticsRecord, TensorCoverage
+from pipeline.domain.release import (
+    BaseReference,
+    CalibrationReference,
+    PackageManifest,
+    ReleaseLicense,
+)
+from pipeline.domain.selection import VariantVerdict
+
+TASK: Final = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,37 @@ def quantization_name(recipe: VariantParams) -> str:
     return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
 
 
-def release_license(rule: LicenseRule) -> ReleaseLicense:
+def release_license(
+    rule: LicenseRule, release: ReleaseParams, *, text_sha256: str
+) -> ReleaseLicense:
+    """What the license means for this release; `text_sha256` is of its LICENSE file."""
     return ReleaseLicense(
         id=rule.id,
         name=rule.name,
-        expression=rule.spdx or f"LicenseRef-{rule.id}",
+        expression=rule.expression,
         link=None if rule.spdx else LICENSE_FILE,
+        text_sha256=text_sha256,
+        display_text=display_text(rule, release.audience, name=release.name),
+        notice_text=rule.notice_text,
+        use_policy_url=rule.use_policy_url,
+        conditions=rule.conditions,
+    )
+
+
+def calibration_reference(
+    statistics: StatisticsRecord, rule: LicenseRule | None
+) -> CalibrationReference:
+    """The calibration text without what is private about where it was; no `rule` for own data."""
+    calibration = statistics.calibration
+    if calibration.dataset is not None:
+        name = calibration.dataset.source.removeprefix(HUB_PREFIX)
+    else:
+        name = PurePosixPath(calibration.text).name
+    return CalibrationReference(
+        name=name,
+        license=rule.expression if rule else OWN_DATA,
+        conditions=rule.conditions if rule else (),
+        text_sha256=statistics.text_sha256,
     )
 
 
@@ -78,7 +114,7 @@ def front_matter(package: PackageManifest) -> dict[str, object]:
         "quantized_by": package.quantized_by,
         **license_fields,
         **({"language": list(package.languages)} if package.languages else {}),
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": TASK,
         "library_name": "gguf" if package.format == "gguf" else "transformers",
         "tags": [package.format, package.quantization.lower()],
     }
@@ -106,20 +142,18 @@ def result_rows(
                 f"{name}, {score.metric} of {score.num_documents} documents",
                 score_text(base.tasks.get(name)),
                 score_text(score),
-                f"recovery {percent(verdict.task_recovery[name])}",
+                _loss(verdict, name),
             )
         )
-    rows.append(
-        ResultRow(
-            "Perplexity on held-out text",
-            significant(base.perplexity, 4),
-            significant(variant.perplexity, 4),
-            f"{significant(verdict.perplexity_ratio, 4)} times the base",
-        )
-    )
     if variant.distance is not None:
         distance = variant.distance
         rows += [
+            ResultRow(
+                "Perplexity on held-out text",
+                perplexity_text(base),
+                perplexity_text(variant),
+                f"{significant(distance.perplexity_ratio, 4)} times the base",
+            ),
             ResultRow(
                 "KL divergence to the base, nats per token",
                 "0",
@@ -131,11 +165,25 @@ def result_rows(
     return tuple(rows)
 
 
+def _loss(verdict: VariantVerdict, task: str) -> str:
+    """What was lost, at most, and what is left."""
+    judged = verdict.tasks[task]
+    return (
+        f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
+        f"recovery {percent(verdict.task_recovery[task])}"
+    )
+
+
 def score_text(score: TaskScore | None) -> str:
     """A score with its standard error where there is one."""
     if score is None:
         return "not measured"
     return f"{score.value:.3f} {standard_error(score)}".rstrip()
+
+
+def perplexity_text(evaluation: EvaluationRecord) -> str:
+    value = evaluation.perplexity
+    return "not measured" if value is None else significant(value, 4)
 
 
 def standard_error(score: TaskScore) -> str:
@@ -153,40 +201,35 @@ def kept_reasons(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:
     return dict(Counter(reasons).most_common())
 
 
-def unchanged_files(base: BaseManifest, files: tuple[FileRecord, ...]) -> tuple[str, ...]:
-    """Names of the files that are the base's, byte for byte."""
-    originals: Mapping[str, str] = {file.path: file.sha256 for file in base.files}
-    return tuple(file.path for file in files if originals.get(file.path) == file.sha256)
+def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, str]:
+    """What the EU AI Act asks to be documented of a model, as far as the records hold it.
 
-
-def notice_text(
-    package: PackageManifest,
-    rule: LicenseRule,
-    *,
-    changed: tuple[str, ...],
-    unchanged: tuple[str, ...],
-    upstream_notices: tuple[str, ...],
-) -> str:
-    """The NOTICE file: the statement of changes, what the license demands, the base's notices.
-
-    The Apache License 2.0, section 4 (b) and (d), asks for the first and the last.
+    Article 53 (1) and annex XI of Regulation (EU) 2024/1689; for a modified model they cover the
+    modification. It names what was not looked into, because silence would read like a result.
     """
-    base = package.base
-    revision = f" at revision {base.revision}" if base.revision else ""
-    parts = [
-        f"{package.title} is a modified copy of {base.name}{revision} "
-        f"(sha256 of its files: {base.digest}).",
-        f"Changed by {package.quantized_by}: the weights were quantized with "
-        f"{package.quantization} to {package.bits_per_weight:.2f} bits per weight.",
-        f"Changed files: {', '.join(changed)}.",
-    ]
-    if unchanged:
-        parts.append(f"Unchanged files: {', '.join(unchanged)}.")
-    parts += [display_text(rule, package) or "", rule.notice_text or ""]
-    parts += [f"The notice of {base.name}:\n\n{text.strip()}" for text in upstream_notices]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def display_text(rule: LicenseRule, package: PackageManifest) -> str | None:
-    """The sentence that the license wants shown."""
-    return rule.display_text.format(name=package.name) if rule.display_text else None
+    statistics, check = evidence.statistics, evidence.statistics.decontamination
+    evaluation, base = evidence.evaluation, package.base
+    revision = f", revision {base.revision}" if base.revision else ""
+    tasks = ", ".join(evaluation.tasks)
+    conditions = " ".join(package.license.conditions)
+    return {
+        "Model": f"{package.title}, by {package.quantized_by}",
+        "Made from": f"{base.name}{revision}; its own documentation covers its training",
+        "Modification": f"weights quantized with {package.quantization} to "
+        f"{package.bits_per_weight:.2f} bits per weight; nothing was trained",
+        "Task": "generating text after a text; not made for a particular purpose",
+        "Input and output": f"text, at most {evidence.context_tokens} tokens together"
+        + (f"; languages: {', '.join(package.languages)}" if package.languages else ""),
+        "Architecture": f"{evidence.base.architecture}, {package.num_parameters:,} parameters",
+        "Data of the modification": f"{package.calibration.name}, license "
+        f"{package.calibration.license}: {statistics.num_tokens:,} tokens, used to measure "
+        f"activations; {check.num_contaminated_dropped} of {check.num_documents_drawn} documents "
+        "were dropped because they overlap with evaluation data",
+        "Evaluation": f"suite {evaluation.suite} ({tasks}), perplexity, and the divergence from "
+        f"the base on {evaluation.num_tokens:,} tokens of held-out text, on the released files",
+        "Known limits": "answers differ from the base's as measured above; safety, bias and "
+        "robustness were not evaluated, and neither were tasks and languages not named here",
+        "For whom": f"{package.audience.value}, commercial use: "
+        f"{'yes' if package.commercial else 'no'}",
+        "Terms of use": f"{package.license.name}. {conditions}".strip(),
+    }

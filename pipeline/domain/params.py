@@ -2,16 +2,18 @@
 
 Every value is required: a default lives in `params.yaml`, nowhere else. The sections are named
 after the stages that read them; DVC watches the same sections, so a changed value redoes only the
-stages that use it. The kinds of variants are in `pipeline.domain.variants`, the parameters of
-serving in `pipeline.domain.serve_params`.
+stages that use it. The kinds of variants are in `pipeline.domain.variants`, the parameters of the
+gate in `pipeline.domain.gate_params`, those of serving in `pipeline.domain.serve_params`.
 """
 
 import re
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.domain.fields import Fraction, PositiveInt, Text, matching
+from pipeline.domain.fields import PositiveInt, Text, matching
+from pipeline.domain.gate_params import GateParams
 from pipeline.domain.layout import BASE, DATASET_DIR
 from pipeline.domain.record import Record
 from pipeline.domain.serve_params import EconomicsParams, ServeParams
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 DEMO_SOURCE = "demo"
+LLAMA_CPP = "llama.cpp"
 HUB_PREFIX = "hf:"
 
 VARIANT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -52,8 +55,8 @@ REPOSITORY = r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
 class ModelParams(Record):
     """Which checkpoint.
 
-    `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` is what
-    a person decided where the checkpoint's own files do not say it, else null.
+    `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` names
+    an entry of license-decisions.yaml where the checkpoint's own files leave its license open.
     `gguf_pre_tokenizer` is llama.cpp's name of the pre-tokenizer for a BPE tokenizer that its
     converter does not recognise by itself, else null.
     """
@@ -77,7 +80,7 @@ class CalibrationParams(Record):
     """The text whose activations are measured, and how much of it. `seed` draws the documents.
 
     `text` is a file or a directory of them. With a `dataset`, which fetch brings there, it is
-    DATASET_DIR. `license` is that of the data.
+    DATASET_DIR. `license` is that of the data: an identifier as in model cards, or `own`.
     """
 
     text: Text
@@ -93,6 +96,8 @@ class EvaluateParams(Record):
 
     `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
     is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
+    `controls` are the engines beside transformers that judge a variant: the base is scored in each
+    of them too.
     """
 
     suite: Text
@@ -101,21 +106,23 @@ class EvaluateParams(Record):
     window_tokens: Annotated[int, Field(ge=8)]
     num_windows: PositiveInt
     batch_size: PositiveInt
+    controls: tuple[Literal["llama.cpp"], ...]
 
 
-class GateParams(Record):
-    """What a variant must reach to be approved.
+class Audience(StrEnum):
+    """For whom a release is; what goes to affiliates or the public is passed on."""
 
-    Recovery is the variant's score divided by the base's; KL is the mean over tokens, in nats.
-    """
-
-    min_recovery: Fraction
-    min_task_recovery: Fraction
-    max_kl: Annotated[float, Field(gt=0.0)]
+    INTERNAL = "internal"
+    AFFILIATES = "affiliates"
+    PUBLIC = "public"
 
 
 class ReleaseParams(Record):
-    """Under which name and version the approved variants are released."""
+    """Under which name and version the approved variants are released, for whom and by whom.
+
+    `commercial` is true where a company releases or uses them, or anything is earned with them.
+    `signing_key` is the file of a private elliptic-curve key in PEM; null leaves packages unsigned.
+    """
 
     name: Annotated[
         str, matching(RELEASE_NAME, "at most 96 letters, digits, dots, dashes and underscores")
@@ -126,6 +133,9 @@ class ReleaseParams(Record):
         matching(SEMANTIC_VERSION, "a semantic version such as 1.2.0 or 1.2.0-rc.1"),
     ]
     quantized_by: Text
+    audience: Audience
+    commercial: bool
+    signing_key: Text | None
 
 
 class RegistryParams(Record):
@@ -169,6 +179,15 @@ class Params(Record):
                 )
             if name == BASE:
                 raise ValueError(f"variants.{BASE}: this name means the unquantized checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_are_controlled(self) -> "Params":
+        for name, recipe in self.variants.items():
+            if isinstance(recipe, GgufParams) and LLAMA_CPP not in self.evaluate.controls:
+                raise ValueError(
+                    f"evaluate.controls: expected {LLAMA_CPP} in it, which judges {name}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.domain.figures import NBSP, bytes_text
 from pipeline.domain.layout import BASE
 from pipeline.domain.params import Params
+from pipeline.domain.quantize_need import quantize_need
 from pipeline.domain.stage_needs import (
     LIGHT_SECONDS,
     Source,
@@ -18,7 +19,6 @@ from pipeline.domain.stage_needs import (
     calibrate_need,
     evaluate_need,
     moving_seconds,
-    quantize_need,
     variant_bytes,
 )
 

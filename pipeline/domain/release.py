@@ -4,15 +4,19 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from pipeline.domain.licenses import LICENSE_FILE
 from pipeline.domain.manifest import FileRecord, Sha256, tree_digest
-from pipeline.domain.params import SEMANTIC_VERSION, VARIANT_NAME
+from pipeline.domain.params import SEMANTIC_VERSION, VARIANT_NAME, Audience
 from pipeline.domain.record import Record
 
 MANIFEST_FILE: Final = "manifest.json"
-LICENSE_FILE: Final = "LICENSE"
 NOTICE_FILE: Final = "NOTICE"
 CARD_FILE: Final = "README.md"
 MODELFILE: Final = "Modelfile"
+# Beside the directory of a package, after its name.
+BOM_SUFFIX: Final = ".bom.json"
+PROVENANCE_SUFFIX: Final = ".provenance.json"
+SIGNATURE_SUFFIX: Final = ".signature.json"
 GENERATED_FILES: Final = (MANIFEST_FILE, LICENSE_FILE, NOTICE_FILE, CARD_FILE, MODELFILE)
 
 
@@ -24,13 +28,32 @@ class ReleaseLicense(Record):
     """The license of a release.
 
     `id` is the model card's identifier; `expression` the SPDX one, with a `LicenseRef-…` for a
-    license that SPDX does not list.
+    license that SPDX does not list, whose `link` is then the file LICENSE. `text_sha256` is of that
+    file. `display_text` has to be shown wherever the release is offered; `conditions` bind whoever
+    receives it, and so does the policy at `use_policy_url`.
     """
 
     id: str
     name: str
     expression: str
     link: str | None
+    text_sha256: Sha256
+    display_text: str | None
+    notice_text: str | None
+    use_policy_url: str | None
+    conditions: tuple[str, ...]
+
+
+class CalibrationReference(Record):
+    """The text a release was calibrated on: its name, its license, and what that demands.
+
+    `license` is an SPDX expression, or `own` for data of whoever made the release.
+    """
+
+    name: str
+    license: str
+    conditions: tuple[str, ...]
+    text_sha256: Sha256
 
 
 class BaseReference(Record):
@@ -46,6 +69,7 @@ class PackageManifest(Record):
 
     `variant_digest`, `statistics_digest` and the base's digest are those of the records that
     quantize, calibrate and fetch wrote; `evaluation_sha256` is of the bytes of evaluation.json.
+    `signing_key_sha256` is of the public half of the key that signs it (DER), null where none does.
     """
 
     name: str
@@ -58,11 +82,15 @@ class PackageManifest(Record):
     model_type: str
     languages: tuple[str, ...]
     quantized_by: str
+    audience: Audience
+    commercial: bool
     license: ReleaseLicense
+    calibration: CalibrationReference
     base: BaseReference
     statistics_digest: Sha256
     variant_digest: Sha256
     evaluation_sha256: Sha256
+    signing_key_sha256: Sha256 | None
     files: tuple[FileRecord, ...]
 
     @property
@@ -75,10 +103,15 @@ class PackageManifest(Record):
 
 
 class PackageEntry(Record):
-    """One package of the index; `manifest_sha256` is of the bytes of its manifest.json."""
+    """One package of the index; `manifest_sha256` is of the bytes of its manifest.json.
+
+    `evidence` are the files beside the package's directory: bill of materials, provenance and, when
+    it is signed, signature.
+    """
 
     variant: VariantName
     manifest_sha256: Sha256
+    evidence: tuple[FileRecord, ...]
     num_files: int
     size_bytes: int
 

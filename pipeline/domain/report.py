@@ -7,22 +7,16 @@ How the page looks is not decided here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.domain.evaluated import (
-    EvaluationRecord,
-    Selection,
-    TaskScore,
-    VariantVerdict,
-    Verdict,
-)
-from pipeline.domain.figures import bytes_text, percent, significant
+from pipeline.domain.evaluated import EvaluationRecord, TaskScore
 from pipeline.domain.layout import BASE
-from pipeline.domain.licenses import LicenseRule
 from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.model_card import kept_reasons, schemes, standard_error
-from pipeline.domain.params import GateParams, Params
+from pipeline.domain.model_card import kept_reasons, perplexity_text, schemes, standard_error
+from pipeline.domain.params import Params
 from pipeline.domain.prices import PriceList
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.release import Receipt, Receipts
+from pipeline.domain.report_verdicts import VerdictRow, base_row, verdict_row
+from pipeline.domain.selection import Selection, Verdict
 from pipeline.domain.serving import Benchmarks
 
 
@@ -32,7 +26,6 @@ class Facts:
 
     params: Params
     base: BaseManifest
-    rule: LicenseRule
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord
@@ -41,24 +34,6 @@ class Facts:
     prices: PriceList
     benchmarks: Benchmarks | None
     receipts: Receipts | None
-
-
-@dataclass(frozen=True)
-class VerdictRow:
-    """One line of the verdict table; `verdict` is empty for the base."""
-
-    name: str
-    format: str
-    verdict: str
-    recovery: str
-    kl: str
-    kl_interval: str
-    top1: str
-    perplexity_ratio: str
-    size: str
-    size_ratio: str
-    reasons: tuple[str, ...]
-    reference: str | None
 
 
 @dataclass(frozen=True)
@@ -82,48 +57,11 @@ class CoverageRow:
 
 def verdict_rows(facts: Facts) -> tuple[VerdictRow, ...]:
     """The base, then every variant in the order of `params.yaml`."""
-    rows = [_base_row(facts)]
+    rows = [base_row(facts.selection)]
     for name, verdict in facts.selection.variants.items():
-        rows.append(_verdict_row(facts, name, verdict))
+        receipt = published(facts, name)
+        rows.append(verdict_row(name, verdict, reference=receipt.reference if receipt else None))
     return tuple(rows)
-
-
-def _base_row(facts: Facts) -> VerdictRow:
-    return VerdictRow(
-        name=BASE,
-        format="safetensors",
-        verdict="",
-        recovery=percent(1.0),
-        kl="0",
-        kl_interval="",
-        top1=percent(1.0),
-        perplexity_ratio=significant(1.0, 4),
-        size=bytes_text(facts.selection.base_weight_bytes),
-        size_ratio=percent(1.0),
-        reasons=(),
-        reference=None,
-    )
-
-
-def _verdict_row(facts: Facts, name: str, verdict: VariantVerdict) -> VerdictRow:
-    distance = facts.evaluations[name].distance
-    receipt = published(facts, name)
-    return VerdictRow(
-        name=name,
-        format=verdict.format,
-        verdict=verdict.verdict.value,
-        recovery=percent(verdict.recovery),
-        kl=significant(verdict.kl),
-        kl_interval=(
-            f"{significant(distance.kl_low)} to {significant(distance.kl_high)}" if distance else ""
-        ),
-        top1=percent(verdict.top1),
-        perplexity_ratio=significant(verdict.perplexity_ratio, 4),
-        size=bytes_text(verdict.weight_bytes),
-        size_ratio=percent(verdict.size_ratio),
-        reasons=verdict.reasons,
-        reference=receipt.reference if receipt else None,
-    )
 
 
 def published(facts: Facts, name: str) -> Receipt | None:
@@ -140,9 +78,7 @@ def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, ScoreCell]], ...]:
     for task, score in facts.base_evaluation.tasks.items():
         label = f"{task} ({score.metric}, {score.num_documents} documents)"
         rows.append((label, {name: _cell(it.tasks.get(task)) for name, it in evaluations.items()}))
-    perplexities = {
-        name: ScoreCell(significant(it.perplexity, 4), "") for name, it in evaluations.items()
-    }
+    perplexities = {name: ScoreCell(perplexity_text(it), "") for name, it in evaluations.items()}
     return (*rows, ("perplexity on held-out text (lower is better)", perplexities))
 
 
@@ -160,14 +96,6 @@ def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
             reasons=kept_reasons(record.coverage),
         )
         for name, record in facts.variants.items()
-    )
-
-
-def gate_sentence(gate: GateParams) -> str:
-    return (
-        f"A variant is approved when its mean recovery is at least {percent(gate.min_recovery)}, "
-        f"that of its worst task at least {percent(gate.min_task_recovery)}, and its mean KL "
-        f"divergence to the base at most {gate.max_kl:g} nats per token."
     )
 
 
@@ -208,6 +136,8 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
         receipt = published(facts, name)
         if receipt:
             rows.append((f"{name}, published manifest", receipt.manifest_digest))
+    if facts.params.release.signing_key is None:
+        rows.append(("signature of the releases", "none: release.signing_key is null"))
     return tuple(rows)
 
 

@@ -117,6 +117,7 @@ class ServedModel(Record):
 
     `kernel` is what multiplies the weights, by the engine's own name; `dtype` is the type of the
     activations in vLLM and the file type of a GGUF. `startup_s` runs until the first answer.
+    `command` is what served it, in the directory of its files, without the address it listened on.
     `slower_dtypes` are those that were tried before it, with their tokens per second in the
     warm-up. `memory` is null for a server of the user's. `problem` is what ended the measurement
     early: the loads are those until then.
@@ -128,6 +129,7 @@ class ServedModel(Record):
     engine_version: str
     kernel: str
     dtype: str
+    command: tuple[str, ...]
     startup_s: float
     warm_up_tokens_per_s: float
     slower_dtypes: dict[str, float]

@@ -8,9 +8,8 @@ x86 CPUs. Nothing here looks at a machine or a file.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.domain.backends import BackendWeights
 from pipeline.domain.model_shape import ModelShape, SharedInput
-from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding, VariantParams
+from pipeline.domain.params import GgufParams, Params, VariantParams
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -24,28 +23,13 @@ VLLM_BYTES = 4 << 30
 # Activations of one batch: this many tokens, a few times their widest tensor.
 BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
-# Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
-LAYER_COPIES = 5
-# The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
-GRAM_COPIES = 5
 # One batch of logits is at most this, as `pipeline.adapters.scorer` cuts batches; copied once.
 LOGITS_BYTES = 1 << 29
-# Log-probabilities of a window in float64: base, variant, and what comparing them takes.
-WINDOW_COPIES = 4
-
-# Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
-# fewer, AutoRound more.
-BACKEND_PASSES = 25
+# Log-probabilities in float64 of a few positions: base, variant, and what comparing them takes.
+COMPARED_BYTES = 4 * FLOAT64 * (1 << 22)
 
 # Time.
 START_SECONDS = 12.0
-GRID_SEARCH_STEPS = 20
-# Rounding and descent go column by column: Python and small operations, in seconds a column.
-COLUMN_SECONDS = 2.5e-4
-# The work on one weight of a grid that is tried, in operations.
-GRID_OPERATIONS = 60
-# What llama.cpp does for one weight of a K-quant with an importance matrix.
-GGUF_OPERATIONS = 4000
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
@@ -110,15 +94,15 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
     tokens = calibration.num_calibration_samples * calibration.max_seq_length
     batch = max(BATCH_TOKENS, calibration.max_seq_length)
     layer_entries = max(
-        layer.num_weights + sum(map(_gram_entries, layer.inputs)) for layer in shape.layers
+        layer.num_weights + sum(map(gram_entries, layer.inputs)) for layer in shape.layers
     )
-    widest = max(max(it.width, it.rows) for it in _inputs(shape))
+    widest = max(max(it.width, it.rows) for it in inputs_of(shape))
     activations = batch * (ACTIVATION_COPIES * shape.hidden_size + 3 * widest)
     moving = FLOAT32 * (layer_entries + activations)
     operations = 4.0 * tokens * calibration.max_seq_length * shape.hidden_size * len(shape.layers)
-    for it in _inputs(shape):
+    for it in inputs_of(shape):
         share = _share_of_tokens(it, source)
-        operations += 2 * tokens * share * (it.num_weights + _gram_entries(it))
+        operations += 2 * tokens * share * (it.num_weights + gram_entries(it))
     return StageNeed(
         "calibrate",
         memory=PROCESS_BYTES + moving,
@@ -130,99 +114,34 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
     )
 
 
-def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
-    """A packed variant holds one layer; a GGUF one is compared whole with its original.
-
-    Another quantizer holds the whole model in float32 and the activations of all samples.
-    """
-    shape, recipe = source.shape, params.variants[name]
-    kept = variant_bytes(shape, recipe)
-    if isinstance(recipe, GgufParams):
-        full = 2 * shape.num_weights
-        errors = sum(4.0 * _gram_entries(it) * it.rows for it in _inputs(shape))
-        return StageNeed(
-            f"quantize {name}",
-            memory=PROCESS_BYTES + FLOAT32 * (shape.num_weights + 2 * shape.largest_matrix),
-            disk_kept=kept,
-            disk_temporary=full,
-            operations=GGUF_OPERATIONS * shape.num_weights + errors,
-            seconds=START_SECONDS + 2 * moving_seconds(full),
-        )
-    if isinstance(recipe, BackendWeights):
-        calibration = params.calibration
-        tokens = calibration.num_calibration_samples * calibration.max_seq_length
-        holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
-        return StageNeed(
-            f"quantize {name}",
-            memory=PROCESS_BYTES + holding,
-            gpu_memory=holding,
-            disk_kept=kept,
-            disk_temporary=FLOAT32 * shape.num_weights,
-            operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
-            seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
-        )
-    layer_bytes = FLOAT32 * max(
-        LAYER_COPIES * layer.num_weights
-        + sum(map(_gram_entries, layer.inputs))
-        + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
-        for layer in shape.layers
-    )
-    operations, columns = 0.0, 0
-    for it in _inputs(shape):
-        operations += it.num_copies * _rounding_operations(it, recipe)
-        columns += it.num_copies * _rounding_columns(it, recipe)
-    return StageNeed(
-        f"quantize {name}",
-        memory=PROCESS_BYTES + layer_bytes,
-        gpu_memory=layer_bytes,
-        disk_kept=kept,
-        operations=operations,
-        seconds=START_SECONDS + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
-    )
-
-
-def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:
-    """Searching scales and ranges, GPTQ, refinement, and the error that is reported."""
-    product = 2.0 * linear.rows * linear.width**2  # one ΔW G
-    grid = GRID_OPERATIONS * linear.rows * linear.width
-    operations = 2 * product
-    if recipe.scale_search:
-        operations += GRID_SEARCH_STEPS * (product + grid)
-    if recipe.clip_search:
-        blocks = 2.0 * linear.rows * linear.width * (recipe.group_size or linear.width)
-        operations += GRID_SEARCH_STEPS * (blocks + grid)
-    if recipe.rounding is Rounding.GPTQ:
-        operations += product / 2 + linear.width**3
-    return operations + (1 + recipe.refine_sweeps) * product
-
-
-def _rounding_columns(linear: SharedInput, recipe: PackedVariant) -> int:
-    """How many columns are gone through one by one."""
-    passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
-    return passes * linear.width
-
-
 def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: int) -> StageNeed:
-    """The base in float32; a variant beside it in float32 too, or as it is when it is GGUF."""
+    """The base in float32; a variant beside it in float32 too, or as it is when it is GGUF.
+
+    The base is scored once more in every engine of `controls`, as a file of 16 bits beside it.
+    """
     shape, evaluate = source.shape, params.evaluate
-    whole = FLOAT32 * shape.num_weights
+    whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
     recipe = params.variants.get(name)
-    num_models = 1 if recipe is None else 2
-    models, on_gpu = num_models * whole, num_models * whole
+    num_controls = len(evaluate.controls) if recipe is None else 0
+    num_models = 1 + (recipe is not None) + 2 * num_controls
+    models, on_gpu = (1 + (recipe is not None)) * whole, (1 + (recipe is not None)) * whole
     if isinstance(recipe, GgufParams):
         models, on_gpu = whole + variant_bytes(shape, recipe), whole
+    elif num_controls:
+        models = whole + half
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
-    logits = num_models * 2 * batch + WINDOW_COPIES * FLOAT64 * window_logits
+    logits = 4 * batch + COMPARED_BYTES
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
-    active = sum(it.num_weights * _share_of_tokens(it, source) for it in _inputs(shape))
+    active = sum(it.num_weights * _share_of_tokens(it, source) for it in inputs_of(shape))
     head = shape.vocab_size * shape.hidden_size
-    operations = 2.0 * (window_tokens + suite_tokens) * (active + head)
+    operations = 2.0 * (window_tokens + (1 + num_controls) * suite_tokens) * (active + head)
     operations += LOG_PROBABILITY_OPERATIONS * window_tokens * shape.vocab_size
     return StageNeed(
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
+        disk_temporary=half if num_controls else 0,
         operations=operations,
         seconds=START_SECONDS + num_models * moving_seconds(whole) / 2,
     )
@@ -257,7 +176,7 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
     if isinstance(recipe, GgufParams):
         return round(shape.num_weights * GGUF_BITS[recipe.type.value] / 8)
     packed = 0.0
-    for it in _inputs(shape):
+    for it in inputs_of(shape):
         group_size = recipe.group_size or it.width
         per_group = SCALE_BITS + (0 if recipe.symmetric else recipe.num_bits)
         packed += it.num_weights * (recipe.num_bits + per_group / group_size) / 8
@@ -266,15 +185,15 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
 
 def statistics_bytes(shape: ModelShape) -> int:
     """The upper triangles of every G in float32."""
-    return sum(FLOAT32 * it.num_copies * it.width * (it.width + 1) // 2 for it in _inputs(shape))
+    return sum(FLOAT32 * it.num_copies * it.width * (it.width + 1) // 2 for it in inputs_of(shape))
 
 
-def _inputs(shape: ModelShape) -> Iterator[SharedInput]:
+def inputs_of(shape: ModelShape) -> Iterator[SharedInput]:
     for layer in shape.layers:
         yield from layer.inputs
 
 
-def _gram_entries(linear: SharedInput) -> int:
+def gram_entries(linear: SharedInput) -> int:
     return linear.num_copies * linear.width**2
 
 

@@ -50,7 +50,8 @@ class PackedParams(Record):
     `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
     for the range of each group that hurts the output least, `rounding` picks the integers,
     `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
-    the mean diagonal of G added to its diagonal.
+    the mean diagonal of G added to its diagonal. `distill_epochs` times the calibration tokens are
+    read again, by base and variant, to train the scales; 0 needs neither model in memory.
     """
 
     scale_search: bool
@@ -58,6 +59,7 @@ class PackedParams(Record):
     rounding: Rounding
     refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
+    distill_epochs: Annotated[int, Field(ge=0, le=100)]
     on_indivisible: OnIndivisible
 
 
@@ -136,6 +138,13 @@ class CompressedTensorsParams(PackedParams):
             )
         return value
 
+    @field_validator("scheme")
+    @classmethod
+    def _distilled_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
+        if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("distill_epochs"):
+            raise ValueError("rounded activations have no gradient; set distill_epochs to 0")
+        return value
+
     @field_validator("group_size")
     @classmethod
     def _whole_channels(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -198,12 +207,27 @@ class GgufType(StrEnum):
         """Rows divide by this, or llama.cpp falls back to another type."""
         return 32 if self in (GgufType.Q8_0, GgufType.Q4_0, GgufType.IQ4_NL) else 256
 
+    @property
+    def num_bits(self) -> int:
+        """Of most of its weights: the digit in its name."""
+        return int(self.removeprefix("I")[1])
+
+    @property
+    def scale_group(self) -> int:
+        """How many weights in a row share a scale, in most of its tensors."""
+        return 16 if self.startswith(("Q2_", "Q3_", "Q6_")) else 32
+
 
 class GgufParams(Record):
-    """A llama.cpp file; `imatrix` hands the statistics to llama.cpp's quantizer."""
+    """A llama.cpp file.
+
+    `scale_search` folds AWQ's per-channel scales into the model that llama.cpp gets, `imatrix`
+    hands the statistics to its quantizer.
+    """
 
     format: Literal["gguf"]
     type: GgufType
+    scale_search: bool
     imatrix: bool
 
     @field_validator("imatrix")

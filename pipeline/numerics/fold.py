@@ -4,7 +4,8 @@ Only the arithmetic is here; which operation comes before which linear is in
 `pipeline.domain.architecture`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,61 @@ from torch import Tensor
 from pipeline.domain.architecture import Fold, Rows
 from pipeline.domain.params import IntegerWeights
 from pipeline.numerics.awq import search_scales
+
+
+@dataclass(frozen=True)
+class FoldedLayer:
+    """A layer that computes the same with other weights.
+
+    `tensors` are all of it, float32, of which folding touched those in `changed`; `grams` is G by
+    linear, of the inputs it has now; `multipliers` is what the columns of a linear were multiplied
+    by, float32, where that is not 1.
+    """
+
+    tensors: dict[str, Tensor]
+    grams: dict[str, Tensor]
+    changed: frozenset[str]
+    multipliers: dict[str, Tensor]
+
+
+def fold_layer(
+    tensors: Mapping[str, Tensor],
+    grams: Mapping[str, Tensor],
+    folds: Sequence[Fold],
+    recipes: Mapping[str, IntegerWeights],
+    *,
+    symmetric: bool,
+    head_dim: int,
+    shared_grams: Mapping[str, Tensor],
+    norm_dtype: torch.dtype | None = None,
+) -> FoldedLayer:
+    """Search and apply all `folds` of a layer; arguments as in `search_fold`.
+
+    `recipes` say by linear how it will be rounded. `tensors` may have any float dtype; `grams` is
+    changed in place. Norms are rounded to `norm_dtype` (None: the dtype that each has).
+    """
+    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    scaled_grams = dict(grams)
+    changed: set[str] = set()
+    multipliers: dict[str, Tensor] = {}
+    for fold in reversed(folds):  # from the last operation back: a fold changes the one before
+        scales = search_fold(
+            working,
+            scaled_grams,
+            fold,
+            recipes[fold.linears[0]],
+            symmetric=symmetric,
+            head_dim=head_dim,
+            shared_grams=shared_grams,
+        )
+        stored = norm_dtype or tensors[f"{fold.previous}.weight"].dtype
+        by_input = apply_fold(
+            working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored
+        )
+        multipliers |= dict.fromkeys(fold.linears, by_input)
+        changed |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
+        changed |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
+    return FoldedLayer(working, scaled_grams, frozenset(changed), multipliers)
 
 
 def search_fold(
@@ -55,11 +111,12 @@ def apply_fold(
     *,
     head_dim: int,
     stored_dtype: torch.dtype,
-) -> None:
+) -> Tensor:
     """Divide the operation before by `scales` and multiply the linears' columns by them, in place.
 
     `grams` follows, in place too: the linears' input is divided. A norm is rounded to
-    `stored_dtype`, and the scales are those that rounding really left.
+    `stored_dtype`, and the scales are those that rounding really left. Returns what the columns
+    were multiplied by, one number for each input of the linears.
     """
     weight, bias = f"{fold.previous}.weight", f"{fold.previous}.bias"
     in_features = working[f"{fold.linears[0]}.weight"].shape[1]
@@ -79,6 +136,7 @@ def apply_fold(
     for name in (*fold.linears, *fold.unquantized):
         working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
     _divide_grams(grams, fold.linears, by_input)
+    return by_input
 
 
 def _divide_grams(grams: dict[str, Tensor], linears: tuple[str, ...], scales: Tensor) -> None:

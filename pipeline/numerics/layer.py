@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
-from pipeline.numerics.fold import apply_fold, search_fold
+from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
@@ -57,34 +57,27 @@ def quantize_layer(
     group size is not the recipe's. Folded scales go into the tensors of the operation before,
     rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
-    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    scaled_grams = dict(grams)
     recipes = {name: _at(recipe, group_sizes.get(name)) for name in grams}
-    folded: set[str] = set()
-    if recipe.scale_search:
-        for fold in reversed(folds):  # from the last operation back: a fold changes the one before
-            scales = search_fold(
-                working,
-                scaled_grams,
-                fold,
-                recipes[fold.linears[0]],
-                symmetric=symmetric,
-                head_dim=head_dim,
-                shared_grams=shared_grams,
-            )
-            stored = tensors[f"{fold.previous}.weight"].dtype
-            apply_fold(working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored)
-            folded |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
-            folded |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
+    folded = fold_layer(
+        tensors,
+        grams,
+        folds if recipe.scale_search else (),
+        recipes,
+        symmetric=symmetric,
+        head_dim=head_dim,
+        shared_grams=shared_grams,
+    )
     linears: dict[str, QuantizedLinear] = {}
-    for names in _together(scaled_grams, recipes):
+    for names in _together(folded.grams, recipes):
         # What is quantized goes: a large layer leaves no room for a second copy of it.
-        sharing = {name: working.pop(f"{name}.weight") for name in names}
+        sharing = {name: folded.tensors.pop(f"{name}.weight") for name in names}
         linears |= _quantize_linears(
-            sharing, scaled_grams[names[0]], recipes[names[0]], symmetric=symmetric
+            sharing, folded.grams[names[0]], recipes[names[0]], symmetric=symmetric
         )
     changed = {
-        name: tensor.to(tensors[name].dtype) for name, tensor in working.items() if name in folded
+        name: tensor.to(tensors[name].dtype)
+        for name, tensor in folded.tensors.items()
+        if name in folded.changed
     }
     return QuantizedLayer(linears=linears, changed=changed)
 

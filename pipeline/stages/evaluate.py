@@ -2,193 +2,200 @@
 
 What is scored is the packed file itself: AWQ and GPTQ checkpoints by the weights their files stand
 for, GGUF files in llama.cpp. Base and variant read the same token ids, made by the base's
-tokenizer. Logits for the distance are compared window by window and never stored.
+tokenizer. With the base, every engine of `evaluate.controls` is judged: the base in that engine
+shows what the engine alone changes, and is what variants in it are compared with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from itertools import repeat
-from typing import Any
+from pathlib import Path
 
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.files import file_sha256, new_directory, read_bytes, write_record
-from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.lm_eval import SuiteResult, loaded_tasks, read_suite, run_tasks
-from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.progress import note, track
-from pipeline.adapters.room import fetched_source, require_room
-from pipeline.adapters.scorer import Scorer, window_logits
-from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
-from pipeline.adapters.transformers_scorer import TransformersScorer
-from pipeline.domain.distance import (
-    Floats,
-    WindowDistance,
-    log_softmax,
-    negative_log_likelihoods,
-    perplexity,
-    summarize,
-    window_distance,
+from pipeline.adapters.checkpoint import tokenizer_of
+from pipeline.adapters.files import (
+    directory_records,
+    new_directory,
+    read_bytes,
+    write_bytes,
+    write_record,
 )
+from pipeline.adapters.judge import Judge, Judgement, Subject, read_held_out
+from pipeline.adapters.lm_eval import loaded_tasks
+from pipeline.adapters.lm_eval_run import Stopping, TaskQuestions
+from pipeline.adapters.manifest_file import read_base_manifest
+from pipeline.adapters.progress import note
+from pipeline.adapters.room import fetched_source, require_room
+from pipeline.adapters.scorer import BrokenModelError
+from pipeline.adapters.stopping import stopping_rule
+from pipeline.adapters.subjects import Subjects, base_subject
+from pipeline.adapters.suite_file import read_suite
+from pipeline.domain.coverage import quantized_bits
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Distance, EvaluationRecord
+from pipeline.domain.evaluated import Control, DocumentRecord, EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.params import EvaluateParams, Params
+from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.record import sha256_hex
 from pipeline.domain.stage_needs import evaluate_need
-from pipeline.domain.vocabulary import require_same_size, require_same_tokens
-
-MIN_WINDOWS = 2
 
 
-def run(layout: Layout, params: Params, name: str) -> None:
-    """Write `artifacts/evaluations/<name>`; `name` is `base` or a variant.
+def run(layout: Layout, params: Params, *names: str) -> None:
+    """Write `artifacts/evaluations/<name>` of each name: `base` or a variant.
 
     Everything cheap is checked before a model is loaded. Raises InputError for wrong parameters,
-    texts or tasks, or a variant that does not belong to this base, FailureError for a variant whose
-    logits are not finite.
+    texts or tasks, or a variant that does not belong to this base, BrokenModelError for a base
+    whose logits are not finite; of such a variant the record says so.
     """
     evaluate = params.evaluate
     base = read_base_manifest(layout)
-    digest = _artifact_digest(layout, params, base, name)
-    require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
+    reference = base_subject(layout.base_dir, base.digest)
     tokenizer = tokenizer_of(layout.base_dir)
-    text_path = layout.root / evaluate.text
-    texts = read_texts(text_path)
-    windows = _windows(evaluate, texts, tokenizer)
+    variants = {name: _variant(layout, params, base.digest, name) for name in names if name != BASE}
+    for name in names:
+        require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
+    held_out = read_held_out(layout.root, evaluate, tokenizer)
+    subjects = Subjects(reference, tokenizer, held_out.texts)
     suite = read_suite(layout.root, evaluate.suite)
-    with loaded_tasks(layout.root, suite) as tasks, closing(_scorer(layout, name)) as scorer:
-        note(f"evaluate: {name}: suite {evaluate.suite}, {len(tasks)} tasks, {scorer.backend}")
-        _require_room(evaluate, scorer)
-        if name == BASE:
-            held_out_perplexity, distance = measure(scorer, None, windows, evaluate)
-        else:
-            _require_own_tokens(layout, name, scorer, tokenizer, texts)
-            with closing(_scorer(layout, BASE)) as reference:
-                require_same_size(name, base_size=reference.vocab_size, own_size=scorer.vocab_size)
-                held_out_perplexity, distance = measure(scorer, reference, windows, evaluate)
-        model = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
-        result = run_tasks(tasks, model, max_documents=evaluate.max_documents)
-    documents = _rows(result)
-    with new_directory(layout.evaluation_dir(name)) as partial:
-        (partial / layout.documents_path(name).name).write_bytes(documents)
-        record = EvaluationRecord(
-            name=name,
-            artifact_digest=digest,
-            base_digest=base.digest,
-            backend=scorer.backend,
-            backend_version=scorer.backend_version,
-            suite=evaluate.suite,
-            tasks=result.scores,
-            perplexity=held_out_perplexity,
-            distance=distance,
-            text_sha256=file_sha256(text_path),
-            token_ids_sha256=token_ids_sha256(windows),
-            num_tokens=sum(len(window) - 1 for window in windows),
-            documents_sha256=sha256_hex(documents),
+    with loaded_tasks(layout.root, suite) as tasks, closing(reference.scorer):
+        questions = [
+            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+        ]
+        judge = Judge(
+            base.digest, tokenizer, held_out, questions, evaluate, layout.scores_cache_dir
         )
-        write_record(partial / layout.evaluation_path(name).name, record)
+        if BASE in names:
+            _evaluate_base(layout, params, judge, subjects)
+        for name, variant in variants.items():
+            subject = subjects.variant(name, variant.digest, layout.model_dir(name))
+            stopping = stopping_rule(
+                layout,
+                params.gate,
+                suite,
+                name,
+                backend=subject.scorer.backend,
+                bits=quantized_bits(variant.coverage),
+            )
+            with closing(subject.scorer):
+                _evaluate_variant(layout, judge, name, subject, reference, stopping)
+
+
+def _evaluate_base(layout: Layout, params: Params, judge: Judge, subjects: Subjects) -> None:
+    note(f"evaluate: {BASE}: suite {params.evaluate.suite}, {subjects.base.scorer.backend}")
+    with new_directory(layout.evaluation_dir(BASE)) as partial:
+        own = judge.judge(subjects.base, None)
+        controls = _controls(layout, params, judge, subjects, partial)
+        _write(layout, judge, BASE, subjects.base, partial, own=own, controls=controls)
+
+
+def _evaluate_variant(
+    layout: Layout,
+    judge: Judge,
+    name: str,
+    subject: Subject,
+    reference: Subject,
+    stopping: Stopping | None,
+) -> None:
+    note(f"evaluate: {name}: suite {judge.evaluate.suite}, {subject.scorer.backend}")
+    with new_directory(layout.evaluation_dir(name)) as partial:
+        own, broken = None, None
+        try:
+            own = judge.judge(subject, reference, stopping)
+        except BrokenModelError as error:
+            broken = str(error)
+        _write(layout, judge, name, subject, partial, own=own, broken=broken)
+
+
+def _write(
+    layout: Layout,
+    judge: Judge,
+    name: str,
+    subject: Subject,
+    partial: Path,
+    *,
+    own: Judgement | None,
+    broken: str | None = None,
+    controls: Mapping[str, Control] | None = None,
+) -> None:
+    """The record and the rows of one model into `partial`."""
+    documents_path = partial / layout.documents_path(name).name
+    record = EvaluationRecord(
+        name=name,
+        artifact_digest=subject.digest,
+        base_digest=judge.base_digest,
+        backend=subject.scorer.backend,
+        backend_version=subject.scorer.backend_version,
+        suite=judge.evaluate.suite,
+        tasks=own.suite.scores if own else {},
+        perplexity=own.perplexity if own else None,
+        distance=own.distance if own else None,
+        text_sha256=judge.held_out.text_sha256,
+        token_ids_sha256=judge.held_out.token_ids_sha256,
+        num_tokens=judge.held_out.num_tokens,
+        documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
+        looks=own.suite.looks if own else (),
+        broken=broken,
+        controls=dict(controls or {}),
+    )
+    write_record(partial / layout.evaluation_path(name).name, record)
     note(_summary(record))
 
 
-def _artifact_digest(layout: Layout, params: Params, base: BaseManifest, name: str) -> str:
-    if name == BASE:
-        return base.digest
+def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> VariantRecord:
+    """The record of a variant of this base, whose files are those it names."""
     if name not in params.variants:
         raise InputError(f"{name}: not in params.yaml; known: {BASE}, {', '.join(params.variants)}")
     path = layout.variant_path(name)
     variant = VariantRecord.from_bytes(
         read_bytes(path, made_by=f"quantize {name}"), source=str(path)
     )
-    if variant.base_digest != base.digest:
+    if variant.base_digest != base_digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
-    return variant.digest
-
-
-def _windows(evaluate: EvaluateParams, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    if evaluate.num_windows < MIN_WINDOWS:
+    if directory_records(layout.model_dir(name)) != variant.files:
         raise InputError(
-            f"evaluate.num_windows = {evaluate.num_windows}: expected at least {MIN_WINDOWS}, for "
-            "a confidence interval"
+            f"{layout.model_dir(name)}: not the files that quantize wrote; run "
+            f"`quantline quantize {name}` again"
         )
-    return token_windows(
-        texts,
-        tokenizer.encode,
-        window_tokens=evaluate.window_tokens,
-        num_windows=evaluate.num_windows,
-        source=f"evaluate.text = {evaluate.text}",
-    )
+    return variant
 
 
-def _scorer(layout: Layout, name: str) -> Scorer:
-    """The engine for the model's format, loaded."""
-    model_dir = layout.model_dir(name)
-    for gguf_path in sorted(model_dir.glob("*.gguf")):
-        return LlamaCppScorer(gguf_path, label=name)
-    return TransformersScorer(unpacked_model(model_dir), label=name)
-
-
-def _require_own_tokens(
-    layout: Layout, name: str, scorer: Scorer, tokenizer: Any, texts: Sequence[str]
-) -> None:
-    """The variant's own tokenizer gives the ids that it is scored on."""
-    if isinstance(scorer, LlamaCppScorer):
-        own_encode = scorer.tokenize
-    else:
-        own_encode = tokenizer_of(layout.model_dir(name)).encode
-    require_same_tokens(
-        name,
-        base_encode=tokenizer.encode,
-        own_encode=own_encode,
-        unknown_id=tokenizer.unk_token_id,
-        texts=texts,
-    )
-
-
-def _require_room(evaluate: EvaluateParams, scorer: Scorer) -> None:
-    if evaluate.window_tokens > scorer.max_length:
-        raise InputError(
-            f"evaluate.window_tokens = {evaluate.window_tokens}: expected at most "
-            f"{scorer.max_length}, the model's context"
+def _controls(
+    layout: Layout, params: Params, judge: Judge, subjects: Subjects, partial: Path
+) -> dict[str, Control]:
+    """The base in each engine that judges variants; its rows go into `partial`."""
+    controls: dict[str, Control] = {}
+    for backend in params.evaluate.controls:
+        with subjects.control(
+            backend,
+            layout.base_dir,
+            pre_tokenizer=params.model.gguf_pre_tokenizer,
+            work_dir=partial,
+        ) as subject:
+            it = judge.judge(subject, subjects.base)
+        assert it.distance is not None, "there is a reference"
+        controls[backend] = Control(
+            backend=subject.scorer.backend,
+            backend_version=subject.scorer.backend_version,
+            artifact_digest=subject.digest,
+            tasks=it.suite.scores,
+            perplexity=it.perplexity,
+            distance=it.distance,
+            documents_sha256=_write_rows(
+                partial / layout.control_documents_path(backend).name, it.suite.documents
+            ),
         )
+        note(f"evaluate: {BASE}: {backend} against transformers: KL {it.distance.kl:.2g}")
+    return controls
 
 
-def measure(
-    scorer: Scorer,
-    reference: Scorer | None,
-    windows: Sequence[list[int]],
-    evaluate: EvaluateParams,
-) -> tuple[float, Distance | None]:
-    """Perplexity on the windows, and the distance to `reference` where there is one.
-
-    Only positions that predict a token of the window count: all but the last.
-    """
-    losses: list[Floats] = []
-    distances: list[WindowDistance] = []
-    own_windows = _log_probabilities(scorer, windows, evaluate)
-    base_windows = _log_probabilities(reference, windows, evaluate) if reference else repeat(None)
-    pairs = zip(windows, own_windows, base_windows, strict=False)
-    for window, own, base in track(pairs, f"{scorer.label}: windows", total=len(windows)):
-        losses.append(negative_log_likelihoods(own, window))
-        if base is not None:
-            distances.append(window_distance(base[:-1], own[:-1]))
-    return perplexity(losses), summarize(distances) if distances else None
-
-
-def _log_probabilities(
-    scorer: Scorer, windows: Sequence[list[int]], evaluate: EvaluateParams
-) -> Iterator[Floats]:
-    for logits in window_logits(scorer, windows, batch_size=evaluate.batch_size):
-        yield log_softmax(logits)
-
-
-def _rows(result: SuiteResult) -> bytes:
-    return b"".join(row.model_dump_json().encode() + b"\n" for row in result.documents)
+def _write_rows(path: Path, documents: Sequence[DocumentRecord]) -> str:
+    """One row of JSON for each document; returns the file's sha256."""
+    data = b"".join(row.model_dump_json().encode() + b"\n" for row in documents)
+    write_bytes(path, data)
+    return sha256_hex(data)
 
 
 def _summary(record: EvaluationRecord) -> str:
+    if record.perplexity is None:
+        return f"evaluate: {record.name}: broken: {record.broken}"
     scores = ", ".join(f"{task} {score.value:.4g}" for task, score in record.tasks.items())
     distance = f", KL {record.distance.kl:.4g}" if record.distance else ""
     return f"evaluate: {record.name}: {scores}, perplexity {record.perplexity:.4g}{distance}"

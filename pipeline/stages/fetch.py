@@ -5,7 +5,8 @@ are moved. What is whole waits in `base.download` beside the target, so that an 
 moves no file twice; `base` itself appears only when all of it is there and checked.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from pipeline.adapters.checkpoint_files import (
@@ -13,6 +14,7 @@ from pipeline.adapters.checkpoint_files import (
     check_weights,
     read_config,
     read_shards,
+    takes_more_than_text,
 )
 from pipeline.adapters.files import (
     directory_records,
@@ -24,7 +26,8 @@ from pipeline.adapters.files import (
 )
 from pipeline.adapters.hub import open_hub
 from pipeline.adapters.hub_dataset import fetch_dataset
-from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.license_files import read_decision, read_license_facts
+from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.local_model import LocalCheckpoint
 from pipeline.adapters.progress import ByteProgress, note
 from pipeline.domain.checkpoint import (
@@ -35,8 +38,14 @@ from pipeline.domain.checkpoint import (
 )
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import resolve
-from pipeline.domain.manifest import BaseManifest, FileRecord, tree_digest
+from pipeline.domain.licenses import data_rule, require_allowed, require_data_allowed, resolve
+from pipeline.domain.manifest import (
+    AppliedLicense,
+    BaseManifest,
+    FileRecord,
+    LicenseFacts,
+    tree_digest,
+)
 from pipeline.domain.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
 
 DOWNLOAD_SUFFIX = ".download"
@@ -51,13 +60,19 @@ def run(layout: Layout, params: Params) -> None:
     """
     source = open_source(layout, params.model)
     fetch_dataset(layout, params.calibration.dataset)
-    if is_intact(layout, params.model, source):
+    apply = partial(applied_license, layout, params)
+    present = intact_manifest(layout, params.model, source)
+    if present is not None:
         note(f"fetch: {layout.base_dir} is what {params.model.source} gives")
+        applied = apply(layout.base_dir, present.license)
+        if applied != present.applied_license:
+            manifest = present.model_copy(update={"applied_license": applied})
+            write_record(layout.base_manifest_path, manifest)
         return
     download_dir = layout.base_dir.with_name(layout.base_dir.name + DOWNLOAD_SUFFIX)
     with readable_disk_errors(layout.base_dir):
         download_dir.mkdir(parents=True, exist_ok=True)
-        manifest = collect(source, params.model, download_dir)
+        manifest = collect(source, params.model, download_dir, apply)
         keep_only(download_dir, {file.path for file in manifest.files})
         replace_directory(download_dir, layout.base_dir)
     write_record(layout.base_manifest_path, manifest)
@@ -71,20 +86,40 @@ def open_source(layout: Layout, model: ModelParams) -> CheckpointSource:
     return LocalCheckpoint(model_dir, source=model.source)
 
 
-def is_intact(layout: Layout, model: ModelParams, source: CheckpointSource) -> bool:
-    """Whether the result of an earlier run is there, whole, and what this run would make."""
+def applied_license(
+    layout: Layout, params: Params, model_dir: Path, facts: LicenseFacts
+) -> AppliedLicense:
+    """The license that applies. Raises InputError where it is open, or forbids the release."""
+    decision = read_decision(layout, params.model.license)
+    multimodal = takes_more_than_text(model_dir)
+    rules = license_rules()
+    rule = resolve(facts, rules, decision, multimodal=multimodal)
+    require_allowed(rule, params.release)
+    require_data_allowed(data_rule(params.calibration.license, rules), params.release)
+    note(f"fetch: {rule.name}")
+    return rule.applied(decision)
+
+
+def intact_manifest(
+    layout: Layout, model: ModelParams, source: CheckpointSource
+) -> BaseManifest | None:
+    """The manifest of an earlier run whose files are there, whole, and what this run would take."""
     if not layout.base_manifest_path.is_file() or not layout.base_dir.is_dir():
-        return False
+        return None
     manifest = BaseManifest.from_bytes(
         layout.base_manifest_path.read_bytes(), source=str(layout.base_manifest_path)
     )
     if manifest.source != model.source or directory_records(layout.base_dir) != manifest.files:
-        return False
-    resolve(manifest.license, model.license)
-    return source.is_unchanged(manifest.files)
+        return None
+    return manifest if source.is_unchanged(manifest.files) else None
 
 
-def collect(source: CheckpointSource, model: ModelParams, download_dir: Path) -> BaseManifest:
+def collect(
+    source: CheckpointSource,
+    model: ModelParams,
+    download_dir: Path,
+    apply: Callable[[Path, LicenseFacts], AppliedLicense],
+) -> BaseManifest:
     """Bring everything that is needed into `download_dir`, checking as early as can be."""
     sizes = source.sizes()
     sidecars = sidecar_names(sizes)
@@ -99,9 +134,9 @@ def collect(source: CheckpointSource, model: ModelParams, download_dir: Path) ->
 
     config = read_config(download_dir)
     check_tokenizer(download_dir)
+    note(f"fetch: {config.architecture}")
     facts = read_license_facts(download_dir)
-    rule = resolve(facts, model.license)
-    note(f"fetch: {config.architecture}, {rule.name}")
+    applied = apply(download_dir, facts)
     shards = read_shards(download_dir)
     weights = weight_names(sizes, shards=shards)
     missing = [name for name in weights if not (download_dir / name).exists()]
@@ -117,6 +152,7 @@ def collect(source: CheckpointSource, model: ModelParams, download_dir: Path) ->
         files=files,
         digest=tree_digest(files),
         license=facts,
+        applied_license=applied,
     )
 
 

@@ -28,10 +28,11 @@ from pipeline.domain.backends import BackendWeights
 from pipeline.domain.coverage import bits_per_weight
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
+from pipeline.domain.licenses import gguf_metadata
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params, VariantParams
+from pipeline.domain.quantize_need import quantize_need
 from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.stage_needs import quantize_need
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -53,10 +54,12 @@ def run(layout: Layout, params: Params, name: str) -> None:
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
                 layout.base_dir,
+                base.architecture,
                 recipe,
                 statistics,
                 model_dir,
                 model_name=params.release.name,
+                metadata=gguf_metadata(base.applied_license, params.release.quantized_by),
                 pre_tokenizer=params.model.gguf_pre_tokenizer,
             )
             tools = gguf.tool_versions()

@@ -13,14 +13,14 @@ from pipeline.adapters.params_file import read_prices
 from pipeline.adapters.progress import note
 from pipeline.adapters.report_page import render_report
 from pipeline.domain.errors import NothingApprovedError
-from pipeline.domain.evaluated import EvaluationRecord, Selection
+from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.licenses import resolve
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import StatisticsRecord, VariantRecord
 from pipeline.domain.record import Record
 from pipeline.domain.release import Receipts
 from pipeline.domain.report import Facts
+from pipeline.domain.selection import Selection
 from pipeline.domain.serving import Benchmarks
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -45,7 +45,6 @@ def _facts(layout: Layout, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
-        rule=resolve(base.license, params.model.license),
         statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),

@@ -1,4 +1,4 @@
-"""select: the verdict on every variant, from the evaluations and the thresholds of `gate:`.
+"""select: the verdict on every variant, from the evaluations and the rules of `gate:`.
 
 Always ends in a `selection.json`, also when nothing passes: that is a result as well, and the
 report shows it.
@@ -7,8 +7,11 @@ report shows it.
 from pipeline.adapters.files import read_bytes, write_record
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
+from pipeline.adapters.scored_files import read_base_in, read_scored
+from pipeline.adapters.suite_file import read_suite
+from pipeline.domain.comparison import Scored
+from pipeline.domain.coverage import quantized_bits
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import EvaluationRecord
 from pipeline.domain.gate import Candidate, decide
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import Params
@@ -17,35 +20,47 @@ from pipeline.domain.quantized import VariantRecord
 
 def run(layout: Layout, params: Params) -> None:
     """Write `artifacts/selection.json`. Raises InputError for missing or outdated evaluations."""
-    base = read_base_manifest(layout)
-    base_evaluation = _evaluation(layout, BASE)
-    if base_evaluation.artifact_digest != base.digest:
+    manifest = read_base_manifest(layout)
+    base = read_scored(layout, BASE)
+    if base.record.artifact_digest != manifest.digest:
         raise InputError(
             f"{layout.evaluation_path(BASE)}: of another base; run `quantline evaluate base` again"
         )
-    candidates = {name: _candidate(layout, name) for name in params.variants}
-    selection = decide(base_evaluation, base.weight_bytes, candidates, params.gate)
+    margins = _margins(layout, base, params.gate.margin)
+    candidates = {name: _candidate(layout, base, name) for name in params.variants}
+    selection = decide(base.record, manifest.weight_bytes, candidates, margins, params.gate)
     write_record(layout.selection_path, selection)
-    for name, it in selection.variants.items():
-        note(f"select: {name}: {it.verdict}: {'; '.join(it.reasons)}")
+    for name, verdict in selection.variants.items():
+        note(f"select: {name}: {verdict.verdict}: {'; '.join(verdict.reasons)}")
+    for profile, choice in selection.choices.items():
+        note(f"select: for {profile}: {choice.variant or 'none'}: {choice.reason}")
 
 
-def _evaluation(layout: Layout, name: str) -> EvaluationRecord:
-    path = layout.evaluation_path(name)
-    data = read_bytes(path, made_by=f"evaluate {name}")
-    return EvaluationRecord.from_bytes(data, source=str(path))
+def _margins(layout: Layout, base: Scored, default: float) -> dict[str, float]:
+    """Of each task of the suite. Raises InputError when the base was scored on other ones."""
+    margins = read_suite(layout.root, base.record.suite).margins(default)
+    if margins.keys() != base.record.tasks.keys():
+        raise InputError(
+            f"{layout.evaluation_path(BASE)}: of other tasks than suite {base.record.suite} has "
+            "now; run `dvc repro` again"
+        )
+    return margins
 
 
-def _candidate(layout: Layout, name: str) -> Candidate:
+def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
     path = layout.variant_path(name)
     data = read_bytes(path, made_by=f"quantize {name}")
     variant = VariantRecord.from_bytes(data, source=str(path))
-    evaluation = _evaluation(layout, name)
-    if evaluation.artifact_digest != variant.digest:
+    own = read_scored(layout, name)
+    if own.record.artifact_digest != variant.digest:
         raise InputError(
             f"{layout.evaluation_path(name)}: of another {name}; run "
             f"`quantline evaluate {name}` again"
         )
     return Candidate(
-        evaluation=evaluation, format=variant.recipe.format, weight_bytes=variant.weight_bytes
+        base=read_base_in(layout, base, own.record.backend),
+        own=own,
+        format=variant.recipe.format,
+        bits_per_weight=quantized_bits(variant.coverage),
+        weight_bytes=variant.weight_bytes,
     )

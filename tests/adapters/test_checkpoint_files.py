@@ -14,6 +14,7 @@ from pipeline.adapters.checkpoint_files import (
     check_weights,
     read_config,
     read_shards,
+    takes_more_than_text,
 )
 from pipeline.domain.checkpoint import INDEX_FILE, WEIGHTS_FILE
 from pipeline.domain.errors import InputError
@@ -189,3 +190,16 @@ def test_weights_without_a_floating_point_tensor_are_refused(
     save_file(tensors, model / WEIGHTS_FILE)
     with pytest.raises(InputError, match="no tensor in floating point"):
         check_weights(model, [WEIGHTS_FILE], shards=None)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [({}, False), ({"vision_config": {}}, True), ({"audio_config": {}}, True),
+     ({"vision_config": None}, False)],
+)  # fmt: skip
+def test_parts_for_more_than_text_are_seen(
+    model: Path, sections: dict[str, object], expected: bool
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **sections}))
+    assert takes_more_than_text(model) is expected

@@ -32,7 +32,7 @@ class Memory:
             self.held[name] = gib * GIB
             self.events.append(f"+{name}")
             try:
-                yield Server(name, "http://host", "e", "0", "k", "d", 0.0, Path("log"))
+                yield Server(name, "http://host", "e", "0", "k", "d", (), 0.0, Path("log"))
             finally:
                 del self.held[name]
                 self.events.append(f"-{name}")

@@ -10,7 +10,7 @@ import torch
 from pipeline.adapters import gguf
 from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
 from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.scorer import Span
+from pipeline.adapters.token_forest import Span
 from pipeline.domain.coverage import gguf_coverage
 from pipeline.domain.errors import FailureError
 from pipeline.domain.params import GgufParams, GgufType
@@ -57,7 +57,7 @@ def test_llama_cpp_makes_and_reads_every_type(
             stored_type=tensor.type,
             tensor_bits=tensor.bits_per_weight,
             relative_error=None,
-            recipe=GgufParams(format="gguf", type=kind, imatrix=True),
+            recipe=GgufParams(format="gguf", type=kind, scale_search=False, imatrix=True),
         )
         for tensor in gguf.read_tensors(path)
     ]

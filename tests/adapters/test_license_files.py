@@ -1,15 +1,26 @@
 """What a model card and a license text say is read as it is written."""
 
+import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from pipeline.adapters.files import file_sha256
-from pipeline.adapters.license_files import read_license_facts
+from pipeline.adapters.license_files import read_decision, read_license_facts
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import LicenseFacts
+from tests.support import ROOT
 
 NOTHING = LicenseFacts(
-    id=None, name=None, link=None, text_path=None, text_sha256=None, base_model=()
+    id=None,
+    name=None,
+    link=None,
+    text_path=None,
+    text_sha256=None,
+    text_words_sha256=None,
+    base_model=(),
 )
 
 
@@ -91,3 +102,54 @@ def test_prefers_the_plain_name(tmp_path: Path) -> None:
 
 def test_without_any_file_nothing_is_stated(tmp_path: Path) -> None:
     assert read_license_facts(tmp_path) == NOTHING
+
+
+SIGNED = {
+    "license": "mit",
+    "text": None,
+    "text_sha256": "ab" * 32,
+    "decided_by": "Jane Doe",
+    "decided_on": "2026-11-21",
+    "reason": "the owner said so",
+}
+
+
+def decisions(root: Path, text: str) -> Layout:
+    layout = Layout(root)
+    layout.decisions_path.write_text(text)
+    return layout
+
+
+def test_a_decision_is_read_by_its_name(tmp_path: Path) -> None:
+    layout = decisions(tmp_path, json.dumps({"tiny": SIGNED, "other": SIGNED}))
+    assert read_decision(layout, None) is None
+    decision = read_decision(layout, "tiny")
+    assert decision is not None
+    assert decision.decided_on == date(2026, 11, 21)
+
+
+def test_the_decisions_of_the_repository_are_in_order() -> None:
+    with pytest.raises(InputError, match=r"license-decisions.yaml \(none\); sign it there"):
+        read_decision(Layout(ROOT), "tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "model.license = 'tiny': expected null or a decision of"),
+        ("other: x", "license-decisions.yaml: other = 'x': "),
+        ("- tiny", "license-decisions.yaml: "),
+        ("tiny: [", "not valid YAML"),
+        (json.dumps({"tiny": {**SIGNED, "reason": " "}}), "tiny.reason = ' ': "),
+        (json.dumps({"tiny": {**SIGNED, "who": "me"}}), "tiny.who: unknown key"),
+        (json.dumps({"tiny": {"license": "mit"}}), "tiny.text: missing"),
+        (json.dumps({"tiny": {**SIGNED, "decided_on": "soon"}}), "tiny.decided_on = 'soon'"),
+        (json.dumps({"tiny": {**SIGNED, "text": "../x"}}), "tiny.text = '../x'"),
+        (json.dumps({"tiny": {**SIGNED, "text": "none.txt"}}), "none.txt: no such file"),
+    ],
+)
+def test_a_decision_that_is_not_whole_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_decision(decisions(tmp_path, text), "tiny")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)

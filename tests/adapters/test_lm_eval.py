@@ -1,21 +1,27 @@
 """Suites of local tasks, against plain lm-eval on the same weights, and every way to be wrong."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import lm_eval
 import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.lm_eval import SuiteResult, loaded_tasks, read_suite, run_tasks
+from pipeline.adapters.lm_eval import loaded_tasks
 from pipeline.adapters.lm_eval_model import ScoredModel
+from pipeline.adapters.lm_eval_run import Stopping, SuiteResult, TaskQuestions, run_tasks
+from pipeline.adapters.suite_file import read_suite
 from pipeline.domain.errors import InputError
+from pipeline.domain.evaluated import DocumentRecord
+from pipeline.domain.record import sha256_hex
+from pipeline.domain.sequential import ordered
 from pipeline.domain.suites import Suite, SuiteTask
 from tests.adapters.scored_models import (
     OpenScorer,
@@ -115,8 +121,10 @@ def score(
     max_documents: int | None = None,
 ) -> SuiteResult:
     with closing(open_scorer()) as scorer, loaded_tasks(root, suite) as tasks:
-        model = ScoredModel(scorer, tokenizer_of(tiny_model_dir()), batch_size=batch_size)
-        return run_tasks(tasks, model, max_documents=max_documents)
+        tokenizer = tokenizer_of(tiny_model_dir())
+        model = ScoredModel(scorer, tokenizer, batch_size=batch_size)
+        questions = [TaskQuestions(it, tokenizer, max_documents=max_documents) for it in tasks]
+        return run_tasks(questions, model)
 
 
 def plain_lm_eval(root: Path) -> dict[str, Any]:
@@ -214,7 +222,10 @@ def suite_of(name: str, metric: str) -> Suite:
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        (suite_of("quests", "acc"), "quests: not a task in eval/tasks; tasks: questions, texts"),
+        (
+            suite_of("quests", "acc"),
+            "quests: neither a task in eval/tasks nor one of .* questions, texts",
+        ),
         (suite_of("questions", "f1"), "questions: metric = 'f1': the task has acc, acc_norm"),
         (suite_of("questions", "acc,strict"), "metric = 'acc,strict': expected 'acc,none'"),
     ],
@@ -234,7 +245,6 @@ def test_a_wrong_suite_is_refused(root: Path, suite: Suite, message: str) -> Non
         ({"test_split": "tset"}, "wrong: cannot be loaded"),
         ({"output_type": "guess"}, "wrong: cannot be loaded: .*guess"),
         ({"doc_to_text": "{{prompt"}, "wrong: cannot be loaded"),
-        ({"dataset_path": "org/data", "dataset_kwargs": {}}, "wrong: cannot be loaded"),
     ],
 )
 def test_a_wrong_task_is_one_line(root: Path, change: dict[str, Any], message: str) -> None:
@@ -249,8 +259,151 @@ def test_a_wrong_task_is_one_line(root: Path, change: dict[str, Any], message: s
 
 def test_an_empty_data_file_is_one_line(root: Path) -> None:
     (root / "eval/data/questions.jsonl").write_text("")
-    with pytest.raises(InputError, match="questions: cannot be loaded"), loaded_tasks(root, SUITE):
+    with (
+        pytest.raises(InputError, match=r"questions: data file eval/data/quest.* is empty"),
+        loaded_tasks(root, SUITE),
+    ):
         pass
+
+
+def test_data_sets_that_cannot_be_had_are_all_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    for name in ("one", "two"):
+        write_task(root, name, QUESTIONS | {"dataset_path": f"org/{name}", "dataset_kwargs": {}})
+    suite = Suite(tasks=(*suite_of("one", "acc").tasks, *suite_of("two", "acc").tasks))
+    with (
+        pytest.raises(InputError, match=r"no data for one \(org/one: .*; two \(org/two: .*HF_HOME"),
+        loaded_tasks(root, suite),
+    ):
+        pass
+
+
+def test_a_group_is_one_task_with_the_documents_of_all_members(root: Path) -> None:
+    write_task(root, "again", QUESTIONS)
+    group = {"group": "both", "task": ["questions", "again"], "metadata": {"version": 3}}
+    (root / "eval/tasks/both.yaml").write_text(json.dumps(group))
+    result = score(root, suite=suite_of("both", "acc"))
+    assert [row.doc_id for row in result.documents] == list(range(60))
+    own = score(root, suite=suite_of("questions", "acc"))
+    assert result.scores["both"].value == pytest.approx(own.scores["questions"].value)
+
+
+def test_a_suite_says_how_many_examples_are_shown(root: Path) -> None:
+    write_task(root, "shown", QUESTIONS | {"fewshot_split": "test"})
+    none, two = (
+        score(root, suite=Suite(tasks=(SuiteTask(name="shown", metric="acc", num_fewshot=number),)))
+        for number in (0, 2)
+    )
+    for a, b in zip(none.documents, two.documents, strict=True):
+        assert a.doc_hash == b.doc_hash
+        assert a.prompt_hash != b.prompt_hash
+
+
+def test_documents_that_share_a_passage_are_one_cluster(root: Path) -> None:
+    task = SuiteTask(name="questions", metric="acc", cluster="answer")
+    clusters = [row.cluster for row in score(root, suite=Suite(tasks=(task,))).documents]
+    assert len(set(clusters)) == 3
+    assert clusters[0] == clusters[3] == clusters[27]
+    for row in score(root, suite=suite_of("questions", "acc")).documents:
+        assert row.cluster == row.doc_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "1.0"}, "questions: version = '1.0': the task is version 1.5"),
+        ({"cluster": "story"}, "cluster = 'story': documents have prompt, choices, answer"),
+    ],
+)
+def test_what_a_suite_says_of_a_task_must_be_so(
+    root: Path, change: dict[str, Any], message: str
+) -> None:
+    suite = Suite(tasks=(SuiteTask(name="questions", metric="acc", **change),))
+    with pytest.raises(InputError, match=message), loaded_tasks(root, suite):
+        pass
+
+
+def test_a_metric_without_a_number_for_each_document_is_refused(root: Path) -> None:
+    bleu = [{"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}]
+    write_task(root, "writing", WRITING | {"metric_list": bleu})
+    with pytest.raises(InputError, match="metric = 'bleu': has no number for each document"):
+        score(root, suite=suite_of("writing", "bleu"))
+
+
+def test_a_conversation_is_written_by_the_models_template(root: Path) -> None:
+    suite = Suite(tasks=(SuiteTask(name="writing", metric="exact_match", chat=True),))
+    with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
+        tokenizer = tokenizer_of(tiny_model_dir())
+        model = ScoredModel(scorer, tokenizer, batch_size=4)
+        with pytest.raises(InputError, match=r"^the base's chat template .* set chat to false"):
+            TaskQuestions(tasks[0], tokenizer, max_documents=2)
+        tokenizer.chat_template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}"
+        questions = [TaskQuestions(tasks[0], tokenizer, max_documents=2)]
+        documents = run_tasks(questions, model).documents
+    for row, prompt in zip(documents, read_prompts(root), strict=False):
+        assert row.prompt_hash == sha256_hex(f"<user>{prompt}".encode())
+
+
+def read_prompts(root: Path) -> list[str]:
+    lines = (root / "eval/data/questions.jsonl").read_text().splitlines()
+    return [json.loads(line)["prompt"] for line in lines]
+
+
+def test_requests_longer_than_the_context_are_counted(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "pan y sal " * 600, "choices": ["a", "b"], "answer": 0}]
+    write_jsonl(root / "eval/data/questions.jsonl", rows)
+    score(root, suite=suite_of("questions", "acc"))
+    assert "tiny: 2 of 2 requests are longer than the model's context of 1024" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> None:
+    write_task(root, "again", QUESTIONS)
+    suite = Suite(tasks=(*suite_of("questions", "acc").tasks, *suite_of("again", "acc").tasks))
+    seen: list[int] = []
+
+    def open_tasks(rows: Sequence[DocumentRecord]) -> list[str]:
+        seen.append(len(rows))
+        return {20: ["questions", "again"], 40: ["again"]}.get(len(rows), [])
+
+    with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
+        tokenizer = tokenizer_of(tiny_model_dir())
+        model = ScoredModel(scorer, tokenizer, batch_size=4)
+        questions = [TaskQuestions(it, tokenizer, max_documents=None) for it in tasks]
+        whole = run_tasks(questions, model)
+        stopped = run_tasks(questions, model, stopping=Stopping(3, open_tasks))
+    assert tuple(seen) == stopped.looks == (20, 40, 50)
+    assert {name: it.num_documents for name, it in stopped.scores.items()} == {
+        "questions": 20,
+        "again": 30,
+    }
+    by_id = {(row.task, row.doc_id): row for row in whole.documents}
+    for row in stopped.documents:
+        assert row.prompt_hash == by_id[row.task, row.doc_id].prompt_hash
+        assert row.logprobs == pytest.approx(by_id[row.task, row.doc_id].logprobs, abs=1e-4)
+    first = ordered([row for row in whole.documents if row.task == "questions"])[:20]
+    assert {row.doc_id for row in first} == {
+        row.doc_id for row in stopped.documents if row.task == "questions"
+    }
+
+
+def test_a_digest_follows_what_is_asked(root: Path) -> None:
+    def digest(suite: Suite) -> str:
+        with loaded_tasks(root, suite) as (task,):
+            questions = TaskQuestions(task, tokenizer_of(tiny_model_dir()), max_documents=None)
+            return questions.digest(range(5))
+
+    before = digest(suite_of("questions", "acc"))
+    assert digest(suite_of("questions", "acc")) == before
+    assert digest(suite_of("questions", "acc_norm")) != before
+    write_task(root, "questions", QUESTIONS | {"doc_to_text": "Now: {{prompt}}"})
+    assert digest(suite_of("questions", "acc")) != before
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,20 @@ WRONG_VALUES = [
         "variants.ct-w4a16-g128.scheme = 'FP8_DYNAMIC': floating-point numbers are rounded to "
         "nearest; set scale_search and clip_search to false, refine_sweeps to 0 and",
     ),
+    ("distill_epochs", "-1", f"{VARIANT}.distill_epochs = -1: Input should be greater than or"),
     ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
     ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
-    ("min_recovery", "97", "gate.min_recovery = 97: Input should be less than or equal to 1"),
-    ("max_kl", ".nan", "gate.max_kl = nan: Input should be a finite number"),
-    ("max_kl", ".inf", "gate.max_kl = inf: Input should be a finite number"),
+    ("error_rate", "5", "gate.error_rate = 5: Input should be less than 0.5"),
+    ("sequential", "{looks: 1, spending: pocock}", "gate.sequential.looks = 1: Input should be"),
+    ("margin_factor", "0", "gate.classes.8-bit.margin_factor = 0: Input should be greater than 0"),
+    ("max_kl", ".nan", "gate.classes.8-bit.max_kl = nan: Input should be a finite number"),
+    ("max_kl", ".inf", "gate.classes.8-bit.max_kl = inf: Input should be a finite number"),
+    ("min_bits", "0.0", "expected classes by falling min_bits, the last one 0"),
+    (
+        "gpu-throughput",
+        "{formats: [awq], best: speed, max_size_ratio: null}",
+        "gate.profiles.gpu-throughput.best = 'speed': Input should be 'quality', ",
+    ),
     ("port", "70000", "serve.port = 70000: Input should be less than or equal to 65535"),
     (
         "concurrency",
@@ -156,26 +165,29 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         ("[]", "params.yaml: variants = []: Input should be an object"),
         ("{a: null}", "params.yaml: variants.a = None: Input should be an object"),
         ("{a: {type: Q8_0}}", "params.yaml: variants.a.format: missing"),
-        ("{a: {format: gguf, type: Q8_0}}", "params.yaml: variants.a.imatrix: missing"),
         (
-            "{a: {format: gguf, type: Q8_0, imatrix: true, num_bits: 4}}",
+            "{a: {format: gguf, type: Q8_0, scale_search: false}}",
+            "params.yaml: variants.a.imatrix: missing",
+        ),
+        (
+            "{a: {format: gguf, type: Q8_0, scale_search: false, imatrix: true, num_bits: 4}}",
             "params.yaml: variants.a.num_bits: unknown key",
         ),
         (
-            "{a: {format: gguf, type: IQ2_XS, imatrix: false}}",
+            "{a: {format: gguf, type: IQ2_XS, scale_search: false, imatrix: false}}",
             "params.yaml: variants.a.imatrix = False: IQ2_XS is garbage without an importance "
             "matrix; expected true",
         ),
         (
-            "{A_b: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{A_b: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.A_b: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{../x: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{../x: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.../x: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{base: {format: gguf, type: Q8_0, imatrix: true}}",
+            "{base: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
             "params.yaml: variants.base: this name means the unquantized checkpoint",
         ),
     ],

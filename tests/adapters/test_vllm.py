@@ -59,6 +59,7 @@ def test_it_says_what_runs(server: Server) -> None:
     assert server.engine == "vllm"
     assert server.engine_version.startswith("0.32")
     assert server.dtype == "float16"
+    assert "--model=." in server.command
     assert server.kernel not in ("", vllm.DENSE_KERNEL)
     assert server.startup_s > 1
     assert server.kv_cache_tokens is not None
@@ -99,7 +100,7 @@ def test_a_load_counts_every_token(server: Server, model_dir: Path, tmp_path: Pa
 def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
     serve_python()
     url = f"http://127.0.0.1:{free_port()}"
-    nobody = Server("nobody", url, "none", "0", "none", "none", 0.0, tmp_path / "none.log")
+    nobody = Server("nobody", url, "none", "0", "none", "none", (), 0.0, tmp_path / "none.log")
     with (
         load_generator(model_dir, tmp_path) as generator,
         pytest.raises(FailureError, match="nobody with 1 users: none of 1 requests") as caught,

@@ -62,6 +62,7 @@ def test_it_says_what_runs(server: Server) -> None:
     assert server.engine_version.startswith("xllamacpp 2026")
     assert server.kernel.startswith("CPU: ")
     assert server.dtype == "Q8_0"
+    assert server.command[:2] == ("llama-server", "--model=model-Q8_0.gguf")
 
 
 def test_its_greedy_text_is_that_of_the_file(

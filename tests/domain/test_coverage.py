@@ -134,6 +134,6 @@ def test_fallbacks_of_llama_cpp_are_named(
         stored_type=stored,
         tensor_bits=4.5,
         relative_error=None,
-        recipe=GgufParams(format="gguf", type=GgufType(kind), imatrix=True),
+        recipe=GgufParams(format="gguf", type=GgufType(kind), scale_search=False, imatrix=True),
     )
     assert made.reason == reason

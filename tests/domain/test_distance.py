@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.domain import distance
 from pipeline.domain.distance import (
     WindowDistance,
     log_softmax,
@@ -28,19 +29,34 @@ def direct_kl(base: np.ndarray, variant: np.ndarray) -> float:
     )
 
 
-def test_kl_is_the_definition() -> None:
+def random_ids(count: int) -> list[int]:
+    return [int(it) for it in np.random.default_rng(9).integers(0, 50, count)]
+
+
+def place(window: int, position: int) -> str:
+    return f"{window}, {position}"
+
+
+def test_kl_and_losses_are_the_definition_however_it_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     base, variant = random_logits(20, 300, seed=1), random_logits(20, 300, seed=2)
-    found = window_distance(log_softmax(base), log_softmax(variant))
-    for position in range(20):
+    ids = random_ids(20)
+    monkeypatch.setattr(distance, "CHUNK_ENTRIES", 7 * 300)
+    found = window_distance(base, variant, ids)
+    assert len(found.kl) == 19
+    for position in range(19):
         expected = direct_kl(base[position], variant[position])
-        assert found.kl[position] == pytest.approx(expected, rel=1e-12)
+        assert found.kl[position] == pytest.approx(expected, rel=1e-9)
         same = int(base[position].argmax()) == int(variant[position].argmax())
         assert bool(found.same_top1[position]) == same
+    assert found.base_losses.tolist() == negative_log_likelihoods(base, ids).tolist()
+    assert found.own_losses.tolist() == negative_log_likelihoods(variant, ids).tolist()
 
 
 def test_a_model_is_at_no_distance_from_itself_whatever_is_added_to_its_logits() -> None:
     logits = random_logits(8, 50, seed=3).astype(np.float64)
-    found = window_distance(log_softmax(logits), log_softmax(logits + 7.0))
+    found = window_distance(logits, logits + 7.0, random_ids(8))
     assert (found.kl >= 0).all()
     assert found.kl.max() < 1e-12
     assert found.same_top1.all()
@@ -52,32 +68,50 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_likelihoods_are_those_of_the_next_tokens() -> None:
-    rows = log_softmax(random_logits(3, 5, seed=4))
-    losses = negative_log_likelihoods(rows, [4, 0, 2])
+    logits = random_logits(3, 5, seed=4)
+    rows = log_softmax(logits)
+    losses = negative_log_likelihoods(logits, [4, 0, 2])
     assert losses.tolist() == [-rows[0, 0], -rows[1, 2]]
 
 
 def test_perplexity_of_equal_chances_is_their_number() -> None:
-    rows = log_softmax(np.zeros((4, 9), dtype=np.float32))
-    losses = [negative_log_likelihoods(rows, [1, 2, 3, 4]), negative_log_likelihoods(rows, [5, 6])]
+    logits = np.zeros((4, 9), dtype=np.float32)
+    losses = [
+        negative_log_likelihoods(logits, [1, 2, 3, 4]),
+        negative_log_likelihoods(logits[:2], [5, 6]),
+    ]
     assert perplexity(losses) == pytest.approx(9.0, rel=1e-12)
 
 
-def windows(*kls: list[float]) -> list[WindowDistance]:
-    return [WindowDistance(np.array(kl), np.array([it < 0.5 for it in kl])) for kl in kls]
+def windows(kls: np.ndarray, base: np.ndarray, own: np.ndarray) -> list[WindowDistance]:
+    return [WindowDistance(a, a < 0.5, b, c) for a, b, c in zip(kls, base, own, strict=True)]
 
 
-def test_the_interval_is_student_t_over_windows() -> None:
-    values = np.random.default_rng(5).exponential(0.1, (12, 40))
-    found = summarize(windows(*values.tolist()))
-    interval = stats.ttest_1samp(values.mean(axis=1), 0.0).confidence_interval(0.95)
-    assert found.kl == pytest.approx(values.mean(), rel=1e-12)
+def test_a_summary_is_what_its_words_mean() -> None:
+    draw = np.random.default_rng(5).exponential
+    kl, base, own = draw(0.1, (12, 40)), draw(2.0, (12, 40)), draw(2.1, (12, 40))
+    found = summarize(windows(kl, base, own), place)
+    interval = stats.ttest_1samp(kl.mean(axis=1), 0.0).confidence_interval(0.95)
+    assert found.kl == pytest.approx(kl.mean(), rel=1e-12)
     assert (found.kl_low, found.kl_high) == pytest.approx((interval.low, interval.high), rel=1e-9)
-    assert found.kl_median == np.median(values)
-    assert found.kl_p99 == np.quantile(values, 0.99)
-    assert found.kl_max == values.max()
-    assert found.top1 == (values < 0.5).mean()
+    assert found.kl_median == np.median(kl)
+    assert found.kl_p99 == np.quantile(kl, 0.99)
+    assert found.kl_p999 == np.quantile(kl, 0.999)
+    assert found.kl_max == kl.max()
+    assert found.kl_max_text == "{}, {}".format(*np.unravel_index(kl.argmax(), kl.shape))
+    assert found.top1 == (kl < 0.5).mean()
+    assert found.perplexity_ratio == pytest.approx(
+        np.exp(own.mean()) / np.exp(base.mean()), rel=1e-12
+    )
+    logs = stats.ttest_1samp((own - base).mean(axis=1), 0.0).confidence_interval(0.95)
+    assert (found.perplexity_ratio_low, found.perplexity_ratio_high) == pytest.approx(
+        (math.exp(logs.low), math.exp(logs.high)), rel=1e-9
+    )
+    change = np.exp(-own) - np.exp(-base)
+    assert found.probability_change == pytest.approx(change.mean(), rel=1e-12)
+    assert found.probability_change_rms == pytest.approx(math.sqrt((change**2).mean()), rel=1e-12)
 
 
 def test_the_interval_does_not_go_below_zero() -> None:
-    assert summarize(windows([0.0, 0.0], [0.0, 1.0])).kl_low == 0.0
+    zeros = np.zeros((2, 2))
+    assert summarize(windows(np.array([[0.0, 0.0], [0.0, 1.0]]), zeros, zeros), place).kl_low == 0.0

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pipeline.adapters.files import directory_records
 from pipeline.domain.errors import InputError
 from pipeline.domain.manifest import (
+    AppliedLicense,
     BaseManifest,
     FileRecord,
     LicenseFacts,
@@ -19,7 +20,13 @@ from pipeline.domain.manifest import (
 
 SHA256 = hashlib.sha256(b"").hexdigest()
 LICENSE = LicenseFacts(
-    id="mit", name=None, link=None, text_path="LICENSE", text_sha256=SHA256, base_model=("org/a",)
+    id="mit",
+    name=None,
+    link=None,
+    text_path="LICENSE",
+    text_sha256=SHA256,
+    text_words_sha256=SHA256,
+    base_model=("org/a",),
 )
 
 
@@ -35,6 +42,9 @@ def manifest(*files: FileRecord) -> BaseManifest:
         files=files,
         digest=tree_digest(files),
         license=LICENSE,
+        applied_license=AppliedLicense(
+            id="mit", name="MIT License", expression="MIT", decision=None
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.domain.chat_families import FAMILIES, GoTwin
 from pipeline.domain.errors import InputError
 from pipeline.domain.modelfile import ModelfileFacts, modelfile
 from tests.modelfile_reader import read_modelfile
@@ -14,7 +15,7 @@ def facts(**changes: object) -> ModelfileFacts:
         "stop": ("</s>",),
         "sampling": {},
         "context_tokens": 1024,
-        "has_chat_template": True,
+        "go_twin": GoTwin(None, None, "of no family"),
     }
     return ModelfileFacts(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -46,10 +47,28 @@ def test_what_is_written_is_what_a_reader_reads() -> None:
 
 
 def test_a_model_without_a_chat_template_runs_on_any_version() -> None:
-    commands = dict(read_modelfile(modelfile("m.gguf", facts(has_chat_template=False),
+    commands = dict(read_modelfile(modelfile("m.gguf", facts(go_twin=None),
                                              license_text="x")))  # fmt: skip
     assert "requires" not in commands
     assert "template" not in commands
+
+
+def test_a_proven_go_template_runs_on_any_version() -> None:
+    for family in FAMILIES:
+        twin = GoTwin(family.name, family.go_template(), "proved equal")
+        commands = dict(read_modelfile(modelfile("m.gguf", facts(go_twin=twin), license_text="x")))
+        assert commands["template"] == family.go_template()
+        assert "requires" not in commands
+
+
+def test_why_there_is_no_template_is_said() -> None:
+    text = modelfile("m.gguf", facts(), license_text="x")
+    assert "# no TEMPLATE: of no family\nREQUIRES 0.30.0\n" in text
+
+
+def test_a_license_keeps_its_words_apart() -> None:
+    text = modelfile("m.gguf", facts(), license_text="of\N{NO-BREAK SPACE}use\x0c\u200bhere")
+    assert dict(read_modelfile(text))["license"] == "of use here"
 
 
 def test_a_long_context_is_not_reserved_at_once() -> None:

@@ -10,6 +10,7 @@ from pipeline.adapters.params_file import read_params
 from pipeline.domain.layout import PARAMS_FILE
 from pipeline.domain.params import (
     VARIANT_NAME,
+    Audience,
     AwqParams,
     CompressedTensorsParams,
     GgufParams,
@@ -73,9 +74,21 @@ def test_names_that_are_no_kebab_case(name: str) -> None:
     assert not VARIANT_NAME.fullmatch(name)
 
 
+def release(**changes: str) -> ReleaseParams:
+    values: dict[str, Any] = {
+        "name": "x",
+        "version": "1.0.0",
+        "quantized_by": "us",
+        "audience": Audience.PUBLIC,
+        "commercial": True,
+        "signing_key": None,
+    }
+    return ReleaseParams(**{**values, **changes})
+
+
 @pytest.mark.parametrize("version", ["0.1.0", "10.20.30", "1.2.3-rc.1"])
 def test_versions(version: str) -> None:
-    assert ReleaseParams(name="x", version=version, quantized_by="us").version == version
+    assert release(version=version).version == version
 
 
 @pytest.mark.parametrize(
@@ -83,7 +96,7 @@ def test_versions(version: str) -> None:
 )
 def test_what_is_no_version(version: str) -> None:
     with pytest.raises(ValidationError, match="expected a semantic version"):
-        ReleaseParams(name="x", version=version, quantized_by="us")
+        release(version=version)
 
 
 @pytest.mark.parametrize("url", ["https://registry.example.org", "http://127.0.0.1:5000", None])
@@ -102,10 +115,9 @@ def test_what_is_no_registry(url: str) -> None:
 
 @pytest.mark.parametrize("field", ["quantized_by"])
 def test_text_is_stripped_and_never_empty(field: str) -> None:
-    values: dict[str, Any] = {"name": "x", "version": "1.0.0", "quantized_by": "us"}
-    assert getattr(ReleaseParams(**{**values, field: "  us "}), field) == "us"
+    assert getattr(release(**{field: "  us "}), field) == "us"
     with pytest.raises(ValidationError):
-        ReleaseParams(**{**values, field: "  "})
+        release(**{field: "  "})
 
 
 def test_enumerations_are_their_text() -> None:

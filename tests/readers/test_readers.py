@@ -9,6 +9,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,17 @@ def record_of(layouts: dict[str, Layout], name: str) -> VariantRecord:
 
 
 def run_reader(
-    script: str, layouts: dict[str, Layout], which: list[str], output_dir: Path
+    script: str, model_dirs: Mapping[str, Path], output_dir: Path
 ) -> dict[str, dict[str, torch.Tensor]]:
-    command: list[str | Path] = [serve_python(), HERE / script, output_dir]
-    command += [layouts[name].model_dir(name) for name in which]
+    """What a reader makes of each; a model directory's parent has the name of its variant."""
+    command = [serve_python(), HERE / script, output_dir, *model_dirs.values()]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    return {name: load_file(output_dir / f"{name}.safetensors") for name in which}
+    return {name: load_file(output_dir / f"{name}.safetensors") for name in model_dirs}
+
+
+def model_dirs(layouts: dict[str, Layout], which: list[str]) -> dict[str, Path]:
+    return {name: layouts[name].model_dir(name) for name in which}
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,7 @@ def by_transformers(
     layouts: dict[str, Layout], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, torch.Tensor]]:
     output_dir = tmp_path_factory.mktemp("transformers")
-    return run_reader("transformers_reader.py", layouts, names("ct-"), output_dir)
+    return run_reader("transformers_reader.py", model_dirs(layouts, names("ct-")), output_dir)
 
 
 VLLM_READS = [name for name in names("awq", "gptq") if "-w2" not in name and "-w3" not in name]
@@ -130,7 +135,7 @@ def by_vllm(
     layouts: dict[str, Layout], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, torch.Tensor]]:
     output_dir = tmp_path_factory.mktemp("vllm")
-    return run_reader("vllm_reader.py", layouts, VLLM_READS, output_dir)
+    return run_reader("vllm_reader.py", model_dirs(layouts, VLLM_READS), output_dir)
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ from pipeline.adapters import gguf
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.process import free_port
 from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.evaluated import Verdict
 from pipeline.domain.layout import BASE
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import GgufParams, Params
 from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.selection import Verdict
 from pipeline.domain.serving import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.stages import benchmark
 from tests.support import serve_python

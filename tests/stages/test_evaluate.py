@@ -9,18 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapters import gguf
+from pipeline.adapters import gguf, subjects
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import FailureError, InputError
+from pipeline.adapters.scored_files import read_scored
+from pipeline.adapters.scorer import BrokenModelError
+from pipeline.domain.comparison import rows_of
+from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
+from pipeline.domain.gate_params import GateParams
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import EvaluateParams, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
-from tests.models import CORPUS, tiny_llama
+from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT
 
 NUM_WINDOWS, WINDOW_TOKENS = 4, 48
@@ -31,11 +35,12 @@ INTEGERS = {
     "rounding": "nearest",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "distill_epochs": 0,
     "on_indivisible": "error",
 }
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "imatrix": False},
+    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": False},
 }
 # Of other words than the evaluation, which must not be calibrated on.
 CALIBRATION_TEXT = " ".join(f"hill {number} has {number + 2} goats" for number in range(99))
@@ -209,13 +214,16 @@ def test_rows_and_scores_say_the_same(made: tuple[Layout, Params]) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_inputs_give_the_same_bytes(copied: tuple[Layout, Params]) -> None:
+def test_the_same_inputs_give_the_same_bytes_also_all_in_one_run(
+    copied: tuple[Layout, Params],
+) -> None:
     layout, params = copied
-    for name in (BASE, "awq-w4", "gguf-q8-0"):
-        before = directory_records(layout.evaluation_dir(name))
-        shutil.rmtree(layout.evaluation_dir(name))
-        evaluate.run(layout, params, name)
-        assert directory_records(layout.evaluation_dir(name)) == before
+    names = (BASE, *params.variants)
+    before = [directory_records(layout.evaluation_dir(name)) for name in names]
+    shutil.rmtree(layout.evaluation_dir(BASE).parent)
+    shutil.rmtree(layout.scores_cache_dir)
+    evaluate.run(layout, params, *names)
+    assert [directory_records(layout.evaluation_dir(name)) for name in names] == before
 
 
 @pytest.mark.parametrize(
@@ -262,12 +270,30 @@ def test_a_variant_of_another_base_is_refused(copied: tuple[Layout, Params]) -> 
         evaluate.run(layout, params, "awq-w4")
 
 
+def accept_files(layout: Layout, name: str) -> None:
+    """Let the variant's record name the files as they are now."""
+    files = directory_records(layout.model_dir(name))
+    record = variant_of(layout, name)
+    write_record(
+        layout.variant_path(name),
+        record.model_copy(update={"files": files, "digest": tree_digest(files)}),
+    )
+
+
+def test_files_that_quantize_did_not_write_are_refused(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    (layout.model_dir("awq-w4") / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not the files that quantize wrote"):
+        evaluate.run(layout, params, "awq-w4")
+
+
 def test_a_variant_with_another_tokenizer_is_refused(copied: tuple[Layout, Params]) -> None:
     layout, params = copied
     path = layout.model_dir("awq-w4") / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:5]
     path.write_text(json.dumps(tokenizer))
+    accept_files(layout, "awq-w4")
     with pytest.raises(InputError, match=r"^awq-w4: its tokenizer is not the base's"):
         evaluate.run(layout, params, "awq-w4")
 
@@ -276,21 +302,103 @@ def test_a_gguf_of_another_model_is_refused(copied: tuple[Layout, Params]) -> No
     layout, params = copied
     other_dir = tiny_llama(layout.root / "other", vocab_size=300)
     gguf_path = next(layout.model_dir("gguf-q8-0").glob("*.gguf"))
-    gguf.convert(other_dir, gguf_path, model_name="other", pre_tokenizer="gpt-2", weight_names=())
+    path = layout.root / "other.gguf"
+    gguf.convert(other_dir, path, model_name="other", pre_tokenizer="gpt-2", weight_names=())
+    path.replace(gguf_path)
+    accept_files(layout, "gguf-q8-0")
     with pytest.raises(InputError, match=r"^gguf-q8-0: its tokenizer"):
         evaluate.run(layout, params, "gguf-q8-0")
 
 
-def test_a_broken_variant_is_named(copied: tuple[Layout, Params]) -> None:
+def test_a_vocabulary_of_another_size_is_refused(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    model_dir = layout.model_dir("awq-w4")
+    config = json.loads((model_dir / "config.json").read_text())
+    write_json(model_dir / "config.json", config | {"vocab_size": 328})
+    for path in model_dir.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(tensors):
+            tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
+        save_file(tensors, path, metadata={"format": "pt"})
+    accept_files(layout, "awq-w4")
+    with pytest.raises(InputError, match=r"^awq-w4: a vocabulary of 328 tokens, the base has 320"):
+        evaluate.run(layout, params, "awq-w4")
+
+
+def test_a_broken_variant_is_recorded_and_the_run_goes_on(copied: tuple[Layout, Params]) -> None:
     layout, params = copied
     path = next(layout.model_dir("awq-w4").glob("*00003-of-*.safetensors"))
     tensors = {name: it * float("nan") for name, it in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    files = directory_records(layout.model_dir("awq-w4"))
-    record = variant_of(layout, "awq-w4")
-    write_record(
-        layout.variant_path("awq-w4"),
-        record.model_copy(update={"files": files, "digest": tree_digest(files)}),
+    accept_files(layout, "awq-w4")
+    evaluate.run(layout, params, "awq-w4")
+    record = record_of(layout, "awq-w4")
+    assert (record.broken or "").startswith("awq-w4: transformers computed logits that are not fin")
+    assert (record.tasks, record.perplexity, record.distance) == ({}, None, None)
+    assert layout.documents_path("awq-w4").read_bytes() == b""
+
+
+def test_a_base_that_is_broken_ends_the_run(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    path = layout.base_dir / "model.safetensors"
+    tensors = {name: it * float("nan") for name, it in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    shutil.rmtree(layout.scores_cache_dir)
+    with pytest.raises(BrokenModelError, match=r"^base: .* not finite"):
+        evaluate.run(layout, params, BASE)
+
+
+def test_the_base_is_its_own_control_in_every_engine(made: tuple[Layout, Params]) -> None:
+    layout, _ = made
+    base, eight = record_of(layout, BASE), record_of(layout, "gguf-q8-0")
+    control = base.controls["llama.cpp"]
+    assert control.backend == eight.backend
+    assert eight.distance is not None
+    assert 0 < control.distance.kl < eight.distance.kl
+    exact, own = base.tasks["trades"], control.tasks["trades"]
+    assert exact.stderr is not None
+    assert abs(own.value - exact.value) < 1.96 * exact.stderr
+    path = layout.control_documents_path("llama.cpp")
+    assert control.documents_sha256 == file_sha256(path)
+    rows = path.read_text().splitlines()
+    others = layout.documents_path("gguf-q8-0").read_text().splitlines()
+    assert [json.loads(row)["doc_hash"] for row in rows] == [
+        json.loads(row)["doc_hash"] for row in others
+    ]
+    assert not record_of(layout, "awq-w4").controls
+
+
+def test_what_was_scored_once_is_not_scored_again(
+    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, params = copied
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(subjects, "unpacked_model", refuse)
+    monkeypatch.setattr(subjects.LlamaCppScorer, "__init__", refuse)
+    for name in (BASE, *params.variants):
+        before = directory_records(layout.evaluation_dir(name))
+        shutil.rmtree(layout.evaluation_dir(name))
+        evaluate.run(layout, params, name)
+        assert directory_records(layout.evaluation_dir(name)) == before
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        evaluate.run(layout, changed(params, num_windows=3), BASE)
+
+
+def test_a_sequential_evaluation_stops_when_the_verdict_is_clear(
+    copied: tuple[Layout, Params],
+) -> None:
+    layout, params = copied
+    wide = {"margin": 0.9, "sequential": {"looks": 2, "spending": "pocock"}}
+    gate = GateParams.model_validate_json(
+        json.dumps(params.gate.model_dump(mode="json") | wide), strict=True
     )
-    with pytest.raises(FailureError, match=r"^awq-w4: .* not finite"):
-        evaluate.run(layout, params, "awq-w4")
+    base = read_scored(layout, BASE)
+    evaluate.run(layout, params.model_copy(update={"gate": gate}), "gguf-q8-0")
+    own = read_scored(layout, "gguf-q8-0")
+    assert own.record.looks == (10,)
+    assert own.record.tasks["trades"].num_documents == 10
+    first = rows_of(base.rows, "trades")[:10]
+    assert [it.doc_id for it in rows_of(own.rows, "trades")] == [it.doc_id for it in first]

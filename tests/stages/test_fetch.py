@@ -169,7 +169,7 @@ def test_a_shard_the_index_names_but_the_hub_lacks_stops_before_weights(
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda path: (path / "README.md").write_text("# A model\n"), "no license: "),
+        (lambda path: (path / "LICENSE").unlink(), "no LICENSE, LICENCE or COPYING"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer: "),
         (lambda path: (path / "config.json").write_text('{"auto_map": {}}'), "has auto_map"),
         (lambda path: (path / "config.json").unlink(), "config.json: missing"),
@@ -189,20 +189,58 @@ def test_what_small_files_can_refuse_is_refused_before_weights(
     assert_nothing_is_kept_as_whole(layout)
 
 
-def test_a_decided_license_continues_where_the_card_says_nothing(hub: Hub, layout: Layout) -> None:
-    (hub.repos[REPO] / "README.md").write_text("# A model\n")
-    with pytest.raises(InputError, match="the text in LICENSE needs a reader"):
+def decide(layout: Layout, text: Path, **changes: str) -> None:
+    """Sign the decision `tiny` on the license in the file `text`."""
+    decision = {
+        "license": "mit",
+        "text": None,
+        "text_sha256": file_sha256(text),
+        "decided_by": "Jane Doe",
+        "decided_on": "2026-11-21",
+        "reason": "the owner said so",
+        **changes,
+    }
+    layout.decisions_path.write_text(json.dumps({"tiny": decision}))
+
+
+def test_a_decided_license_continues_where_the_text_is_unknown(hub: Hub, layout: Layout) -> None:
+    text = hub.repos[REPO] / "LICENSE"
+    text.write_text("Do as you like.\n")
+    with pytest.raises(InputError, match="none that a rule was written from"):
         fetch.run(layout, params_for(SOURCE))
     small_files = hub.downloads()
-    fetch.run(layout, params_for(SOURCE, license_id="mit"))
+    decide(layout, text)
+    fetch.run(layout, params_for(SOURCE, license_id="tiny"))
     assert hub.downloads() == [*small_files, FIRST_SHARD, SECOND_SHARD]
-    assert manifest_of(layout).license.id is None
+    applied = manifest_of(layout).applied_license
+    assert applied.id == "mit"
+    assert applied.decision is not None
+    assert applied.decision.decided_by == "Jane Doe"
 
 
-def test_a_contradicting_license_is_refused_on_a_rerun_too(hub: Hub, layout: Layout) -> None:
+def test_a_changed_text_wants_another_decision(hub: Hub, layout: Layout) -> None:
+    text = hub.repos[REPO] / "LICENSE"
+    text.write_text("Do as you like.\n")
+    decide(layout, text)
+    text.write_text("Do as you like, on weekdays.\n")
+    with pytest.raises(InputError, match="Jane Doe on 2026-11-21 decided on the text"):
+        fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+
+
+def test_another_decision_needs_no_other_files(hub: Hub, layout: Layout) -> None:
     fetch.run(layout, params_for(SOURCE))
-    with pytest.raises(InputError, match=r"model.license = 'gemma': the checkpoint's model card"):
-        fetch.run(layout, params_for(SOURCE, license_id="gemma"))
+    downloads = hub.downloads()
+    decide(layout, layout.base_dir / "LICENSE", license="apache-2.0")
+    fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+    assert manifest_of(layout).applied_license.id == "apache-2.0"
+    assert hub.downloads() == downloads
+
+
+def test_a_license_that_forbids_the_release_stops_before_weights(hub: Hub, layout: Layout) -> None:
+    decide(layout, hub.repos[REPO] / "LICENSE", license="mrl")
+    with pytest.raises(InputError, match=r"release.commercial = true: the Mistral AI Research"):
+        fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+    assert FIRST_SHARD not in hub.downloads()
 
 
 def test_pickled_weights_alone_are_refused(hub: Hub, layout: Layout) -> None:
@@ -276,9 +314,9 @@ def test_a_changed_directory_is_fetched_again_and_an_unchanged_one_is_not(
     before = layout.base_manifest_path.stat().st_mtime_ns
     fetch.run(layout, params_for(str(model)))
     assert layout.base_manifest_path.stat().st_mtime_ns == before
-    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (model / "README.md").write_text("---\nlicense: MIT\n---\n")
     fetch.run(layout, params_for(str(model)))
-    assert manifest_of(layout).license.id == "apache-2.0"
+    assert manifest_of(layout).license.id == "MIT"
 
 
 def test_a_directory_of_links_is_copied_as_files(
@@ -326,11 +364,10 @@ def test_a_workspace_that_cannot_be_written_is_one_line(layout: Layout, model: P
         fetch.run(layout, params_for(str(model)))
 
 
-def test_a_real_model_wants_a_decided_license(layout: Layout) -> None:
+def test_a_real_model_is_licensed_by_its_text(layout: Layout) -> None:
     source = str(shared_dir() / "models/babyllama-105")
-    with pytest.raises(InputError, match=r"no license: .*the text in LICENSE needs a reader"):
-        fetch.run(layout, params_for(source))
-    fetch.run(layout, params_for(source, license_id="mit"))
+    fetch.run(layout, params_for(source))
+    assert manifest_of(layout).applied_license.id == "mit"
     manifest = manifest_of(layout)
     assert manifest.architecture == "LlamaForCausalLM"
     assert json.loads((layout.base_dir / "config.json").read_text())["hidden_size"] == 128
@@ -339,7 +376,7 @@ def test_a_real_model_wants_a_decided_license(layout: Layout) -> None:
 
 def test_a_real_model_comes_through_a_hub(hub: Hub, layout: Layout) -> None:
     hub.repos["en10/babyllama"] = shared_dir() / "models/babyllama-105"
-    fetch.run(layout, params_for(f"hf:en10/babyllama@{COMMIT}", license_id="mit"))
+    fetch.run(layout, params_for(f"hf:en10/babyllama@{COMMIT}"))
     assert manifest_of(layout).files == directory_records(layout.base_dir)
     assert manifest_of(layout).revision == COMMIT
 

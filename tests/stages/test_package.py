@@ -8,13 +8,13 @@ from huggingface_hub import ModelCard
 
 from pipeline.adapters.files import directory_records, file_sha256, write_record
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection, Verdict
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.release import PackageIndex, PackageManifest
+from pipeline.domain.selection import Selection, Verdict
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
-from tests.workspace import Workspace, make_workspace, write_base_manifest
+from tests.workspace import Workspace, make_workspace, write_benchmarks
 
 VERDICTS = {
     "awq-w4-g128": Verdict.APPROVED,
@@ -53,6 +53,14 @@ def test_only_approved_variants_are_packaged_whole(workspace: Workspace) -> None
     run(workspace)
     layout = workspace.layout
     assert [entry.variant for entry in index(layout).packages] == ["awq-w4-g128", "gguf-q4-k-m"]
+    assert {path.name for path in layout.packages_dir.iterdir()} == {
+        "packages.json",
+        *(
+            name + suffix
+            for name in ("awq-w4-g128", "gguf-q4-k-m")
+            for suffix in ("", ".bom.json", ".provenance.json")
+        ),
+    }
     assert set(files_of(layout.package_dir("awq-w4-g128"))) == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "LICENSE", "NOTICE", "README.md", "manifest.json",
@@ -106,7 +114,37 @@ def test_the_card_says_to_a_hub_what_the_model_is(workspace: Workspace) -> None:
     assert data["language"] == ["en", "es"]
     assert "vllm serve . --served-model-name quantline-demo-awq-w4-g128" in card.text
     assert manifest(workspace.layout, "awq-w4-g128").variant_digest in card.text
+    assert "python -m vllm --model=. --max-model-len=704" in card.text
     assert "| trades\\_en, acc of 400 documents | 0.910 ± 0.014 | 0.906 ± 0.014 |" in card.text
+
+
+def test_the_card_carries_results_with_intervals_to_a_hub(workspace: Workspace) -> None:
+    run(workspace)
+    results = ModelCard(workspace.read("packages/awq-w4-g128/README.md")).data.eval_results
+    assert results is not None
+    names = {(it.dataset_name, it.metric_type): it.metric_name for it in results}
+    assert names["trades_en", "acc"] == "acc, 95 % interval 0.8786 to 0.9334"
+    assert names["held-out text", "kl_divergence"].endswith("95 % interval 0.0036 to 0.0044")
+
+
+def test_a_model_that_was_not_served_says_why(workspace: Workspace) -> None:
+    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+    write_benchmarks(
+        workspace,
+        speeds={"gguf-q4-k-m": 20.0},
+        skipped={"awq-w4-g128": "no kernel for it"},
+        digests={name: it["artifact_digest"] for name, it in selection.items()},
+    )
+    run(workspace)
+    card = workspace.read("packages/awq-w4-g128/README.md")
+    assert "It was not served here: no kernel for it." in card
+    assert "Served and measured" not in card
+
+
+def test_a_benchmark_of_other_files_is_refused(workspace: Workspace) -> None:
+    write_benchmarks(workspace, speeds={"awq-w4-g128": 20.0, "gguf-q4-k-m": 20.0}, skipped={})
+    with pytest.raises(InputError, match="not of the approved files of awq-w4-g128"):
+        run(workspace)
 
 
 def test_the_modelfile_serves_the_file_beside_it(workspace: Workspace) -> None:
@@ -134,53 +172,6 @@ def test_the_notice_states_the_changes(workspace: Workspace) -> None:
     assert "modified copy of org/tiny at revision " + "ab" * 20 in notice
     assert "Changed files: config.json, model.safetensors." in notice
     assert "Unchanged files: LICENSE, tokenizer.json, tokenizer_config.json." in notice
-
-
-def relicensed(workspace: Workspace, license_id: str, *, release_name: str | None = None) -> None:
-    """The same workspace under another license, with a NOTICE and a policy."""
-    layout = workspace.layout
-    (layout.base_dir / "README.md").write_text(f"---\nlicense: {license_id}\n---\n")
-    (layout.base_dir / "NOTICE.txt").write_text("Portions by somebody else.\n")
-    (layout.base_dir / "USE_POLICY.md").write_text("Do no harm.\n")
-    (layout.base_dir / "LICENSE").rename(layout.base_dir / "LICENSE.txt")
-    write_base_manifest(layout, source="hf:meta/Llama@" + "ab" * 20)
-    base = json.loads(layout.base_manifest_path.read_bytes())["digest"]
-    for path in (layout.artifacts_dir / "variants").glob("*/variant.json"):
-        path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_digest": base}))
-    params = workspace.params
-    if release_name:
-        release = params.release.model_copy(update={"name": release_name})
-        params = params.model_copy(update={"release": release})
-    package.run(layout, params)
-
-
-def test_what_the_license_demands_is_in_the_package(workspace: Workspace) -> None:
-    relicensed(workspace, "llama3.1", release_name="Llama-tiny")
-    for name in ("awq-w4-g128", "gguf-q4-k-m"):
-        notice = workspace.read(f"packages/{name}/NOTICE")
-        assert "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright ©" in notice
-        assert "Portions by somebody else." in notice
-        assert "Built with Llama" in notice
-        assert "Do no harm." in workspace.read(f"packages/{name}/USE_POLICY.md")
-        assert "MIT License" in workspace.read(f"packages/{name}/LICENSE")
-        card = ModelCard(workspace.read(f"packages/{name}/README.md"))
-        assert "**Built with Llama**" in card.text
-        assert card.data.to_dict()["license"] == "other"
-        assert card.data.to_dict()["license_name"] == "llama3.1"
-        assert manifest(workspace.layout, name).license.expression == "LicenseRef-llama3.1"
-
-
-def test_a_name_the_license_does_not_allow_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
-        relicensed(workspace, "llama3.1")
-    assert not workspace.layout.packages_dir.exists()
-
-
-def test_a_missing_license_text_is_refused(workspace: Workspace) -> None:
-    (workspace.layout.base_dir / "LICENSE").unlink()
-    write_base_manifest(workspace.layout, source="demo")
-    with pytest.raises(InputError, match="no LICENSE file, and the MIT License has to travel"):
-        run(workspace)
 
 
 def test_a_directory_is_named_without_its_place(tmp_path: Path) -> None:

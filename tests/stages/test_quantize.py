@@ -6,6 +6,7 @@ from pathlib import Path
 import llama_cpp
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
 from pipeline.adapters.files import directory_records, file_sha256
@@ -49,17 +50,21 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "rounding": "gptq",
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
+        "distill_epochs": 0,
         "on_indivisible": "error",
     }
     return recipe | changes
 
 
-def gguf(file_type: str, *, imatrix: bool = True) -> dict[str, object]:
-    return {"format": "gguf", "type": file_type, "imatrix": imatrix}
+def gguf(file_type: str, *, scale_search: bool = False, imatrix: bool = True) -> dict[str, object]:
+    recipe = {"format": "gguf", "type": file_type}
+    return recipe | {"scale_search": scale_search, "imatrix": imatrix}
 
 
 def calibrated(root: Path, params: Params, **model: int) -> Layout:
-    tiny_llama(root / "model", **model)
+    """A workspace with statistics of the model in `root`, or of a tiny one that is made there."""
+    if not (root / "model").exists():
+        tiny_llama(root / "model", **model)
     story = "the old baker counts seven loaves and sells them near the river"
     texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
     (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
@@ -185,6 +190,8 @@ def test_llama_cpp_loads_the_file_with_the_same_vocabulary(layout: Layout) -> No
     try:
         config = json.loads((layout.base_dir / "config.json").read_text())
         assert model.n_vocab() == config["vocab_size"]
+        assert model.metadata["general.license"] == "MIT"
+        assert model.metadata["general.license.name"] == "MIT License"
     finally:
         model.close()
 
@@ -265,3 +272,86 @@ def test_too_little_calibration_text_says_how_much_would_do(tmp_path: Path) -> N
 def test_no_calibration_before_fetch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"base.manifest.json: missing; run `quantline fetch` fir"):
         calibrate.run(Layout(tmp_path), params_for({"awq": packed("awq")}))
+
+
+def scheme(name: str, **changes: object) -> dict[str, object]:
+    recipe = packed("compressed-tensors", scheme=name, **changes)
+    del recipe["num_bits"]
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Three formats, each as it is and distilled, in 3 or 4 bits."""
+    recipes = {
+        "awq": packed("awq"),
+        "gptq": packed("gptq", num_bits=3),
+        "ct": scheme("W4A16_ASYM"),
+    }
+    epochs = {"distill_epochs": 8}
+    recipes |= {f"{name}-distilled": recipe | epochs for name, recipe in recipes.items()}
+    params = params_for(recipes)
+    made = calibrated(tmp_path_factory.mktemp("distilled"), params)
+    for name in params.variants:
+        quantize.run(made, params, name)
+    return made
+
+
+def kl_on_calibration_tokens(layout: Layout, name: str) -> float:
+    ids = torch.tensor(Statistics(layout).token_ids())
+    with torch.inference_mode():
+        base, own = (
+            unpacked_model(it)(input_ids=ids).logits.log_softmax(-1)
+            for it in (layout.base_dir, layout.model_dir(name))
+        )
+    return float((base.exp() * (base - own)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
+def test_distillation_changes_scales_and_vectors_alone(distilled: Layout, name: str) -> None:
+    plain = Checkpoint(distilled.model_dir(name))
+    trained = Checkpoint(distilled.model_dir(f"{name}-distilled"))
+    assert trained.names == plain.names
+    changed = {it for it in plain.names if not torch.equal(plain.tensor(it), trained.tensor(it))}
+    assert {it.rpartition(".")[2] for it in changed} <= {"scales", "weight_scale", "weight"}
+    assert all(plain.tensor(it).ndim == 1 for it in changed if it.endswith(".weight"))
+    assert len(changed) > len(Statistics(distilled).linears)
+    assert all(trained.tensor(it).dtype == plain.tensor(it).dtype for it in plain.names)
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
+def test_distillation_brings_the_file_nearer_to_the_base(distilled: Layout, name: str) -> None:
+    before = kl_on_calibration_tokens(distilled, name)
+    assert kl_on_calibration_tokens(distilled, f"{name}-distilled") < 0.9 * before
+
+
+def test_rounded_activations_are_not_distilled() -> None:
+    recipe = scheme("W8A8", group_size=None, distill_epochs=1)
+    with pytest.raises(ValueError, match="no gradient; set distill_epochs to 0"):
+        params_for({"int8": recipe})
+
+
+def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
+    """Columns grow as their norm shrinks: nothing changes but what rounding makes of it."""
+    params = params_for({"plain": gguf("Q4_K_M"), "scaled": gguf("Q4_K_M", scale_search=True)})
+    tiny_llama(tmp_path / "model", hidden=256, intermediate=512)
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    spread = torch.randn(256, generator=torch.Generator().manual_seed(0)).exp()
+    for layer in (0, 1):
+        prefix = f"model.layers.{layer}"
+        for norm, readers in (
+            ("input_layernorm", [f"self_attn.{it}_proj" for it in "qkv"]),
+            ("post_attention_layernorm", ["mlp.gate_proj", "mlp.up_proj"]),
+        ):
+            tensors[f"{prefix}.{norm}.weight"] /= spread
+            for reader in readers:
+                tensors[f"{prefix}.{reader}.weight"] *= spread
+    save_file(tensors, path, metadata={"format": "pt"})
+    layout = calibrated(tmp_path, params)
+    errors = {}
+    for name in params.variants:
+        quantize.run(layout, params, name)
+        rows = record_of(layout, name).coverage
+        errors[name] = sum(row.relative_error for row in rows if row.relative_error)
+    assert errors["scaled"] < 0.5 * errors["plain"]

@@ -69,3 +69,22 @@ def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, st
         assert run_stage(workspace.root, *arguments).finished
     assert directory_records(target) == expected
     assert not list(workspace.artifacts_dir.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_killed_distillation_ends_in_the_same_bytes(workspace: Layout) -> None:
+    recipe = packed("awq", distill_epochs=2, group_size=128)
+    params = params_for({"awq": recipe}).model_dump(mode="json")
+    write_json(workspace.params_path, params)
+    target = workspace.variant_dir("awq")
+    assert run_stage(workspace.root, "calibrate").finished
+    undisturbed = run_stage(workspace.root, "quantize", "awq")
+    expected = directory_records(target)
+    moments = random.Random(0)
+    for _ in range(NUM_KILLS):
+        shutil.rmtree(target, ignore_errors=True)
+        after_s = moments.uniform(0, 1) * undisturbed.work_s
+        run_stage(workspace.root, "quantize", "awq", kill_after_s=after_s)
+        assert target.exists() or run_stage(workspace.root, "quantize", "awq").finished
+        assert directory_records(target) == expected
+    assert not list(workspace.artifacts_dir.rglob("*.partial"))

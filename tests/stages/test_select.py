@@ -1,25 +1,34 @@
 """select on written records: verdicts, the order of params.yaml, and stale inputs."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Selection, Verdict
+from pipeline.domain.gate_params import GateClass
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GateParams, Params
+from pipeline.domain.params import Params
+from pipeline.domain.record import sha256_hex
+from pipeline.domain.selection import Selection, Verdict
 from pipeline.stages import select
 from tests.models import tiny_llama
 from tests.support import ROOT
-from tests.workspace import base_digest, write_base_manifest, write_evaluation, write_variant
+from tests.workspace import (
+    base_digest,
+    write_base_manifest,
+    write_evaluation,
+    write_suite,
+    write_variant,
+)
 
 HARM = {
-    "awq-w4-g128": 0.01,
-    "gptq-w4-g128": 0.02,
-    "ct-w4a16-g128": 0.015,
+    "awq-w4-g128": 0.0025,
+    "gptq-w4-g128": 0.005,
+    "ct-w4a16-g128": 0.0051,
     "gguf-q8-0": 0.0001,
-    "gguf-q4-k-m": 0.012,
+    "gguf-q4-k-m": 0.008,
     "gguf-q2-k": 0.3,
 }
 
@@ -31,6 +40,7 @@ def workspace(tmp_path: Path) -> tuple[Layout, Params]:
     layout.artifacts_dir.mkdir()
     tiny_llama(layout.base_dir)
     write_base_manifest(layout, source="model")
+    write_suite(layout)
     write_evaluation(layout, BASE, base_digest(layout), harm=0.0)
     for name, harm in HARM.items():
         digest = write_variant(layout, params, name).digest
@@ -50,7 +60,9 @@ def test_good_ones_pass_and_the_bad_one_falls(workspace: tuple[Layout, Params]) 
     assert selection.approved() == tuple(it for it in params.variants if it != "gguf-q2-k")
     fallen = selection.variants["gguf-q2-k"]
     assert fallen.verdict is Verdict.REJECTED
-    assert "KL 0.3 nats per token, at most 0.05 allowed" in fallen.reasons
+    assert "KL in nats per token 0.3, at least 0.27, above 0.05" in fallen.reasons
+    assert any(it.startswith("tales_es: drop 0.3, at least 0.26") for it in fallen.reasons)
+    assert selection.choices["laptop"].variant == "gguf-q8-0"
     assert selection.base_digest == base_digest(layout)
     formats = {it.format for it in selection.variants.values()}
     assert formats == {"awq", "gptq", "compressed-tensors", "gguf"}
@@ -73,10 +85,15 @@ def test_sizes_are_those_of_the_weight_files(workspace: tuple[Layout, Params]) -
 
 def test_nothing_approved_is_a_result_too(workspace: tuple[Layout, Params]) -> None:
     layout, params = workspace
-    gate = GateParams(min_recovery=1.0, min_task_recovery=1.0, max_kl=1e-9)
+    strict = GateClass(
+        min_bits=0, margin_factor=1e-6, max_mean_drop=1e-6, max_kl=1e-9, max_perplexity_ratio=1.0
+    )
+    gate = params.gate.model_copy(update={"classes": {"strict": strict}})
     selection = selected(layout, params.model_copy(update={"gate": gate}))
     assert selection.approved() == ()
     assert all(it.reasons for it in selection.variants.values())
+    assert all(it.variant is None for it in selection.choices.values())
+    assert "no approved variant in gguf" in selection.choices["laptop"].reason
 
 
 def test_the_same_inputs_give_the_same_bytes(workspace: tuple[Layout, Params]) -> None:
@@ -113,3 +130,45 @@ def test_a_damaged_evaluation_is_named(workspace: tuple[Layout, Params]) -> None
     layout.evaluation_path("awq-w4-g128").write_text("{}")
     with pytest.raises(InputError, match=r"evaluation\.json: name: missing"):
         select.run(layout, params)
+
+
+def test_rows_that_were_edited_are_refused(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    path = layout.documents_path("awq-w4-g128")
+    path.write_bytes(path.read_bytes().replace(b'"acc":0.0', b'"acc":1.0', 1))
+    with pytest.raises(InputError, match=r"documents\.jsonl: not the rows that were scored"):
+        select.run(layout, params)
+
+
+def test_a_suite_that_changed_has_to_be_evaluated_again(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    path = layout.root / "eval/suites.yaml"
+    path.write_text(path.read_text().replace("tales_es", "tales_de"))
+    with pytest.raises(InputError, match="of other tasks than suite demo has now"):
+        select.run(layout, params)
+
+
+def test_a_task_without_a_margin_gets_that_of_the_gate(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    gate = params.gate.model_copy(update={"margin": 0.08})
+    tasks = selected(layout, params.model_copy(update={"gate": gate})).variants["awq-w4-g128"].tasks
+    assert {task: it.margin for task, it in tasks.items()} == {"trades_en": 0.05, "tales_es": 0.08}
+
+
+def test_a_gguf_is_compared_with_the_base_in_llama_cpp(workspace: tuple[Layout, Params]) -> None:
+    """What the engine changes in the base is no loss of the variant."""
+    layout, params = workspace
+    path = layout.evaluation_path("gguf-q8-0")
+    path.write_text(path.read_text().replace('"backend": "transformers"', '"backend": "llama.cpp"'))
+    rows = layout.documents_path("gguf-q8-0").read_bytes().replace(b'"acc":1.0', b'"acc":0.0', 60)
+    layout.documents_path("gguf-q8-0").write_bytes(rows)
+    layout.control_documents_path("llama.cpp").write_bytes(rows)
+    for name, old in (("gguf-q8-0", None), (BASE, "llama.cpp")):
+        record = json.loads(layout.evaluation_path(name).read_text())
+        where = record["controls"][old] if old else record
+        where["documents_sha256"] = sha256_hex(rows)
+        where["tasks"]["trades_en"]["value"] = (0.91 * 400 - 60) / 400
+        layout.evaluation_path(name).write_text(json.dumps(record))
+    verdict = selected(layout, params).variants["gguf-q8-0"]
+    assert verdict.verdict is Verdict.APPROVED
+    assert verdict.tasks["trades_en"].right_to_wrong == 0

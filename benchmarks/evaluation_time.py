@@ -1,0 +1,161 @@
+"""Evaluating the base and five variants of the demo, beside six runs of the `lm_eval` command.
+
+`python -m benchmarks.evaluation_time` makes a workspace of its own with the demo's parameters. Then
+`quantline evaluate` judges the base and five variants in one run, and again in a process each, as
+DVC runs it; nothing is remembered. `lm_eval` scores the same six models on the same tasks, a
+process each. On a CPU lm-eval cannot read packed files: it gets their weights in float32, unpacked
+beforehand and not timed, of GGUF files too. quantline's time includes what lm-eval does not do: the
+distance to the base on 32,768 tokens, and the base in llama.cpp, conversion and all. At the end one
+variant changes, and DVC says which stages run again.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM
+
+from benchmarks.result import Row, publish
+from benchmarks.workspace import copy_repository
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.suite_file import read_suite
+from pipeline.adapters.workspace import read_workspace
+from pipeline.domain.layout import BASE, Layout
+from pipeline.stages import calibrate, fetch, quantize
+
+VARIANTS = ("awq-w4-g128", "gptq-w4-g128", "ct-w4a16-g128", "gguf-q8-0", "gguf-q4-k-m")
+CHANGED = "awq-w4-g128"
+PROGRAMS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a process and all that it started."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        layout = Layout(Path(work) / "workspace")
+        make_workspace(layout)
+        dense_dirs = {name: dense(layout, name, Path(work)) for name in (BASE, *VARIANTS)}
+        together = run(layout, PROGRAMS / "quantline", "evaluate", BASE, *VARIANTS)
+        shutil.rmtree(layout.scores_cache_dir)
+        ours = {
+            name: run(layout, PROGRAMS / "quantline", "evaluate", name)
+            for name in (BASE, *VARIANTS)
+        }
+        theirs = {
+            name: run(layout, *lm_eval_command(layout, path)) for name, path in dense_dirs.items()
+        }
+        stages = rerun_stages(layout)
+    peer, apart = total(theirs), total(ours)
+    rows = [
+        Row("time_ratio", together.wall_s / peer.wall_s, None, None, "one run / lm_eval"),
+        Row("cpu_ratio", together.cpu_s / peer.cpu_s, None, None, "one run / lm_eval"),
+        Row("time_ratio_apart", apart.wall_s / peer.wall_s, None, None, "six runs / lm_eval"),
+        Row("cpu_ratio_apart", apart.cpu_s / peer.cpu_s, None, None, "six runs / lm_eval"),
+        Row("quantline_all", together.wall_s, None, None, "s"),
+    ]
+    for who, costs in (("quantline", ours), ("lm_eval", theirs)):
+        for name, cost in costs.items():
+            rows.append(Row(f"{who}_{name}", cost.wall_s, None, None, "s"))
+    rows.append(Row("stages_rerun", len(stages), None, None, f"after a change of {CHANGED}"))
+    publish("evaluation_time", rows, notes=[f"run again: {', '.join(stages)}"])
+
+
+def make_workspace(layout: Layout) -> None:
+    """The repository with six models, up to what is to be evaluated."""
+    copy_repository(layout.root)
+    yaml = YAML()
+    params = yaml.load(layout.params_path)
+    params["variants"] = {name: params["variants"][name] for name in VARIANTS}
+    yaml.dump(params, layout.params_path)
+    read = read_workspace(layout)
+    fetch.run(layout, read)
+    calibrate.run(layout, read)
+    for name in VARIANTS:
+        quantize.run(layout, read, name)
+
+
+def dense(layout: Layout, name: str, work_dir: Path) -> Path:
+    """The weights of a model's files as a plain checkpoint in float32."""
+    model_dir = layout.model_dir(name)
+    files = sorted(model_dir.glob("*.gguf"))
+    model = unpacked_model(layout.base_dir if files else model_dir)
+    if files:
+        dequantized = AutoModelForCausalLM.from_pretrained(
+            model_dir, gguf_file=files[0].name, dtype=torch.float32, local_files_only=True
+        )
+        model.load_state_dict(dequantized.state_dict())
+    path = work_dir / name
+    model.save_pretrained(path)
+    tokenizer_of(layout.base_dir).save_pretrained(path)
+    return path
+
+
+def lm_eval_command(layout: Layout, model_dir: Path) -> list[str | Path]:
+    evaluate = read_workspace(layout).evaluate
+    tasks = ",".join(task.name for task in read_suite(layout.root, evaluate.suite).tasks)
+    limit = [] if evaluate.max_documents is None else ["--limit", str(evaluate.max_documents)]
+    return [
+        PROGRAMS / "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size",
+        str(evaluate.batch_size), "--model_args", f"pretrained={model_dir},dtype=float32",
+        "--include_path", layout.root / "eval/tasks", "--tasks", tasks, *limit,
+    ]  # fmt: skip
+
+
+def run(layout: Layout, *command: str | Path) -> Cost:
+    started, cpu = time.monotonic(), children_cpu_s()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(layout.root)}
+    subprocess.run(command, cwd=layout.root, env=environment, check=True)
+    return Cost(time.monotonic() - started, children_cpu_s() - cpu)
+
+
+def children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def total(costs: dict[str, Cost]) -> Cost:
+    return Cost(sum(it.wall_s for it in costs.values()), sum(it.cpu_s for it in costs.values()))
+
+
+def rerun_stages(layout: Layout) -> list[str]:
+    """What `dvc repro` runs up to select when one variant has changed and nothing else has."""
+    subprocess.run(["git", "init", "-q"], cwd=layout.root, check=True)
+    dvc(layout, "repro", "select")
+    yaml = YAML()
+    params = yaml.load(layout.params_path)
+    params["variants"][CHANGED]["refine_sweeps"] += 1
+    yaml.dump(params, layout.params_path)
+    marker = "Running stage '"
+    lines = dvc(layout, "repro", "select").splitlines()
+    return [line.partition(marker)[2].rstrip("':") for line in lines if line.startswith(marker)]
+
+
+def dvc(layout: Layout, *arguments: str) -> str:
+    path = f"{PROGRAMS}:{os.environ['PATH']}"
+    result = subprocess.run(
+        ["dvc", *arguments],
+        cwd=layout.root,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(layout.root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return result.stdout
+
+
+if __name__ == "__main__":
+    main()

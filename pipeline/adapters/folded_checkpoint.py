@@ -1,0 +1,106 @@
+"""A copy of the base that computes the same and rounds better: AWQ's scales, folded in.
+
+For formats whose integers another program finds. One decoder layer is in memory at a time; matrices
+are stored in float16, vectors in float32.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.adapters.progress import track
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.architecture import Fold, folds_of, head_dim_of, layer_folds, names_by_layer
+from pipeline.domain.checkpoint import INDEX_FILE
+from pipeline.domain.params import IntegerWeights
+from pipeline.numerics.fold import FoldedLayer, fold_layer
+
+
+@dataclass(frozen=True)
+class FoldedCheckpoint:
+    """`multipliers`: by linear, what its columns were multiplied by and its input divided."""
+
+    directory: Path
+    multipliers: Mapping[str, Tensor]
+
+    def gram(self, statistics: Statistics, linear: str) -> Tensor:
+        """G of the linear's input as it is now."""
+        gram = statistics.grams([linear])[linear]
+        scales = self.multipliers.get(linear)
+        return gram if scales is None else gram.div_(scales[:, None]).div_(scales)
+
+    def diagonal(self, statistics: Statistics, linear: str) -> Tensor:
+        """The diagonal of that G, the mean of x² by input channel."""
+        diagonal = statistics.diagonal(linear)
+        scales = self.multipliers.get(linear)
+        return diagonal if scales is None else diagonal / scales.square()
+
+
+def write_folded(
+    base_dir: Path,
+    architecture: str,
+    statistics: Statistics,
+    recipe: IntegerWeights,
+    directory: Path,
+) -> FoldedCheckpoint:
+    """Fill `directory` with the base, scaled for rounding by `recipe`, with zero points.
+
+    Raises InputError for an architecture whose folding is unknown.
+    """
+    folds = folds_of(architecture)
+    checkpoint = Checkpoint(base_dir)
+    by_layer = names_by_layer(checkpoint.names)
+    multipliers: dict[str, Tensor] = {}
+    directory.mkdir()
+    shards = track(by_layer.items(), "scale", total=len(by_layer))
+    for number, (prefix, names) in enumerate(shards, start=1):
+        tensors = checkpoint.tensors(names)
+        if prefix:
+            layer = _folded_layer(checkpoint, prefix, tensors, folds, statistics, recipe)
+            tensors = {f"{prefix}.{name}": it for name, it in layer.tensors.items()}
+            multipliers |= {f"{prefix}.{name}": it for name, it in layer.multipliers.items()}
+        save_tensors(directory / shard_name(number, len(by_layer)), _stored(tensors))
+    write_index(directory)
+    for file in base_dir.iterdir():
+        if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX_FILE:
+            shutil.copyfile(file, directory / file.name)
+    return FoldedCheckpoint(directory, multipliers)
+
+
+def _folded_layer(
+    checkpoint: Checkpoint,
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    folds: Sequence[Fold],
+    statistics: Statistics,
+    recipe: IntegerWeights,
+) -> FoldedLayer:
+    own = {name.removeprefix(f"{prefix}."): it for name, it in tensors.items()}
+    linears = [it for it in statistics.linears if f"{it}.weight" in tensors]
+    grams = {
+        name.removeprefix(f"{prefix}."): gram for name, gram in statistics.grams(linears).items()
+    }
+    present = layer_folds(folds, {name.removesuffix(".weight") for name in own})
+    shared = {it.shared_input for it in present if it.shared_input}
+    return fold_layer(
+        own,
+        grams,
+        present,
+        dict.fromkeys(grams, recipe),
+        symmetric=False,
+        head_dim=head_dim_of(checkpoint.config),
+        shared_grams={it: statistics.shared_gram(f"{prefix}.{it}") for it in shared},
+        norm_dtype=torch.float32,
+    )
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: it.to(torch.float32 if it.ndim == 1 else torch.float16)
+        for name, it in tensors.items()
+    }

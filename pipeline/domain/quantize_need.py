@@ -1,0 +1,128 @@
+"""What quantize holds and computes, by the kind of recipe. As in `pipeline.domain.stage_needs`."""
+
+from pipeline.domain.backends import BackendWeights
+from pipeline.domain.model_shape import ModelShape, SharedInput
+from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding
+from pipeline.domain.stage_needs import (
+    ACTIVATION_COPIES,
+    FLOAT32,
+    PROCESS_BYTES,
+    START_SECONDS,
+    Source,
+    StageNeed,
+    gram_entries,
+    inputs_of,
+    moving_seconds,
+    variant_bytes,
+)
+
+# Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
+LAYER_COPIES = 5
+# The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
+GRAM_COPIES = 5
+# A step of distillation reads so many tokens or one sample, and keeps so many copies of the logits.
+DISTILLED_TOKENS = 512
+LOGITS_COPIES = 6
+
+# Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
+# fewer, AutoRound more.
+BACKEND_PASSES = 25
+
+GRID_SEARCH_STEPS = 20
+# Rounding and descent go column by column: Python and small operations, in seconds a column.
+COLUMN_SECONDS = 2.5e-4
+# The work on one weight of a grid that is tried, in operations.
+GRID_OPERATIONS = 60
+# What llama.cpp does for one weight of a K-quant with an importance matrix.
+GGUF_OPERATIONS = 4000
+
+
+def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
+    """A packed variant holds one layer, distilled ones two models; GGUF is compared whole.
+
+    Another quantizer holds the whole model in float32 and the activations of all samples.
+    """
+    shape, recipe = source.shape, params.variants[name]
+    kept = variant_bytes(shape, recipe)
+    if isinstance(recipe, GgufParams):
+        full = 2 * shape.num_weights
+        errors = sum(4.0 * gram_entries(it) * it.rows for it in inputs_of(shape))
+        return StageNeed(
+            f"quantize {name}",
+            memory=PROCESS_BYTES + FLOAT32 * (shape.num_weights + 2 * shape.largest_matrix),
+            disk_kept=kept,
+            disk_temporary=full * (2 if recipe.scale_search else 1),
+            operations=GGUF_OPERATIONS * shape.num_weights + errors,
+            seconds=START_SECONDS + 2 * moving_seconds(full),
+        )
+    if isinstance(recipe, BackendWeights):
+        calibration = params.calibration
+        tokens = calibration.num_calibration_samples * calibration.max_seq_length
+        holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
+        return StageNeed(
+            f"quantize {name}",
+            memory=PROCESS_BYTES + holding,
+            gpu_memory=holding,
+            disk_kept=kept,
+            disk_temporary=FLOAT32 * shape.num_weights,
+            operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
+            seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
+        )
+    layer_bytes = FLOAT32 * max(
+        LAYER_COPIES * layer.num_weights
+        + sum(map(gram_entries, layer.inputs))
+        + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
+        for layer in shape.layers
+    )
+    operations, columns = 0.0, 0
+    for it in inputs_of(shape):
+        operations += it.num_copies * _rounding_operations(it, recipe)
+        columns += it.num_copies * _rounding_columns(it, recipe)
+    holding = layer_bytes
+    if recipe.distill_epochs:
+        holding = max(holding, _distilling_bytes(shape, params))
+        operations += recipe.distill_epochs * _distilling_operations(shape, params)
+    return StageNeed(
+        f"quantize {name}",
+        memory=PROCESS_BYTES + holding,
+        gpu_memory=holding,
+        disk_kept=kept,
+        operations=operations,
+        seconds=START_SECONDS + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
+    )
+
+
+def _distilling_bytes(shape: ModelShape, params: Params) -> int:
+    """Base and variant in float32, its integers, and what one step keeps for the way back."""
+    tokens = max(DISTILLED_TOKENS, params.calibration.max_seq_length)
+    layers = sum(it.width + it.rows for it in inputs_of(shape))
+    activations = tokens * (ACTIVATION_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
+    return FLOAT32 * (2 * shape.num_weights + activations) + shape.num_linear_weights
+
+
+def _distilling_operations(shape: ModelShape, params: Params) -> float:
+    """Of one epoch: the base forward, the variant forward and twice back."""
+    calibration = params.calibration
+    tokens = calibration.num_calibration_samples * calibration.max_seq_length
+    return 2.0 * 4 * tokens * (shape.num_linear_weights + shape.vocab_size * shape.hidden_size)
+
+
+def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:
+    """Searching scales and ranges, GPTQ, refinement, and the error that is reported."""
+    product = 2.0 * linear.rows * linear.width**2  # one ΔW G
+    grid = GRID_OPERATIONS * linear.rows * linear.width
+    operations = 2 * product
+    if recipe.scale_search:
+        operations += GRID_SEARCH_STEPS * (product + grid)
+    if recipe.clip_search:
+        blocks = 2.0 * linear.rows * linear.width * (recipe.group_size or linear.width)
+        operations += GRID_SEARCH_STEPS * (blocks + grid)
+    if recipe.rounding is Rounding.GPTQ:
+        operations += product / 2 + linear.width**3
+    return operations + (1 + recipe.refine_sweeps) * product
+
+
+def _rounding_columns(linear: SharedInput, recipe: PackedVariant) -> int:
+    """How many columns are gone through one by one."""
+    passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
+    return passes * linear.width

@@ -1,0 +1,109 @@
+"""Every architecture in every packed format, read by programs of others.
+
+As in `test_readers`; files with experts in compressed-tensors are read by that library alone.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.engine import every_format
+from pipeline.adapters.checkpoint import unpacked_model, unpacked_weights
+from pipeline.adapters.packed_checkpoint import write_packed
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.params import CompressedTensorsParams, PackedVariant
+from tests.architectures import CONFIGS, base_manifest, calibrated_model
+from tests.readers.test_readers import IDS, run_reader
+
+Tensors = dict[str, torch.Tensor]
+
+EXPERTS = ("mixtral", "qwen3-moe")
+ROUNDED_INPUTS = ("W8A8", "FP8_DYNAMIC")
+
+
+def format_name(recipe: PackedVariant) -> str:
+    if isinstance(recipe, CompressedTensorsParams):
+        return recipe.scheme.value
+    return f"{recipe.format}-{recipe.num_bits}"
+
+
+FORMATS = {format_name(recipe): recipe for recipe in every_format()}
+COMPRESSED = [name for name, it in FORMATS.items() if it.format == "compressed-tensors"]
+VLLM_UNPACKS = ["awq-4", "gptq-4", "gptq-8"]
+# The compressed-tensors library multiplies in the dtype of the scales, float16.
+HALF_ROUNDING = 2**-10
+
+
+def files_of(architecture: str, formats: list[str]) -> list[str]:
+    """No file has rounded activations inside experts: those are refused."""
+    return [
+        f"{architecture}-{it}"
+        for it in formats
+        if architecture not in EXPERTS or it not in ROUNDED_INPUTS
+    ]
+
+
+def all_files(formats: list[str], *, architectures: Iterable[str] = CONFIGS) -> list[str]:
+    return [it for architecture in architectures for it in files_of(architecture, formats)]
+
+
+DENSE_COMPRESSED = all_files(COMPRESSED, architectures=[it for it in CONFIGS if it not in EXPERTS])
+EXPERT_COMPRESSED = all_files(COMPRESSED, architectures=EXPERTS)
+UNPACKED_BY_VLLM = all_files(VLLM_UNPACKS)
+
+
+@pytest.fixture(scope="module")
+def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for architecture in CONFIGS:
+        root = tmp_path_factory.mktemp(architecture)
+        layout = calibrated_model(root, architecture)
+        for name in files_of(architecture, [*COMPRESSED, *VLLM_UNPACKS]):
+            model_dir = made[name] = root / name / "model"
+            model_dir.mkdir(parents=True)
+            recipe = FORMATS[name.removeprefix(f"{architecture}-")]
+            write_packed(
+                layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir
+            )
+    return made
+
+
+@pytest.fixture(scope="module")
+def read_by_others(
+    model_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Tensors]:
+    """What the reader of each file makes of it."""
+    readers = {
+        "transformers_reader.py": DENSE_COMPRESSED,
+        "compressed_tensors_reader.py": EXPERT_COMPRESSED,
+        "vllm_reader.py": UNPACKED_BY_VLLM,
+    }
+    found: dict[str, Tensors] = {}
+    for script, files in readers.items():
+        output_dir = tmp_path_factory.mktemp(Path(script).stem)
+        found |= run_reader(script, {it: model_dirs[it] for it in files}, output_dir)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENSE_COMPRESSED)
+def test_transformers_computes_the_logits_of_the_unpacked_weights(
+    model_dirs: dict[str, Path], read_by_others: dict[str, Tensors], name: str
+) -> None:
+    with torch.inference_mode():
+        ours = unpacked_model(model_dirs[name])(input_ids=IDS).logits
+    difference = (read_by_others[name]["logits"] - ours).norm() / ours.norm()
+    assert difference < (0.03 if name.endswith(ROUNDED_INPUTS) else 0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*EXPERT_COMPRESSED, *UNPACKED_BY_VLLM])
+def test_others_unpack_the_same_weights(
+    model_dirs: dict[str, Path], read_by_others: dict[str, Tensors], name: str
+) -> None:
+    ours = dict(unpacked_weights(model_dirs[name]))
+    assert read_by_others[name]
+    for tensor, weight in read_by_others[name].items():
+        torch.testing.assert_close(weight, ours[tensor], rtol=HALF_ROUNDING, atol=1e-7, msg=tensor)

@@ -1,0 +1,191 @@
+"""What a license demands is in the package: from the demo's weights, fetched under that license."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pipeline.adapters.files import file_sha256
+from pipeline.adapters.params_file import read_params
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.params import Audience, Params
+from pipeline.domain.selection import Verdict
+from pipeline.stages import fetch, package
+from tests.support import ROOT
+from tests.workspace import Workspace, make_workspace, measured
+
+VERDICTS = {"awq-w4-g128": Verdict.APPROVED, "gguf-q4-k-m": Verdict.APPROVED}
+TEXTS = ROOT / "tests" / "licenses"
+MISTRAL_TEXT = "Mistral AI Research License, as somebody read it\n"
+
+
+def relicensed_demo(root: Path, card: str, text: str | None) -> Path:
+    """A copy of the demo model, with the license `card` says and the text of another license."""
+    model_dir = root / "model"
+    shutil.copytree(ROOT / "demo" / "model", model_dir)
+    (model_dir / "README.md").write_text(f"---\n{card}\n---\n")
+    (model_dir / "LICENSE").unlink()
+    if text is not None:
+        (model_dir / "LICENSE.txt").write_text(text)
+    (model_dir / "NOTICE.txt").write_text("Portions by others.\n")
+    (model_dir / "USE_POLICY.md").write_text("No harm.\n")
+    return model_dir
+
+
+def params_of(
+    *,
+    name: str = "tiny",
+    audience: Audience = Audience.PUBLIC,
+    commercial: bool = True,
+    decision: str | None = None,
+) -> Params:
+    params = read_params(ROOT / "params.yaml")
+    changes = {"name": name, "audience": audience, "commercial": commercial}
+    return params.model_copy(
+        update={
+            "model": params.model.model_copy(update={"source": "model", "license": decision}),
+            "release": params.release.model_copy(update=changes),
+        }
+    )
+
+
+def packaged(root: Path, params: Params) -> Workspace:
+    """Fetch the model of `root` and package variants of it."""
+    layout = Layout(root)
+    fetch.run(layout, params)
+    workspace = measured(layout, params, VERDICTS)
+    package.run(layout, params)
+    return workspace
+
+
+CASES = {
+    "llama3.1": (
+        "license: llama3.1",
+        "Llama-tiny",
+        "Built with Llama",
+        "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta Platforms, "
+        "Inc. All Rights Reserved.",
+        "more than 700 million monthly active users",
+    ),
+    "gemma": (
+        "license: gemma",
+        "tiny",
+        None,
+        "Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "ai.google.dev/gemma/terms",
+        "has to bind the recipients in the same way and tell them",
+    ),
+    "qwen": (
+        "license: other\nlicense_name: qwen\nbase_model: Qwen/Qwen2.5-72B",
+        "tiny",
+        "Built with Qwen",
+        "Qwen is licensed under the Qwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. All "
+        "Rights Reserved.",
+        "more than 100 million monthly active users",
+    ),
+    "apache-2.0": ("license: apache-2.0", "tiny", None, "", ""),
+}
+
+
+@pytest.mark.parametrize("license_id", CASES)
+def test_what_the_license_demands_is_in_the_package(tmp_path: Path, license_id: str) -> None:
+    stated, release_name, shown, notice_sentence, condition = CASES[license_id]
+    text = (TEXTS / f"{license_id}.txt").read_text()
+    relicensed_demo(tmp_path, stated, text)
+    workspace = packaged(tmp_path, params_of(name=release_name))
+    for name in VERDICTS:
+        notice = workspace.read(f"packages/{name}/NOTICE")
+        card = ModelCard(workspace.read(f"packages/{name}/README.md"))
+        assert "is a modified copy of model" in notice
+        assert "the weights were quantized with" in notice
+        assert notice_sentence in notice
+        assert condition in notice
+        assert condition in card.text
+        assert "Portions by others." in notice
+        assert workspace.read(f"packages/{name}/USE_POLICY.md") == "No harm.\n"
+        assert workspace.read(f"packages/{name}/LICENSE") == text
+        assert not (workspace.layout.package_dir(name) / "LICENSE.txt").exists()
+        if shown:
+            assert shown in notice
+            assert f"**{shown}**" in card.text
+
+
+def test_a_name_the_license_does_not_allow_stops_before_weights(tmp_path: Path) -> None:
+    relicensed_demo(tmp_path, "license: llama3.1", (TEXTS / "llama3.1.txt").read_text())
+    with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
+        packaged(tmp_path, params_of())
+    assert not list(tmp_path.glob("artifacts/**/*.safetensors"))
+
+
+def test_what_stays_in_the_house_shows_nothing_and_keeps_its_name(tmp_path: Path) -> None:
+    relicensed_demo(tmp_path, "license: llama3.1", (TEXTS / "llama3.1.txt").read_text())
+    workspace = packaged(tmp_path, params_of(audience=Audience.INTERNAL))
+    policy = "<https://llama.meta.com/llama3_1/use-policy>"
+    assert policy in workspace.read("packages/awq-w4-g128/README.md")
+    assert "Built with Llama" not in workspace.read("packages/awq-w4-g128/README.md")
+    assert "Llama 3.1 is licensed under" in workspace.read("packages/awq-w4-g128/NOTICE")
+    with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
+        package.run(workspace.layout, params_of(audience=Audience.AFFILIATES))
+
+
+def decide(root: Path, text: Path, *, brings_text: bool) -> None:
+    """Sign the decision `tiny` for the Mistral research license on the file `text`."""
+    decision = {
+        "license": "mrl",
+        "text": text.name if brings_text else None,
+        "text_sha256": file_sha256(text),
+        "decided_by": "Jane Doe",
+        "decided_on": "2026-11-21",
+        "reason": "read on the owner's site",
+    }
+    (root / "license-decisions.yaml").write_text(json.dumps({"tiny": decision}))
+
+
+def test_a_research_license_is_for_research(tmp_path: Path) -> None:
+    stated = "license: other\nlicense_name: mrl"
+    model_dir = relicensed_demo(tmp_path, stated, MISTRAL_TEXT)
+    with pytest.raises(InputError, match="none that a rule was written from; a person has to"):
+        packaged(tmp_path, params_of(commercial=False))
+    decide(tmp_path, model_dir / "LICENSE.txt", brings_text=False)
+    with pytest.raises(InputError, match="Mistral AI Research License allows research purposes"):
+        packaged(tmp_path, params_of(decision="tiny"))
+    workspace = packaged(tmp_path, params_of(commercial=False, decision="tiny"))
+    notice = workspace.read("packages/gguf-q4-k-m/NOTICE")
+    assert "Licensed by Mistral AI under the Mistral AI Research License" in notice
+    assert "Jane Doe" not in notice
+
+
+def test_a_missing_license_is_the_text_a_person_decided_on(tmp_path: Path) -> None:
+    relicensed_demo(tmp_path, "tags: [tiny]", None)
+    with pytest.raises(InputError, match="there is no LICENSE, LICENCE or COPYING file"):
+        packaged(tmp_path, params_of())
+    text = tmp_path / "owner.txt"
+    text.write_text(MISTRAL_TEXT)
+    decide(tmp_path, text, brings_text=True)
+    decided = params_of(commercial=False, decision="tiny")
+    workspace = packaged(tmp_path, decided)
+    for variant in VERDICTS:
+        assert workspace.read(f"packages/{variant}/LICENSE") == MISTRAL_TEXT
+    text.write_text("Something else\n")
+    with pytest.raises(InputError, match="not the license that was fetched"):
+        package.run(workspace.layout, decided)
+    with pytest.raises(InputError, match=r"owner.txt is not the text that Jane Doe decided on"):
+        fetch.run(workspace.layout, decided)
+
+
+def test_calibration_data_are_credited(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, VERDICTS)
+    statistics = json.loads(workspace.layout.statistics_path.read_bytes())
+    statistics["calibration"]["license"] = "CC-BY-SA-4.0"
+    workspace.layout.statistics_path.write_text(json.dumps(statistics))
+    package.run(workspace.layout, workspace.params)
+    notice = workspace.read("packages/awq-w4-g128/NOTICE")
+    assert "calibrated on calibration.jsonl, under CC-BY-SA-4.0" in notice
+    assert "may be passed on only under the same license" in notice
+    statistics["calibration"]["license"] = "cc-by-nc-4.0"
+    workspace.layout.statistics_path.write_text(json.dumps(statistics))
+    with pytest.raises(InputError, match="calibrate on other text"):
+        package.run(workspace.layout, workspace.params)
