@@ -69,6 +69,7 @@ def run(layout: Layout, params: Params) -> None:
     candidates = candidates_of(layout, serve)
     for name, endpoint in serve.endpoints.items():
         require_usable(name, endpoint)
+    chosen_port(serve.port)
     ports = _ports(serve)
     prompts = prompts_of(layout, params, num_prompts=NUM_CANARY_PROMPTS)
     generator = LoadGenerator(
@@ -95,7 +96,6 @@ def run(layout: Layout, params: Params) -> None:
 
 def _ports(serve: ServeParams) -> Iterator[int | None]:
     """A port for each server: free ones, or those from `serve.port` on."""
-    chosen_port(serve.port)
     if serve.port is None:
         while True:
             yield None

@@ -101,6 +101,7 @@ def test_a_context_too_short_for_the_load_is_a_reason_to_skip(tmp_path: Path) ->
 
 def test_a_taken_port_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, {})
+    workspace.layout.benchmarks_path.unlink()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
