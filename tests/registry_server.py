@@ -8,11 +8,13 @@ from pathlib import Path
 
 import requests
 
-from pipeline.adapters.files import directory_records, file_sha256, write_record
+from pipeline.adapters.files import directory_records, file_record, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.process import Daemon, free_port, run_program
 from pipeline.domain.layout import Layout
+from pipeline.domain.manifest import FileRecord
 from pipeline.domain.params import Params
+from pipeline.domain.record import sha256_hex
 from pipeline.domain.release import (
     BaseReference,
     PackageEntry,
@@ -24,6 +26,13 @@ from tests.support import ROOT, require_program
 
 USER, PASSWORD = "releaser", "correct horse: battery"
 READY_TIMEOUT_S = 30
+EVALUATION = b'{"score": 1}'
+MODELFILE = """FROM ./model.gguf
+REQUIRES 0.30.0
+PARAMETER num_ctx 1024
+PARAMETER stop "<|end|>"
+LICENSE \"\"\"Permission is hereby granted.\"\"\"
+"""
 
 
 @dataclass(frozen=True)
@@ -85,23 +94,30 @@ def release_params(*, url: str | None = None) -> Params:
 
 
 def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:
-    """Packages of small files, and their index."""
+    """Packages of small files with their evidence and evaluation, and their index."""
     entries = []
     for variant in variants:
         directory = layout.package_dir(variant)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "model.safetensors").write_bytes(content + variant.encode())
+        is_gguf = variant.startswith("gguf")
+        weights = "model.gguf" if is_gguf else "model.safetensors"
+        (directory / weights).write_bytes(content + variant.encode())
+        if is_gguf:
+            (directory / "Modelfile").write_text(MODELFILE)
         (directory / "tokenizer").mkdir(exist_ok=True)
         (directory / "tokenizer" / "vocab é.json").write_bytes(b"{}")
         (directory / "empty.txt").write_bytes(b"")
         (directory / "LICENSE").write_bytes(b"Permission is hereby granted.\n")
         (directory / "README.md").write_bytes(b"# a model\n")
+        layout.evaluation_path(variant).parent.mkdir(parents=True, exist_ok=True)
+        layout.evaluation_path(variant).write_bytes(EVALUATION)
         (directory / "manifest.json").unlink(missing_ok=True)
         write_record(directory / "manifest.json", package_manifest(directory, variant))
         entries.append(
             PackageEntry(
                 variant=variant,
                 manifest_sha256=file_sha256(directory / "manifest.json"),
+                evidence=tuple(write_evidence(layout, variant)),
                 num_files=6,
                 size_bytes=1,
             )
@@ -109,14 +125,23 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
     write_record(layout.packages_path, PackageIndex(packages=tuple(entries)))
 
 
+def write_evidence(layout: Layout, variant: str) -> Iterator[FileRecord]:
+    """The files beside a package; their content means nothing here."""
+    for suffix in (".bom.json", ".provenance.json"):
+        path = layout.packages_dir / (variant + suffix)
+        path.write_text(f'{{"of": "{variant}", "is": "{suffix}"}}')
+        yield file_record(path, layout.packages_dir)
+
+
 def package_manifest(directory: Path, variant: str) -> PackageManifest:
     digest = "ab" * 32
+    is_gguf = variant.startswith("gguf")
     return PackageManifest(
         name="tiny",
         version="1.2.3",
         variant=variant,
-        format="awq",
-        quantization="awq",
+        format="gguf" if is_gguf else "awq",
+        quantization="Q4_K_M" if is_gguf else "awq",
         bits_per_weight=4.25,
         num_parameters=3_140_000,
         model_type="llama",
@@ -126,6 +151,6 @@ def package_manifest(directory: Path, variant: str) -> PackageManifest:
         base=BaseReference(name="org/tiny", revision="0" * 40, digest=digest),
         statistics_digest=digest,
         variant_digest=digest,
-        evaluation_sha256=digest,
+        evaluation_sha256=sha256_hex(EVALUATION),
         files=directory_records(directory),
     )

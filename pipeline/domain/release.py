@@ -13,6 +13,10 @@ LICENSE_FILE: Final = "LICENSE"
 NOTICE_FILE: Final = "NOTICE"
 CARD_FILE: Final = "README.md"
 MODELFILE: Final = "Modelfile"
+# Beside the directory of a package, after its name.
+BOM_SUFFIX: Final = ".bom.json"
+PROVENANCE_SUFFIX: Final = ".provenance.json"
+SIGNATURE_SUFFIX: Final = ".signature.json"
 GENERATED_FILES: Final = (MANIFEST_FILE, LICENSE_FILE, NOTICE_FILE, CARD_FILE, MODELFILE)
 
 
@@ -75,10 +79,15 @@ class PackageManifest(Record):
 
 
 class PackageEntry(Record):
-    """One package of the index; `manifest_sha256` is of the bytes of its manifest.json."""
+    """One package of the index; `manifest_sha256` is of the bytes of its manifest.json.
+
+    `evidence` are the files beside the package's directory: bill of materials, provenance and, when
+    it is signed, signature.
+    """
 
     variant: VariantName
     manifest_sha256: Sha256
+    evidence: tuple[FileRecord, ...]
     num_files: int
     size_bytes: int
 
@@ -98,14 +107,26 @@ class PushedLayer(Record):
     size: int
 
 
+class PushedEvidence(Record):
+    """One file that accompanies a release: its kind, such as `bom`, and digest."""
+
+    kind: str
+    digest: str
+
+
 class Receipt(Record):
-    """One published release: its reference by tag, the same by digest, and its blobs."""
+    """One published release: its reference by tag, the same by digest, and its blobs.
+
+    `ollama_tag` is the tag of its second manifest, from which `ollama pull` takes a GGUF release.
+    """
 
     reference: str
     tag: str
     manifest_digest: str
     config_digest: str
     layers: tuple[PushedLayer, ...]
+    evidence: tuple[PushedEvidence, ...]
+    ollama_tag: str | None
 
     @property
     def size_bytes(self) -> int:

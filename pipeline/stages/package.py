@@ -155,6 +155,7 @@ def _write(layout: Layout, params: Params, source: Source, target: Path) -> Pack
     return PackageEntry(
         variant=name,
         manifest_sha256=file_sha256(target / MANIFEST_FILE),
+        evidence=(),
         num_files=len(package.files) + 1,
         size_bytes=sum(file.size for file in package.files),
     )

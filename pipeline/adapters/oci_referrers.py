@@ -1,0 +1,104 @@
+"""Evidence of a release in a store: attached to its manifest, and found again.
+
+Stores with the referrers API list referrers themselves. For the others the list is kept under the
+tag that the specification reserves for it, which, unlike a version's, moves with every addition.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.adapters.oci_blob import Blob, bytes_blob, no_progress
+from pipeline.adapters.oci_store import ReadableStore, Store, read_blob
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.oci import (
+    EMPTY_CONTENT,
+    EMPTY_INDEX,
+    EMPTY_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    Descriptor,
+    ImageIndex,
+    ImageManifest,
+)
+from pipeline.domain.referrers import (
+    MAX_EVIDENCE_BYTES,
+    MAX_REFERRERS,
+    EvidenceKind,
+    evidence_manifest,
+    kind_of,
+    referrers_tag,
+    with_referrer,
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One piece of evidence that a store holds: its manifest, and the file it consists of."""
+
+    kind: EvidenceKind
+    manifest: Descriptor
+    manifest_data: bytes
+    content: Descriptor
+
+
+def attach(store: Store, subject: Descriptor, kind: EvidenceKind, blob: Blob, name: str) -> None:
+    """Store a file as evidence of the release whose manifest is `subject`, once."""
+    manifest = evidence_manifest(kind, blob.descriptor, file_name=name, subject=subject)
+    stored = bytes_blob(manifest.to_bytes(), MANIFEST_TYPE)
+    store.push_blob(blob, no_progress)
+    store.push_blob(bytes_blob(EMPTY_CONTENT, EMPTY_TYPE), no_progress)
+    if store.manifest(stored.descriptor.digest) is None:
+        store.push_manifest(stored)
+    if store.referrers(subject.digest) is None:
+        listed = stored.descriptor.model_copy(update={"artifact_type": kind.media_type})
+        _add_to_list(store, subject.digest, listed)
+
+
+def find_evidence(store: ReadableStore, digest: str) -> tuple[Evidence, ...]:
+    """The evidence of the release with this digest, of the kinds we know, by kind.
+
+    Raises InputError or FailureError when the list, or what it names, is damaged or contradictory.
+    """
+    listed = store.referrers(digest)
+    if listed is None:
+        listed = _list(store, digest).manifests
+    if len(listed) > MAX_REFERRERS:
+        raise InputError(f"{store.reference(digest)}: {len(listed)} referrers, too many to read")
+    found = [
+        _read(store, entry, kind, digest)
+        for entry in listed
+        if (kind := kind_of(entry.artifact_type))
+    ]
+    return tuple(sorted(found, key=lambda it: (it.kind.name, it.manifest.digest)))
+
+
+def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: str) -> Evidence:
+    source = f"{store.reference(entry.digest)} ({kind.name})"
+    stored = store.manifest(entry.digest)
+    if stored is None or stored.descriptor.size != entry.size:
+        raise FailureError(f"{source}: listed as evidence of {subject}, and not there")
+    manifest = ImageManifest.from_stranger(stored.data, source=source)
+    if manifest.subject is None or manifest.subject.digest != subject:
+        raise FailureError(f"{source}: evidence of another release than {subject}")
+    if manifest.artifact_type != kind.media_type or len(manifest.layers) != 1:
+        raise FailureError(f"{source}: expected one file that is a {kind.name}")
+    return Evidence(kind, stored.descriptor, stored.data, manifest.layers[0])
+
+
+def read_evidence(store: ReadableStore, evidence: Evidence) -> bytes:
+    """The file, verified by its digest."""
+    return read_blob(store, evidence.content, limit=MAX_EVIDENCE_BYTES)
+
+
+def _add_to_list(store: Store, digest: str, referrer: Descriptor) -> None:
+    before = _list(store, digest)
+    after = with_referrer(before, referrer)
+    if after != before:
+        store.push_manifest(bytes_blob(after.to_bytes(), INDEX_TYPE), referrers_tag(digest))
+
+
+def _list(store: ReadableStore, digest: str) -> ImageIndex:
+    tag = referrers_tag(digest)
+    stored = store.manifest(tag)
+    if stored is None:
+        return EMPTY_INDEX
+    return ImageIndex.from_stranger(stored.data, source=store.reference(tag))
