@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import requests
 
 from pipeline.adapters.files import directory_records, file_record, file_sha256, write_record
@@ -43,12 +44,17 @@ class Server:
 
     @property
     def host(self) -> str:
-        return self.url.removeprefix("http://")
+        return self.url.split("://")[1]
 
 
 @contextmanager
-def registry_server(directory: Path, *, login: bool = False, auth: str = "") -> Iterator[Server]:
-    """A registry that keeps its blobs in `directory`; `auth` is YAML of another login scheme."""
+def registry_server(
+    directory: Path, *, login: bool = False, tls: bool = False, auth: str = ""
+) -> Iterator[Server]:
+    """A registry that keeps its blobs in `directory`; `auth` is YAML of another login scheme.
+
+    With `tls`, this process trusts its certificate authority as long as it runs.
+    """
     program = require_program("docker-registry")
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
@@ -60,17 +66,38 @@ def registry_server(directory: Path, *, login: bool = False, auth: str = "") -> 
             environment={},
         )
         auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}"
+    certificate = private_certificate(directory) if tls else None
+    shown_tls = f", tls: {{certificate: {certificate}, key: {directory / 'key.pem'}}}"
     config = directory / "config.yml"
     config.write_text(
         "version: 0.1\n"
         f"storage: {{filesystem: {{rootdirectory: {directory / 'storage'}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}\n"
+        f"http: {{addr: '127.0.0.1:{port}'{shown_tls if tls else ''}}}\n{auth}\n"
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     log_path = directory / "registry.log"
-    with Daemon([program, "serve", config], log_path=log_path, environment={}) as daemon:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Daemon([program, "serve", config], log_path=log_path, environment={}) as daemon,
+    ):
+        if certificate:
+            patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         daemon.wait_until(lambda: _answers(url), timeout_s=READY_TIMEOUT_S, what="docker-registry")
         yield Server(url, directory / "storage", log_path)
+
+
+def private_certificate(directory: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority; its key is `key.pem` beside it."""
+    certificate = directory / "certificate.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", directory / "key.pem", "-out", certificate]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run_program(
+        [require_program("openssl"), "req", *kind, "-days", "2", *names, *files],
+        log_path=directory / "openssl.log",
+        environment={},
+    )
+    return certificate
 
 
 def _answers(url: str) -> bool:
@@ -131,6 +158,9 @@ def write_evidence(layout: Layout, variant: str) -> Iterator[FileRecord]:
         path = layout.packages_dir / (variant + suffix)
         path.write_text(f'{{"of": "{variant}", "is": "{suffix}"}}')
         yield file_record(path, layout.packages_dir)
+    signature = layout.packages_dir / f"{variant}.signature.json"
+    if signature.exists():
+        yield file_record(signature, layout.packages_dir)
 
 
 def package_manifest(directory: Path, variant: str) -> PackageManifest:

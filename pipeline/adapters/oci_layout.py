@@ -134,8 +134,15 @@ class ImageLayout:
             data = path.read_bytes()
         except FileNotFoundError:
             return EMPTY_INDEX
-        check_layout_version(self._directory / LAYOUT_FILE)
+        check_layout_version(self._version(), source=str(self._directory / LAYOUT_FILE))
         return ImageIndex.from_stranger(data, source=str(path))
+
+    def _version(self) -> bytes:
+        path = self._directory / LAYOUT_FILE
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: missing; this is no OCI image layout") from error
 
     def _blob_path(self, digest: str) -> Path:
         return self._directory / "blobs" / digest.replace(":", "/")
@@ -145,13 +152,10 @@ class ImageLayout:
             raise FailureError(f"{path}: missing, or not a regular file; the layout is damaged")
 
 
-def check_layout_version(path: Path) -> None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; this is no OCI image layout") from error
-    if LayoutVersion.from_stranger(data, source=str(path)).image_layout_version != "1.0.0":
-        raise InputError(f"{path}: expected the layout version 1.0.0")
+def check_layout_version(data: bytes, *, source: str) -> None:
+    """Raise InputError unless `data` is an `oci-layout` file of the one version there is."""
+    if LayoutVersion.from_stranger(data, source=source).image_layout_version != "1.0.0":
+        raise InputError(f"{source}: expected the layout version 1.0.0")
 
 
 def index_tags(index: ImageIndex) -> tuple[str, ...]:

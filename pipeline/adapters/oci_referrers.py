@@ -4,10 +4,11 @@ Stores with the referrers API list referrers themselves. For the others the list
 tag that the specification reserves for it, which, unlike a version's, moves with every addition.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.adapters.oci_blob import Blob, bytes_blob, no_progress
-from pipeline.adapters.oci_store import ReadableStore, Store, read_blob
+from pipeline.adapters.oci_store import ReadableStore, Store, StoredManifest, read_blob
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.oci import (
     EMPTY_CONTENT,
@@ -18,6 +19,7 @@ from pipeline.domain.oci import (
     Descriptor,
     ImageIndex,
     ImageManifest,
+    descriptor_of,
 )
 from pipeline.domain.referrers import (
     MAX_EVIDENCE_BYTES,
@@ -32,25 +34,54 @@ from pipeline.domain.referrers import (
 
 @dataclass(frozen=True)
 class Evidence:
-    """One piece of evidence that a store holds: its manifest, and the file it consists of."""
+    """One piece of evidence that a store holds: its manifest, and the blobs that this names."""
 
     kind: EvidenceKind
     manifest: Descriptor
     manifest_data: bytes
+    config: Descriptor
     content: Descriptor
+
+    @property
+    def blobs(self) -> tuple[Descriptor, Descriptor]:
+        return self.config, self.content
 
 
 def attach(store: Store, subject: Descriptor, kind: EvidenceKind, blob: Blob, name: str) -> None:
     """Store a file as evidence of the release whose manifest is `subject`, once."""
-    manifest = evidence_manifest(kind, blob.descriptor, file_name=name, subject=subject)
-    stored = bytes_blob(manifest.to_bytes(), MANIFEST_TYPE)
-    store.push_blob(blob, no_progress)
-    store.push_blob(bytes_blob(EMPTY_CONTENT, EMPTY_TYPE), no_progress)
-    if store.manifest(stored.descriptor.digest) is None:
-        store.push_manifest(stored)
-    if store.referrers(subject.digest) is None:
-        listed = stored.descriptor.model_copy(update={"artifact_type": kind.media_type})
-        _add_to_list(store, subject.digest, listed)
+    record = evidence_manifest(kind, blob.descriptor, file_name=name, subject=subject)
+    manifest = bytes_blob(record.to_bytes(), MANIFEST_TYPE)
+    _attach(store, subject.digest, kind, manifest, [blob, bytes_blob(EMPTY_CONTENT, EMPTY_TYPE)])
+
+
+def attach_stored(store: Store, subject: str, evidence: Evidence, blobs: Sequence[Blob]) -> None:
+    """The same with evidence of another store, whose `blobs` are brought along."""
+    manifest = Blob(evidence.manifest, evidence.manifest_data)
+    _attach(store, subject, evidence.kind, manifest, blobs)
+
+
+def _attach(
+    store: Store, subject: str, kind: EvidenceKind, manifest: Blob, blobs: Sequence[Blob]
+) -> None:
+    if store.manifest(manifest.descriptor.digest) is None:
+        for blob in blobs:
+            store.push_blob(blob, no_progress)
+        store.push_manifest(manifest)
+    if store.referrers(subject) is None:
+        _add_to_list(store, subject, _listed(kind, manifest.descriptor))
+
+
+def referrers_index(evidence: Sequence[Evidence]) -> StoredManifest:
+    """The list of a release's evidence, as stores without the referrers API keep it."""
+    index = EMPTY_INDEX.model_copy(
+        update={"manifests": tuple(_listed(it.kind, it.manifest) for it in evidence)}
+    )
+    data = index.to_bytes()
+    return StoredManifest(descriptor_of(data, INDEX_TYPE), data)
+
+
+def _listed(kind: EvidenceKind, manifest: Descriptor) -> Descriptor:
+    return manifest.model_copy(update={"artifact_type": kind.media_type})
 
 
 def find_evidence(store: ReadableStore, digest: str) -> tuple[Evidence, ...]:
@@ -81,7 +112,7 @@ def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: 
         raise FailureError(f"{source}: evidence of another release than {subject}")
     if manifest.artifact_type != kind.media_type or len(manifest.layers) != 1:
         raise FailureError(f"{source}: expected one file that is a {kind.name}")
-    return Evidence(kind, stored.descriptor, stored.data, manifest.layers[0])
+    return Evidence(kind, stored.descriptor, stored.data, manifest.config, manifest.layers[0])
 
 
 def read_evidence(store: ReadableStore, evidence: Evidence) -> bytes:

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.adapters.files import file_sha256, read_bytes, require_free_space, write_bytes
-from pipeline.adapters.oci_blob import Advance
+from pipeline.adapters.oci_blob import Advance, bytes_blob, no_progress
 from pipeline.adapters.oci_release import StoredRelease
-from pipeline.adapters.oci_store import ReadableStore, download, read_blob, transfer
+from pipeline.adapters.oci_store import (
+    ReadableStore,
+    Store,
+    download,
+    push_once,
+    read_blob,
+    transfer,
+)
 from pipeline.domain.errors import InputError
 from pipeline.domain.oci import Descriptor, blob_digest
 from pipeline.domain.ollama import LIBRARY, OllamaModel, ollama_model
@@ -23,6 +30,13 @@ MODELS_VARIABLE: Final = "OLLAMA_MODELS"
 def read_ollama_model(package: PackageManifest, directory: Path) -> OllamaModel:
     """What Ollama gets of the package in `directory`. Raises InputError."""
     return ollama_model(package, read_bytes(directory / MODELFILE, made_by="package").decode())
+
+
+def push_ollama_model(store: Store, model: OllamaModel) -> None:
+    """Give a release whose weights are there its second manifest, under a tag that never moves."""
+    for data, media_type in model.texts:
+        store.push_blob(bytes_blob(data, media_type), no_progress)
+    push_once(store, bytes_blob(model.manifest, model.manifest_type), model.tag)
 
 
 def default_models_dir() -> Path:

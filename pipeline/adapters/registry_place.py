@@ -10,7 +10,7 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.params import RegistryParams
 from pipeline.domain.record import first_problem
-from pipeline.domain.reference import LayoutDirectory, Place, Server, parse_reference
+from pipeline.domain.reference import LayoutDirectory, Place, Reference, Server, parse_reference
 
 
 def configured_place(layout: Layout) -> Place:
@@ -38,9 +38,12 @@ def open_place(layout: Layout, place: Place) -> Store:
     return ImageLayout(layout.root / place.path, shown_as=place.path.as_posix())
 
 
-def open_reference(layout: Layout, text: str) -> tuple[Store, str | None]:
-    """The store that a reference means, and the tag or digest in it, if there is one."""
-    reference = parse_reference(text)
+def open_reference(layout: Layout, text: str | None) -> tuple[Store, str | None]:
+    """The store that a reference means, and the tag or digest in it, if there is one.
+
+    Without a text it is the registry of params.yaml.
+    """
+    reference = parse_reference(text) if text else Reference(None, None)
     return open_place(layout, reference.place or configured_place(layout)), reference.name
 
 

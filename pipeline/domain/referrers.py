@@ -7,6 +7,7 @@ Formats: https://github.com/opencontainers/distribution-spec/blob/main/spec.md (
 Schema) and https://github.com/opencontainers/image-spec/blob/main/manifest.md (artifacts).
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ from pipeline.domain.release import BOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUF
 EVALUATION_SUFFIX: Final = ".evaluation.json"
 MAX_EVIDENCE_BYTES: Final = 64 << 20
 MAX_REFERRERS: Final = 100
+REFERRERS_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

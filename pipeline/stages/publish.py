@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.adapters.files import file_record, read_bytes, write_record
-from pipeline.adapters.oci_blob import Blob, bytes_blob, no_progress
+from pipeline.adapters.oci_blob import Blob, bytes_blob
 from pipeline.adapters.oci_referrers import attach
 from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
-from pipeline.adapters.ollama_files import read_ollama_model
+from pipeline.adapters.ollama_files import push_ollama_model, read_ollama_model
 from pipeline.adapters.progress import note
 from pipeline.adapters.registry_place import open_place, place_of
 from pipeline.domain.errors import InputError
@@ -179,10 +179,7 @@ def _accompany(store: Store, release: Release) -> None:
     for file in release.evidence:
         attach(store, release.manifest.descriptor, file.kind, file.blob, file.name)
     if release.ollama is not None:
-        for data, media_type in release.ollama.texts:
-            store.push_blob(bytes_blob(data, media_type), no_progress)
-        manifest = bytes_blob(release.ollama.manifest, release.ollama.manifest_type)
-        push_once(store, manifest, release.ollama.tag)
+        push_ollama_model(store, release.ollama)
 
 
 def _receipts(store: Store, releases: Iterable[Release], params: Params) -> Receipts:
