@@ -104,9 +104,9 @@ class Registry:
 
         Raises TransientError when the line breaks.
         """
-        wanted = {"Range": f"bytes={start}-"} if start else {}
+        part = {"Range": f"bytes={start}-"} if start else {}
         answer = self._http.read(
-            "GET", self._http.url(f"blobs/{blob.digest}"), headers=wanted, expect=(200, 206)
+            "GET", self._http.url(f"blobs/{blob.digest}"), headers=part, expect=(200, 206)
         )
         skipped = start
         if answer.status_code == requests.codes.partial_content:
@@ -114,7 +114,8 @@ class Registry:
                 raise nonsense(self._http.host, "another part of a blob than was asked for")
             skipped = 0
         for chunk in read_chunks(answer, self._http.host):
-            yield chunk[skipped:] if skipped else chunk
+            if wanted := chunk[skipped:]:
+                yield wanted
             skipped = max(skipped - len(chunk), 0)
 
     def push_blob(self, blob: Blob, advance: Advance) -> None:
