@@ -59,13 +59,7 @@ def registry_server(
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     if login:
-        htpasswd = directory / "htpasswd"
-        run_program(
-            [require_program("htpasswd"), "-Bbc", htpasswd, USER, PASSWORD],
-            log_path=directory / "htpasswd.log",
-            environment={},
-        )
-        auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}"
+        auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd_file(directory)}}}}}"
     certificate = private_certificate(directory) if tls else None
     shown_tls = f", tls: {{certificate: {certificate}, key: {directory / 'key.pem'}}}"
     config = directory / "config.yml"
@@ -84,6 +78,17 @@ def registry_server(
             patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         daemon.wait_until(lambda: _answers(url), timeout_s=READY_TIMEOUT_S, what="docker-registry")
         yield Server(url, directory / "storage", log_path)
+
+
+def htpasswd_file(directory: Path) -> Path:
+    """A password file that lets USER in with PASSWORD."""
+    path = directory / "htpasswd"
+    run_program(
+        [require_program("htpasswd"), "-Bbc", path, USER, PASSWORD],
+        log_path=directory / "htpasswd.log",
+        environment={},
+    )
+    return path
 
 
 def private_certificate(directory: Path) -> Path:
