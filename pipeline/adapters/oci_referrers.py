@@ -47,28 +47,35 @@ class Evidence:
         return self.config, self.content
 
 
-def attach(store: Store, subject: Descriptor, kind: EvidenceKind, blob: Blob, name: str) -> None:
-    """Store a file as evidence of the release whose manifest is `subject`, once."""
-    record = evidence_manifest(kind, blob.descriptor, file_name=name, subject=subject)
+@dataclass(frozen=True)
+class NewEvidence:
+    """Evidence on its way into a store: its manifest, and the blobs that this names."""
+
+    kind: EvidenceKind
+    manifest: Blob
+    blobs: tuple[Blob, ...]
+
+
+def new_evidence(subject: Descriptor, kind: EvidenceKind, file: Blob, name: str) -> NewEvidence:
+    """A file as evidence of the release whose manifest is `subject`."""
+    record = evidence_manifest(kind, file.descriptor, file_name=name, subject=subject)
     manifest = bytes_blob(record.to_bytes(), MANIFEST_TYPE)
-    _attach(store, subject.digest, kind, manifest, [blob, bytes_blob(EMPTY_CONTENT, EMPTY_TYPE)])
+    return NewEvidence(kind, manifest, (bytes_blob(EMPTY_CONTENT, EMPTY_TYPE), file))
 
 
-def attach_stored(store: Store, subject: str, evidence: Evidence, blobs: Sequence[Blob]) -> None:
-    """The same with evidence of another store, whose `blobs` are brought along."""
-    manifest = Blob(evidence.manifest, evidence.manifest_data)
-    _attach(store, subject, evidence.kind, manifest, blobs)
-
-
-def _attach(
-    store: Store, subject: str, kind: EvidenceKind, manifest: Blob, blobs: Sequence[Blob]
-) -> None:
-    if store.manifest(manifest.descriptor.digest) is None:
-        for blob in blobs:
-            store.push_blob(blob, no_progress)
-        store.push_manifest(manifest)
+def attach(store: Store, subject: str, evidence: Sequence[NewEvidence]) -> None:
+    """Store evidence of the release with the digest `subject`, each piece once."""
+    for it in evidence:
+        if store.manifest(it.manifest.descriptor.digest) is None:
+            for blob in it.blobs:
+                store.push_blob(blob, no_progress)
+            store.push_manifest(it.manifest)
     if store.referrers(subject) is None:
-        _add_to_list(store, subject, _listed(kind, manifest.descriptor))
+        before = after = _list(store, subject)
+        for it in evidence:
+            after = with_referrer(after, _listed(it.kind, it.manifest.descriptor))
+        if after != before:
+            store.push_manifest(bytes_blob(after.to_bytes(), INDEX_TYPE), referrers_tag(subject))
 
 
 def referrers_index(evidence: Sequence[Evidence]) -> StoredManifest:
@@ -118,13 +125,6 @@ def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: 
 def read_evidence(store: ReadableStore, evidence: Evidence) -> bytes:
     """The file, verified by its digest."""
     return read_blob(store, evidence.content, limit=MAX_EVIDENCE_BYTES)
-
-
-def _add_to_list(store: Store, digest: str, referrer: Descriptor) -> None:
-    before = _list(store, digest)
-    after = with_referrer(before, referrer)
-    if after != before:
-        store.push_manifest(bytes_blob(after.to_bytes(), INDEX_TYPE), referrers_tag(digest))
 
 
 def _list(store: ReadableStore, digest: str) -> ImageIndex:

@@ -161,7 +161,7 @@ def _patient_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Itera
     Raises FailureError as soon as there are more bytes than the blob has.
     """
     patience = Patience()
-    while start < blob.size:
+    while start < blob.size or blob.size == 0:
         try:
             for chunk in store.chunks(blob, start):
                 start += len(chunk)
@@ -169,10 +169,9 @@ def _patient_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Itera
                     raise _wrong(store, blob, f"more than its {blob.size} bytes")
                 yield chunk
                 patience.progress()
+            return
         except TransientError as error:
             patience.wait(error)
-        else:
-            return
 
 
 def _check(store: ReadableStore, blob: Descriptor, sha256: str, size: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.adapters.files import file_record, read_bytes, write_record
 from pipeline.adapters.oci_blob import Blob, bytes_blob
-from pipeline.adapters.oci_referrers import attach
+from pipeline.adapters.oci_referrers import attach, new_evidence
 from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
 from pipeline.adapters.ollama_files import push_ollama_model, read_ollama_model
 from pipeline.adapters.progress import note
@@ -176,8 +176,9 @@ def _push(store: Store, release: Release) -> None:
 
 def _accompany(store: Store, release: Release) -> None:
     """Attach the evidence, and give a GGUF release its second manifest."""
-    for file in release.evidence:
-        attach(store, release.manifest.descriptor, file.kind, file.blob, file.name)
+    subject = release.manifest.descriptor
+    evidence = [new_evidence(subject, it.kind, it.blob, it.name) for it in release.evidence]
+    attach(store, release.digest, evidence)
     if release.ollama is not None:
         push_ollama_model(store, release.ollama)
 

@@ -6,8 +6,8 @@ They get the tags of their own versions, whatever the file calls them, and these
 from pathlib import Path
 
 from pipeline.adapters.oci_archive import Archive
-from pipeline.adapters.oci_blob import Advance, bytes_blob
-from pipeline.adapters.oci_referrers import attach_stored, find_evidence
+from pipeline.adapters.oci_blob import Advance, Blob, bytes_blob
+from pipeline.adapters.oci_referrers import Evidence, NewEvidence, attach, find_evidence
 from pipeline.adapters.oci_release import StoredRelease, read_release
 from pipeline.adapters.oci_store import Store, is_published, push_once, read_blob, transfer
 from pipeline.adapters.ollama_files import push_ollama_model
@@ -45,9 +45,16 @@ def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
         total_bytes = sum(blob.size for blob in release.blobs)
         transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
         push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
-    for it in evidence:
-        attach_stored(store, release.digest, it, [archive.blob(blob) for blob in it.blobs])
+    attach(store, release.digest, [_brought(archive, it) for it in evidence])
     if package.format == "gguf" and MODELFILE in release.contents.files:
         modelfile = read_blob(archive, release.contents.files[MODELFILE])
         push_ollama_model(store, ollama_model(package, modelfile.decode(errors="replace")))
     print(f"{store.reference(tag)}: {package.title}, {release.digest}")
+
+
+def _brought(archive: Archive, evidence: Evidence) -> NewEvidence:
+    """Evidence of the archive on its way into another store."""
+    manifest = Blob(evidence.manifest, evidence.manifest_data)
+    return NewEvidence(
+        evidence.kind, manifest, tuple(archive.blob(blob) for blob in evidence.blobs)
+    )
