@@ -96,6 +96,7 @@ VERBS = {
         (Argument("alias", "such as prod, or HOST/REPOSITORY:prod"),),
         reads_params=False,
     ),
+    "record": Command("tag the current commit with the published version", reads_params=False),
     "export": Command("write a release and its evidence into one file", (REF, FILE), False),
     "import": Command("publish the releases of such a file", (FILE, PLACE), False),
 }
