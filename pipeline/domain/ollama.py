@@ -32,7 +32,7 @@ FLOATS: Final = (
 LISTS: Final = ("stop",)
 COMMAND: Final = re.compile(
     r"\s*(?P<command>[A-Z]+)[ \t]+(?:(?<=PARAMETER[ \t])(?P<name>[a-z_]+)[ \t]+)?"
-    r'(?:"""(?P<block>.*?)"""|"(?P<quoted>[^"\n]*)"|(?P<bare>[^\n]*))(?:\n|\Z)',
+    r'(?:"""(?P<block>.*?)"""|"(?P<quoted>[^"\n]*)"|(?P<bare>[^"\n][^\n]*))(?:\n|\Z)',
     re.DOTALL,
 )
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")

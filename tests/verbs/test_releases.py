@@ -197,6 +197,21 @@ def test_an_exported_file_is_imported_elsewhere_with_the_same_digests(
     assert run(capsys, "ls", place) == run(capsys, "ls")
 
 
+def test_a_file_from_a_layout_is_imported_into_a_registry(
+    layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    publish.run(layout, release_params())
+    run(capsys, "export", GGUF, tmp_path / "release.tar")
+    shown = run(capsys, "show", GGUF)
+    with registry_server(tmp_path / "registry", login=True, tls=True) as server:
+        docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
+        place = f"{server.url}/elsewhere/demo"
+        run(capsys, "import", tmp_path / "release.tar", place)
+        run(capsys, "verify", f"{place}:{GGUF}")
+        assert run(capsys, "show", f"{place}:{GGUF}") == shown
+        assert "1.2.3-q4_K_M" in run(capsys, "ls", place)
+
+
 def test_skopeo_reads_an_exported_file(
     layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
