@@ -72,6 +72,14 @@ def read_short(answer: requests.Response, host: str) -> bytes:
     return data
 
 
+def give_back(answer: requests.Response) -> None:
+    """Let the connection of an answer whose body does not matter be used again."""
+    try:
+        answer.raw.read(READ_BYTES, decode_content=False)
+    except (HTTPError, OSError):
+        answer.close()
+
+
 def nonsense(host: str, what: str) -> FailureError:
     return FailureError(
         f"{host} answers {shown(what)}, which a registry does not; check registry.url"

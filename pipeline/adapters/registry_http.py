@@ -19,6 +19,7 @@ from requests.auth import AuthBase
 from pipeline.adapters.docker_credentials import Credentials
 from pipeline.adapters.registry_errors import (
     TIMEOUT,
+    give_back,
     nonsense,
     refusal,
     split_url,
@@ -36,7 +37,10 @@ Body = Iterable[bytes] | bytes | None
 
 
 class RegistryHttp:
-    """Requests to the registry at `url` that concern `repository`. Threads may share it."""
+    """Requests to the registry at `url` that concern `repository`. Threads may share it.
+
+    Of the answers, only those to GET have a body.
+    """
 
     def __init__(self, url: str, repository: str, credentials: Credentials | None) -> None:
         self._url = split_url(url)
@@ -113,6 +117,8 @@ class RegistryHttp:
             answer.close()
             username = self._credentials.username if self._credentials else None
             raise refusal(method, url, answer, repository=self._repository, username=username)
+        if method != "GET":
+            give_back(answer)
         return answer
 
     def read(
