@@ -31,10 +31,11 @@ FLOATS: Final = (
 )  # fmt: skip
 LISTS: Final = ("stop",)
 COMMAND: Final = re.compile(
-    r"\s*(?P<command>[A-Z]+)[ \t]+(?:(?<=PARAMETER[ \t])(?P<name>[a-z_]+)[ \t]+)?"
+    r"(?P<command>[A-Z]+)[ \t]+(?:(?<=PARAMETER[ \t])(?P<name>[a-z_]+)[ \t]+)?"
     r'(?:"""(?P<block>.*?)"""|"(?P<quoted>[^"\n]*)"|(?P<bare>[^"\n][^\n]*))(?:\n|\Z)',
     re.DOTALL,
 )
+BETWEEN: Final = re.compile(r"(?:\s|#[^\n]*(?:\n|\Z))*")
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 LIBRARY: Final = "registry.ollama.ai/library"
 """Where Ollama keeps models that are named without a host."""
@@ -62,16 +63,23 @@ class OllamaModel:
 
 def read_modelfile(text: str) -> tuple[Instruction, ...]:
     """The instructions of a Modelfile that quantline wrote. Raises InputError for another's."""
-    found, position = [], 0
-    while text[position:].strip():
+    found: list[Instruction] = []
+    position = _next(text, 0)
+    while position < len(text):
         match = COMMAND.match(text, position)
         if match is None:
             raise InputError(f"Modelfile: {shown(text[position:])} is no instruction")
         values = (match["block"], match["quoted"], match["bare"])
         value = next(value for value in values if value is not None)
         found.append(Instruction(match["command"], match["name"] or "", value))
-        position = match.end()
+        position = _next(text, match.end())
     return tuple(found)
+
+
+def _next(text: str, position: int) -> int:
+    """Where the next instruction begins: empty lines and comments are passed over."""
+    between = BETWEEN.match(text, position)
+    return between.end() if between else position
 
 
 def ollama_model(package: PackageManifest, modelfile: str) -> OllamaModel:

@@ -28,6 +28,7 @@ from pipeline.domain.record import sha256_hex
 from pipeline.domain.referrers import EVALUATION, EVALUATION_SUFFIX, EvidenceKind, kind_of_file
 from pipeline.domain.release import (
     MANIFEST_FILE,
+    SIGNATURE_SUFFIX,
     PackageEntry,
     PackageIndex,
     PackageManifest,
@@ -129,8 +130,15 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
 def _evidence(
     layout: Layout, entry: PackageEntry, package: PackageManifest
 ) -> Iterable[EvidenceFile]:
-    """The files beside the package that its entry names, and the evaluation that approved it."""
-    for record in entry.evidence:
+    """The files beside the package that its entry names, and the evaluation that approved it.
+
+    A signature may have come later, from an identity instead of a key of the pipeline's.
+    """
+    records = {record.path: record for record in entry.evidence}
+    signature = layout.packages_dir / (entry.variant + SIGNATURE_SUFFIX)
+    if signature.is_file():
+        records.setdefault(signature.name, file_record(signature, layout.packages_dir))
+    for record in records.values():
         if kind := kind_of_file(record.path):
             path = layout.packages_dir / record.path
             yield EvidenceFile(kind, record.path, path, _unchanged(path, record))

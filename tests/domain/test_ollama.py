@@ -6,18 +6,24 @@ from pathlib import Path
 import pytest
 
 from pipeline.domain.errors import InputError
-from pipeline.domain.modelfile import ModelfileFacts, modelfile
 from pipeline.domain.ollama import ollama_model, ollama_tag, read_modelfile
 from tests.modelfile_reader import read_modelfile as read_independently
 from tests.registry_server import package_manifest
 
-FACTS = ModelfileFacts(
-    stop=("<|end|>", 'say "stop"', "x"),
-    sampling={"temperature": 0.7, "top_k": 40.0},
-    context_tokens=2048,
-    has_chat_template=True,
-)
-LICENSE = 'The "License"\n\nFROM now on\nPARAMETER seed 1'
+FENCE = '"""'
+LICENSE = 'The "License"\n\nFROM now on\n# PARAMETER seed 1'
+MODELFILE = f"""FROM ./model.gguf
+# no TEMPLATE: none was proved
+REQUIRES 0.30.0
+PARAMETER num_ctx 2048
+PARAMETER temperature 0.7
+
+PARAMETER top_k 40
+PARAMETER stop "<|end|>"
+PARAMETER stop {FENCE}say "stop"{FENCE}
+PARAMETER stop x
+LICENSE {FENCE}{LICENSE}{FENCE}
+"""
 
 
 def package(tmp_path: Path, quantization: str = "Q4_K_M"):
@@ -27,7 +33,7 @@ def package(tmp_path: Path, quantization: str = "Q4_K_M"):
 
 
 def test_both_readers_agree_on_what_is_written() -> None:
-    text = modelfile("model.gguf", FACTS, license_text=LICENSE)
+    text = MODELFILE.replace("# no TEMPLATE: none was proved\n", "")
     ours = [
         (f"parameter {it.name}" if it.name else it.command.lower(), it.value)
         for it in read_modelfile(text)
@@ -39,8 +45,7 @@ def test_both_readers_agree_on_what_is_written() -> None:
 
 
 def test_layers_say_what_the_modelfile_says(tmp_path: Path) -> None:
-    text = modelfile("model.gguf", FACTS, license_text=LICENSE)
-    text += 'SYSTEM """You help."""\nTEMPLATE """{{ .Prompt }}"""\n'
+    text = MODELFILE + 'SYSTEM """You help."""\nTEMPLATE """{{ .Prompt }}"""\n'
     model = ollama_model(package(tmp_path), text)
     texts = {kind.rsplit(".", 1)[1]: data for data, kind in model.texts}
     assert texts["license"].decode() == LICENSE

@@ -251,9 +251,10 @@ def test_a_signature_is_checked_against_the_signers_key(
         subprocess.run([openssl, "ec", *export], check=True, capture_output=True)
     signature = layout.packages_dir / "awq-w4-g128.signature.json"
     signer = Config().use_elliptic_key_signer(private_key=tmp_path / "signer.pem")
-    signer.sign(layout.package_dir("awq-w4-g128"), signature)
-    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m")
     publish.run(layout, release_params())
+    assert "signature: none" in run(capsys, "verify", AWQ)
+    signer.sign(layout.package_dir("awq-w4-g128"), signature)
+    publish.run(layout, release_params())  # the signature came later
 
     assert "there, not checked" in run(capsys, "verify", AWQ)
     said = run(capsys, "verify", AWQ, "--key", tmp_path / "signer.pub")
