@@ -158,7 +158,8 @@ def kill_when(
 ) -> None:
     """Start a run and kill it as soon as `limit` bytes have moved."""
     command = command_of("benchmarks.registry_runs", direction, root, place)
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as process:
         while moved_bytes() < limit and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)

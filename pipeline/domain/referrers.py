@@ -24,7 +24,7 @@ from pipeline.domain.oci import (
 from pipeline.domain.release import BOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX
 
 EVALUATION_SUFFIX: Final = ".evaluation.json"
-MAX_EVIDENCE_BYTES: Final = 64 << 20
+MAX_EVIDENCE_BYTES: Final = 16 << 20
 MAX_REFERRERS: Final = 100
 REFERRERS_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}")
 

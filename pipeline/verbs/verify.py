@@ -28,14 +28,13 @@ def run(layout: Layout, *, ref: str, key: str | None) -> None:
     store, name = open_release(layout, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
-    contents = {it.manifest.digest: read_evidence(store, it) for it in evidence}
-    _require_evidence(release, evidence, contents)
+    _require_evidence(store, release, evidence)
     if key is None:
         _read_every_byte(store, release)
         signed = any(it.kind is SIGNATURE for it in evidence)
         signature = "there, not checked (--key has the signer's)" if signed else "none"
     else:
-        _check_signature(store, release, evidence, contents, key_path=Path(key))
+        _check_signature(store, release, evidence, key_path=Path(key))
         signature = f"by the owner of {key}"
     kinds = ", ".join(dict.fromkeys(it.kind.name for it in evidence))
     print(f"{release.reference}: {release.package.title}, {release.digest}")
@@ -46,7 +45,7 @@ def run(layout: Layout, *, ref: str, key: str | None) -> None:
 
 
 def _require_evidence(
-    release: StoredRelease, evidence: tuple[Evidence, ...], contents: dict[str, bytes]
+    store: ReadableStore, release: StoredRelease, evidence: tuple[Evidence, ...]
 ) -> None:
     if release.contents.files[LICENSE_FILE].size == 0:
         raise FailureError(f"{release.reference}: {LICENSE_FILE} is empty")
@@ -59,7 +58,7 @@ def _require_evidence(
         )
     for it in evidence:
         try:
-            json.loads(contents[it.manifest.digest])
+            json.loads(read_evidence(store, it))
         except (ValueError, RecursionError) as error:
             raise FailureError(f"{release.reference}: its {it.kind.name} is no JSON") from error
     evaluation = "sha256:" + release.package.evaluation_sha256
@@ -80,7 +79,6 @@ def _check_signature(
     store: ReadableStore,
     release: StoredRelease,
     evidence: tuple[Evidence, ...],
-    contents: dict[str, bytes],
     *,
     key_path: Path,
 ) -> None:
@@ -93,7 +91,7 @@ def _check_signature(
         pull_files(store, release, files)
         for number, signature in enumerate(signatures, start=1):
             path = Path(directory) / f"signature-{number}"
-            path.write_bytes(contents[signature.manifest.digest])
+            path.write_bytes(read_evidence(store, signature))
             source = store.reference(signature.manifest.digest)
             try:
                 check_signature(files, path, key_path=key_path, source=source)

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.adapters.files import directory_records, file_sha256
+from pipeline.adapters.oci_blob import bytes_blob
+from pipeline.adapters.oci_layout import ImageLayout
+from pipeline.adapters.oci_referrers import attach, new_evidence
 from pipeline.cli import main
 from pipeline.domain.layout import Layout
+from pipeline.domain.oci import EMPTY_INDEX, INDEX_TYPE
 from pipeline.domain.record import sha256_hex
+from pipeline.domain.referrers import BOM, referrers_tag
 from pipeline.stages import publish
 from tests.modelfile_reader import read_modelfile
 from tests.registry_server import (
@@ -235,6 +240,47 @@ def test_missing_evidence_is_named(layout: Layout, capsys: pytest.CaptureFixture
     ]
     index.write_text(json.dumps(content))
     assert "no bom and no provenance and no evaluation" in refused(capsys, "verify", AWQ)
+
+
+EMPTY = bytes_blob(b"{}", BOM.media_type)
+
+
+@pytest.mark.parametrize(
+    ("content", "of_itself", "said"),
+    [(b"{}", False, "evidence of another release"), (b"no json", True, "its bom is no JSON")],
+)
+def test_evidence_that_is_none_is_refused(
+    layout: Layout,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    of_itself: bool,
+    said: str,
+) -> None:
+    publish.run(layout, release_params())
+    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(AWQ)
+    assert stored is not None
+    subject = stored.descriptor if of_itself else EMPTY.descriptor
+    bom = bytes_blob(content, BOM.media_type)
+    attach(store, stored.descriptor.digest, [new_evidence(subject, BOM, bom, "x.bom.json")])
+    assert said in refused(capsys, "verify", AWQ)
+
+
+def test_too_many_referrers_are_not_read(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish.run(layout, release_params())
+    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(AWQ)
+    assert stored is not None
+    entries = tuple(
+        EMPTY.descriptor.model_copy(update={"digest": f"sha256:{number:064x}"})
+        for number in range(101)
+    )
+    index = EMPTY_INDEX.model_copy(update={"manifests": entries})
+    tag = referrers_tag(stored.descriptor.digest)
+    store.push_manifest(bytes_blob(index.to_bytes(), INDEX_TYPE), tag)
+    assert "101 referrers, too many to read" in refused(capsys, "verify", AWQ)
 
 
 def test_a_signature_is_checked_against_the_signers_key(
