@@ -20,7 +20,7 @@ from pipeline.adapters.files import (
     write_bytes,
     write_record,
 )
-from pipeline.adapters.oci_blob import Advance, Blob
+from pipeline.adapters.oci_blob import Advance, Blob, no_progress
 from pipeline.adapters.oci_store import StoredManifest
 from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.oci import (
@@ -120,7 +120,7 @@ class ImageLayout:
 
     def push_manifest(self, manifest: Blob, tag: str | None = None) -> None:
         """Store a manifest whose blobs are there; `tag` then names it and nothing else."""
-        self.push_blob(manifest, lambda num_bytes: None)
+        self.push_blob(manifest, no_progress)
         write_bytes(self._directory / LAYOUT_FILE, LAYOUT_CONTENT)
         if tag is not None:
             entry = manifest.descriptor.model_copy(

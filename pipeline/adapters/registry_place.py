@@ -51,5 +51,7 @@ def open_release(layout: Layout, text: str) -> tuple[Store, str]:
     """The same for a reference that has to name a release. Raises InputError."""
     store, name = open_reference(layout, text)
     if name is None:
-        raise InputError(f"{text}: expected a tag or digest as well; `quantline ls {text}`")
+        raise InputError(
+            f"{text}: expected a tag or digest as well; `quantline ls {text}` lists the tags"
+        )
     return store, name

@@ -10,7 +10,6 @@ from typing import Final
 
 from pipeline.adapters.files import (
     directory_records,
-    existing_parent,
     file_sha256,
     readable_disk_errors,
     remove_tree,
@@ -64,7 +63,6 @@ def _is_free(target: Path, release: StoredRelease) -> bool:
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InputError(f"{target}: is not a directory; name another with --into")
-    existing_parent(target)
     if not target.exists() or not any(target.iterdir()):
         return True
     wanted = tuple(
