@@ -16,6 +16,7 @@ from pipeline.domain.oci import (
     EMPTY_TYPE,
     INDEX_TYPE,
     MANIFEST_TYPE,
+    MAX_MANIFEST_BYTES,
     Descriptor,
     ImageIndex,
     ImageManifest,
@@ -119,6 +120,8 @@ def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: 
         raise FailureError(f"{source}: evidence of another release than {subject}")
     if manifest.artifact_type != kind.media_type or len(manifest.layers) != 1:
         raise FailureError(f"{source}: expected one file that is a {kind.name}")
+    if manifest.config.size > MAX_MANIFEST_BYTES or manifest.layers[0].size > MAX_EVIDENCE_BYTES:
+        raise FailureError(f"{source}: larger than any {kind.name} is")
     return Evidence(kind, stored.descriptor, stored.data, manifest.config, manifest.layers[0])
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.adapters.files import directory_records, file_sha256
-from pipeline.adapters.oci_blob import bytes_blob
+from pipeline.adapters.oci_blob import Blob, bytes_blob
 from pipeline.adapters.oci_layout import ImageLayout
-from pipeline.adapters.oci_referrers import attach, new_evidence
+from pipeline.adapters.oci_referrers import NewEvidence, attach, new_evidence
 from pipeline.cli import main
 from pipeline.domain.layout import Layout
 from pipeline.domain.oci import EMPTY_INDEX, INDEX_TYPE
@@ -264,6 +264,19 @@ def test_evidence_that_is_none_is_refused(
     bom = bytes_blob(content, BOM.media_type)
     attach(store, stored.descriptor.digest, [new_evidence(subject, BOM, bom, "x.bom.json")])
     assert said in refused(capsys, "verify", AWQ)
+
+
+def test_evidence_of_a_size_that_none_has_is_not_read(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish.run(layout, release_params())
+    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(AWQ)
+    assert stored is not None
+    huge = EMPTY.descriptor.model_copy(update={"size": 1 << 40})
+    manifest = new_evidence(stored.descriptor, BOM, Blob(huge, b"{}"), "x.bom.json").manifest
+    attach(store, stored.descriptor.digest, [NewEvidence(BOM, manifest, ())])
+    assert "larger than any bom is" in refused(capsys, "verify", AWQ)
 
 
 def test_too_many_referrers_are_not_read(
