@@ -6,8 +6,8 @@ as its bill of materials, is attached to it. A GGUF release gets a second manife
 the same weights.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.adapters.files import file_record, read_bytes, write_record
@@ -88,7 +88,7 @@ def run(layout: Layout, params: Params) -> None:
         read_bytes(layout.packages_path, made_by="package"), source=str(layout.packages_path)
     )
     store = open_place(layout, place_of(layout, params.registry))
-    releases = [_release(layout, entry) for entry in index.packages]
+    releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
     waiting = [it for it in releases if not is_published(store, it.digest, it.tag)]
     for release in waiting:
         _verify(release)
@@ -125,6 +125,19 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
         evidence=tuple(_evidence(layout, entry, package)),
         ollama=read_ollama_model(package, directory) if package.format == "gguf" else None,
     )
+
+
+def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
+    """Ollama's tags name the quantization alone: of variants that share one, the first gets it."""
+    taken: set[str] = set()
+    for release in releases:
+        tag = release.ollama.tag if release.ollama else None
+        if tag is None or tag not in taken:
+            yield release
+        else:
+            note(f"publish {release.variant}: Ollama's {tag} is an earlier variant's")
+            yield replace(release, ollama=None)
+        taken |= {tag} if tag else set()
 
 
 def _evidence(

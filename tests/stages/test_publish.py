@@ -179,6 +179,15 @@ def test_a_shorter_package_is_refused_before_anything_is_sent(layout: Layout) ->
     assert not layout.registry_dir.exists()
 
 
+def test_two_variants_of_one_quantization_share_no_tag_of_ollama(layout: Layout) -> None:
+    write_packages(layout, "gguf-q4-k-m", "gguf-q4-k-m-plain")
+    publish.run(layout, release_params())
+    releases = receipts(layout).releases
+    assert [it.ollama_tag for it in releases.values()] == ["1.2.3-q4_K_M", None]
+    tags = open_place(layout, LayoutDirectory(Path("artifacts/registry"))).tags()
+    assert {it.tag for it in releases.values()} < set(tags)
+
+
 @pytest.mark.parametrize("suffix", [".bom.json", ".provenance.json"])
 def test_changed_evidence_is_refused(layout: Layout, suffix: str) -> None:
     path = layout.packages_dir / f"awq-w4-g128{suffix}"
