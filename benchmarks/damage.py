@@ -18,6 +18,7 @@ from pipeline.adapters.files import remove_tree
 from pipeline.cli import main as quantline
 from pipeline.domain.errors import QuantlineError
 from pipeline.domain.layout import Layout
+from pipeline.domain.release import Receipts
 from pipeline.stages import publish
 from tests.registry_server import registry_server, release_params, write_packages
 
@@ -65,24 +66,27 @@ def count_found(work: Path, num_flips: int) -> int:
         ]
         for area in areas:
             assert area.check() == "", area.check()
+        source = str(layout.receipts_path)
+        receipts = Receipts.from_bytes(layout.receipts_path.read_bytes(), source=source)
+        release = receipts.releases[VARIANT].manifest_digest.removeprefix("sha256:")
         chance = random.Random(0)
         found = 0
         for number in range(num_flips):
             area = areas[number % len(areas)]
             path = chance.choice([it for it in area.files if it.stat().st_size])
-            found += is_found(area, path, chance)
+            found += is_found(area, path, chance, release=release)
         return found
 
 
-def is_found(area: Area, path: Path, chance: random.Random) -> bool:
-    """Flip one bit of a file, check, and put it right again."""
+def is_found(area: Area, path: Path, chance: random.Random, *, release: str) -> bool:
+    """Flip one bit of a file, check, and put it right again; `release` is its digest in hex."""
     intact = path.read_bytes()
     place, bit = chance.randrange(len(intact)), chance.randrange(8)
     path.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << bit]) + intact[place + 1 :])
     said = area.check()
     path.write_bytes(intact)
     hexes = [*HEX.findall(str(path)), *HEX.findall(intact.decode(errors="replace"))]
-    names = [TAG, path.name, *hexes]
+    names = [TAG, release, path.name, *hexes]
     if any(name in said for name in names):
         return True
     print(f"not found or not named: {path}, byte {place}, bit {bit}: {said or 'nothing said'}")
