@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import requests
 
-from pipeline.adapters.files import directory_records, file_sha256, write_record
+from pipeline.adapters.files import directory_records, file_record, file_sha256, write_record
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.process import Daemon, free_port, run_program
 from pipeline.domain.layout import Layout
+from pipeline.domain.manifest import FileRecord
 from pipeline.domain.params import Audience, Params
+from pipeline.domain.record import sha256_hex
 from pipeline.domain.release import (
     BaseReference,
     CalibrationReference,
@@ -25,6 +28,13 @@ from tests.support import ROOT, require_program
 
 USER, PASSWORD = "releaser", "correct horse: battery"
 READY_TIMEOUT_S = 30
+EVALUATION = b'{"score": 1}'
+MODELFILE = """FROM ./model.gguf
+REQUIRES 0.30.0
+PARAMETER num_ctx 1024
+PARAMETER stop "<|end|>"
+LICENSE \"\"\"Permission is hereby granted.\"\"\"
+"""
 
 
 @dataclass(frozen=True)
@@ -35,34 +45,65 @@ class Server:
 
     @property
     def host(self) -> str:
-        return self.url.removeprefix("http://")
+        return self.url.split("://")[1]
 
 
 @contextmanager
-def registry_server(directory: Path, *, login: bool = False, auth: str = "") -> Iterator[Server]:
-    """A registry that keeps its blobs in `directory`; `auth` is YAML of another login scheme."""
+def registry_server(
+    directory: Path, *, login: bool = False, tls: bool = False, auth: str = ""
+) -> Iterator[Server]:
+    """A registry that keeps its blobs in `directory`; `auth` is YAML of another login scheme.
+
+    With `tls`, this process trusts its certificate authority as long as it runs.
+    """
     program = require_program("docker-registry")
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     if login:
-        htpasswd = directory / "htpasswd"
-        run_program(
-            [require_program("htpasswd"), "-Bbc", htpasswd, USER, PASSWORD],
-            log_path=directory / "htpasswd.log",
-            environment={},
-        )
-        auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}"
+        auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd_file(directory)}}}}}"
+    certificate = private_certificate(directory) if tls else None
+    shown_tls = f", tls: {{certificate: {certificate}, key: {directory / 'key.pem'}}}"
     config = directory / "config.yml"
     config.write_text(
         "version: 0.1\n"
         f"storage: {{filesystem: {{rootdirectory: {directory / 'storage'}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}\n"
+        f"http: {{addr: '127.0.0.1:{port}'{shown_tls if tls else ''}}}\n{auth}\n"
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     log_path = directory / "registry.log"
-    with Daemon([program, "serve", config], log_path=log_path, environment={}) as daemon:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Daemon([program, "serve", config], log_path=log_path, environment={}) as daemon,
+    ):
+        if certificate:
+            patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         daemon.wait_until(lambda: _answers(url), timeout_s=READY_TIMEOUT_S, what="docker-registry")
         yield Server(url, directory / "storage", log_path)
+
+
+def htpasswd_file(directory: Path) -> Path:
+    """A password file that lets USER in with PASSWORD."""
+    path = directory / "htpasswd"
+    run_program(
+        [require_program("htpasswd"), "-Bbc", path, USER, PASSWORD],
+        log_path=directory / "htpasswd.log",
+        environment={},
+    )
+    return path
+
+
+def private_certificate(directory: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority; its key is `key.pem` beside it."""
+    certificate = directory / "certificate.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", directory / "key.pem", "-out", certificate]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run_program(
+        [require_program("openssl"), "req", *kind, "-days", "2", *names, *files],
+        log_path=directory / "openssl.log",
+        environment={},
+    )
+    return certificate
 
 
 def _answers(url: str) -> bool:
@@ -86,24 +127,30 @@ def release_params(*, url: str | None = None) -> Params:
 
 
 def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:
-    """Packages of small files, and their index."""
+    """Packages of small files with their evidence and evaluation, and their index."""
     entries = []
     for variant in variants:
         directory = layout.package_dir(variant)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "model.safetensors").write_bytes(content + variant.encode())
+        is_gguf = variant.startswith("gguf")
+        weights = "model.gguf" if is_gguf else "model.safetensors"
+        (directory / weights).write_bytes(content + variant.encode())
+        if is_gguf:
+            (directory / "Modelfile").write_text(MODELFILE)
         (directory / "tokenizer").mkdir(exist_ok=True)
         (directory / "tokenizer" / "vocab é.json").write_bytes(b"{}")
         (directory / "empty.txt").write_bytes(b"")
         (directory / "LICENSE").write_bytes(b"Permission is hereby granted.\n")
         (directory / "README.md").write_bytes(b"# a model\n")
+        layout.evaluation_path(variant).parent.mkdir(parents=True, exist_ok=True)
+        layout.evaluation_path(variant).write_bytes(EVALUATION)
         (directory / "manifest.json").unlink(missing_ok=True)
         write_record(directory / "manifest.json", package_manifest(directory, variant))
         entries.append(
             PackageEntry(
                 variant=variant,
                 manifest_sha256=file_sha256(directory / "manifest.json"),
-                evidence=(),
+                evidence=tuple(write_evidence(layout, variant)),
                 num_files=6,
                 size_bytes=1,
             )
@@ -111,14 +158,26 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
     write_record(layout.packages_path, PackageIndex(packages=tuple(entries)))
 
 
+def write_evidence(layout: Layout, variant: str) -> Iterator[FileRecord]:
+    """The files beside a package; their content means nothing here."""
+    for suffix in (".bom.json", ".provenance.json"):
+        path = layout.packages_dir / (variant + suffix)
+        path.write_text(f'{{"of": "{variant}", "is": "{suffix}"}}')
+        yield file_record(path, layout.packages_dir)
+    signature = layout.packages_dir / f"{variant}.signature.json"
+    if signature.exists():
+        yield file_record(signature, layout.packages_dir)
+
+
 def package_manifest(directory: Path, variant: str) -> PackageManifest:
     digest = "ab" * 32
+    is_gguf = variant.startswith("gguf")
     return PackageManifest(
         name="tiny",
         version="1.2.3",
         variant=variant,
-        format="awq",
-        quantization="awq",
+        format="gguf" if is_gguf else "awq",
+        quantization="Q4_K_M" if is_gguf else "awq",
         bits_per_weight=4.25,
         num_parameters=3_140_000,
         model_type="llama",
@@ -143,7 +202,7 @@ def package_manifest(directory: Path, variant: str) -> PackageManifest:
         base=BaseReference(name="org/tiny", revision="0" * 40, digest=digest),
         statistics_digest=digest,
         variant_digest=digest,
-        evaluation_sha256=digest,
+        evaluation_sha256=sha256_hex(EVALUATION),
         signing_key_sha256=None,
         files=directory_records(directory),
     )

@@ -38,7 +38,8 @@ def test_stages_are_the_same_everywhere() -> None:
 
 
 def test_verbs_are_beside_the_graph_and_have_a_module_each() -> None:
-    verb_modules = {path.stem for path in (PACKAGE / "verbs").glob("*.py")} - {"__init__"}
+    stems = {path.stem for path in (PACKAGE / "verbs").glob("*.py")} - {"__init__"}
+    verb_modules = {stem.removesuffix("_") for stem in stems}  # `import` is a keyword
     assert set(VERBS) == verb_modules
     assert not verb_modules & {name.partition("_")[0] for name in graph()}
 

@@ -1,23 +1,30 @@
 """Credentials for a registry, from where `docker login` and `oras login` keep them.
 
-Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`. Credential helper programs
-(`credsStore`, `credHelpers`) and identity tokens are not supported; the error names them.
+Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, and asks the helper programs that
+it names (`credHelpers` for one server, `credsStore` for all others). Identity tokens are not
+supported; the error says so.
 
-Format: https://docs.docker.com/reference/cli/docker/login/#credential-stores
+Format: https://docs.docker.com/reference/cli/docker/login/#credential-stores and, of the helpers,
+https://github.com/docker/docker-credential-helpers#development
 """
 
 import base64
 import binascii
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.domain.errors import InputError
+from pipeline.adapters.process import ask_program
+from pipeline.domain.errors import InputError, shown
 
 CONFIG_FILE: Final = "config.json"
+HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+HELPER_TIMEOUT_S: Final = 60.0  # some ask a person, or a cloud
+IDENTITY_TOKEN_USER: Final = "<token>"
 DOCKER_HUB: Final = {"registry-1.docker.io": "index.docker.io"}  # whose login has another name
 
 
@@ -45,12 +52,20 @@ class _DockerConfig(_Foreign):
     credHelpers: dict[str, str] = {}  # noqa: N815
     credsStore: str | None = None  # noqa: N815
 
-    def login(self, host: str) -> _Login | None:
-        for server, login in self.auths.items():
-            # Older tools wrote a URL with a scheme and a path here.
+    def name_of(self, host: str) -> str:
+        """How the file spells a host: older tools wrote a URL with a scheme and a path."""
+        for server in self.auths:
             if server.removeprefix("https://").removeprefix("http://").split("/")[0] == host:
-                return login
-        return _Login() if host in self.credHelpers else None
+                return server
+        return host
+
+    def login(self, host: str) -> _Login | None:
+        return self.auths.get(self.name_of(host))
+
+
+class _HelperAnswer(_Foreign):
+    Username: str
+    Secret: str
 
 
 def credentials_for(host: str) -> Credentials | None:
@@ -62,22 +77,36 @@ def credentials_for(host: str) -> Credentials | None:
     config = _read(path)
     server = DOCKER_HUB.get(host, host)
     login = config.login(server)
-    if login is None:
-        return None
-    if login.identitytoken:
-        raise InputError(
-            f"{path}: the login for {host} is an identity token; log in with a user name and an "
-            "access token instead"
-        )
-    if login.auth:
+    if login and login.identitytoken:
+        raise _identity_token(str(path), host)
+    if login and login.auth:
         return _decoded(login.auth, host, path)
     helper = config.credHelpers.get(server) or config.credsStore
-    if helper:
-        raise InputError(
-            f"{path}: the login for {host} is kept by the program docker-credential-{helper}; "
-            f"log in with DOCKER_CONFIG set to a directory whose {CONFIG_FILE} names no helper"
-        )
-    return None
+    return _from_helper(helper, config.name_of(server), host, path) if helper else None
+
+
+def _from_helper(helper: str, server: str, host: str, path: Path) -> Credentials | None:
+    """What `docker-credential-HELPER get` knows; None when it has no login for `server`."""
+    if not HELPER_NAME.fullmatch(helper):
+        raise InputError(f"{path}: {shown(helper)} is no name of a credential helper")
+    program = f"docker-credential-{helper}"
+    answer = ask_program([program, "get"], server.encode(), timeout_s=HELPER_TIMEOUT_S)
+    if answer is None:
+        return None
+    try:
+        found = _HelperAnswer.model_validate_json(answer)
+    except ValidationError as error:
+        raise InputError(f"{program}: its answer for {host} is no login") from error
+    if found.Username == IDENTITY_TOKEN_USER:
+        raise _identity_token(program, host)
+    return Credentials(found.Username, found.Secret)
+
+
+def _identity_token(source: str, host: str) -> InputError:
+    return InputError(
+        f"{source}: the login for {host} is an identity token; log in with a user name and an "
+        "access token instead"
+    )
 
 
 def _read(path: Path) -> _DockerConfig:

@@ -1,41 +1,54 @@
-"""A blob on its way to a registry: its descriptor, and its bytes in chunks of bounded size."""
+"""A blob on its way into a registry: its descriptor, and its bytes from any offset in chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.adapters.files import CHUNK_BYTES
-from pipeline.adapters.progress import track
-from pipeline.domain.oci import Descriptor
+from pipeline.domain.oci import Descriptor, descriptor_of
 
-REPORTED_CHUNKS = 64  # from here on the transfer of one file reports its progress
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """The bytes of a file that begin at `offset`: a member of an archive."""
+
+    path: Path
+    offset: int
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes to store under `descriptor.digest`: a file, or the bytes themselves."""
+    """Bytes to store under `descriptor.digest`: a file, a part of one, or the bytes themselves."""
 
     descriptor: Descriptor
-    content: Path | bytes
+    content: Path | FilePart | bytes
 
-    def __len__(self) -> int:
-        """Size in bytes; the HTTP client sends it as Content-Length."""
-        return self.descriptor.size
-
-    def __iter__(self) -> Iterator[bytes]:
+    @property
+    def source(self) -> str:
+        """Where the bytes come from, for messages."""
         if isinstance(self.content, bytes):
-            yield self.content
+            return self.descriptor.digest
+        return str(self.content.path if isinstance(self.content, FilePart) else self.content)
+
+    def chunks(self, start: int = 0, *, count: int | None = None) -> Iterator[bytes]:
+        """`count` bytes from `start`, to the end by default; fewer when a file is too short."""
+        count = self.descriptor.size - start if count is None else count
+        if isinstance(self.content, bytes):
+            yield self.content[start : start + count]
             return
-        total = -(-self.descriptor.size // CHUNK_BYTES)
-        chunks = _file_chunks(self.content)
-        if total < REPORTED_CHUNKS:
-            yield from chunks
-        else:
-            label = f"{self.content.name} (chunks of {CHUNK_BYTES >> 20} MiB)"
-            yield from track(chunks, label, total=total)
+        part = FilePart(self.content, 0) if isinstance(self.content, Path) else self.content
+        with part.path.open("rb") as file:
+            file.seek(part.offset + start)
+            while count > 0 and (chunk := file.read(min(CHUNK_BYTES, count))):
+                count -= len(chunk)
+                yield chunk
 
 
-def _file_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+def bytes_blob(data: bytes, media_type: str) -> Blob:
+    return Blob(descriptor_of(data, media_type), data)
+
+
+def no_progress(num_bytes: int) -> None:
+    """An `Advance` for what is too small to report."""

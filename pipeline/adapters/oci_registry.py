@@ -1,30 +1,48 @@
 """A registry server: tags, blobs and manifests over the OCI distribution protocol.
 
-Files are streamed; memory does not grow with their size. Interrupted uploads start over, finished
-blobs are never sent twice.
+oras-py (0.2.43) covers this protocol too, and is not used: it holds whole layers in memory unless
+told to cut them up, resumes nothing, does not compare digests on a pull, writes into place and
+retries every error. What is left of it after that is building URLs.
 
 Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
+import re
+from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urljoin
 
 import requests
 
 from pipeline.adapters.docker_credentials import credentials_for
-from pipeline.adapters.oci_blob import Blob
-from pipeline.adapters.registry_errors import nonsense, read_short
+from pipeline.adapters.oci_blob import Advance, Blob
+from pipeline.adapters.oci_store import StoredManifest
+from pipeline.adapters.oci_upload import Upload, UploadJournal, check_digest
+from pipeline.adapters.registry_errors import nonsense, read_chunks, read_short
 from pipeline.adapters.registry_http import RegistryHttp
-from pipeline.domain.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, blob_digest
-
-DIGEST_HEADER: Final = "Docker-Content-Digest"
-UPLOAD_TYPE: Final = "application/octet-stream"
-# What a tag may name, whoever pushed it; the last two are Docker's own forms.
-ANY_MANIFEST: Final = (
-    MANIFEST_TYPE,
+from pipeline.domain.errors import FailureError
+from pipeline.domain.oci import (
     INDEX_TYPE,
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
+    MANIFEST_TYPES,
+    TAG_PATTERN,
+    Descriptor,
+    ImageIndex,
+    OciRecord,
+    blob_digest,
+    descriptor_of,
 )
+from pipeline.domain.reference import is_digest
+
+MAX_PAGES: Final = 100
+NEXT_PAGE: Final = re.compile(r"<([^>]*)>; *rel=\"?next\"?")
+NO_REFERRERS_API: Final = (404, 405)
+
+
+class TagList(OciRecord):
+    """One page of a repository's tags; Docker's registry answers null where there are none."""
+
+    name: str
+    tags: tuple[str, ...] | None
 
 
 class Registry:
@@ -33,72 +51,114 @@ class Registry:
     def __init__(self, url: str, repository: str) -> None:
         host = url.split("://")[1]
         self._http = RegistryHttp(url, repository, credentials_for(host))
+        self._journal = UploadJournal(self._http.url(""))
         self._repository = repository
 
-    def reference(self, tag: str) -> str:
-        return f"{self._http.host}/{self._repository}:{tag}"
+    def reference(self, name: str) -> str:
+        separator = "@" if is_digest(name) else ":"
+        return f"{self._http.host}/{self._repository}{separator}{name}"
 
-    def tag_digest(self, tag: str) -> str | None:
-        """The digest that `tag` names, or None when the registry does not have it.
+    def tags(self) -> tuple[str, ...]:
+        """All tags, in the registry's order; none when it does not know the repository."""
+        tags: list[str] = []
+        url = self._http.url("tags/list")
+        for _ in range(MAX_PAGES):
+            answer = self._http.send("GET", url, expect=(200, 404))
+            if answer.status_code == requests.codes.not_found:
+                return tuple(tags)
+            page = TagList.from_stranger(read_short(answer, self._http.host), source=url)
+            tags += page.tags or ()
+            if bad := next((tag for tag in tags if not re.fullmatch(TAG_PATTERN, tag)), None):
+                raise nonsense(self._http.host, f"the tag {bad!r}")
+            following = NEXT_PAGE.match(answer.headers.get("Link", ""))
+            if following is None:
+                return tuple(tags)
+            # Only the query is taken from the answer: the tags are this repository's.
+            url = urljoin(url, "?" + following[1].partition("?")[2])
+        raise nonsense(self._http.host, f"more than {MAX_PAGES} pages of tags")
 
-        It is computed from the manifest's bytes, whatever the registry says it is.
+    def manifest(self, name: str) -> StoredManifest | None:
+        """What a tag or digest names, or None when the registry does not have it.
+
+        The digest is computed from the manifest's bytes, whatever the registry says it is.
         """
-        answer = self._http.send(
+        answer = self._http.read(
             "GET",
-            self._http.url(f"manifests/{tag}"),
-            headers={"Accept": ", ".join(ANY_MANIFEST)},
+            self._http.url(f"manifests/{name}"),
+            headers={"Accept": ", ".join(MANIFEST_TYPES)},
             expect=(200, 404),
         )
         if answer.status_code == requests.codes.not_found:
             return None
         content_type = answer.headers.get("Content-Type", "").partition(";")[0]
-        if content_type not in ANY_MANIFEST:
+        if content_type not in MANIFEST_TYPES:
             raise nonsense(self._http.host, f"{content_type or 'something'} for a manifest")
-        return blob_digest(read_short(answer, self._http.host))
+        data = read_short(answer, self._http.host)
+        if is_digest(name) and blob_digest(data) != name:
+            raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
+        check_digest(answer, blob_digest(data), self._http.host)
+        return StoredManifest(descriptor_of(data, content_type), data)
 
-    def push_blob(self, blob: Blob) -> None:
+    def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a blob from `start`, not compared with its digest.
+
+        Raises TransientError when the line breaks.
+        """
+        part = {"Range": f"bytes={start}-"} if start else {}
+        answer = self._http.read(
+            "GET", self._http.url(f"blobs/{blob.digest}"), headers=part, expect=(200, 206)
+        )
+        skipped = start
+        if answer.status_code == requests.codes.partial_content:
+            if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                raise nonsense(self._http.host, "another part of a blob than was asked for")
+            skipped = 0
+        for chunk in read_chunks(answer, self._http.host):
+            if wanted := chunk[skipped:]:
+                yield wanted
+            skipped = max(skipped - len(chunk), 0)
+
+    def push_blob(self, blob: Blob, advance: Advance) -> None:
         """Upload a blob unless the registry has it."""
         if self._has(blob.descriptor):
-            return
-        start = self._http.send("POST", self._http.url("blobs/uploads/"), expect=(202,))
-        upload = self._http.location(start)
-        separator = "&" if "?" in upload else "?"
-        answer = self._http.send(
-            "PUT",
-            f"{upload}{separator}digest={blob.descriptor.digest}",
-            headers={"Content-Type": UPLOAD_TYPE},
-            body=lambda: blob,
-            expect=(201,),
-        )
-        self._check_digest(answer, blob.descriptor.digest)
+            advance(blob.descriptor.size)
+        else:
+            Upload(self._http, blob, journal=self._journal, advance=advance).run()
 
-    def push_manifest(self, tag: str, manifest: Blob) -> None:
-        """Store a manifest whose blobs are there, and name it `tag`."""
+    def push_manifest(self, manifest: Blob, tag: str | None = None) -> None:
+        """Store a manifest whose blobs are there, under its digest and `tag`."""
+        digest = manifest.descriptor.digest
+        name = tag or digest
         answer = self._http.send(
             "PUT",
-            self._http.url(f"manifests/{tag}"),
+            self._http.url(f"manifests/{name}"),
             headers={"Content-Type": manifest.descriptor.media_type},
-            body=lambda: manifest,
+            body=lambda: b"".join(manifest.chunks()),
             expect=(201,),
         )
-        self._check_digest(answer, manifest.descriptor.digest)
-        if self.tag_digest(tag) != manifest.descriptor.digest:
+        check_digest(answer, digest, self._http.host)
+        stored = self.manifest(name)
+        if stored is None or stored.descriptor.digest != digest:
             raise nonsense(
-                self._http.host, f"another manifest under {tag} than the one it was sent"
+                self._http.host, f"another manifest under {name} than the one it was sent"
             )
 
+    def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
+        """What the referrers API lists, or None where there is no such API."""
+        url = self._http.url(f"referrers/{digest}")
+        answer = self._http.read("GET", url, expect=(200, *NO_REFERRERS_API))
+        content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+        if answer.status_code != requests.codes.ok or content_type != INDEX_TYPE:
+            answer.close()
+            return None
+        return ImageIndex.from_stranger(read_short(answer, self._http.host), source=url).manifests
+
     def _has(self, blob: Descriptor) -> bool:
-        answer = self._http.head(self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))
+        answer = self._http.read("HEAD", self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))
         if answer.status_code == requests.codes.not_found:
             return False
         size = answer.headers.get("Content-Length")
         if size != str(blob.size):
             raise nonsense(self._http.host, f"the size {size} for a blob of {blob.size} bytes")
-        self._check_digest(answer, blob.digest)
+        check_digest(answer, blob.digest, self._http.host)
         return True
-
-    def _check_digest(self, answer: requests.Response, digest: str) -> None:
-        """The header is optional in the specification; when it is there it has to be right."""
-        answered = answer.headers.get(DIGEST_HEADER, digest)
-        if answered != digest:
-            raise nonsense(self._http.host, f"the digest {answered[:80]!r} for {digest}")

@@ -1,8 +1,8 @@
 """Programs that run beside quantline: the only module that starts a process.
 
-Two forms: `run_program` waits for a program to end, `Daemon` keeps a server alive for a block.
-Both run in a process group of their own, so that whatever the program started ends with it, and
-end when quantline itself is killed.
+`run_program` waits for a program to end, `Daemon` keeps a server alive for a block; both run in a
+process group of their own, so that whatever the program started ends with it, and end when
+quantline itself is killed. `ask_program` is for small helpers that answer at once.
 """
 
 import ctypes
@@ -45,6 +45,30 @@ def run_program(
         code = program.wait()
     if code != 0:
         raise FailureError(f"{Path(command[0]).name}: {ending(code)}: {last_lines(log_path)}")
+
+
+def ask_program(
+    command: Sequence[str | Path], question: bytes, *, timeout_s: float
+) -> bytes | None:
+    """What a program answers on its standard output to `question` on its standard input.
+
+    None when it exits with another code than 0. Raises InputError when it does not exist,
+    FailureError when it takes longer than `timeout_s`. Its standard error is the user's.
+    """
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            input=question,
+            stdout=subprocess.PIPE,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such program; install it, or name another") from error
+    except subprocess.TimeoutExpired as error:
+        raise FailureError(f"{name}: no answer within {timeout_s:.0f} s") from error
+    return done.stdout if done.returncode == 0 else None
 
 
 class Daemon:

@@ -5,23 +5,31 @@ queries (which may hold tokens) and without credentials.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from pipeline.domain.errors import FailureError
+from pipeline.domain.errors import printable as shown
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 300.0  # a registry hashes a finished upload before it answers
 TIMEOUT: Final = (CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S)
 MAX_ANSWER_BYTES: Final = 4 << 20
-MAX_SHOWN_CHARACTERS: Final = 200
+READ_BYTES: Final = 1 << 20
+# https://www.rfc-editor.org/rfc/rfc9110#section-15.6 and https://www.rfc-editor.org/rfc/rfc6585
+BUSY: Final = (429, 500, 502, 503, 504)
 
 
-def shown(text: str) -> str:
-    """Text from outside as one short printable line."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_SHOWN_CHARACTERS]
+class TransientError(FailureError):
+    """A failure that may be gone in a moment; `retry_after_s` is what the registry asks for."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 def split_url(url: str) -> SplitResult:
@@ -34,17 +42,42 @@ def split_url(url: str) -> SplitResult:
     return parts
 
 
+def read_chunks(answer: requests.Response, host: str) -> Iterator[bytes]:
+    """The body of an answer as it was sent: nothing is decompressed, so nothing can expand.
+
+    Raises TransientError when the line breaks before all that was announced has arrived.
+    """
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise nonsense(host, f"in the encoding {encoding!r}")
+    try:
+        while chunk := answer.raw.read(READ_BYTES, decode_content=False):
+            yield chunk
+    except (HTTPError, OSError) as error:
+        raise TransientError(
+            f"the registry {shown(host)} cannot be reached: the connection broke; run the same "
+            "command again"
+        ) from error
+    finally:
+        answer.close()
+
+
 def read_short(answer: requests.Response, host: str) -> bytes:
     """The body of an answer. Raises FailureError above MAX_ANSWER_BYTES or on a broken line."""
     data = b""
-    try:
-        for chunk in answer.iter_content(1 << 16):
-            data += chunk
-            if len(data) > MAX_ANSWER_BYTES:
-                raise nonsense(host, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
-    except requests.RequestException as error:
-        raise unreachable(host, error) from error
+    for chunk in read_chunks(answer, host):
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
+            raise nonsense(host, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
     return data
+
+
+def give_back(answer: requests.Response) -> None:
+    """Let the connection of an answer whose body does not matter be used again."""
+    try:
+        answer.raw.read(READ_BYTES, decode_content=False)
+    except (HTTPError, OSError):
+        answer.close()
 
 
 def nonsense(host: str, what: str) -> FailureError:
@@ -54,6 +87,7 @@ def nonsense(host: str, what: str) -> FailureError:
 
 
 def unreachable(host: str, error: requests.RequestException) -> FailureError:
+    """The line for a request without an answer; transient when a connection broke."""
     found = re.search(r"\[Errno -?\d+\] ([\w .]+)", str(error))
     if isinstance(error, requests.exceptions.SSLError):
         reason = "its TLS certificate is not trusted (REQUESTS_CA_BUNDLE names your own authority)"
@@ -63,7 +97,8 @@ def unreachable(host: str, error: requests.RequestException) -> FailureError:
         reason = f"no answer within {ANSWER_TIMEOUT_S:.0f} s"
     else:
         reason = found[1].lower() if found else "the connection broke"
-    return FailureError(
+    broke = error.args and isinstance(error.args[0], ProtocolError)
+    return (TransientError if broke else FailureError)(
         f"the registry {shown(host)} cannot be reached: {reason}; check registry.url and run the "
         "same command again"
     )
@@ -101,7 +136,16 @@ def refusal(
             f"{host} sends {method} on to {target or 'nowhere'}; set registry.url to the registry "
             "itself"
         )
-    return FailureError(
+    line = (
         f"{host}: answer {status} to {method} {shown(where.path)}; check registry.url, or run the "
         "same command again later"
     )
+    if status in BUSY:
+        return TransientError(line, retry_after_s=_retry_after_s(answer))
+    return FailureError(line)
+
+
+def _retry_after_s(answer: requests.Response) -> float:
+    """What `Retry-After` asks for in seconds; its other form, a date, counts as nothing."""
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0.0

@@ -1,35 +1,46 @@
 """HTTP to one OCI registry: signing in when it asks, never following anywhere with credentials.
 
-Failed requests are not tried again, apart from the one that asked for a login.
+`send` tries again what is worth it: broken connections and answers that say the registry is busy.
+`attempt` is one try, for requests that must not be repeated blindly.
 
 Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from threading import Lock
 from typing import Final
 from urllib.parse import urljoin
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from pipeline.adapters.docker_credentials import Credentials
 from pipeline.adapters.registry_errors import (
     TIMEOUT,
+    give_back,
     nonsense,
     refusal,
     split_url,
     unreachable,
 )
 from pipeline.adapters.registry_login import Anonymous, sign_in
+from pipeline.adapters.registry_retry import patiently
 from pipeline.domain.errors import InputError
 
 MAX_REDIRECTS: Final = 5
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+CONNECTIONS: Final = 16
 
 Body = Iterable[bytes] | bytes | None
 
 
 class RegistryHttp:
-    """Requests to the registry at `url` that concern `repository`."""
+    """Requests to the registry at `url` that concern `repository`. Threads may share it.
+
+    Of the answers, only those to GET have a body.
+    """
 
     def __init__(self, url: str, repository: str, credentials: Credentials | None) -> None:
         self._url = split_url(url)
@@ -38,7 +49,12 @@ class RegistryHttp:
         self._repository = repository
         self._credentials = credentials
         self._session = requests.Session()
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
         self._auth: AuthBase = Anonymous()
+        self._signing_in = Lock()
 
     @property
     def host(self) -> str:
@@ -49,13 +65,14 @@ class RegistryHttp:
         return f"{self._url.scheme}://{self.host}/v2/{self._repository}/{path}"
 
     def location(self, answer: requests.Response) -> str:
-        """The `Location` of an answer, relative or not, as a URL."""
+        """The `Location` of an answer, relative or not, as a URL; TLS is never left."""
         given = answer.headers.get("Location", "")
         try:
-            url = urljoin(f"{self._url.scheme}://{self.host}/", given)
+            url = urljoin(answer.url or self.url(""), given)
         except ValueError:
             url = ""
-        if not given or split_url(url).scheme not in ("http", "https"):
+        schemes = ("https",) if self._url.scheme == "https" else ("http", "https")
+        if not given or split_url(url).scheme not in schemes:
             raise nonsense(self.host, f"the location {given!r}")
         return url
 
@@ -68,41 +85,83 @@ class RegistryHttp:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Body] = lambda: None,
     ) -> requests.Response:
-        """One request; its answer, with the body not read yet.
+        """One request, repeated while the registry is busy; its answer, the body not read yet.
 
-        `body` is called again when the request has to be repeated after signing in. Raises
-        FailureError when the status is none of `expect`, or when there is no answer.
+        `body` is called for every try. Raises FailureError when the status is none of `expect`, or
+        when there is no answer.
         """
-        answer = self._send_once(method, url, headers, body())
+        return patiently(
+            lambda: self.attempt(method, url, expect=expect, headers=headers, body=body)
+        )
+
+    def attempt(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], Body] = lambda: None,
+    ) -> requests.Response:
+        """`send` without further tries, apart from the one after signing in.
+
+        Raises TransientError for what is worth another try, FailureError for the rest.
+        """
+        auth = self._auth
+        answer = self._send_once(method, url, headers, body(), auth)
         if answer.status_code == requests.codes.unauthorized and self._is_own(url):
-            self._auth = sign_in(
-                self._session,
-                answer.headers.get("WWW-Authenticate", ""),
-                registry=self._url,
-                repository=self._repository,
-                credentials=self._credentials,
-            )
-            answer = self._send_once(method, url, headers, body())
+            answer.close()
+            auth = self._signed_in(answer, instead_of=auth)
+            answer = self._send_once(method, url, headers, body(), auth)
         if answer.status_code not in expect:
+            answer.close()
             username = self._credentials.username if self._credentials else None
             raise refusal(method, url, answer, repository=self._repository, username=username)
+        if method != "GET":
+            give_back(answer)
         return answer
 
-    def head(self, url: str, *, expect: Collection[int]) -> requests.Response:
-        """HEAD, following redirects: registries send readers of blobs on to their storage."""
+    def read(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """`send`, following redirects: registries send readers of blobs on to their storage."""
         for _ in range(MAX_REDIRECTS):
-            answer = self.send("HEAD", url, expect=(*expect, 301, 302, 303, 307, 308))
+            answer = self.send(method, url, expect=(*expect, *REDIRECTS), headers=headers)
             if not answer.is_redirect:
                 return answer
+            answer.close()
             url = self.location(answer)
         raise nonsense(self.host, f"with more than {MAX_REDIRECTS} redirects")
+
+    def _signed_in(self, answer: requests.Response, *, instead_of: AuthBase) -> AuthBase:
+        """A new login, or the one that another thread has just got."""
+        with self._signing_in:
+            if self._auth is instead_of:
+                self._auth = sign_in(
+                    self._session,
+                    answer.headers.get("WWW-Authenticate", ""),
+                    registry=self._url,
+                    repository=self._repository,
+                    credentials=self._credentials,
+                )
+            return self._auth
 
     def _is_own(self, url: str) -> bool:
         parts = split_url(url)
         return (parts.scheme, parts.netloc) == (self._url.scheme, self._url.netloc)
 
     def _send_once(
-        self, method: str, url: str, headers: Mapping[str, str] | None, body: Body
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        body: Body,
+        auth: AuthBase,
     ) -> requests.Response:
         try:
             return self._session.request(
@@ -110,7 +169,7 @@ class RegistryHttp:
                 url,
                 headers=headers,
                 data=body,
-                auth=self._auth if self._is_own(url) else Anonymous(),
+                auth=auth if self._is_own(url) else Anonymous(),
                 stream=True,
                 allow_redirects=False,
                 timeout=TIMEOUT,

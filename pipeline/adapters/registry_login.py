@@ -26,8 +26,8 @@ from pipeline.adapters.registry_errors import (
     unreachable,
 )
 from pipeline.domain.errors import InputError
+from pipeline.domain.reference import LOOPBACK_HOSTS
 
-LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 CHALLENGE_PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
 TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 DENIED: Final = (requests.codes.unauthorized, requests.codes.forbidden)

@@ -30,9 +30,15 @@ class NothingApprovedError(QuantlineError):
 
 
 SHOWN_CHARACTERS = 80
+LINE_CHARACTERS = 200
 
 
 def shown(value: object) -> str:
     """A value from outside as one short line, for an error message."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+
+
+def printable(text: str) -> str:
+    """Text from outside, shortened, without line ends and control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:LINE_CHARACTERS]

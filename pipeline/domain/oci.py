@@ -1,44 +1,41 @@
-"""OCI image manifests that carry a model: the media types, the records and how they are built.
+"""What every OCI registry and image layout speaks of: descriptors, manifests, indexes.
 
-A release is one manifest in the ModelPack format: a config blob that describes the model and one
-uncompressed layer for each file. Nothing here reads a file or talks to a registry.
+These records are read from strangers: sizes and counts are bounded, digests are sha256, and keys
+that the specification does not know are tolerated, as it demands. Nothing here reads a file or
+talks to a registry.
 
-Formats: https://github.com/opencontainers/image-spec (manifest.md, image-index.md,
-image-layout.md, annotations.md) and https://github.com/modelpack/model-spec (docs/spec.md,
-docs/config.md, docs/annotations.md).
+Format: https://github.com/opencontainers/image-spec (descriptor.md, manifest.md, image-index.md).
 """
 
-from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pipeline.domain.manifest import FileRecord
 from pipeline.domain.record import Record, sha256_hex
-from pipeline.domain.release import PackageManifest
 
 # https://github.com/opencontainers/image-spec/blob/main/media-types.md
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
-# https://github.com/modelpack/model-spec/blob/main/docs/spec.md
-MODEL_ARTIFACT_TYPE: Final = "application/vnd.cncf.model.manifest.v1+json"
-MODEL_CONFIG_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
-WEIGHT_LAYER_TYPE: Final = "application/vnd.cncf.model.weight.v1.raw"
-WEIGHT_CONFIG_LAYER_TYPE: Final = "application/vnd.cncf.model.weight.config.v1.raw"
-DOC_LAYER_TYPE: Final = "application/vnd.cncf.model.doc.v1.raw"
-# https://github.com/modelpack/model-spec/blob/main/docs/annotations.md
-FILE_PATH_ANNOTATION: Final = "org.cncf.model.filepath"
+EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
+EMPTY_CONTENT: Final = b"{}"
+# https://distribution.github.io/distribution/spec/manifest-v2-2/
+DOCKER_MANIFEST_TYPE: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX_TYPE: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFEST_TYPES: Final = (MANIFEST_TYPE, INDEX_TYPE, DOCKER_MANIFEST_TYPE, DOCKER_INDEX_TYPE)
+
 # https://github.com/opencontainers/image-spec/blob/main/annotations.md; ORAS names the files it
 # pulls by the title.
 TITLE_ANNOTATION: Final = "org.opencontainers.image.title"
 REF_NAME_ANNOTATION: Final = "org.opencontainers.image.ref.name"
 
-WEIGHT_SUFFIXES: Final = (".safetensors", ".gguf")
-DOC_NAMES: Final = ("license", "notice", "readme.md", "manifest.json")
 MAX_MANIFEST_BYTES: Final = 4 << 20  # what registries must accept, by the distribution spec
+MAX_BLOB_BYTES: Final = 1 << 44  # 16 TiB: no file of a model is larger
+MAX_LAYERS: Final = 10_000
+DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+TAG_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"  # by the distribution spec
 
-BlobDigest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+BlobDigest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 
 
 class OciRecord(Record):
@@ -53,162 +50,47 @@ class OciRecord(Record):
 
 
 class Descriptor(OciRecord):
-    """One blob: its type, digest and size in bytes.
-
-    Unknown keys are kept: the specification tells readers of an index to tolerate them.
-    """
+    """One blob: its type, digest and size in bytes. Unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
     media_type: str
     digest: BlobDigest
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES)]
+    artifact_type: str | None = None
     annotations: dict[str, str] | None = None
 
 
 class ImageIndex(OciRecord):
-    """`index.json` of an OCI image layout. Unknown keys are kept."""
+    """A list of manifests: `index.json` of a layout, a list of referrers. Unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
     schema_version: Literal[2]
     media_type: str | None = None
-    manifests: tuple[Descriptor, ...]
+    manifests: Annotated[tuple[Descriptor, ...], Field(max_length=MAX_LAYERS)]
 
 
-class ModelManifest(OciRecord):
-    """The image manifest of one release."""
+class ImageManifest(OciRecord):
+    """Any image manifest, OCI's or Docker's. Unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
 
     schema_version: Literal[2]
-    media_type: Literal["application/vnd.oci.image.manifest.v1+json"]
-    artifact_type: Literal["application/vnd.cncf.model.manifest.v1+json"]
+    media_type: str | None = None
+    artifact_type: str | None = None
     config: Descriptor
-    layers: tuple[Descriptor, ...]
-    annotations: dict[str, str]
+    layers: Annotated[tuple[Descriptor, ...], Field(max_length=MAX_LAYERS)]
+    subject: Descriptor | None = None
+    annotations: dict[str, str] | None = None
 
 
-class ModelDescriptor(OciRecord):
-    """What the model is, for people and catalogues. `licenses` are SPDX expressions."""
-
-    family: str
-    name: str
-    version: str
-    vendor: str
-    title: str
-    description: str
-    revision: str | None
-    licenses: tuple[str, ...]
-
-
-class ModelCapabilities(OciRecord):
-    input_types: tuple[str, ...]
-    output_types: tuple[str, ...]
-    languages: tuple[str, ...]
-
-
-class ModelDetails(OciRecord):
-    """Technical facts; the specification has no precision below 8 bits, so none is given."""
-
-    architecture: str
-    format: str
-    param_size: str
-    quantization: str
-    capabilities: ModelCapabilities
-
-
-class ModelFiles(OciRecord):
-    """Digests of the uncompressed layers, in the order of the manifest."""
-
-    type: Literal["layers"]
-    diff_ids: tuple[BlobDigest, ...]
-
-
-class ModelConfig(OciRecord):
-    """The config blob of ModelPack."""
-
-    descriptor: ModelDescriptor
-    config: ModelDetails
-    modelfs: ModelFiles
+EMPTY_INDEX: Final = ImageIndex(schema_version=2, media_type=INDEX_TYPE, manifests=())
 
 
 def blob_digest(data: bytes) -> str:
     return "sha256:" + sha256_hex(data)
 
 
-def layer_type(path: str) -> str:
-    """The media type of a package's file, by its name."""
-    file = PurePosixPath(path)
-    if file.suffix in WEIGHT_SUFFIXES:
-        return WEIGHT_LAYER_TYPE
-    return DOC_LAYER_TYPE if file.name.lower() in DOC_NAMES else WEIGHT_CONFIG_LAYER_TYPE
-
-
-def layer(file: FileRecord) -> Descriptor:
-    """The layer that holds one file of a package."""
-    return Descriptor(
-        media_type=layer_type(file.path),
-        digest="sha256:" + file.sha256,
-        size=file.size,
-        annotations={FILE_PATH_ANNOTATION: file.path, TITLE_ANNOTATION: file.path},
-    )
-
-
-def param_size(num_parameters: int) -> str:
-    """A count of parameters as ModelPack writes it: at most one decimal and a letter (`6.7b`)."""
-    for scale, letter in ((10**12, "t"), (10**9, "b"), (10**6, "m")):
-        if num_parameters >= scale:
-            return f"{num_parameters / scale:.1f}".removesuffix(".0") + letter
-    return f"{num_parameters / 1000:.1f}".removesuffix(".0") + "k"
-
-
-def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> ModelConfig:
-    """The config blob of a package's release."""
-    return ModelConfig(
-        descriptor=ModelDescriptor(
-            family=package.model_type,
-            name=package.name,
-            version=package.version,
-            vendor=package.quantized_by,
-            title=package.title,
-            description=f"{package.base.name} quantized with {package.quantization}",
-            revision=package.base.revision,
-            licenses=(package.license.expression,),
-        ),
-        config=ModelDetails(
-            architecture="transformer",
-            format="gguf" if package.format == "gguf" else "safetensors",
-            param_size=param_size(package.num_parameters),
-            quantization=package.quantization,
-            capabilities=ModelCapabilities(
-                input_types=("text",),
-                output_types=("text",),
-                languages=tuple(code for code in package.languages if len(code) == 2),
-            ),
-        ),
-        modelfs=ModelFiles(type="layers", diff_ids=tuple(layer.digest for layer in layers)),
-    )
-
-
-def model_manifest(
-    package: PackageManifest, *, config: bytes, layers: tuple[Descriptor, ...]
-) -> ModelManifest:
-    """The manifest of a package's release; its bytes depend on the package alone."""
-    annotations = {
-        TITLE_ANNOTATION: package.title,
-        "org.opencontainers.image.version": package.version,
-        "org.opencontainers.image.vendor": package.quantized_by,
-        "org.opencontainers.image.licenses": package.license.expression,
-        "org.opencontainers.image.base.name": package.base.name,
-    }
-    if package.base.revision is not None:
-        annotations["org.opencontainers.image.revision"] = package.base.revision
-    return ModelManifest(
-        schema_version=2,
-        media_type=MANIFEST_TYPE,
-        artifact_type=MODEL_ARTIFACT_TYPE,
-        config=Descriptor(
-            media_type=MODEL_CONFIG_TYPE, digest=blob_digest(config), size=len(config)
-        ),
-        layers=layers,
-        annotations=annotations,
-    )
+def descriptor_of(data: bytes, media_type: str) -> Descriptor:
+    return Descriptor(media_type=media_type, digest=blob_digest(data), size=len(data))

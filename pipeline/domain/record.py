@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.domain.errors import InputError, shown
+from pipeline.domain.errors import InputError, printable, shown
 
 # User and password in a URL: they belong in no message.
 USER_INFO = re.compile(r"//[^/@\s]*@")
@@ -42,6 +42,14 @@ class Record(BaseModel):
                 f"{source}: {first_problem(error)}; the file is damaged or was written by another "
                 "version: delete it and run `dvc repro` again"
             ) from error
+
+    @classmethod
+    def from_stranger(cls, data: bytes, *, source: str) -> Self:
+        """Parse what came from a registry or an archive. Raises InputError, as from_bytes does."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise InputError(f"{source}: {printable(first_problem(error))}") from error
 
 
 def first_problem(error: ValidationError, data: object = None) -> str:

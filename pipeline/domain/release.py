@@ -131,14 +131,26 @@ class PushedLayer(Record):
     size: int
 
 
+class PushedEvidence(Record):
+    """One file that accompanies a release: its kind, such as `bom`, and digest."""
+
+    kind: str
+    digest: str
+
+
 class Receipt(Record):
-    """One published release: its reference by tag, the same by digest, and its blobs."""
+    """One published release: its reference by tag, the same by digest, and its blobs.
+
+    `ollama_tag` is the tag of its second manifest, from which `ollama pull` takes a GGUF release.
+    """
 
     reference: str
     tag: str
     manifest_digest: str
     config_digest: str
     layers: tuple[PushedLayer, ...]
+    evidence: tuple[PushedEvidence, ...]
+    ollama_tag: str | None
 
     @property
     def size_bytes(self) -> int:

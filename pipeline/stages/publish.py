@@ -1,38 +1,38 @@
 """publish: the packages become releases in a registry, or in an OCI image layout on disk.
 
 A tag names one content for ever: publishing the same packages again changes nothing, and a tag
-that names something else stops the stage before anything is sent.
+that names something else stops the stage before anything is sent. What accompanies a release, such
+as its bill of materials, is attached to it. A GGUF release gets a second manifest for Ollama, of
+the same weights.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-from pipeline.adapters.files import file_sha256, read_bytes, write_record
-from pipeline.adapters.oci_blob import Blob
-from pipeline.adapters.oci_layout import ImageLayout
-from pipeline.adapters.oci_registry import Registry
-from pipeline.adapters.progress import note, track
+from pipeline.adapters.files import file_record, read_bytes, write_record
+from pipeline.adapters.oci_blob import Blob, bytes_blob
+from pipeline.adapters.oci_referrers import attach, new_evidence
+from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
+from pipeline.adapters.ollama_files import push_ollama_model, read_ollama_model
+from pipeline.adapters.progress import note
+from pipeline.adapters.registry_place import open_place, place_of
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import FileRecord
-from pipeline.domain.oci import (
-    FILE_PATH_ANNOTATION,
-    MANIFEST_TYPE,
-    Descriptor,
-    blob_digest,
-    layer,
-    model_config,
-    model_manifest,
-)
+from pipeline.domain.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
+from pipeline.domain.oci import MANIFEST_TYPE, Descriptor
+from pipeline.domain.ollama import OllamaModel
 from pipeline.domain.params import Params
 from pipeline.domain.record import sha256_hex
+from pipeline.domain.referrers import EVALUATION, EVALUATION_SUFFIX, EvidenceKind, kind_of_file
 from pipeline.domain.release import (
     MANIFEST_FILE,
+    SIGNATURE_SUFFIX,
     PackageEntry,
     PackageIndex,
     PackageManifest,
+    PushedEvidence,
     PushedLayer,
     Receipt,
     Receipts,
@@ -40,18 +40,28 @@ from pipeline.domain.release import (
 )
 
 
-class Target(Protocol):
-    """Where releases go."""
+@dataclass(frozen=True)
+class EvidenceFile:
+    """A file that accompanies a release, under the name it has there."""
 
-    def reference(self, tag: str) -> str: ...
-    def tag_digest(self, tag: str) -> str | None: ...
-    def push_blob(self, blob: Blob) -> None: ...
-    def push_manifest(self, tag: str, manifest: Blob) -> None: ...
+    kind: EvidenceKind
+    name: str
+    path: Path
+    record: FileRecord
+
+    @property
+    def blob(self) -> Blob:
+        descriptor = Descriptor(
+            media_type=self.kind.media_type,
+            digest="sha256:" + self.record.sha256,
+            size=self.record.size,
+        )
+        return Blob(descriptor, self.path)
 
 
 @dataclass(frozen=True)
 class Release:
-    """A package as a registry will hold it; nothing but its manifest.json is read for it."""
+    """A package as a registry will hold it; of its files only small ones are read for it."""
 
     variant: str
     tag: str
@@ -60,6 +70,12 @@ class Release:
     layers: tuple[Blob, ...]
     config: Blob
     manifest: Blob
+    evidence: tuple[EvidenceFile, ...]
+    ollama: OllamaModel | None
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.descriptor.digest
 
 
 def run(layout: Layout, params: Params) -> None:
@@ -71,20 +87,16 @@ def run(layout: Layout, params: Params) -> None:
     index = PackageIndex.from_bytes(
         read_bytes(layout.packages_path, made_by="package"), source=str(layout.packages_path)
     )
-    target = _target(layout, params)
-    releases = [_release(layout, entry) for entry in index.packages]
-    waiting = [release for release in releases if not _is_published(target, release)]
+    store = open_place(layout, place_of(layout, params.registry))
+    releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
+    waiting = [it for it in releases if not is_published(store, it.digest, it.tag)]
     for release in waiting:
         _verify(release)
-        _push(target, release)
-    write_record(layout.receipts_path, _receipts(target, releases, params))
-
-
-def _target(layout: Layout, params: Params) -> Target:
-    if params.registry.url is None:
-        shown_as = layout.registry_dir.relative_to(layout.root).as_posix()
-        return ImageLayout(layout.registry_dir, shown_as=shown_as)
-    return Registry(params.registry.url, params.registry.repository)
+    for release in waiting:
+        _push(store, release)
+    for release in releases:
+        _accompany(store, release)
+    write_record(layout.receipts_path, _receipts(store, releases, params))
 
 
 def _release(layout: Layout, entry: PackageEntry) -> Release:
@@ -97,10 +109,8 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
     manifest_file = FileRecord(path=MANIFEST_FILE, size=len(data), sha256=sha256_hex(data))
     files = tuple(sorted((*package.files, manifest_file), key=lambda file: file.path))
     layers = tuple(layer(file) for file in files)
-    config_record = model_config(package, layers)
-    config = config_record.to_bytes()
+    config = model_config(package, layers).to_bytes()
     manifest_record = model_manifest(package, config=config, layers=layers)
-    manifest = manifest_record.to_bytes()
     return Release(
         variant=entry.variant,
         tag=release_tag(package.version, package.variant),
@@ -111,56 +121,105 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
             for descriptor, file in zip(layers, files, strict=True)
         ),
         config=Blob(manifest_record.config, config),
-        manifest=Blob(
-            Descriptor(media_type=MANIFEST_TYPE, digest=blob_digest(manifest), size=len(manifest)),
-            manifest,
-        ),
+        manifest=bytes_blob(manifest_record.to_bytes(), MANIFEST_TYPE),
+        evidence=tuple(_evidence(layout, entry, package)),
+        ollama=read_ollama_model(package, directory) if package.format == "gguf" else None,
     )
 
 
-def _is_published(target: Target, release: Release) -> bool:
-    """Whether the tag names this very content. Raises InputError when it names another."""
-    existing = target.tag_digest(release.tag)
-    if existing is None:
-        return False
-    if existing != release.manifest.descriptor.digest:
-        raise InputError(
-            f"{target.reference(release.tag)}: already names another content ({existing}), and "
-            "tags never move; raise release.version"
-        )
-    return True
+def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
+    """Ollama's tags name the quantization alone: of variants that share one, the first gets it."""
+    taken: set[str] = set()
+    for release in releases:
+        tag = release.ollama.tag if release.ollama else None
+        if tag is None or tag not in taken:
+            yield release
+        else:
+            note(f"publish {release.variant}: Ollama's {tag} is an earlier variant's")
+            yield replace(release, ollama=None)
+        taken |= {tag} if tag else set()
+
+
+def _evidence(
+    layout: Layout, entry: PackageEntry, package: PackageManifest
+) -> Iterable[EvidenceFile]:
+    """The files beside the package that its entry names, and the evaluation that approved it.
+
+    A signature may have come later, from an identity instead of a key of the pipeline's.
+    """
+    records = {record.path: record for record in entry.evidence}
+    signature = layout.packages_dir / (entry.variant + SIGNATURE_SUFFIX)
+    if signature.is_file():
+        records.setdefault(signature.name, file_record(signature, layout.packages_dir))
+    for record in records.values():
+        if kind := kind_of_file(record.path):
+            path = layout.packages_dir / record.path
+            yield EvidenceFile(kind, record.path, path, _unchanged(path, record))
+    path = layout.evaluation_path(entry.variant)
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run `dvc repro` again")
+    record = file_record(path, path.parent)
+    if record.sha256 != package.evaluation_sha256:
+        raise InputError(f"{path}: not the one the package was made from; run `dvc repro` again")
+    yield EvidenceFile(EVALUATION, entry.variant + EVALUATION_SUFFIX, path, record)
+
+
+def _unchanged(path: Path, record: FileRecord) -> FileRecord:
+    if not path.is_file() or file_record(path, path.parent).sha256 != record.sha256:
+        raise InputError(f"{path}: missing or changed since it was made; run `quantline package`")
+    return record
 
 
 def _verify(release: Release) -> None:
-    """Raise InputError when a file is not the one that was packaged."""
+    """Raise InputError when a file cannot be the one that was packaged.
+
+    Its digest is compared while it is sent; nothing has a name before all of it was right.
+    """
     for file in release.files:
         path = release.directory / file.path
-        if not path.is_file() or path.is_symlink() or file_sha256(path) != file.sha256:
+        if not path.is_file() or path.is_symlink() or path.stat().st_size != file.size:
             raise InputError(
                 f"{path}: missing or changed since it was packaged; run `quantline package` again"
             )
 
 
-def _push(target: Target, release: Release) -> None:
-    note(f"publish {target.reference(release.tag)}")
-    blobs = (*release.layers, release.config)
-    for blob in track(blobs, f"publish {release.variant}", total=len(blobs)):
-        target.push_blob(blob)
-    if not _is_published(target, release):  # somebody else may have been faster
-        target.push_manifest(release.tag, release.manifest)
+def _push(store: Store, release: Release) -> None:
+    note(f"publish {store.reference(release.tag)}")
+    blobs = {blob.descriptor.digest: blob for blob in (*release.layers, release.config)}
+    transfer(
+        list(blobs.values()),
+        store.push_blob,
+        label=f"publish {release.variant}",
+        total_bytes=sum(blob.descriptor.size for blob in blobs.values()),
+    )
+    push_once(store, release.manifest, release.tag)  # somebody else may have been faster
 
 
-def _receipts(target: Target, releases: Iterable[Release], params: Params) -> Receipts:
+def _accompany(store: Store, release: Release) -> None:
+    """Attach the evidence, and give a GGUF release its second manifest."""
+    subject = release.manifest.descriptor
+    evidence = [new_evidence(subject, it.kind, it.blob, it.name) for it in release.evidence]
+    attach(store, release.digest, evidence)
+    if release.ollama is not None:
+        push_ollama_model(store, release.ollama)
+
+
+def _receipts(store: Store, releases: Iterable[Release], params: Params) -> Receipts:
     return Receipts(
         registry=params.registry.url,
         repository=params.registry.repository,
         releases={
             release.variant: Receipt(
-                reference=target.reference(release.tag),
+                reference=store.reference(release.tag),
                 tag=release.tag,
-                manifest_digest=release.manifest.descriptor.digest,
+                manifest_digest=release.digest,
                 config_digest=release.config.descriptor.digest,
                 layers=tuple(_pushed(blob.descriptor) for blob in release.layers),
+                evidence=tuple(
+                    PushedEvidence(kind=file.kind.name, digest=file.blob.descriptor.digest)
+                    for file in release.evidence
+                ),
+                ollama_tag=release.ollama.tag if release.ollama else None,
             )
             for release in releases
         },

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters import registry_retry
 from pipeline.adapters.docker_credentials import Credentials, credentials_for
-from pipeline.adapters.oci_blob import Blob
+from pipeline.adapters.oci_blob import Blob, no_progress
 from pipeline.adapters.oci_registry import Registry
 from pipeline.adapters.registry_http import RegistryHttp
 from pipeline.domain.errors import FailureError, InputError, QuantlineError
@@ -100,11 +101,13 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
 @pytest.fixture(autouse=True)
 def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(registry_retry, "PAUSES_S", (0.0, 0.0))
 
 
 def test_a_blob_is_sent_once_under_its_digest() -> None:
     with fake_server(healthy) as server:
-        Registry(server.url, "a/b").push_blob(BLOB)
+        Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert [(it.method, it.path.split("?")[0]) for it in server.seen] == [
         ("HEAD", f"/v2/a/b/blobs/{DIGEST}"),
         ("POST", "/v2/a/b/blobs/uploads/"),
@@ -118,7 +121,7 @@ def test_a_blob_that_is_there_is_not_sent() -> None:
     with fake_server(
         lambda method, path: Answer(200, {"Content-Length": str(len(DATA))})
     ) as server:
-        Registry(server.url, "a/b").push_blob(BLOB)
+        Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert [it.method for it in server.seen] == ["HEAD"]
 
 
@@ -154,7 +157,7 @@ WRONG_DIGEST = {"Docker-Content-Digest": "sha256:" + "0" * 64}
 )
 def test_a_wrong_answer_is_one_line(answer: Callable[[str, str], Answer], expected: str) -> None:
     with fake_server(answer) as server, pytest.raises(FailureError, match=expected) as caught:
-        Registry(server.url, "a/b").push_blob(BLOB)
+        Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -165,7 +168,7 @@ def test_a_web_page_is_no_manifest() -> None:
         fake_server(lambda method, path: page) as server,
         pytest.raises(FailureError, match="answers text/html for a manifest"),
     ):
-        Registry(server.url, "a/b").tag_digest("tag")
+        Registry(server.url, "a/b").manifest("tag")
 
 
 def test_an_endless_manifest_is_refused() -> None:
@@ -174,7 +177,7 @@ def test_an_endless_manifest_is_refused() -> None:
         fake_server(lambda method, path: long) as server,
         pytest.raises(FailureError, match="answers more than 4 MiB"),
     ):
-        Registry(server.url, "a/b").tag_digest("tag")
+        Registry(server.url, "a/b").manifest("tag")
 
 
 def test_a_tag_that_does_not_appear_after_its_push_is_reported() -> None:
@@ -183,7 +186,7 @@ def test_a_tag_that_does_not_appear_after_its_push_is_reported() -> None:
         fake_server(lambda method, path: other if method == "GET" else healthy(method, path)) as it,
         pytest.raises(FailureError, match="another manifest under tag than the one it was sent"),
     ):
-        Registry(it.url, "a/b").push_manifest("tag", MANIFEST)
+        Registry(it.url, "a/b").push_manifest(MANIFEST, "tag")
 
 
 def test_a_broken_connection_is_one_line() -> None:
@@ -194,7 +197,7 @@ def test_a_broken_connection_is_one_line() -> None:
         fake_server(short) as server,
         pytest.raises(FailureError, match="cannot be reached: the connection broke"),
     ):
-        Registry(server.url, "a/b").tag_digest("tag")
+        Registry(server.url, "a/b").manifest("tag")
 
 
 def test_an_impossible_url_is_refused() -> None:
@@ -216,7 +219,7 @@ def test_credentials_follow_neither_an_upload_location_nor_a_redirect(
 
         with fake_server(guarded) as server:
             login(tmp_path, monkeypatch, server.host)
-            Registry(server.url, "a/b").push_blob(BLOB)
+            Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert any(it.authorization for it in server.seen)
     assert [(it.method, it.authorization) for it in other.seen] == [("HEAD", None), ("PUT", None)]
 
@@ -226,7 +229,7 @@ def test_netrc_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     with fake_server(healthy) as server:
-        Registry(server.url, "a/b").push_blob(BLOB)
+        Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert [it.authorization for it in server.seen] == [None, None, None]
 
 
@@ -256,8 +259,8 @@ def test_a_token_is_fetched_with_the_login_and_sent_to_the_registry(
         with registry_server(tmp_path / "registry", auth=auth) as server:
             login(tmp_path, monkeypatch, server.host)
             registry = Registry(server.url, "a/b")
-            registry.push_blob(BLOB)
-            assert registry.tag_digest("tag") is None
+            registry.push_blob(BLOB, no_progress)
+            assert registry.manifest("tag") is None
     assert tokens.seen
     assert all((it.authorization or "").startswith("Basic ") for it in tokens.seen)
     assert "service=test" in tokens.seen[0].path
@@ -283,7 +286,7 @@ def test_a_wrong_token_server_is_one_line(
         with fake_server(lambda method, path: Answer(401, challenge)) as server:
             login(tmp_path, monkeypatch, server.host)
             with pytest.raises(QuantlineError, match=expected) as caught:
-                Registry(server.url, "a/b").push_blob(BLOB)
+                Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     assert PASSWORD not in str(caught.value)
 
 
@@ -317,8 +320,9 @@ def test_the_hub_login_has_its_own_name(tmp_path: Path) -> None:
         ({"auths": {"r": {"auth": "!"}}}, "the login for r is damaged"),
         ({"auths": {"r": {"auth": "dXNlcg=="}}}, "has no password"),
         ({"auths": {"r": {"identitytoken": "x"}}}, "is an identity token"),
-        ({"auths": {"r": {}}, "credsStore": "pass"}, "docker-credential-pass"),
-        ({"credHelpers": {"r": "gcloud"}}, "docker-credential-gcloud"),
+        ({"auths": {"r": {}}, "credsStore": "absent"}, "docker-credential-absent: no such program"),
+        ({"credHelpers": {"r": "absent"}}, "docker-credential-absent: no such program"),
+        ({"credHelpers": {"r": "../../bin/sh"}}, "is no name of a credential helper"),
     ],
 )
 def test_a_login_that_cannot_be_read_is_one_line(

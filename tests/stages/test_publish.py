@@ -14,9 +14,11 @@ import pytest
 import requests
 
 from pipeline.adapters.files import file_sha256
+from pipeline.adapters.registry_place import open_place
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.record import sha256_hex
+from pipeline.domain.reference import LayoutDirectory
 from pipeline.domain.release import PackageIndex, Receipts
 from pipeline.stages import publish
 from tests.registry_server import (
@@ -51,6 +53,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def receipts(layout: Layout) -> Receipts:
@@ -164,9 +167,40 @@ def test_a_tag_of_somebody_else_is_refused(layout: Layout, server: Server) -> No
 def test_a_changed_package_is_refused(layout: Layout) -> None:
     weights = layout.package_dir("awq-w4-g128") / "model.safetensors"
     weights.write_bytes(weights.read_bytes().replace(b"w", b"W"))
+    with pytest.raises(InputError, match=r"model\.safetensors: not the bytes that were recor"):
+        publish.run(layout, release_params())
+    assert open_place(layout, LayoutDirectory(Path("artifacts/registry"))).tags() == ()
+
+
+def test_a_shorter_package_is_refused_before_anything_is_sent(layout: Layout) -> None:
+    (layout.package_dir("awq-w4-g128") / "model.safetensors").write_bytes(b"w")
     with pytest.raises(InputError, match=r"model\.safetensors: missing or changed"):
         publish.run(layout, release_params())
     assert not layout.registry_dir.exists()
+
+
+def test_two_variants_of_one_quantization_share_no_tag_of_ollama(layout: Layout) -> None:
+    write_packages(layout, "gguf-q4-k-m", "gguf-q4-k-m-plain")
+    publish.run(layout, release_params())
+    releases = receipts(layout).releases
+    assert [it.ollama_tag for it in releases.values()] == ["1.2.3-q4_K_M", None]
+    tags = open_place(layout, LayoutDirectory(Path("artifacts/registry"))).tags()
+    assert {it.tag for it in releases.values()} < set(tags)
+
+
+@pytest.mark.parametrize("suffix", [".bom.json", ".provenance.json"])
+def test_changed_evidence_is_refused(layout: Layout, suffix: str) -> None:
+    path = layout.packages_dir / f"awq-w4-g128{suffix}"
+    path.write_bytes(path.read_bytes().replace(b"awq", b"gpt"))
+    with pytest.raises(InputError, match=f"{suffix}: missing or changed since it was made"):
+        publish.run(layout, release_params())
+    assert not layout.registry_dir.exists()
+
+
+def test_the_evaluation_has_to_be_the_one_that_approved(layout: Layout) -> None:
+    layout.evaluation_path("awq-w4-g128").write_bytes(b'{"score": 2}')
+    with pytest.raises(InputError, match="not the one the package was made from"):
+        publish.run(layout, release_params())
 
 
 def test_a_package_of_another_index_is_refused(layout: Layout) -> None:
@@ -197,7 +231,8 @@ def test_the_right_login_publishes(
         answer = requests.get(
             f"{server.url}/v2/{REPOSITORY}/tags/list", auth=(USER, PASSWORD), timeout=10
         )
-        assert set(answer.json()["tags"]) == {TAG, "1.2.3-gguf-q4-k-m"}
+        versions = {tag for tag in answer.json()["tags"] if not tag.startswith("sha256-")}
+        assert versions == {TAG, "1.2.3-gguf-q4-k-m", "1.2.3-q4_K_M"}
     written = layout.receipts_path.read_text() + "".join(capfd.readouterr())
     assert PASSWORD not in written
 

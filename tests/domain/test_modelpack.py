@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.domain.oci import layer_type, model_config, param_size
+from pipeline.domain.modelpack import layer_type, model_config, param_size
 from tests.registry_server import package_manifest
 
 

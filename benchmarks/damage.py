@@ -1,0 +1,118 @@
+"""One flipped bit at a time in a registry's storage, an image layout and a package with evidence.
+
+`verify` has to find it in the first two, `publish` in the last, and each has to name what is
+damaged: the file, its digest or the release. Left out is what neither decides about: the history
+of tags that docker-registry keeps and never reads, and the index of all packages.
+"""
+
+import contextlib
+import io
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.adapters import registry_retry
+from pipeline.adapters.files import remove_tree
+from pipeline.cli import main as quantline
+from pipeline.domain.errors import QuantlineError
+from pipeline.domain.layout import Layout
+from pipeline.domain.release import Receipts
+from pipeline.stages import publish
+from tests.registry_server import registry_server, release_params, write_packages
+
+VARIANT, TAG = "awq-w4-g128", "1.2.3-awq-w4-g128"
+HEX = re.compile(r"[0-9a-f]{64}")
+UNREAD = ("/tags/", "/index/")
+
+
+@dataclass(frozen=True)
+class Area:
+    """Files that may be damaged, and what says so; an empty text is no fault found."""
+
+    files: tuple[Path, ...]
+    check: Callable[[], str]
+
+
+def count_found(work: Path, num_flips: int) -> int:
+    """How many of `num_flips` random flips are found and named; the others are printed."""
+    registry_retry.PAUSES_S = ()  # type: ignore[misc]
+    layout = Layout(work / "workspace")
+    write_packages(layout, VARIANT, content=random.Random(1).randbytes(1 << 16))
+    signature = layout.packages_dir / f"{VARIANT}.signature.json"
+    signature.write_text('{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}')
+    write_packages(layout, VARIANT, content=random.Random(1).randbytes(1 << 16))
+    publish.run(layout, release_params())
+    with registry_server(work / "server") as server:
+        publish.run(layout, release_params(url=server.url))
+        areas = [
+            Area(
+                tuple(
+                    path
+                    for path in files_below(server.storage)
+                    if not all(part in str(path) for part in UNREAD)
+                ),
+                lambda: verified(f"{server.host}/quantline/demo:{TAG}"),
+            ),
+            Area(
+                files_below(layout.registry_dir),
+                lambda: verified(f"oci:{layout.registry_dir}:{TAG}"),
+            ),
+            Area(
+                tuple(it for it in files_below(layout.packages_dir) if it != layout.packages_path),
+                lambda: published(layout, work / "again"),
+            ),
+        ]
+        for area in areas:
+            assert area.check() == "", area.check()
+        source = str(layout.receipts_path)
+        receipts = Receipts.from_bytes(layout.receipts_path.read_bytes(), source=source)
+        release = receipts.releases[VARIANT].manifest_digest.removeprefix("sha256:")
+        chance = random.Random(0)
+        found = 0
+        for number in range(num_flips):
+            area = areas[number % len(areas)]
+            path = chance.choice([it for it in area.files if it.stat().st_size])
+            found += is_found(area, path, chance, release=release)
+        return found
+
+
+def is_found(area: Area, path: Path, chance: random.Random, *, release: str) -> bool:
+    """Flip one bit of a file, check, and put it right again; `release` is its digest in hex."""
+    intact = path.read_bytes()
+    place, bit = chance.randrange(len(intact)), chance.randrange(8)
+    path.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << bit]) + intact[place + 1 :])
+    said = area.check()
+    path.write_bytes(intact)
+    hexes = [*HEX.findall(str(path)), *HEX.findall(intact.decode(errors="replace"))]
+    names = [TAG, release, path.name, *hexes]
+    if any(name in said for name in names):
+        return True
+    print(f"not found or not named: {path}, byte {place}, bit {bit}: {said or 'nothing said'}")
+    return False
+
+
+def verified(ref: str) -> str:
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        code = quantline(["verify", ref])
+    return errors.getvalue() if code else ""
+
+
+def published(layout: Layout, registry_dir: Path) -> str:
+    """The error of publishing the packages of a workspace into a new layout."""
+    kept = layout.registry_dir.rename(registry_dir)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            publish.run(layout, release_params())
+    except QuantlineError as error:
+        return str(error)
+    finally:
+        remove_tree(layout.registry_dir)
+        kept.rename(layout.registry_dir)
+    return ""
+
+
+def files_below(directory: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in directory.rglob("*") if path.is_file()))

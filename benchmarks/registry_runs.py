@@ -1,0 +1,42 @@
+"""A program of its own: one push or pull, with the time and memory that it took.
+
+`python -m benchmarks.registry_runs push ROOT URL` publishes the packages of a workspace, `pull ROOT
+REF` brings a release into `ROOT/pulled`. The last line of its output is a `Transfer` as JSON.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.domain.layout import Layout
+from pipeline.stages import publish
+from tests.registry_server import release_params
+
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Transfer:
+    wall_s: float
+    peak_rss_mib: float
+
+
+def main(direction: str, root: str, place: str) -> None:
+    layout = Layout(Path(root))
+    started = time.monotonic()
+    if direction == "push":
+        publish.run(layout, release_params(url=place))
+    else:
+        pull = import_module("pipeline.verbs.pull")
+        pull.run(layout, ref=place, to="dir", into=str(layout.root / "pulled"))
+    wall_s = time.monotonic() - started
+    status = Path("/proc/self/status").read_text()
+    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
+    print(json.dumps(asdict(Transfer(wall_s, peak_kib / KIB))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,47 @@
+"""A release in a store, read and checked: what `show`, `verify`, `pull` and `export` begin with.
+
+Manifest, config and the package's own manifest are compared with each other before a file of the
+release is fetched.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.adapters.oci_store import ReadableStore, StoredManifest, read_blob, require_manifest
+from pipeline.domain.contents import Contents, check_config, check_package, contents_of
+from pipeline.domain.oci import Descriptor
+from pipeline.domain.release import MANIFEST_FILE, PackageManifest
+
+
+@dataclass(frozen=True)
+class StoredRelease:
+    """A release whose parts agree; `reference` is how the operator named it."""
+
+    reference: str
+    stored: StoredManifest
+    contents: Contents
+    package: PackageManifest
+
+    @property
+    def digest(self) -> str:
+        return self.stored.descriptor.digest
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The config and every file, each digest once."""
+        every = (self.contents.manifest.config, *self.contents.files.values())
+        return tuple({blob.digest: blob for blob in every}.values())
+
+
+def read_release(store: ReadableStore, name: str) -> StoredRelease:
+    """The release that a tag, alias or digest names. Raises InputError or FailureError."""
+    stored = require_manifest(store, name)
+    source = store.reference(name)
+    contents = contents_of(stored.data, source=source)
+    check_config(contents, read_blob(store, contents.manifest.config), source=source)
+    package_data = read_blob(store, contents.files[MANIFEST_FILE])
+    return StoredRelease(
+        reference=source,
+        stored=stored,
+        contents=contents,
+        package=check_package(contents, package_data, source=source),
+    )

@@ -1,0 +1,50 @@
+"""export: a release with its evidence becomes one file for a site without a network."""
+
+from pathlib import Path
+
+from pipeline.adapters.oci_archive import write_archive
+from pipeline.adapters.oci_referrers import find_evidence, referrers_index
+from pipeline.adapters.oci_release import read_release
+from pipeline.adapters.oci_store import StoredManifest
+from pipeline.adapters.progress import ByteProgress
+from pipeline.adapters.registry_place import open_release
+from pipeline.domain.layout import Layout
+from pipeline.domain.oci import REF_NAME_ANNOTATION, Descriptor
+from pipeline.domain.referrers import referrers_tag
+from pipeline.domain.release import release_tag
+
+
+def run(layout: Layout, *, ref: str, file: str) -> None:
+    """Write the archive `file`. Raises InputError or FailureError; then there is no file."""
+    store, name = open_release(layout, ref)
+    release = read_release(store, name)
+    evidence = find_evidence(store, release.digest)
+    index = referrers_index(evidence)
+    manifests = (
+        release.stored,
+        index,
+        *(StoredManifest(it.manifest, it.manifest_data) for it in evidence),
+    )
+    every = [*release.blobs]
+    for it in evidence:
+        every += it.blobs
+    blobs = tuple({blob.digest: blob for blob in every}.values())
+    tag = release_tag(release.package.version, release.package.variant)
+    total_bytes = sum(blob.size for blob in blobs)
+    with ByteProgress(f"export {release.package.title}", total_bytes=total_bytes) as progress:
+        write_archive(
+            Path(file),
+            store,
+            blobs,
+            manifests,
+            (
+                _tagged(release.stored.descriptor, tag),
+                _tagged(index.descriptor, referrers_tag(release.digest)),
+            ),
+            progress.advance,
+        )
+    print(f"{file}: {release.package.title}, {release.digest}")
+
+
+def _tagged(manifest: Descriptor, tag: str) -> Descriptor:
+    return manifest.model_copy(update={"annotations": {REF_NAME_ANNOTATION: tag}})

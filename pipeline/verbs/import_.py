@@ -1,0 +1,60 @@
+"""import: the releases of a file of `quantline export` are published in a registry or layout.
+
+They get the tags of their own versions, whatever the file calls them, and these never move.
+"""
+
+from pathlib import Path
+
+from pipeline.adapters.oci_archive import Archive
+from pipeline.adapters.oci_blob import Advance, Blob, bytes_blob
+from pipeline.adapters.oci_referrers import Evidence, NewEvidence, attach, find_evidence
+from pipeline.adapters.oci_release import StoredRelease, read_release
+from pipeline.adapters.oci_store import Store, is_published, push_once, read_blob, transfer
+from pipeline.adapters.ollama_files import push_ollama_model
+from pipeline.adapters.registry_place import open_reference
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.oci import Descriptor
+from pipeline.domain.ollama import ollama_model
+from pipeline.domain.referrers import REFERRERS_TAG
+from pipeline.domain.release import MODELFILE, release_tag
+
+
+def run(layout: Layout, *, file: str, place: str | None) -> None:
+    """Publish what is in the archive `file`. Raises InputError or FailureError."""
+    archive = Archive(Path(file))
+    store, name = open_reference(layout, place)
+    if name is not None:
+        raise InputError(f"{place}: expected HOST/REPOSITORY or oci:DIRECTORY without a tag")
+    tags = [tag for tag in archive.tags() if not REFERRERS_TAG.fullmatch(tag)]
+    if not tags:
+        raise InputError(f"{file}: no release in it")
+    for release in [read_release(archive, tag) for tag in tags]:
+        _publish(archive, store, release)
+
+
+def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
+    package = release.package
+    tag = release_tag(package.version, package.variant)
+    evidence = find_evidence(archive, release.digest)
+    if not is_published(store, release.digest, tag):
+
+        def push(blob: Descriptor, advance: Advance) -> None:
+            store.push_blob(archive.blob(blob), advance)
+
+        total_bytes = sum(blob.size for blob in release.blobs)
+        transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
+        push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
+    attach(store, release.digest, [_brought(archive, it) for it in evidence])
+    if package.format == "gguf" and MODELFILE in release.contents.files:
+        modelfile = read_blob(archive, release.contents.files[MODELFILE])
+        push_ollama_model(store, ollama_model(package, modelfile.decode(errors="replace")))
+    print(f"{store.reference(tag)}: {package.title}, {release.digest}")
+
+
+def _brought(archive: Archive, evidence: Evidence) -> NewEvidence:
+    """Evidence of the archive on its way into another store."""
+    manifest = Blob(evidence.manifest, evidence.manifest_data)
+    return NewEvidence(
+        evidence.kind, manifest, tuple(archive.blob(blob) for blob in evidence.blobs)
+    )

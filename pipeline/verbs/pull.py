@@ -1,0 +1,41 @@
+"""pull: a release becomes a directory, or a model of Ollama, on this machine.
+
+`dir` is the package as it was published; `vllm` the same, where vLLM can serve it; `ollama` an
+OLLAMA_MODELS tree. Nothing appears in its place before all of it is verified, nothing that is there
+is replaced, and a killed pull goes on where it was.
+"""
+
+import shlex
+from pathlib import Path
+
+from pipeline.adapters.oci_release import StoredRelease, read_release
+from pipeline.adapters.ollama_files import default_models_dir, pull_into_models
+from pipeline.adapters.registry_place import open_release
+from pipeline.adapters.release_files import pull_files
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.release import release_tag
+
+
+def run(layout: Layout, *, ref: str, to: str, into: str | None) -> None:
+    """Pull and print where it is, or the command that serves it.
+
+    Raises InputError for a release that the target cannot use, FailureError when the store fails.
+    """
+    store, name = open_release(layout, ref)
+    release = read_release(store, name)
+    if to == "ollama":
+        models_dir = Path(into) if into else default_models_dir()
+        model = pull_into_models(store, release, models_dir)
+        print(f"OLLAMA_MODELS={shlex.quote(str(models_dir))} ollama run {model}")
+        return
+    if to == "vllm" and release.package.format == "gguf":
+        raise InputError(f"{release.reference}: gguf, which vLLM does not serve; use --to ollama")
+    target = Path(into) if into else Path(_directory_name(release))
+    pull_files(store, release, target)
+    print(f"vllm serve {shlex.quote(str(target))}" if to == "vllm" else target)
+
+
+def _directory_name(release: StoredRelease) -> str:
+    package = release.package
+    return f"{package.name}-{release_tag(package.version, package.variant)}"

@@ -1,0 +1,38 @@
+"""record: what was published becomes a git tag, so that `gto show` and `dvc artifacts get` find it.
+
+A command of its own, because the tag has to name the commit that holds the finished dvc.lock, which
+does not exist yet while publish runs.
+"""
+
+from pipeline.adapters.files import read_bytes
+from pipeline.adapters.git_tags import tag_commit, tag_prefix
+from pipeline.adapters.params_file import read_yaml
+from pipeline.domain.errors import InputError
+from pipeline.domain.layout import Layout
+from pipeline.domain.release import Receipts
+
+
+def run(layout: Layout) -> None:
+    """Tag the current commit. Raises InputError when nothing was published or it is not there."""
+    path = layout.receipts_path
+    receipts = Receipts.from_bytes(read_bytes(path, made_by="publish"), source=str(path))
+    versions = {
+        receipt.tag.removesuffix(f"-{variant}") for variant, receipt in receipts.releases.items()
+    }
+    if len(versions) != 1:
+        raise InputError(f"{path}: {len(versions)} published versions, expected one")
+    tag = f"{tag_prefix(layout.root)}{_artifact_name(layout)}@v{versions.pop()}"
+    lines = [f"{it.reference} {it.manifest_digest}" for it in receipts.releases.values()]
+    commit = tag_commit(layout.root, tag, message="\n".join(["Published", "", *lines]))
+    print(f"{tag}: {commit}; `git push origin {tag}` shares it")
+
+
+def _artifact_name(layout: Layout) -> str:
+    """The name of the packages in the section `artifacts` of dvc.yaml. Raises InputError."""
+    dvc = read_yaml(layout.root / "dvc.yaml")
+    artifacts = dvc.get("artifacts") if isinstance(dvc, dict) else None
+    packages = layout.packages_dir.relative_to(layout.root).as_posix()
+    for name, artifact in (artifacts if isinstance(artifacts, dict) else {}).items():
+        if isinstance(artifact, dict) and artifact.get("path") == packages:
+            return str(name)
+    raise InputError(f"dvc.yaml: no entry of `artifacts` has the path {packages}; add one")

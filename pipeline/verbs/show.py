@@ -1,0 +1,41 @@
+"""show: what a release is, what accompanies it, and, of an alias, where it pointed before."""
+
+from pipeline.adapters.oci_aliases import read_history
+from pipeline.adapters.oci_referrers import find_evidence
+from pipeline.adapters.oci_release import StoredRelease, read_release
+from pipeline.adapters.registry_place import open_release
+from pipeline.domain.aliases import ALIAS
+from pipeline.domain.errors import printable
+from pipeline.domain.figures import NBSP, bytes_text
+from pipeline.domain.layout import Layout
+
+
+def run(layout: Layout, *, ref: str) -> None:
+    """Print the release that `ref` names. Raises InputError or FailureError."""
+    store, name = open_release(layout, ref)
+    release = read_release(store, name)
+    rows = [*describe(release)]
+    for evidence in find_evidence(store, release.digest):
+        rows.append((evidence.kind.name, evidence.content.digest))
+    if ALIAS.fullmatch(name):
+        for move in read_history(store, name).moves:
+            rows.append((f"{move.verb} {move.time:%Y-%m-%d %H:%M}", f"{move.title} {move.digest}"))
+    width = max(len(key) for key, _ in rows)
+    print("\n".join(f"{key:<{width}}  {printable(value)}" for key, value in rows))
+
+
+def describe(release: StoredRelease) -> list[tuple[str, str]]:
+    """What it is, in rows of a name and a value."""
+    package = release.package
+    base = package.base
+    size = bytes_text(release.contents.size_bytes).replace(NBSP, " ")
+    return [
+        ("release", package.title),
+        ("digest", release.digest),
+        ("format", f"{package.format}, {package.quantization}"),
+        ("bits per weight", f"{package.bits_per_weight:.2f}"),
+        ("license", package.license.expression),
+        ("made by", package.quantized_by),
+        ("made from", f"{base.name}@{base.revision}" if base.revision else base.name),
+        ("files", f"{len(release.contents.files)}, {size}"),
+    ]

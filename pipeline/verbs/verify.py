@@ -1,0 +1,105 @@
+"""verify: whether a release is whole and has what it must have; works without a network.
+
+Every byte is compared with its digest, the parts of the release with each other, and the license
+and the evidence must be there. With the signer's public key, so must a signature over exactly these
+files. A signature without a key is reported and not checked.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.adapters.oci_blob import Advance
+from pipeline.adapters.oci_referrers import Evidence, find_evidence, read_evidence
+from pipeline.adapters.oci_release import StoredRelease, read_release
+from pipeline.adapters.oci_store import ReadableStore, transfer, verified_chunks
+from pipeline.adapters.registry_place import open_release
+from pipeline.adapters.release_files import pull_files
+from pipeline.adapters.signature_check import check_signature
+from pipeline.domain.errors import FailureError
+from pipeline.domain.layout import Layout
+from pipeline.domain.licenses import LICENSE_FILE
+from pipeline.domain.oci import Descriptor
+from pipeline.domain.referrers import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
+
+
+def run(layout: Layout, *, ref: str, key: str | None) -> None:
+    """Print what was verified. Raises FailureError or InputError that names the first fault."""
+    store, name = open_release(layout, ref)
+    release = read_release(store, name)
+    evidence = find_evidence(store, release.digest)
+    _require_evidence(store, release, evidence)
+    if key is None:
+        _read_every_byte(store, release)
+        signed = any(it.kind is SIGNATURE for it in evidence)
+        signature = "there, not checked (--key has the signer's)" if signed else "none"
+    else:
+        _check_signature(store, release, evidence, key_path=Path(key))
+        signature = f"by the owner of {key}"
+    kinds = ", ".join(dict.fromkeys(it.kind.name for it in evidence))
+    print(f"{release.reference}: {release.package.title}, {release.digest}")
+    print(f"digests of {len(release.contents.files)} files: right")
+    print(f"license: {release.package.license.expression}, with its text")
+    print(f"evidence: {kinds}")
+    print(f"signature: {signature}")
+
+
+def _require_evidence(
+    store: ReadableStore, release: StoredRelease, evidence: tuple[Evidence, ...]
+) -> None:
+    if release.contents.files[LICENSE_FILE].size == 0:
+        raise FailureError(f"{release.reference}: {LICENSE_FILE} is empty")
+    found = {it.kind for it in evidence}
+    required = [*REQUIRED_EVIDENCE]
+    if release.package.signing_key_sha256 is not None:
+        required.append(SIGNATURE)
+    missing = [kind.name for kind in required if kind not in found]
+    if missing:
+        raise FailureError(
+            f"{release.reference}: no {' and no '.join(missing)}; `quantline publish` attaches "
+            "what is missing"
+        )
+    for it in evidence:
+        try:
+            json.loads(read_evidence(store, it))
+        except (ValueError, RecursionError) as error:
+            raise FailureError(f"{release.reference}: its {it.kind.name} is no JSON") from error
+    evaluation = "sha256:" + release.package.evaluation_sha256
+    if evaluation not in {it.content.digest for it in evidence if it.kind is EVALUATION}:
+        raise FailureError(f"{release.reference}: its evaluation is of another release")
+
+
+def _read_every_byte(store: ReadableStore, release: StoredRelease) -> None:
+    def read(blob: Descriptor, advance: Advance) -> None:
+        for chunk in verified_chunks(store, blob):
+            advance(len(chunk))
+
+    total_bytes = sum(blob.size for blob in release.blobs)
+    transfer(release.blobs, read, label=f"verify {release.package.title}", total_bytes=total_bytes)
+
+
+def _check_signature(
+    store: ReadableStore,
+    release: StoredRelease,
+    evidence: tuple[Evidence, ...],
+    *,
+    key_path: Path,
+) -> None:
+    """At least one of the signatures has to be right; the error is that of the last."""
+    signatures = [it for it in evidence if it.kind is SIGNATURE]
+    if not signatures:
+        raise FailureError(f"{release.reference}: no signature")
+    with TemporaryDirectory(prefix="quantline-verify-") as directory:
+        files = Path(directory) / "files"
+        pull_files(store, release, files)
+        for number, signature in enumerate(signatures, start=1):
+            path = Path(directory) / f"signature-{number}"
+            path.write_bytes(read_evidence(store, signature))
+            source = store.reference(signature.manifest.digest)
+            try:
+                check_signature(files, path, key_path=key_path, source=source)
+            except FailureError:
+                if number == len(signatures):
+                    raise
+            else:
+                return
