@@ -13,7 +13,7 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.gate_params import SequentialParams
 from pipeline.domain.paired import RATES, PairedTask, paired_task
-from pipeline.domain.sequential import look_sizes, ordered, sizes_so_far
+from pipeline.domain.sequential import ordered, sizes_so_far
 
 Rows = Sequence[DocumentRecord]
 
@@ -100,16 +100,6 @@ def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
             f"{task}: {score.metric} is no mean over documents, so the gate cannot compare it "
             "document by document; name another metric in eval/suites.yaml"
         )
-
-
-def next_documents(
-    base: Scored, task: str, *, num_scored: int, sequential: SequentialParams
-) -> list[DocumentRecord]:
-    """The base's rows of the documents that come after the first `num_scored` of a task, up to the
-    next look; none after the last."""
-    rows = rows_of(base.rows, task)
-    sizes = [it for it in look_sizes(len(rows), sequential.looks) if it > num_scored]
-    return rows[num_scored : sizes[0]] if sizes else []
 
 
 def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:

@@ -186,7 +186,6 @@ def next_step(
     """Whether variant `name`, scored on `rows` so far, needs more documents, and of which tasks.
 
     For a sequential evaluation, after each look; `decide` comes to the same verdict later.
-    `comparison.next_documents` says which documents to score first and next.
     """
     assert gate.sequential is not None, "without it all documents are scored at once"
     history = history_of(base, rows, gate.sequential, name=name)

@@ -11,6 +11,8 @@ from pipeline.domain.selection import BoundVerdict, DropVerdict, Verdict
 SHOWN_DIGITS = 3
 MOST_DIGITS = 17
 """Enough to tell any two float64 numbers apart."""
+NEGLIGIBLE = 1e-12
+"""Of the threshold: what is left of a sum that is zero."""
 
 
 def reasons_for(
@@ -76,6 +78,8 @@ def bound_sentence(name: str, it: BoundVerdict) -> str:
 
 def told_apart(value: float, limit: float) -> str:
     """`value` with at least three digits, and as many as it takes not to read like `limit`."""
+    if abs(value) < NEGLIGIBLE * abs(limit):
+        return "0"
     for digits in range(SHOWN_DIGITS, MOST_DIGITS):
         shown = f"{value:.{digits}g}"
         if value == limit or float(shown) != limit:

@@ -5,10 +5,10 @@ among a planned number of looks: by the time a fraction t of the documents is in
 spent (Lan & DeMets 1983, Biometrika 70:659). The level of each look follows by integrating over
 what earlier looks let through (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19).
 
-How to use it: score `comparison.next_documents` of every task, ask `gate.next_step`, and go on with
-the tasks that it names. `select` gets the same verdict from the numbers of documents alone. Levels
-are those of each direction by itself; that a run may also stop for the other one only makes errors
-rarer.
+How to use it: score the documents of every task up to the next of `look_sizes`, in the order of
+`order_key`, ask `gate.next_step`, and go on with the tasks that it names. `select` gets the same
+verdict from the numbers of documents alone. Levels are those of each direction by itself; that a
+run may also stop for the other one only makes errors rarer.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.domain.comparison import Scored, next_documents, rows_of, task_recovery
+from pipeline.domain.comparison import Scored, rows_of, task_recovery
 from pipeline.domain.drops import PROGRESS, Progress
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
@@ -13,6 +13,7 @@ from pipeline.domain.gate import Candidate, decide, next_step
 from pipeline.domain.gate_params import GateClass, GateParams, SequentialParams, Spending
 from pipeline.domain.reasons import told_apart
 from pipeline.domain.selection import Selection, VariantVerdict, Verdict
+from pipeline.domain.sequential import look_sizes
 
 FOUR_BITS = GateClass(
     min_bits=0.0, margin_factor=1.0, max_mean_drop=0.03, max_kl=0.05, max_perplexity_ratio=1.05
@@ -329,10 +330,9 @@ def test_a_sequential_evaluation_ends_where_select_says_the_same(
     open_tasks: tuple[str, ...] = tuple(margins)
     while open_tasks:
         for task in open_tasks:
-            wanted = next_documents(
-                base, task, num_scored=len(scored_rows[task]), sequential=params
-            )
-            numbers = [row.doc_id for row in wanted]
+            rows, num_scored_before = rows_of(base.rows, task), len(scored_rows[task])
+            sizes = [it for it in look_sizes(len(rows), params.looks) if it > num_scored_before]
+            numbers = [row.doc_id for row in rows[num_scored_before : min(sizes, default=0)]]
             known = {row.doc_id: row for row in answers.rows if row.task == task}
             scored_rows[task] += [known[number] for number in numbers]
         rows_so_far = [row for rows in scored_rows.values() for row in rows]
