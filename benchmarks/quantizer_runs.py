@@ -23,6 +23,7 @@ from benchmarks.measured import Cost
 from benchmarks.result import commit
 from pipeline.adapters.backends import ROOT, environment_dir, set_up_backend
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
+from pipeline.adapters.judge import measure
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.scorer import Scorer
@@ -34,7 +35,6 @@ from pipeline.domain.backends import BackendWeights
 from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
 from pipeline.domain.record import Record, sha256_hex
 from pipeline.stages import fetch
-from pipeline.stages.evaluate import measure
 
 STOP_GRACE_S = 60.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -111,9 +111,10 @@ class Run:
         params = read_workspace(self.layout)
         recipe = params.variants[name]
         evaluate = params.evaluate
+        tokenizer = tokenizer_of(self.layout.base_dir)
         windows = token_windows(
             read_texts(self.layout.root / evaluate.text),
-            tokenizer_of(self.layout.base_dir).encode,
+            tokenizer.encode,
             window_tokens=evaluate.window_tokens,
             num_windows=evaluate.num_windows,
             source=evaluate.text,
@@ -122,7 +123,8 @@ class Run:
             closing(_scorer(self.layout, name)) as scorer,
             closing(_scorer(self.layout, BASE)) as base,
         ):
-            perplexity, distance = measure(scorer, base, windows, evaluate)
+            found = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
+        distance = found.distance
         assert distance is not None
         if isinstance(recipe, BackendWeights):
             spent_s = cost.children_cpu_s - imports_cpu_s(recipe.backend)
@@ -133,7 +135,7 @@ class Run:
         return Measurement(
             kl=distance.kl,
             top1=distance.top1,
-            perplexity=perplexity,
+            perplexity=found.perplexity,
             cpu_s=spent_s,
             wall_s=cost.wall_s,
             peak_gib=peak,
