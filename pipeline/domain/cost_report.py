@@ -133,7 +133,7 @@ def cost_sentence(model: CostModel) -> str:
 
 
 def _in_and_out(usd_in: float, usd_out: float) -> str:
-    return f"{usd_in:.2f} / {usd_out:.2f}"
+    return " / ".join(_usd(it) if it >= 0.1 else significant(it, 2) for it in (usd_in, usd_out))
 
 
 def _usd(amount: float) -> str:

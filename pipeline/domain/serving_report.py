@@ -132,14 +132,16 @@ def crossovers(benchmarks: Benchmarks) -> tuple[tuple[str, str], ...]:
 
 
 def crossover_text(found: Crossover) -> str:
+    """`slower than the base at 7 users and more (6 to 29)`, with a 95 % interval."""
     if found.users is None:
         certain = found.low is None
         return f"none up to {found.max_users} users" + (
-            "" if certain else f" (perhaps from {found.low:.0f} users on)"
+            "" if certain else f" (perhaps at {found.low:.0f} and more)"
         )
     bounds = f"{found.low:.0f} to " if found.low is not None else ""
     bounds += f"{found.high:.0f}" if found.high is not None else f"more than {found.max_users}"
-    return f"slower than the base from about {found.users:.0f} users on ({bounds})"
+    users = f"{found.users:.0f} user{'' if round(found.users) == 1 else 's'}"
+    return f"slower than the base at {users} and more ({bounds})"
 
 
 def memory_rows(benchmarks: Benchmarks) -> tuple[MemoryRow, ...]:
