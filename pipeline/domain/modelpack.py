@@ -52,7 +52,7 @@ class ModelDescriptor(OciRecord):
     vendor: str
     title: str
     description: str
-    revision: str | None
+    revision: str | None = None
     licenses: tuple[str, ...]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.domain.modelpack import layer_type, model_config, param_size
+from pipeline.domain.modelpack import ModelConfig, layer_type, model_config, param_size
 from tests.registry_server import package_manifest
 
 
@@ -41,3 +41,11 @@ def test_the_config_has_no_nulls_and_no_time(tmp_path: Path) -> None:
     text = model_config(local, ()).to_bytes().decode()
     assert "null" not in text
     assert "created" not in text
+
+
+@pytest.mark.parametrize("revision", [None, "0" * 40])
+def test_a_config_is_read_back_as_it_was(tmp_path: Path, revision: str | None) -> None:
+    package = package_manifest(tmp_path, "awq-w4-g128")
+    base = package.base.model_copy(update={"revision": revision})
+    config = model_config(package.model_copy(update={"base": base}), ())
+    assert ModelConfig.from_stranger(config.to_bytes(), source="config") == config
