@@ -60,6 +60,8 @@ def fold_layer(
             head_dim=head_dim,
             shared_grams=shared_grams,
         )
+        if bool((scales == 1).all()):
+            continue
         stored = norm_dtype or tensors[f"{fold.previous}.weight"].dtype
         by_input = apply_fold(
             working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored
