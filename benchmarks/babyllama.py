@@ -86,8 +86,14 @@ PAIRS = {
 }
 
 
-def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Layout:
-    """The repository's tracked files in `root`, with this model's parameters, text and task."""
+def make_workspace(
+    root: Path,
+    *,
+    source: str,
+    variants: tuple[str, ...],
+    paradigms: tuple[str, ...] = PARADIGMS,
+) -> Layout:
+    """The repository's tracked files in `root`, with this model's parameters, text and tasks."""
     copy_repository(root)
     # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
     stories = [" ".join(story.split()) for story in json.loads(STORIES_PATH.read_text())]
@@ -98,7 +104,7 @@ def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Lay
     yaml = YAML()
     yaml.dump(STORIES, root / "eval/tasks/tinystories.yaml")
     tasks = [{"name": "tinystories", "metric": "bits_per_byte", "margin": 0.05}]
-    for paradigm in PARADIGMS:
+    for paradigm in paradigms:
         file = f"eval/data/{paradigm}.jsonl"
         shutil.copyfile(BLIMP_DIR / f"{paradigm}.jsonl", root / file)
         task = {"task": paradigm, **PAIRS, "dataset_kwargs": {"data_files": {"test": file}}}
@@ -126,7 +132,11 @@ def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any
         "num_windows": 64,
     }
     sizes = {"prefix_tokens": 0, "input_tokens": 64, "output_tokens": 32}
-    params["serve"]["scenarios"] = {"text": {**sizes, "concurrency": [1, 8]}}
+    params["serve"] |= {
+        "scenarios": {"text": {**sizes, "concurrency": [1, 8]}},
+        "base_dtypes": ["float16"],
+        "time_budget_s": 20,
+    }
     params["release"]["name"] = "babyllama"
     params["registry"]["repository"] = "models/babyllama"
     return params

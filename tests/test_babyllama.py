@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.babyllama import make_workspace
+from benchmarks.babyllama import PARADIGMS, make_workspace
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
@@ -25,7 +25,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     model_dir = shared_dir() / "models" / "babyllama-105"
     serve_python()
     root = tmp_path_factory.mktemp("babyllama")
-    made = make_workspace(root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS)
+    made = make_workspace(
+        root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS, paradigms=PARADIGMS[:1]
+    )
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     with serve_hub(Hub({REPO: model_dir})) as hub:
         result = dvc_repro(root, HF_ENDPOINT=hub.endpoint, HF_HOME=str(root / "hf"))
@@ -50,7 +52,9 @@ def test_every_variant_is_approved_and_published(layout: Layout) -> None:
     selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
     assert set(selection.approved()) == set(VARIANTS)
     for name in VARIANTS:
-        assert 0 < selection.variants[name].kl < 0.05
+        distance = selection.variants[name].distance
+        assert distance is not None
+        assert 0 < distance.kl < 0.05
     receipts = layout.receipts_path.read_text()
     assert all(f"0.1.0-{name}" in receipts for name in VARIANTS)
     assert "babyllama" in layout.report_path.read_text()
