@@ -86,13 +86,7 @@ PAIRS = {
 }
 
 
-def make_workspace(
-    root: Path,
-    *,
-    source: str,
-    variants: tuple[str, ...],
-    paradigms: tuple[str, ...] = PARADIGMS,
-) -> Layout:
+def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Layout:
     """The repository's tracked files in `root`, with this model's parameters, text and tasks."""
     copy_repository(root)
     # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
@@ -104,7 +98,7 @@ def make_workspace(
     yaml = YAML()
     yaml.dump(STORIES, root / "eval/tasks/tinystories.yaml")
     tasks = [{"name": "tinystories", "metric": "bits_per_byte", "margin": 0.05}]
-    for paradigm in paradigms:
+    for paradigm in PARADIGMS:
         file = f"eval/data/{paradigm}.jsonl"
         shutil.copyfile(BLIMP_DIR / f"{paradigm}.jsonl", root / file)
         task = {"task": paradigm, **PAIRS, "dataset_kwargs": {"data_files": {"test": file}}}

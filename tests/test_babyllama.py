@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.babyllama import PARADIGMS, make_workspace
+from benchmarks.babyllama import make_workspace
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
@@ -25,9 +25,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     model_dir = shared_dir() / "models" / "babyllama-105"
     serve_python()
     root = tmp_path_factory.mktemp("babyllama")
-    made = make_workspace(
-        root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS, paradigms=PARADIGMS[:1]
-    )
+    made = make_workspace(root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     with serve_hub(Hub({REPO: model_dir})) as hub:
         result = dvc_repro(root, HF_ENDPOINT=hub.endpoint, HF_HOME=str(root / "hf"))
