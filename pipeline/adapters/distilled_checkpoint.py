@@ -21,7 +21,8 @@ from pipeline.adapters.checkpoint import (
 from pipeline.adapters.progress import track
 from pipeline.domain.errors import InputError
 from pipeline.domain.stored_scheme import Layout
-from pipeline.numerics.distill import TOKENS_PER_STEP, Distiller, RescalableWeight
+from pipeline.domain.variants import TOKENS_PER_STEP
+from pipeline.numerics.distill import Distiller, RescalableWeight
 
 SEED = 0
 # The tensor that holds the scales; in the older layouts they are groups × out.

@@ -15,13 +15,13 @@ from pipeline.domain.stage_needs import (
     moving_seconds,
     variant_bytes,
 )
+from pipeline.domain.variants import TOKENS_PER_STEP
 
 # Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
 LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
-# A step of distillation reads so many tokens or one sample, and keeps so many copies of the logits.
-DISTILLED_TOKENS = 512
+# A step of distillation keeps so many copies of the logits.
 LOGITS_COPIES = 6
 
 # Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
@@ -94,7 +94,7 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
 
 def _distilling_bytes(shape: ModelShape, params: Params) -> int:
     """Base and variant in float32, its integers, and what one step keeps for the way back."""
-    tokens = max(DISTILLED_TOKENS, params.calibration.max_seq_length)
+    tokens = max(TOKENS_PER_STEP, params.calibration.max_seq_length)
     layers = sum(it.width + it.rows for it in inputs_of(shape))
     activations = tokens * (ACTIVATION_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
     return FLOAT32 * (2 * shape.num_weights + activations) + shape.num_linear_weights

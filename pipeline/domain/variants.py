@@ -20,6 +20,8 @@ from pipeline.domain.backends import BackendParams, kind_of_recipe, without_nati
 from pipeline.domain.record import Record
 
 PositiveInt = Annotated[int, Field(gt=0)]
+# A step of distillation reads so many tokens, or one sample where that is longer.
+TOKENS_PER_STEP = 512
 
 
 class Rounding(StrEnum):

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from pipeline.numerics.grid import storable
 
-TOKENS_PER_STEP = 512
 # The first step's, in units of the mean magnitude of what is trained; it falls to zero.
 LEARNING_RATE = 0.002
 BETAS = (0.9, 0.95)
