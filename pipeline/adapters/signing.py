@@ -2,8 +2,8 @@
 
 The signature covers the digest of every file, lies outside the directory and is a Sigstore bundle:
 whoever has the public key verifies it with `model_signing verify key`, or with `quantline verify`.
-Keyless signing needs a browser or a workload identity; `model_signing sign sigstore` does it for a
-package that exists. model-signing takes seconds to import, so that happens only when it is needed.
+Keyless signing, which needs a browser or a workload identity, is not done here. model-signing takes
+seconds to import, so that happens only when it is needed.
 
 Format: https://github.com/ossf/model-signing-spec
 """
