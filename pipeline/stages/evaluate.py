@@ -131,7 +131,6 @@ def _write(
         token_ids_sha256=judge.held_out.token_ids_sha256,
         num_tokens=judge.held_out.num_tokens,
         documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
-        looks=own.suite.looks if own else (),
         broken=broken,
         controls=dict(controls or {}),
     )
