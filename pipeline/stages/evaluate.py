@@ -167,7 +167,7 @@ def _controls(
     controls: dict[str, Control] = {}
     backends: list[str] = [*params.evaluate.controls]
     if subjects.packed_judge is not PackedJudge.TRANSFORMERS:
-        backends.append(subjects.packed_judge)
+        backends.append(subjects.packed_judge.value)
     for backend in backends:
         with subjects.control(
             backend,

@@ -45,6 +45,7 @@ class Scoring:
             load_format="safetensors",
             generation_config="vllm",
             skip_tokenizer_init=True,
+            language_model_only=True,
             # vLLM always adds a token to what it reads, and wants room for it.
             max_model_len=max_length + 1,
             max_num_batched_tokens=pass_tokens + 1,
@@ -95,7 +96,8 @@ class Scoring:
 
         def keep(_: Module, __: tuple[()], inputs: dict[str, Any], output: torch.Tensor) -> None:
             ids = inputs["input_ids"].tolist()
-            starts = (inputs["positions"] == 0).nonzero().flatten().tolist()
+            positions = inputs["positions"].view(-1, len(ids))[0]  # some models have three each
+            starts = (positions == 0).nonzero().flatten().tolist()
             for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
                 found[tuple(ids[start:end])] = output[start:end]
 
