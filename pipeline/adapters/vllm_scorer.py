@@ -54,35 +54,15 @@ class VllmScorer:
         self._longest = min(self.max_length, PASS_TOKENS)
         note(f"{label}: starting vLLM")
         with ExitStack() as opened:
-            scratch_dir = opened.enter_context(TemporaryDirectory())
-            ours, theirs = socket.socketpair()
-            opened.enter_context(ours)
+            self._socket, theirs = socket.socketpair()
+            opened.enter_context(self._socket)
+            self._answers = opened.enter_context(self._socket.makefile("rb"))
+            scratch_dir = Path(opened.enter_context(TemporaryDirectory()))
             with theirs:
-                self._program = opened.enter_context(
-                    Daemon(
-                        [
-                            *(SERVE_PYTHON, *PROGRAM, model_dir),
-                            f"--max-length={self._longest}",
-                            f"--pass-tokens={PASS_TOKENS}",
-                            f"--socket={theirs.fileno()}",
-                        ],
-                        log_path=Path(scratch_dir) / "vllm.log",
-                        environment={
-                            **(OFFLINE | ENVIRONMENT | IN_ONE_PROCESS),
-                            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-                            "TMPDIR": scratch_dir,
-                        },
-                        pass_fds=(theirs.fileno(),),
-                    )
-                )
-            self._stream = opened.enter_context(ours.makefile("rwb"))
+                program = _program(model_dir, theirs, scratch_dir, max_length=self._longest)
+                self._program = opened.enter_context(program)
             self.vocab_size = int(json.loads(self._received())["vocab_size"])
             self._opened = opened.pop_all()
-
-    @property
-    def pid(self) -> int:
-        """Of vLLM's process."""
-        return self._program.pid
 
     def forest_logits(self, forest: Forest) -> Logits:
         """Never asked, as no sequence is short enough."""
@@ -124,8 +104,7 @@ class VllmScorer:
     def _send(self, question: object) -> None:
         data = json.dumps(question).encode()
         try:
-            self._stream.write(len(data).to_bytes(HEADER_BYTES, "little") + data)
-            self._stream.flush()
+            self._socket.sendall(len(data).to_bytes(HEADER_BYTES, "little") + data)
         except ConnectionError as error:
             raise self._ended() from error
 
@@ -135,7 +114,7 @@ class VllmScorer:
 
     def _exactly(self, num_bytes: int) -> bytes:
         try:
-            data = self._stream.read(num_bytes)
+            data = self._answers.read(num_bytes)
         except ConnectionError as error:
             raise self._ended() from error
         if len(data) < num_bytes:
@@ -148,6 +127,25 @@ class VllmScorer:
         log_path = self._program.log_path
         cause = root_cause(log_path.read_text(errors="replace")) or last_lines(log_path)
         return FailureError(f"{self.label}: vLLM {how}: {cause}; {INSTEAD}")
+
+
+def _program(model_dir: Path, peer: socket.socket, scratch_dir: Path, *, max_length: int) -> Daemon:
+    """vLLM with a checkpoint, which answers on the other end of `peer`."""
+    return Daemon(
+        [
+            *(SERVE_PYTHON, *PROGRAM, model_dir),
+            f"--max-length={max_length}",
+            f"--pass-tokens={PASS_TOKENS}",
+            f"--socket={peer.fileno()}",
+        ],
+        log_path=scratch_dir / "vllm.log",
+        environment={
+            **(OFFLINE | ENVIRONMENT | IN_ONE_PROCESS),
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "TMPDIR": str(scratch_dir),
+        },
+        pass_fds=(peer.fileno(),),
+    )
 
 
 def vllm_version() -> str:

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +101,24 @@ def test_a_broken_model_and_a_killed_engine_are_one_line_each(tmp_path: Path) ->
     tensors["lm_head.weight"][7, 0] = float("nan")
     save_file(tensors, weights_path, metadata={"format": "pt"})
     with closing(VllmScorer(tmp_path / "model", label="tiny")) as scorer:
+        (process,) = processes_of(tmp_path / "model")
         with pytest.raises(BrokenModelError, match=r"^tiny: vllm computed logits that are not fin"):
             continuation_answers(scorer, random_pairs(1), batch_size=1)
-        os.kill(scorer.pid, signal.SIGKILL)
+        os.kill(process, signal.SIGKILL)
         with pytest.raises(FailureError, match=r"^tiny: vLLM was ended by SIGKILL") as caught:
             scorer.logits([Span((1, 2, 3), start=0)])
     assert "\n" not in str(caught.value)
-    assert not Path(f"/proc/{scorer.pid}").exists()
+    assert not processes_of(tmp_path / "model")
+
+
+def processes_of(model_dir: Path) -> list[int]:
+    """The programs that were started with this model."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it may have ended meanwhile
+            if os.fsencode(model_dir) in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_weights_that_vllm_cannot_read_end_it_with_the_reason(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Scoring:
     def logits(self, spans: Sequence[tuple[int, Ids]]) -> Iterator[torch.Tensor]:
         """For each span (first position, ids) the logits float32 [positions, vocabulary]."""
         for part in self._passes(spans):
-            states = self._hidden_states({ids for _, ids in part})
+            states = self._hidden_states(list(dict.fromkeys(ids for _, ids in part)))
             for start, ids in part:
                 with torch.inference_mode():
                     yield self._model.compute_logits(states[ids][start:]).float().cpu()
@@ -87,8 +87,8 @@ class Scoring:
             num_tokens += length
         yield part
 
-    def _hidden_states(self, sequences: set[Ids]) -> dict[Ids, torch.Tensor]:
-        """The model's output for each sequence, [tokens, hidden].
+    def _hidden_states(self, sequences: Sequence[Ids]) -> dict[Ids, torch.Tensor]:
+        """The model's output for each of several different sequences, [tokens, hidden].
 
         vLLM orders a pass as it likes; the model's own inputs say which rows are whose.
         """
@@ -109,7 +109,7 @@ class Scoring:
                 self._engine.step()
         finally:
             hook.remove()
-        if not sequences <= found.keys():
+        if not found.keys() >= set(sequences):
             raise RuntimeError("vLLM did not read the sequences as they were asked")
         return found
 
