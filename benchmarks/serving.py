@@ -30,7 +30,6 @@ from pipeline.adapters import gguf, xllamacpp
 from pipeline.adapters.checkpoint import save_tensors, tokenizer_of, unpacked_model
 from pipeline.adapters.engine import (
     HOST,
-    SERVE_PYTHON,
     SERVED_NAME,
     Server,
     chosen_port,
@@ -40,6 +39,7 @@ from pipeline.adapters.engine import (
 from pipeline.adapters.fleet import Fleet, Launch
 from pipeline.adapters.load import LoadGenerator
 from pipeline.adapters.progress import note
+from pipeline.adapters.serve_environment import SERVE_PYTHON
 from pipeline.adapters.vllm import ENVIRONMENT, dtype_of, kernel_of
 from pipeline.domain.errors import FailureError
 from pipeline.domain.grouping import plan_groups

@@ -255,7 +255,6 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         token_ids_sha256=SHA,
         num_tokens=1000,
         documents_sha256=sha256_hex(documents),
-        looks=(),
         broken=None,
         controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )

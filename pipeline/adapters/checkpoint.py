@@ -34,6 +34,9 @@ from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
+DEFAULT_CONTEXT = 2048
+"""Of a model whose configuration names none; lm-eval's default."""
+
 
 class Checkpoint:
     """A directory with `config.json` and safetensors weights, opened for reading."""
@@ -161,13 +164,23 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
     return packed
 
 
+def model_config(directory: Path) -> Any:
+    """The configuration of the class that transformers ships for the architecture."""
+    return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def context_tokens(config: Any) -> int:
+    """How many tokens the model of a configuration can read."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", DEFAULT_CONTEXT))
+
+
 def unpacked_model(directory: Path) -> PreTrainedModel:
     """The model in float32 with exactly the weights that the checkpoint's files stand for.
 
     Where an engine would round the activations too, so does the model. Raises InputError when a
     weight is missing.
     """
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = model_config(directory)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model: PreTrainedModel
