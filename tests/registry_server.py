@@ -126,6 +126,12 @@ def release_params(*, url: str | None = None) -> Params:
     return params.model_copy(update={"registry": params.registry.model_copy(update={"url": url})})
 
 
+def use_registry(layout: Layout, url: str | None) -> None:
+    """A params.yaml that says where releases are and nothing else."""
+    section = {"registry": {"url": url, "repository": "quantline/demo"}}
+    layout.params_path.write_text(json.dumps(section))
+
+
 def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:
     """Packages of small files with their evidence and evaluation, and their index."""
     entries = []
