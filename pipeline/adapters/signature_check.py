@@ -33,7 +33,9 @@ class KeyOwner:
         return f"the owner of {self.key_path}"
 
     def configure(self, config: Any) -> None:
-        """Raises InputError when there is no such key."""
+        """Raises InputError when it is no such key."""
+        if not self.key_path.is_file():
+            raise InputError(f"{self.key_path}: no such file; expected the signer's public key")
         try:
             config.use_elliptic_key_verifier(public_key=self.key_path)
         except (OSError, ValueError, TypeError) as error:
@@ -55,6 +57,11 @@ class Identity:
 
     def configure(self, config: Any) -> None:
         """Raises InputError when the trust configuration is none, FailureError when none is had."""
+        if self.trust_config_path is not None and not self.trust_config_path.is_file():
+            raise InputError(
+                f"{self.trust_config_path}: no such file; expected Sigstore's client trust "
+                "configuration"
+            )
         try:
             config.use_sigstore_verifier(
                 identity=self.name, oidc_issuer=self.issuer, trust_config=self.trust_config_path

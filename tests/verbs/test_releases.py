@@ -48,8 +48,10 @@ def test_ls_shows_versions_and_aliases_and_nothing_internal(
     published: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, "promote", AWQ, "prod")
-    tags = [line.split()[0] for line in run(capsys, "ls").splitlines()]
-    assert tags == [AWQ, GGUF, "1.2.3-q4_K_M", "prod"]
+    lines = run(capsys, "ls").splitlines()
+    assert [line.split()[0] for line in lines] == [AWQ, GGUF, "1.2.3-q4_K_M", "prod"]
+    assert lines[2].endswith("  for `ollama pull`")
+    assert lines[3].endswith(f"  is {AWQ}")
 
 
 def test_verify_passes_and_names_what_it_found(
@@ -121,7 +123,7 @@ def test_each_target_refuses_what_it_cannot_use(
 def test_an_alias_moves_by_command_and_its_history_stays(
     published: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no earlier release" in refused(capsys, "rollback", "prod")
+    assert "no such alias" in refused(capsys, "rollback", "prod")
     run(capsys, "promote", AWQ, "prod")
     run(capsys, "promote", AWQ, "prod")
     assert "no earlier release" in refused(capsys, "rollback", "prod")
@@ -133,6 +135,27 @@ def test_an_alias_moves_by_command_and_its_history_stays(
     moves = [line.split()[0] for line in shown if line.startswith(("promote", "rollback"))]
     assert moves == ["promote", "promote", "rollback"]
     assert "no earlier release" in refused(capsys, "rollback", "prod")
+
+
+def test_a_version_whose_tag_was_moved_is_not_taken_for_it(
+    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By somebody who may write to the registry, to another release that is whole and signed."""
+    publish.run(packaged, release_params())
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(GGUF)
+    assert stored is not None
+    store.push_manifest(bytes_blob(stored.data, stored.descriptor.media_type), AWQ)
+    for command in (
+        ("verify", AWQ),
+        ("show", AWQ),
+        ("promote", AWQ, "prod"),
+        ("pull", AWQ, "--to", "dir", "--into", tmp_path / "pulled"),
+        ("export", AWQ, tmp_path / "release.tar"),
+    ):
+        said = refused(capsys, *command)
+        assert f"is tiny 1.2.3 gguf-q4-k-m, whose tag is {GGUF}; somebody moved" in said
+    run(capsys, "verify", f"oci:artifacts/registry@{stored.descriptor.digest}")
 
 
 @pytest.mark.parametrize(
@@ -280,9 +303,8 @@ def test_a_signature_is_checked_against_the_signers_key(
     assert f"signature: by the owner of {tmp_path}/signer.pub" in said
     said = refused(capsys, "verify", AWQ, "--key", tmp_path / "stranger.pub")
     assert "not a signature of these files" in said
-    assert "expected the signer's public key" in refused(
-        capsys, "verify", AWQ, "--key", tmp_path / "absent.pub"
-    )
+    for name, reason in (("absent.pub", "no such file"), ("signer.pem", "public key in PEM")):
+        assert reason in refused(capsys, "verify", AWQ, "--key", tmp_path / name)
     assert "no signature" in refused(capsys, "verify", GGUF, "--key", tmp_path / "signer.pub")
 
 
