@@ -1,11 +1,13 @@
 """`ollama pull` from a plain registry behind the nginx configuration that comes with quantline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import requests
 
+from pipeline.adapters.process import run_program
 from pipeline.cli import main
 from pipeline.domain.layout import Layout
 from pipeline.stages import publish
@@ -18,6 +20,7 @@ from tests.registry_server import (
     registry_server,
     release_params,
 )
+from tests.support import require_program
 
 MODEL, TAG = "quantline/demo", "1.2.3-q4_K_M"
 
@@ -53,6 +56,32 @@ def test_another_network_has_to_log_in_to_read(packaged: Layout, tmp_path: Path)
         assert main(["verify", ref]) == 0
         docker_config(tmp_path / "docker", server.host, USER, "wrong")
         assert main(["verify", ref]) == 1
+
+
+def test_other_clients_log_in_to_write_from_a_network_that_reads_without(
+    packaged: Layout, tmp_path: Path
+) -> None:
+    publish.run(packaged, release_params())
+    with nginx_server(tmp_path / "server") as server:
+        certificates = tmp_path / "certificates"
+        certificates.mkdir()
+        shutil.copy(tmp_path / "server" / "certificate.pem", certificates / "ca.crt")
+        ref = f"{server.host}/{MODEL}:1.2.3-gguf-q4-k-m"
+        ours = f"oci:{packaged.registry_dir}:1.2.3-gguf-q4-k-m"
+        trust = ("--dest-cert-dir", certificates, "--dest-creds", f"{USER}:{PASSWORD}")
+        run_program(
+            [
+                require_program("skopeo"),
+                "--insecure-policy",
+                "copy",
+                *trust,
+                ours,
+                f"docker://{ref}",
+            ],
+            log_path=tmp_path / "skopeo.log",
+            environment={},
+        )
+        assert main(["show", f"https://{ref}"]) == 0
 
 
 def test_without_nginx_a_plain_registry_lacks_the_location(

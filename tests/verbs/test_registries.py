@@ -71,9 +71,9 @@ def test_a_release_lives_in_a_registry(
     assert "awq-w4-g128" in run(capsys, "show", "prod")
 
     run(capsys, "export", GGUF, tmp_path / "release.tar")
-    run(capsys, "import", tmp_path / "release.tar", f"{place}/again")
-    assert run(capsys, "show", f"{place}/again:{GGUF}") == run(capsys, "show", GGUF)
-    run(capsys, "verify", f"{place}/again:{GGUF}")
+    run(capsys, "import", tmp_path / "release.tar", f"{place}-again")
+    assert run(capsys, "show", f"{place}-again:{GGUF}") == run(capsys, "show", GGUF)
+    run(capsys, "verify", f"{place}-again:{GGUF}")
 
 
 @pytest.mark.slow
