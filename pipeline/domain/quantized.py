@@ -108,7 +108,10 @@ class LayerCoverage(Record):
 
 
 class VariantRecord(Record):
-    """One quantized variant: its recipe, what it was made from and what it consists of."""
+    """One quantized variant: its recipe, what it was made from and what it consists of.
+
+    `tools` are versions by name, the program that found the integers first.
+    """
 
     name: str
     recipe: VariantParams
@@ -119,6 +122,12 @@ class VariantRecord(Record):
     digest: Sha256
     bits_per_weight: float
     coverage: tuple[TensorCoverage, ...]
+
+    @property
+    def quantizer(self) -> str:
+        """The program that found the integers, and its version."""
+        name, version = next(iter(self.tools.items()))
+        return f"{name} {version}"
 
     @property
     def size_bytes(self) -> int:
