@@ -21,8 +21,8 @@ from pipeline.domain.variants import TOKENS_PER_STEP
 LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
-# A step of distillation keeps so many copies of the logits.
-LOGITS_COPIES = 6
+# A step of distillation keeps so many copies of what linears read and give, and of the logits.
+LINEAR_COPIES, LOGITS_COPIES = 2, 6
 # Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
 # keeps one that it quantizes in float32, and what becomes of it.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
@@ -121,7 +121,7 @@ def _distilling_bytes(shape: ModelShape, params: Params) -> int:
     """Base and variant in float32, its integers, and what one step keeps for the way back."""
     tokens = max(TOKENS_PER_STEP, params.calibration.max_seq_length)
     layers = sum(it.width + it.rows for it in inputs_of(shape))
-    activations = tokens * (ACTIVATION_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
+    activations = tokens * (LINEAR_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
     return FLOAT32 * (2 * shape.num_weights + activations) + shape.num_linear_weights
 
 
