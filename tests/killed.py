@@ -1,15 +1,17 @@
-"""Runs of a stage as real processes that are killed with signal 9 at some moment of their work."""
+"""Runs of a stage as real processes that are killed at some moment of their work."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import ROOT
 
+PROC = Path("/proc")
 POLL_S = 0.002
 LIMIT_S = 300
 
@@ -47,6 +49,27 @@ def run_stage(root: Path, *arguments: str, kill_after_s: float | None = None) ->
         work_s = time.monotonic() - began
     assert process.returncode in (0, -signal.SIGKILL), error.decode()
     return Run(finished=process.returncode == 0, work_s=work_s)
+
+
+def started_program(process: subprocess.Popen[str], word: str) -> int:
+    """The process id of what the process starts whose command has that word, once it has."""
+    children = PROC / str(process.pid) / "task" / str(process.pid) / "children"
+    deadline = time.monotonic() + LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        for pid in map(int, children.read_text().split()):
+            with suppress(FileNotFoundError):
+                if word in (PROC / str(pid) / "cmdline").read_text():
+                    return pid
+        time.sleep(POLL_S)
+    raise AssertionError(f"it started no {word}")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def work_state(root: Path) -> dict[Path, int]:

@@ -186,6 +186,7 @@ def package_manifest(directory: Path, variant: str) -> PackageManifest:
         variant=variant,
         format="gguf" if is_gguf else "awq",
         quantization="Q4_K_M" if is_gguf else "awq",
+        quantizer="quantline 0.1.0",
         bits_per_weight=4.25,
         num_parameters=3_140_000,
         model_type="llama",

@@ -1,7 +1,11 @@
 """The command line: wrong input is one line on standard error and the promised exit code."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from pipeline.adapters.files import file_sha256
 from pipeline.cli import main
 from pipeline.domain.layout import PARAMS_FILE
+from tests.killed import is_running, started_program
 from tests.models import tiny_llama
 from tests.support import ROOT
 
@@ -128,6 +133,24 @@ def test_an_interrupt_is_one_line_and_the_rerun_succeeds(
     assert code == 130
     assert "interrupted" in line
     assert main(["fetch"]) == 0
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_told_to_end_takes_what_it_started_with_it(workspace: Path) -> None:
+    edit(workspace, "num_calibration_samples: 128", "num_calibration_samples: 8")
+    assert main(["fetch"]) == main(["calibrate"]) == 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "quantize", "gguf-q8-0"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as stage:
+        converter = started_program(stage, "gguf_convert")
+        stage.send_signal(signal.SIGTERM)
+        _, error = stage.communicate(timeout=60)
+    assert stage.returncode == 130
+    assert error.splitlines()[-1].endswith("interrupted; run the same command to go on")
+    assert not is_running(converter)
 
 
 def test_a_stage_run_too_early_names_the_one_before(

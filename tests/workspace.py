@@ -205,7 +205,7 @@ def write_variant(
         recipe=recipe,
         base_digest=base_digest(layout),
         statistics_digest=SHA,
-        tools={"torch": "2.13.0"},
+        tools={"quantline": "0.1.0", "torch": "2.13.0"},
         files=files,
         digest=tree_digest(files),
         bits_per_weight=4.5,

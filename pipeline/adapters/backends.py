@@ -1,9 +1,11 @@
 """Other quantizers, each a process in a pinned environment of its own.
 
 What a library writes is taken over: its weights, and the description of them in its `config.json`.
-What it left unquantized goes back to the base's dtype, as on a CPU all of them compute, and some
-write, in float32. Everything else comes from the base, so that a tokenizer or a license that a
-library rewrote or dropped is never released. What became of every tensor is read from the files.
+What it left unquantized goes back to the base's dtype, and so do scales, as on a CPU all of them
+compute, and some write, in float32. Paths of this machine, which a library may note in its
+description, are left out. Everything else comes from the base, so that a tokenizer or a license
+that a library rewrote or dropped is never released. What became of every tensor is read from the
+files.
 """
 
 import json
@@ -13,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +33,7 @@ from pipeline.adapters.statistics import Statistics
 from pipeline.domain.backends import BackendParams, BackendRequest, BackendResult
 from pipeline.domain.checkpoint import CARD_FILE, CONFIG_FILE, INDEX_FILE
 from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.grouping import require_divisible
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import Params
@@ -61,9 +66,11 @@ def write_with_backend(
 ) -> BackendVariant:
     """Fill `model_dir` with what the recipe's backend makes of the base.
 
-    Raises InputError when the calibration text has changed since it was measured, FailureError when
-    the library fails, or leaves out a tensor or a linear.
+    Raises InputError when the group size does not divide, and when the calibration text has changed
+    since it was measured; FailureError when the library fails, or leaves out a tensor or a linear.
     """
+    linears = {name: statistics.in_features(name) for name in statistics.linears}
+    require_divisible(recipe, linears)
     samples = calibration_samples(layout, params, statistics)
     python = set_up_backend(recipe.backend)
     with TemporaryDirectory(dir=model_dir.parent) as work:
@@ -135,7 +142,8 @@ def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Pa
     if QUANTIZATION_KEY not in made_config:
         raise FailureError(f"{made_dir / CONFIG_FILE}: no {QUANTIZATION_KEY}; nothing was kept")
     checkpoint = Checkpoint(base_dir)
-    config = checkpoint.config | {QUANTIZATION_KEY: made_config[QUANTIZATION_KEY]}
+    description = _without_paths(made_config[QUANTIZATION_KEY])
+    config = checkpoint.config | {QUANTIZATION_KEY: description}
     with readable_disk_errors(model_dir):
         for path in sorted(made_dir.iterdir()):
             if path.suffix == WEIGHTS_SUFFIX:
@@ -151,13 +159,29 @@ def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Pa
         (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
+def _without_paths(value: Any) -> Any:
+    """A JSON value without the keys, at any depth, that hold an absolute path."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_paths(it)
+        for key, it in value.items()
+        if not (isinstance(it, str) and Path(it).is_absolute())
+    }
+
+
 def _in_base_dtypes(path: Path, base: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of a file; what the base has under the same name in the base's dtype."""
+    """The tensors of a file; what the base has too, and scales, in the dtype that it has there."""
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise FailureError(f"{path.name}: cannot be read: {error}; nothing was kept") from error
-    return {
-        name: tensor.to(base.tensor(name).dtype) if name in base.names else tensor
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor.to(_base_dtype(name, tensor, base)) for name, tensor in tensors.items()}
+
+
+def _base_dtype(name: str, tensor: Tensor, base: Checkpoint) -> torch.dtype:
+    if name in base.names:
+        return base.tensor(name).dtype
+    weight = f"{name.rpartition('.')[0]}.weight"
+    wider = tensor.dtype is torch.float32 and weight in base.names
+    return base.tensor(weight).dtype if wider else tensor.dtype

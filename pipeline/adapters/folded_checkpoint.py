@@ -5,7 +5,7 @@ are stored in float16, vectors in float32.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.adapters.layer_inputs import layer_inputs
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import Fold, folds_of, head_dim_of, layer_folds, names_by_layer
+from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer
 from pipeline.domain.checkpoint import INDEX_FILE
 from pipeline.domain.params import IntegerWeights
-from pipeline.numerics.fold import FoldedLayer, fold_layer
+from pipeline.numerics.fold import fold_layer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,18 @@ def write_folded(
     for number, (prefix, names) in enumerate(shards, start=1):
         tensors = checkpoint.tensors(names)
         if prefix:
-            layer = _folded_layer(checkpoint, prefix, tensors, folds, statistics, recipe)
+            linears = [it for it in statistics.linears if f"{it}.weight" in tensors]
+            inputs = layer_inputs(prefix, tensors, linears, statistics, folds)
+            layer = fold_layer(
+                inputs.tensors,
+                inputs.grams,
+                inputs.folds,
+                dict.fromkeys(inputs.grams, recipe),
+                symmetric=False,
+                head_dim=head_dim_of(checkpoint.config),
+                shared_grams=inputs.shared_grams,
+                norm_dtype=torch.float32,
+            )
             tensors = {f"{prefix}.{name}": it for name, it in layer.tensors.items()}
             multipliers |= {f"{prefix}.{name}": it for name, it in layer.multipliers.items()}
         save_tensors(directory / shard_name(number, len(by_layer)), _stored(tensors))
@@ -70,33 +82,6 @@ def write_folded(
         if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX_FILE:
             shutil.copyfile(file, directory / file.name)
     return FoldedCheckpoint(directory, multipliers)
-
-
-def _folded_layer(
-    checkpoint: Checkpoint,
-    prefix: str,
-    tensors: Mapping[str, Tensor],
-    folds: Sequence[Fold],
-    statistics: Statistics,
-    recipe: IntegerWeights,
-) -> FoldedLayer:
-    own = {name.removeprefix(f"{prefix}."): it for name, it in tensors.items()}
-    linears = [it for it in statistics.linears if f"{it}.weight" in tensors]
-    grams = {
-        name.removeprefix(f"{prefix}."): gram for name, gram in statistics.grams(linears).items()
-    }
-    present = layer_folds(folds, {name.removesuffix(".weight") for name in own})
-    shared = {it.shared_input for it in present if it.shared_input}
-    return fold_layer(
-        own,
-        grams,
-        present,
-        dict.fromkeys(grams, recipe),
-        symmetric=False,
-        head_dim=head_dim_of(checkpoint.config),
-        shared_grams={it: statistics.shared_gram(f"{prefix}.{it}") for it in shared},
-        norm_dtype=torch.float32,
-    )
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import torch
-from gguf import GGML_QUANT_SIZES, GGUFReader
+from gguf import GGML_QUANT_SIZES, GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 from llama_cpp._logger import llama_log_callback
 from torch import Tensor
@@ -36,13 +36,18 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of a file: its shape as in the checkpoint, stored type and values (float32)."""
+    """One tensor of a file that is mapped, not read: its shape as in the checkpoint, its type."""
 
     name: str
     shape: tuple[int, ...]
     type: str
     bits_per_weight: float
-    values: Tensor
+    stored: ReaderTensor
+
+    def values(self) -> Tensor:
+        """What it stands for, float32, read and dequantized anew at every call."""
+        values = np.array(dequantize(self.stored.data, self.stored.tensor_type), np.float32)
+        return torch.from_numpy(values).view(self.shape)
 
 
 def tool_versions() -> dict[str, str]:
@@ -156,15 +161,13 @@ def _importance_entries(importance: Mapping[str, Vector]) -> ctypes.Array[ctypes
 
 
 def read_tensors(path: Path) -> Iterator[GgufTensor]:
-    """Every tensor of a GGUF file, one at a time, dequantized."""
+    """Every tensor of a GGUF file, in the order of the file."""
     for tensor in GGUFReader(path).tensors:
         block_weights, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
-        values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        shape = tuple(int(size) for size in reversed(tensor.shape))
         yield GgufTensor(
             name=tensor.name,
-            shape=shape,
+            shape=tuple(int(size) for size in reversed(tensor.shape)),
             type=tensor.tensor_type.name,
             bits_per_weight=8 * block_bytes / block_weights,
-            values=torch.from_numpy(values.copy()).view(shape),
+            stored=tensor,
         )

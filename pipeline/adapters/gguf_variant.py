@@ -93,7 +93,7 @@ def _gguf_rows(
     statistics: Statistics,
     recipe: GgufParams,
 ) -> list[TensorCoverage]:
-    """What became of each tensor, measured on the file that was written."""
+    """What became of each tensor, measured on the file that was written, one at a time."""
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     rows = []
     for tensor in gguf.read_tensors(output_path):
@@ -101,10 +101,9 @@ def _gguf_rows(
         error = None
         if linear is not None:
             gram = source.gram(statistics, linear)
-            original = full[tensor.name].values
-            error = float(
-                output_error(tensor.values - original, gram) / output_error(original, gram)
-            )
+            original = full[tensor.name].values()
+            change = tensor.values() - original
+            error = float(output_error(change, gram) / output_error(original, gram))
         rows.append(
             gguf_coverage(
                 tensor.name,

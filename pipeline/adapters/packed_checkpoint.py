@@ -16,17 +16,11 @@ from torch import Tensor
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.adapters.distilled_checkpoint import distill_checkpoint, require_distillable
 from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
+from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
 from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import (
-    Fold,
-    folds_of,
-    head_dim_of,
-    layer_folds,
-    names_by_layer,
-    split_layer_name,
-)
+from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import (
     implied_by_packing,
@@ -134,21 +128,20 @@ class _LayerQuantizer:
         linears = [name for name in sizes if f"{name}.weight" in stored]
         if not linears:
             return _packed_tensors(prefix, stored, NOTHING, self._recipe, self._grouping)
-        folds = _layer_folds(self._folds, names, self._grouping.kept, prefix=prefix)
-        shared = {it.shared_input for it in folds if it.shared_input}
+        inputs = layer_inputs(
+            prefix,
+            stored,
+            linears,
+            self._statistics,
+            self._folds,
+            kept=self._grouping.kept,
+            device=self._device,
+        )
         layer = _quantized_layer(
-            {name.removeprefix(f"{prefix}."): it.to(self._device) for name, it in stored.items()},
-            {
-                name.removeprefix(f"{prefix}."): gram
-                for name, gram in self._statistics.grams(linears, device=self._device).items()
-            },
-            folds,
+            inputs,
             self._recipe,
-            {name.removeprefix(f"{prefix}."): sizes[name] for name in linears},
+            {name: sizes[f"{prefix}.{name}"] for name in inputs.grams},
             head_dim=head_dim_of(self._checkpoint.config),
-            shared_grams={
-                it: self._statistics.shared_gram(f"{prefix}.{it}").to(self._device) for it in shared
-            },
         )
         return _packed_tensors(prefix, stored, layer, self._recipe, self._grouping)
 
@@ -170,41 +163,29 @@ def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
     ]
 
 
-def _layer_folds(
-    folds: tuple[Fold, ...], names: list[str], kept: Mapping[str, str], *, prefix: str
-) -> list[Fold]:
-    """The folds of a layer with the tensors `names`, none of whose linears keeps its dtype."""
-    modules = {name.removeprefix(f"{prefix}.").removesuffix(".weight") for name in names}
-    left = {name.removeprefix(f"{prefix}.") for name in kept if name.startswith(f"{prefix}.")}
-    return [it for it in layer_folds(folds, modules) if left.isdisjoint((it.previous, *it.linears))]
-
-
 def _quantized_layer(
-    tensors: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
-    folds: list[Fold],
+    inputs: LayerInputs,
     recipe: PackedVariant,
     group_sizes: Mapping[str, int],
     *,
     head_dim: int,
-    shared_grams: Mapping[str, Tensor],
 ) -> QuantizedLayer:
     if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
-        return fp8_layer(tensors, grams)
+        return fp8_layer(inputs.tensors, inputs.grams)
     integers = IntegerWeights(
         num_bits=recipe.num_bits,
         group_size=max(group_sizes.values()),
         **recipe.model_dump(include=set(IntegerWeights.model_fields) - {"num_bits", "group_size"}),
     )
     return quantize_layer(
-        tensors,
-        grams,
-        folds,
+        inputs.tensors,
+        inputs.grams,
+        inputs.folds,
         integers,
         symmetric=recipe.symmetric,
         head_dim=head_dim,
         group_sizes=group_sizes,
-        shared_grams=shared_grams,
+        shared_grams=inputs.shared_grams,
     )
 
 

@@ -57,16 +57,17 @@ def _tools(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def _model(package: PackageManifest, evidence: Evidence, manifest_sha256: str) -> dict[str, Any]:
+    notes = f"{package.quantization} by {package.quantizer}"
     model: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": MODEL_REF,
         "supplier": {"name": package.quantized_by},
         "name": f"{package.name}-{package.variant}",
         "version": package.version,
-        "description": f"{package.base.name} quantized with {package.quantization}",
+        "description": f"{package.base.name} quantized with {package.quantizer}",
         "hashes": [_sha256(manifest_sha256)],
         "licenses": _licenses(package.license),
-        "pedigree": {"ancestors": [_base_identity(package)], "notes": package.quantization},
+        "pedigree": {"ancestors": [_base_identity(package)], "notes": notes},
         "modelCard": _model_card(package, evidence),
         "properties": [
             _property("license.expression", package.license.expression),

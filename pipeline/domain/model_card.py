@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from pipeline.domain.backends import AutoRoundParams, LlmCompressorParams
 from pipeline.domain.checkpoint import parse_hub_source
 from pipeline.domain.evaluated import EvaluationRecord, TaskScore
 from pipeline.domain.evidence import Evidence
@@ -32,6 +33,7 @@ from pipeline.domain.release import (
     ReleaseLicense,
 )
 from pipeline.domain.selection import VariantVerdict
+from pipeline.domain.variants import PackedParams
 
 TASK: Final = "text-generation"
 
@@ -59,7 +61,19 @@ def quantization_name(recipe: VariantParams) -> str:
     """`awq`, `gptq`, or the scheme (`W4A16`) or llama.cpp type (`Q4_K_M`) of the other formats."""
     if isinstance(recipe, GgufParams):
         return recipe.type.value
+    if isinstance(recipe, LlmCompressorParams):
+        return f"W{recipe.num_bits}A16" + ("" if recipe.symmetric else "_ASYM")
     return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
+
+
+def what_was_trained(recipe: VariantParams) -> str:
+    """What gradients changed, and how often the data of the modification was read for it."""
+    if isinstance(recipe, AutoRoundParams):
+        return f"the rounding was trained, {recipe.iterations} steps for each layer"
+    if isinstance(recipe, PackedParams) and recipe.distill_epochs:
+        epochs = "once" if recipe.distill_epochs == 1 else f"{recipe.distill_epochs} times"
+        return f"scales, norms and biases were trained, {epochs} over its data"
+    return "nothing was trained"
 
 
 def release_license(
@@ -215,15 +229,16 @@ def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, s
     return {
         "Model": f"{package.title}, by {package.quantized_by}",
         "Made from": f"{base.name}{revision}; its own documentation covers its training",
-        "Modification": f"weights quantized with {package.quantization} to "
-        f"{package.bits_per_weight:.2f} bits per weight; nothing was trained",
+        "Modification": f"weights quantized with {package.quantizer} to "
+        f"{package.bits_per_weight:.2f} bits per weight ({package.quantization}); "
+        f"{what_was_trained(evidence.variant.recipe)}",
         "Task": "generating text after a text; not made for a particular purpose",
         "Input and output": f"text, at most {evidence.context_tokens} tokens together"
         + (f"; languages: {', '.join(package.languages)}" if package.languages else ""),
         "Architecture": f"{evidence.base.architecture}, {package.num_parameters:,} parameters",
         "Data of the modification": f"{package.calibration.name}, license "
-        f"{package.calibration.license}: {statistics.num_tokens:,} tokens, used to measure "
-        f"activations; {check.num_contaminated_dropped} of {check.num_documents_drawn} documents "
+        f"{package.calibration.license}: {statistics.num_tokens:,} tokens, used to calibrate "
+        f"it; {check.num_contaminated_dropped} of {check.num_documents_drawn} documents "
         "were dropped because they overlap with evaluation data",
         "Evaluation": f"suite {evaluation.suite} ({tasks}), perplexity, and the divergence from "
         f"the base on {evaluation.num_tokens:,} tokens of held-out text, on the released files",

@@ -122,7 +122,7 @@ def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> Mo
             version=package.version,
             vendor=package.quantized_by,
             title=package.title,
-            description=f"{package.base.name} quantized with {package.quantization}",
+            description=f"{package.base.name} quantized with {package.quantizer}",
             revision=package.base.revision,
             licenses=(package.license.expression,),
         ),

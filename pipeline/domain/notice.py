@@ -31,7 +31,8 @@ def notice_text(
         f"{package.title} is a modified copy of {base.name}{revision} "
         f"(sha256 of its files: {base.digest}).",
         f"Changed by {package.quantized_by}: the weights were quantized with "
-        f"{package.quantization} to {package.bits_per_weight:.2f} bits per weight.",
+        f"{package.quantizer} to {package.bits_per_weight:.2f} bits per weight "
+        f"({package.quantization}).",
         f"Changed files: {', '.join(changed)}.",
     ]
     if unchanged:

@@ -1,6 +1,6 @@
 """What quantize holds and computes, by the kind of recipe. As in `pipeline.domain.stage_needs`."""
 
-from pipeline.domain.backends import BackendWeights
+from pipeline.domain.backends import BackendParams, BackendWeights
 from pipeline.domain.model_shape import ModelShape, SharedInput
 from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.domain.stage_needs import (
@@ -21,8 +21,11 @@ from pipeline.domain.variants import TOKENS_PER_STEP
 LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
-# A step of distillation keeps so many copies of the logits.
-LOGITS_COPIES = 6
+# A step of distillation keeps so many copies of what linears read and give, and of the logits.
+LINEAR_COPIES, LOGITS_COPIES = 2, 6
+# Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
+# keeps one that it quantizes in float32, and what becomes of it.
+MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
 
 # Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
 # fewer, AutoRound more.
@@ -38,52 +41,64 @@ GGUF_OPERATIONS = 4000
 
 
 def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
-    """A packed variant holds one layer, distilled ones two models; GGUF is compared whole.
-
-    Another quantizer holds the whole model in float32 and the activations of all samples.
-    """
-    shape, recipe = source.shape, params.variants[name]
-    kept = variant_bytes(shape, recipe)
+    """Of one variant: native ones hold a layer or a matrix; distilling and backends the model."""
+    recipe, stage = params.variants[name], f"quantize {name}"
     if isinstance(recipe, GgufParams):
-        full = 2 * shape.num_weights
-        errors = sum(4.0 * gram_entries(it) * it.rows for it in inputs_of(shape))
-        return StageNeed(
-            f"quantize {name}",
-            memory=PROCESS_BYTES + FLOAT32 * (shape.num_weights + 2 * shape.largest_matrix),
-            disk_kept=kept,
-            disk_temporary=full * (2 if recipe.scale_search else 1),
-            operations=GGUF_OPERATIONS * shape.num_weights + errors,
-            seconds=START_SECONDS + 2 * moving_seconds(full),
-        )
+        return _gguf_need(stage, source.shape, recipe)
     if isinstance(recipe, BackendWeights):
-        calibration = params.calibration
-        tokens = calibration.num_calibration_samples * calibration.max_seq_length
-        holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
-        return StageNeed(
-            f"quantize {name}",
-            memory=PROCESS_BYTES + holding,
-            gpu_memory=holding,
-            disk_kept=kept,
-            disk_temporary=FLOAT32 * shape.num_weights,
-            operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
-            seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
-        )
-    layer_bytes = FLOAT32 * max(
-        LAYER_COPIES * layer.num_weights
-        + sum(map(gram_entries, layer.inputs))
-        + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
-        for layer in shape.layers
+        return _backend_need(stage, source.shape, params, recipe)
+    return _packed_need(stage, source.shape, params, recipe)
+
+
+def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
+    """The scaled layer, llama.cpp's matrix or the compared one; a converter runs beside them."""
+    compared = max(MATRIX_COPIES * it.width * it.rows + it.width**2 for it in inputs_of(shape))
+    holding = FLOAT32 * max(compared, LLAMA_CPP_COPIES * shape.largest_matrix)
+    if recipe.scale_search:
+        holding = max(holding, _layer_bytes(shape))
+    full = 2 * shape.num_weights
+    errors = sum(4.0 * gram_entries(it) * it.rows for it in inputs_of(shape))
+    return StageNeed(
+        stage,
+        memory=2 * PROCESS_BYTES + holding,
+        disk_kept=variant_bytes(shape, recipe),
+        disk_temporary=full * (2 if recipe.scale_search else 1),
+        operations=GGUF_OPERATIONS * shape.num_weights + errors,
+        seconds=START_SECONDS + 2 * moving_seconds(full),
     )
+
+
+def _backend_need(
+    stage: str, shape: ModelShape, params: Params, recipe: BackendParams
+) -> StageNeed:
+    """The whole model in float32 and the activations of all samples."""
+    calibration, kept = params.calibration, variant_bytes(shape, recipe)
+    tokens = calibration.num_calibration_samples * calibration.max_seq_length
+    holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
+    return StageNeed(
+        stage,
+        memory=PROCESS_BYTES + holding,
+        gpu_memory=holding,
+        disk_kept=kept,
+        disk_temporary=FLOAT32 * shape.num_weights,
+        operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
+        seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
+    )
+
+
+def _packed_need(stage: str, shape: ModelShape, params: Params, recipe: PackedVariant) -> StageNeed:
+    """One layer; two models where the recipe distills."""
+    kept = variant_bytes(shape, recipe)
     operations, columns = 0.0, 0
     for it in inputs_of(shape):
         operations += it.num_copies * _rounding_operations(it, recipe)
         columns += it.num_copies * _rounding_columns(it, recipe)
-    holding = layer_bytes
+    holding = _layer_bytes(shape)
     if recipe.distill_epochs:
-        holding = max(holding, _distilling_bytes(shape, params))
         operations += recipe.distill_epochs * _distilling_operations(shape, params)
+        holding = max(holding, _distilling_bytes(shape, params))
     return StageNeed(
-        f"quantize {name}",
+        stage,
         memory=PROCESS_BYTES + holding,
         gpu_memory=holding,
         disk_kept=kept,
@@ -92,11 +107,21 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
     )
 
 
+def _layer_bytes(shape: ModelShape) -> int:
+    """The largest layer with the second moments of its inputs."""
+    return FLOAT32 * max(
+        LAYER_COPIES * layer.num_weights
+        + sum(map(gram_entries, layer.inputs))
+        + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
+        for layer in shape.layers
+    )
+
+
 def _distilling_bytes(shape: ModelShape, params: Params) -> int:
     """Base and variant in float32, its integers, and what one step keeps for the way back."""
     tokens = max(TOKENS_PER_STEP, params.calibration.max_seq_length)
     layers = sum(it.width + it.rows for it in inputs_of(shape))
-    activations = tokens * (ACTIVATION_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
+    activations = tokens * (LINEAR_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
     return FLOAT32 * (2 * shape.num_weights + activations) + shape.num_linear_weights
 
 

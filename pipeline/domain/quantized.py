@@ -88,8 +88,8 @@ class TensorCoverage(Record):
 
     `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
     tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known, and `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
-    plain rounding to nearest with the range of each group, where the rounding is ours; `reason`
-    says why a tensor was left alone or got another type than the recipe's.
+    plain rounding to nearest with the range of each group, where there are groups, both before
+    distillation; `reason` says why a tensor was left alone or got another type than the recipe's.
     """
 
     name: str
@@ -108,7 +108,10 @@ class LayerCoverage(Record):
 
 
 class VariantRecord(Record):
-    """One quantized variant: its recipe, what it was made from and what it consists of."""
+    """One quantized variant: its recipe, what it was made from and what it consists of.
+
+    `tools` are versions by name, the program that found the integers first.
+    """
 
     name: str
     recipe: VariantParams
@@ -119,6 +122,12 @@ class VariantRecord(Record):
     digest: Sha256
     bits_per_weight: float
     coverage: tuple[TensorCoverage, ...]
+
+    @property
+    def quantizer(self) -> str:
+        """The program that found the integers, and its version."""
+        name, version = next(iter(self.tools.items()))
+        return f"{name} {version}"
 
     @property
     def size_bytes(self) -> int:

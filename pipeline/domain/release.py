@@ -67,6 +67,7 @@ class BaseReference(Record):
 class PackageManifest(Record):
     """`manifest.json` of a package: what it is, what it was made from, and every other file.
 
+    `quantizer` is the program that found the integers, with its version; `quantized_by` who ran it.
     `variant_digest`, `statistics_digest` and the base's digest are those of the records that
     quantize, calibrate and fetch wrote; `evaluation_sha256` is of the bytes of evaluation.json.
     `signing_key_sha256` is of the public half of the key that signs it (DER), null where none does.
@@ -77,6 +78,7 @@ class PackageManifest(Record):
     variant: VariantName
     format: str
     quantization: str
+    quantizer: str
     bits_per_weight: float
     num_parameters: int
     model_type: str

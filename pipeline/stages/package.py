@@ -158,6 +158,7 @@ def _manifest(evidence: Evidence, target: Path, *, key_sha256: str | None) -> Pa
         variant=variant.name,
         format=variant.recipe.format,
         quantization=quantization_name(variant.recipe),
+        quantizer=variant.quantizer,
         bits_per_weight=variant.bits_per_weight,
         num_parameters=sum(prod(tensor.shape) for tensor in variant.coverage),
         model_type=evidence.model_type,

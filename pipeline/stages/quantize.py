@@ -71,7 +71,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
             coverage, tools = variant.coverage, variant.versions
         else:
             coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
-            tools = {"torch": version("torch")}
+            tools = {name: version(name) for name in ("quantline", "torch")}
         files = directory_records(model_dir)
         record = VariantRecord(
             name=name,

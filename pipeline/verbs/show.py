@@ -33,6 +33,7 @@ def describe(release: StoredRelease) -> list[tuple[str, str]]:
         ("release", package.title),
         ("digest", release.digest),
         ("format", ", ".join(dict.fromkeys((package.format, package.quantization)))),
+        ("quantized with", package.quantizer),
         ("bits per weight", f"{package.bits_per_weight:.2f}"),
         ("license", package.license.expression),
         ("made by", package.quantized_by),

@@ -9,17 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.adapters.process import Daemon, ending
+from tests.killed import is_running
 from tests.support import ROOT
 
 MIB = 1 << 20
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

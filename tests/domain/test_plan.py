@@ -1,6 +1,7 @@
 """Predictions for known models: published sizes, what must not shrink, and every refusal."""
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,15 @@ from pipeline.adapters.params_file import read_params
 from pipeline.domain.layout import PARAMS_FILE
 from pipeline.domain.model_shape import model_shape
 from pipeline.domain.params import Params
-from pipeline.domain.plan import Capacity, disk_needed, predict, refusal, table, time_text
+from pipeline.domain.plan import (
+    Capacity,
+    disk_needed,
+    memory_refusal,
+    predict,
+    refusal,
+    table,
+    time_text,
+)
 from pipeline.domain.stage_needs import Source, Speed, StageNeed, statistics_bytes, variant_bytes
 from tests.shapes import Shapes, llama_3_8b, mixtral_8x7b
 from tests.support import ROOT
@@ -78,11 +87,23 @@ def test_memory_follows_what_each_stage_holds(llama: dict[str, StageNeed]) -> No
         assert llama[name].memory < 12 * GIB
 
 
-def test_calibrating_and_packing_take_the_same_memory_at_any_depth() -> None:
+def test_calibrating_and_quantizing_take_the_same_memory_at_any_depth() -> None:
     shallow, deep = needs_of(llama_3_8b(layers=4)), needs_of(llama_3_8b(layers=64))
-    for name in ("calibrate", "quantize awq-w4-g128", "quantize gptq-w4-g128"):
+    for name in ("calibrate", *(f"quantize {it}" for it in params().variants)):
         assert shallow[name].memory == deep[name].memory
         assert 10 * shallow[name].operations < deep[name].operations
+
+
+def test_distilling_takes_both_models_and_is_refused_with_the_numbers() -> None:
+    plain = params().variants["awq-w4-g128"].model_dump(mode="json")
+    distilled = {"awq-w4-g128": plain | {"distill_epochs": 4}}
+    need = needs_of(llama_3_8b(), variants=distilled)["quantize awq-w4-g128"]
+    assert 2 * 4 * 8_030_261_248 < need.memory < 80 * GIB
+    line = memory_refusal((need,), 24 * GIB)
+    assert line is not None
+    assert re.match(
+        r"quantize awq-w4-g128 needs 7\d\.\d GiB of memory, 24\.0 GiB are available", line
+    )
 
 
 @pytest.mark.parametrize(

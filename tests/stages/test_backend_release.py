@@ -1,0 +1,121 @@
+"""Another quantizer's files go through gate and packaging as ours do, and say who made them.
+
+It takes the first library whose environment is set up, which no test needs: it skips elsewhere.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pipeline.adapters.backends import environment_dir
+from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.params import Params
+from pipeline.domain.quantized import VariantRecord
+from pipeline.domain.release import PackageManifest
+from pipeline.domain.selection import Selection, Verdict
+from pipeline.stages import calibrate, evaluate, fetch, package, quantize, select
+from tests.adapters.test_backends import LIBRARIES
+from tests.stages.test_evaluate import write_inputs
+from tests.support import ROOT
+from tests.workspace import Workspace, write_benchmarks
+
+NAME = "theirs"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The package of a variant that the pinned release `quantizer` made."""
+
+    layout: Layout
+    quantizer: str
+
+    @property
+    def backend(self) -> str:
+        return self.quantizer.split()[0]
+
+    def read(self, path: str) -> str:
+        return (self.layout.packages_dir / path).read_text()
+
+
+def first_library() -> dict[str, Any]:
+    for recipe in LIBRARIES.values():
+        if environment_dir(recipe["backend"]).exists():
+            return recipe
+    pytest.skip("no other quantizer is set up: python envs/peer.py gptqmodel")
+
+
+def lenient(params: Params, **variants: dict[str, Any]) -> Params:
+    """A gate that lets a model of random weights pass, scored by transformers alone."""
+    values = params.model_dump(mode="json")
+    values["variants"] = variants
+    values["evaluate"]["controls"] = []
+    values["gate"]["margin"] = 0.9
+    for bounds in values["gate"]["classes"].values():
+        bounds |= {"max_mean_drop": 0.9, "max_kl": 9.0, "max_perplexity_ratio": 9.0}
+    return Params.model_validate_json(json.dumps(values), strict=True)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    recipe = first_library()
+    backend = recipe["backend"]
+    root = tmp_path_factory.mktemp("release")
+    layout, params = Layout(root), lenient(write_inputs(root), **{NAME: recipe})
+    fetch.run(layout, params)
+    calibrate.run(layout, params)
+    quantize.run(layout, params, NAME)
+    evaluate.run(layout, params, BASE, NAME)
+    select.run(layout, params)
+    record = VariantRecord.from_bytes(layout.variant_path(NAME).read_bytes(), source=NAME)
+    write_benchmarks(
+        Workspace(layout, params),
+        speeds={},
+        skipped={NAME: "not asked for"},
+        digests={NAME: record.digest},
+    )
+    package.run(layout, params)
+    pins = (ROOT / "envs" / "peers" / f"{backend}.txt").read_text().splitlines()
+    (pin,) = (line for line in pins if line.startswith(f"{backend}=="))
+    return Release(layout, pin.replace("==", " "))
+
+
+@pytest.mark.slow
+def test_the_gate_judges_it_on_the_same_documents_and_tokens(release: Release) -> None:
+    data = release.layout.selection_path.read_bytes()
+    verdict = Selection.from_bytes(data, source="selection").variants[NAME]
+    assert verdict.verdict is Verdict.APPROVED
+    assert verdict.distance is not None
+    assert 0 < verdict.distance.kl < 1
+    assert 4 < verdict.bits_per_weight < 16
+
+
+@pytest.mark.slow
+def test_its_package_holds_its_weights_and_the_base_tokenizer(release: Release) -> None:
+    layout = release.layout
+    manifest = PackageManifest.from_bytes(
+        (layout.package_dir(NAME) / "manifest.json").read_bytes(), source="manifest"
+    )
+    weights = [file.path for file in manifest.files if file.path.endswith(".safetensors")]
+    assert weights
+    for name in (*weights, "config.json"):
+        made, packaged = (it / name for it in (layout.model_dir(NAME), layout.package_dir(NAME)))
+        assert packaged.read_bytes() == made.read_bytes()
+    tokenizer = (layout.package_dir(NAME) / "tokenizer.json").read_bytes()
+    assert tokenizer == (layout.base_dir / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_every_paper_names_the_library_that_made_it(release: Release) -> None:
+    assert f"the weights were quantized with {release.quantizer} to" in release.read(
+        f"{NAME}/NOTICE"
+    )
+    assert f"with {release.quantizer}." in release.read(f"{NAME}/README.md")
+    version = release.quantizer.split()[1]
+    bom = json.loads(release.read(f"{NAME}.bom.json"))
+    tools = {it["name"]: it["version"] for it in bom["metadata"]["tools"]["components"]}
+    assert tools[release.backend] == version
+    build = json.loads(release.read(f"{NAME}.provenance.json"))["predicate"]["buildDefinition"]
+    assert build["internalParameters"]["tools"][release.backend] == version
+    assert build["externalParameters"]["variant"][NAME]["backend"] == release.backend
