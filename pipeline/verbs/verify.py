@@ -81,7 +81,7 @@ def _require_evidence(
     if missing:
         raise FailureError(
             f"{release.reference}: no {' and no '.join(missing)}; `quantline publish` attaches "
-            "what is missing"
+            "what is missing, and `quantline export` and `import` carry it along"
         )
     for it in evidence:
         try:
