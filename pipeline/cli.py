@@ -86,7 +86,7 @@ VERBS = {
             Argument("--key", "the signer's public key (PEM)", required=False),
             Argument("--identity", "who signed without a key, such as an address", required=False),
             Argument("--issuer", "the URL that vouches for the identity", required=False),
-            Argument("--trust-config", "whom Sigstore trusts (JSON), else its own", required=False),
+            Argument("--trusted-root", "Sigstore's, from a file (JSON)", required=False),
         ),
         reads_params=False,
     ),

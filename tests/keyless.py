@@ -57,8 +57,8 @@ class Sigstore:
         key = self._authority_key.public_key()
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
-    def trust_config(self) -> str:
-        """Sigstore's client trust configuration with the keys of this instance."""
+    def trusted_root(self) -> str:
+        """The trusted root with the keys of this instance."""
         since = {"start": (self._now - LIFETIME).isoformat()}
         certificate = {"rawBytes": encoded(self._authority.public_bytes(Encoding.DER))}
         authority = {
@@ -86,12 +86,7 @@ class Sigstore:
             "ctlogs": logs[1:],
             "certificateAuthorities": [authority],
         }
-        config = {
-            "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
-            "trustedRoot": root,
-            "signingConfig": {"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"},
-        }
-        return json.dumps(config)
+        return json.dumps(root)
 
     def sign(self, directory: Path, signature_path: Path, *, identity: str, issuer: str) -> None:
         """Sign the files of `directory` as `identity`, whom `issuer` vouches for."""

@@ -1,19 +1,25 @@
 """Checking a model-signing signature over a directory: by a public key, or by who signed it.
 
 A signature without a key (Sigstore, "keyless") was made with a certificate for an identity, such as
-an address or a workflow, that an issuer vouched for, and stands in a public log. Who trusts which
-authorities and logs is Sigstore's client trust configuration: a file, or else the one of the public
-instance, which needs a network. A signature covers the name and digest of every file. model-signing
-takes seconds to import, so that happens only when there is something to check.
+an address or a workflow, that an issuer vouched for, and stands in a public log. Which authorities
+and logs are trusted is in Sigstore's trusted root: a file, or else the one of the public instance,
+which needs a network. A signature covers the name and digest of every file. model-signing takes
+seconds to import, so that happens only when there is something to check.
 
-Format: https://github.com/ossf/model-signing-spec
+Formats: https://github.com/ossf/model-signing-spec and
+https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_trustroot.proto
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Protocol
 
 from pipeline.domain.errors import FailureError, InputError, printable
+
+TRUST_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
+SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
 
 
 class Signer(Protocol):
@@ -50,32 +56,46 @@ class Identity:
 
     name: str
     issuer: str
-    trust_config_path: Path | None
+    trusted_root_path: Path | None
 
     def __str__(self) -> str:
         return f"{self.name}, whom {self.issuer} vouched for"
 
     def configure(self, config: Any) -> None:
-        """Raises InputError when the trust configuration is none, FailureError when none is had."""
-        if self.trust_config_path is not None and not self.trust_config_path.is_file():
+        """Raises InputError when the trusted root is none, FailureError when none can be had."""
+        if self.trusted_root_path is not None and not self.trusted_root_path.is_file():
             raise InputError(
-                f"{self.trust_config_path}: no such file; expected Sigstore's client trust "
-                "configuration"
+                f"{self.trusted_root_path}: no such file; expected Sigstore's trusted root"
             )
         try:
-            config.use_sigstore_verifier(
-                identity=self.name, oidc_issuer=self.issuer, trust_config=self.trust_config_path
-            )
+            if self.trusted_root_path is None:
+                config.use_sigstore_verifier(identity=self.name, oidc_issuer=self.issuer)
+            else:
+                self._trust(config, self.trusted_root_path.read_bytes())
         except Exception as error:  # the library raises whatever parsing and downloading raise
-            if self.trust_config_path is not None:
+            if self.trusted_root_path is not None:
                 raise InputError(
-                    f"{self.trust_config_path}: expected Sigstore's client trust configuration, "
-                    "a JSON file"
+                    f"{self.trusted_root_path}: expected Sigstore's trusted root, such as "
+                    "trusted_root.json"
                 ) from error
             raise FailureError(
-                "Sigstore's public trust configuration cannot be fetched "
-                f"({_reason(error)}); --trust-config has one from a file"
+                f"Sigstore's trusted root cannot be fetched ({_reason(error)}); --trusted-root "
+                "has it from a file"
             ) from error
+
+    def _trust(self, config: Any, trusted_root: bytes) -> None:
+        """The library takes a trusted root only with the addresses that signing would need."""
+        trust_config = {
+            "mediaType": TRUST_CONFIG_TYPE,
+            "trustedRoot": json.loads(trusted_root),
+            "signingConfig": {"mediaType": SIGNING_CONFIG_TYPE},
+        }
+        with TemporaryDirectory() as directory:
+            path = Path(directory) / "trust_config.json"
+            path.write_text(json.dumps(trust_config))
+            config.use_sigstore_verifier(
+                identity=self.name, oidc_issuer=self.issuer, trust_config=path
+            )
 
 
 def check_signature(directory: Path, signature_path: Path, *, signer: Signer, source: str) -> None:

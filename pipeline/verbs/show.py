@@ -18,8 +18,11 @@ def run(layout: Layout, *, ref: str) -> None:
     for evidence in find_evidence(store, release.digest):
         rows.append((evidence.kind.name, evidence.content.digest))
     if ALIAS.fullmatch(name):
-        for move in read_history(store, name).moves:
+        history = read_history(store, name)
+        for move in history.moves:
             rows.append((f"{move.verb} {move.time:%Y-%m-%d %H:%M}", f"{move.title} {move.digest}"))
+        if history.moves and history.standing()[-1].digest != release.digest:
+            rows.append(("moved since", "by something else; `quantline promote` sets it again"))
     width = max(len(key) for key, _ in rows)
     print("\n".join(f"{key:<{width}}  {printable(value)}" for key, value in rows))
 

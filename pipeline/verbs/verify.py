@@ -30,10 +30,10 @@ def run(
     key: str | None,
     identity: str | None,
     issuer: str | None,
-    trust_config: str | None,
+    trusted_root: str | None,
 ) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
-    signer = _signer(key, identity, issuer, trust_config)
+    signer = _signer(key, identity, issuer, trusted_root)
     store, name = open_release(layout, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
@@ -54,17 +54,17 @@ def run(
 
 
 def _signer(
-    key: str | None, identity: str | None, issuer: str | None, trust_config: str | None
+    key: str | None, identity: str | None, issuer: str | None, trusted_root: str | None
 ) -> Signer | None:
     """Who is to have signed, if the caller says so. Raises InputError."""
     if (identity is None) != (issuer is None):
         raise InputError("--identity and --issuer: expected both; anybody can issue any name")
     if key is not None and identity is not None:
         raise InputError("--key and --identity: expected one of them")
-    if trust_config is not None and identity is None:
-        raise InputError("--trust-config: expected --identity and --issuer as well")
+    if trusted_root is not None and identity is None:
+        raise InputError("--trusted-root: expected --identity and --issuer as well")
     if identity is not None and issuer is not None:
-        return Identity(identity, issuer, Path(trust_config) if trust_config else None)
+        return Identity(identity, issuer, Path(trusted_root) if trusted_root else None)
     return KeyOwner(Path(key)) if key is not None else None
 
 
@@ -81,7 +81,7 @@ def _require_evidence(
     if missing:
         raise FailureError(
             f"{release.reference}: no {' and no '.join(missing)}; `quantline publish` attaches "
-            "what is missing"
+            "what is missing, and `quantline export` and `import` carry it along"
         )
     for it in evidence:
         try:

@@ -16,7 +16,7 @@ BY_JANE = ("--identity", JANE, "--issuer", ISSUER)
 
 @pytest.fixture
 def trusted(packaged: Layout, tmp_path: Path) -> Path:
-    """A release that Jane signed after it was packaged; the trust configuration to verify it."""
+    """A release that Jane signed after it was packaged; the trusted root to verify it."""
     sigstore = Sigstore()
     sigstore.sign(
         packaged.package_dir("awq-w4-g128"),
@@ -25,8 +25,8 @@ def trusted(packaged: Layout, tmp_path: Path) -> Path:
         issuer=ISSUER,
     )
     publish.run(packaged, release_params())
-    path = tmp_path / "trust.json"
-    path.write_text(sigstore.trust_config())
+    path = tmp_path / "trusted_root.json"
+    path.write_text(sigstore.trusted_root())
     return path
 
 
@@ -34,7 +34,7 @@ def test_a_signature_is_checked_against_an_identity(
     trusted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "there, not checked" in run(capsys, "verify", AWQ)
-    said = run(capsys, "verify", AWQ, *BY_JANE, "--trust-config", trusted)
+    said = run(capsys, "verify", AWQ, *BY_JANE, "--trusted-root", trusted)
     assert f"signature: by {JANE}, whom {ISSUER} vouched for" in said
 
 
@@ -48,15 +48,15 @@ def test_a_signature_is_checked_against_an_identity(
 def test_nobody_elses_signature_counts(
     trusted: Path, capsys: pytest.CaptureFixture[str], identity: str, issuer: str, said: str
 ) -> None:
-    arguments = ("--identity", identity, "--issuer", issuer, "--trust-config", trusted)
+    arguments = ("--identity", identity, "--issuer", issuer, "--trusted-root", trusted)
     assert said in refused(capsys, "verify", AWQ, *arguments)
 
 
 def test_what_another_authority_certifies_does_not_count(
     trusted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trusted.write_text(Sigstore().trust_config())
-    said = refused(capsys, "verify", AWQ, *BY_JANE, "--trust-config", trusted)
+    trusted.write_text(Sigstore().trusted_root())
+    said = refused(capsys, "verify", AWQ, *BY_JANE, "--trusted-root", trusted)
     assert "failed to build timestamp certificate chain" in said
 
 
@@ -66,7 +66,7 @@ def test_a_signature_of_other_files_does_not_count(
     signature = packaged.packages_dir / "awq-w4-g128.signature.json"
     signature.rename(packaged.packages_dir / "gguf-q4-k-m.signature.json")
     publish.run(packaged, release_params())
-    said = refused(capsys, "verify", GGUF, *BY_JANE, "--trust-config", trusted)
+    said = refused(capsys, "verify", GGUF, *BY_JANE, "--trusted-root", trusted)
     assert "not a signature of these files" in said
     assert "model.gguf" in said
 
@@ -79,14 +79,14 @@ def test_a_key_does_not_stand_for_an_identity(
     assert "not a signature of these files" in refused(capsys, "verify", AWQ, "--key", key)
 
 
-def test_a_trust_configuration_is_a_file_where_there_is_no_network(
+def test_a_trusted_root_is_a_file_of_its_format(
     trusted: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for text in ("{}", "no json", None):
         path = tmp_path / "other.json"
         path.write_text(text) if text else path.unlink()
-        said = refused(capsys, "verify", AWQ, *BY_JANE, "--trust-config", path)
-        assert "expected Sigstore's client trust configuration" in said
+        said = refused(capsys, "verify", AWQ, *BY_JANE, "--trusted-root", path)
+        assert "expected Sigstore's trusted root" in said
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_trust_configuration_is_a_file_where_there_is_no_network(
         (("--identity", JANE), "expected both"),
         (("--issuer", ISSUER), "expected both"),
         ((*BY_JANE, "--key", "key.pub"), "expected one of them"),
-        (("--trust-config", "trust.json"), "expected --identity and --issuer as well"),
+        (("--trusted-root", "trusted_root.json"), "expected --identity and --issuer as well"),
     ],
 )
 def test_who_signed_is_said_whole_or_not_at_all(

@@ -158,6 +158,21 @@ def test_a_version_whose_tag_was_moved_is_not_taken_for_it(
     run(capsys, "verify", f"oci:artifacts/registry@{stored.descriptor.digest}")
 
 
+def test_an_alias_that_something_else_moved_is_shown(
+    packaged: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish.run(packaged, release_params())
+    run(capsys, "promote", AWQ, "prod")
+    assert "moved since" not in run(capsys, "show", "prod")
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(GGUF)
+    assert stored is not None
+    store.push_manifest(bytes_blob(stored.data, stored.descriptor.media_type), "prod")
+    assert "moved since" in run(capsys, "show", "prod")
+    run(capsys, "promote", AWQ, "prod")
+    assert "moved since" not in run(capsys, "show", "prod")
+
+
 @pytest.mark.parametrize(
     "alias", ["1.2.3-awq", "Prod", "sha256-00", "prod.history", "-x", "a" * 99]
 )
