@@ -46,13 +46,11 @@ def bill_of_materials(
 
 
 def _tools(evidence: Evidence) -> list[dict[str, str]]:
-    tools = {
-        **evidence.variant.tools,
-        evidence.evaluation.backend: evidence.evaluation.backend_version,
-    }
+    """What made the files and what evaluated them; the same library may be in both, twice."""
+    evaluation = evidence.evaluation
+    tools = {*evidence.variant.tools.items(), (evaluation.backend, evaluation.backend_version)}
     return [
-        {"type": "application", "name": name, "version": version}
-        for name, version in sorted(tools.items())
+        {"type": "application", "name": name, "version": version} for name, version in sorted(tools)
     ]
 
 
