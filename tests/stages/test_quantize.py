@@ -51,6 +51,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "rounding": "gptq",
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
+        "quantized_inputs": False,
         "distill_epochs": 0,
         "on_indivisible": "error",
     }
