@@ -7,7 +7,8 @@ Each round loads all servers in turn; a ratio is the median over rounds with its
 `over_fastest` is the ratio to the faster of the base in bfloat16 and in float32 at that number of
 users. `prefill_over_fastest` compares times to the first of 500 tokens, above 1 is faster.
 `self_ratio` are the widest bounds of a server's ratio to itself over five repeats. Errors of
-log-probabilities are against float32 on the unpacked weights.
+log-probabilities are against float32 on the unpacked weights: of 4 bit with activations in
+bfloat16, with activations in float32 (which the other rows use), and of the base in bfloat16.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,6 @@ from pipeline.adapters import gguf, xllamacpp
 from pipeline.adapters.checkpoint import save_tensors, tokenizer_of, unpacked_model
 from pipeline.adapters.engine import (
     HOST,
-    SERVE_PYTHON,
     SERVED_NAME,
     Server,
     chosen_port,
@@ -38,6 +39,7 @@ from pipeline.adapters.engine import (
 from pipeline.adapters.fleet import Fleet, Launch
 from pipeline.adapters.load import LoadGenerator
 from pipeline.adapters.progress import note
+from pipeline.adapters.serve_environment import SERVE_PYTHON
 from pipeline.adapters.vllm import ENVIRONMENT, dtype_of, kernel_of
 from pipeline.domain.errors import FailureError
 from pipeline.domain.grouping import plan_groups
@@ -63,7 +65,7 @@ HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 1024, 4096, 16, 4, 10
 CONTEXT_TOKENS = 768
 KV_BYTES = 1 << 30
 SEED = 0
-SELF_REPEATS, SELF_USERS = 5, 8
+SELF_REPEATS, SELF_USERS, SELF_SEED = 5, 8, 10_000
 LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
 # A prompt of few tokens takes the path of decoding, one of many that of prefill.
 LOGPROB_TOKENS = (48, 400)
@@ -96,7 +98,10 @@ def measured(work: Path, *, num_layers: int, num_rounds: int) -> tuple[list[Row]
         servers = {name: fleet.server(it) for name, it in launches.items()}
         notes = [f"{name}: {it.kernel}, {it.dtype}" for name, it in servers.items()]
         errors = [logprob_error(servers[name], path) for name, path in models.items()]
-        rows = [Row("logprob_error", max(errors), None, None, "nats, mean")]
+        rows = [
+            Row("logprob_error_float32", max(errors), None, None, "nats, mean"),
+            Row("logprob_error_base", logprob_error(servers["bf16"], base_dir), None, None, "nats"),
+        ]
         decode = run_rounds(generator, servers, DECODE, num_rounds)
         prefill = run_rounds(generator, servers, PREFILL, num_rounds)
         rows += [row for name in models for row in ratio_rows(decode, name)]
@@ -257,7 +262,7 @@ def run_rounds(
                     scenario,
                     users=users,
                     requests_per_user=1,
-                    seed=number,
+                    seed=100 * number + users,
                     timeout_s=TIMEOUT_S,
                 )
                 if number:
@@ -303,7 +308,8 @@ def prefill_row(rounds: Rounds) -> Row:
 def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list[Row]:
     """The same server twice in every round: what a ratio of 1 looks like."""
     found = []
-    for repeat in range(SELF_REPEATS):
+    seeds = count(SELF_SEED)
+    for _ in range(SELF_REPEATS):
         pairs = [
             [
                 generator.run(
@@ -311,12 +317,12 @@ def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list
                     DECODE,
                     users=SELF_USERS,
                     requests_per_user=1,
-                    seed=1000 * repeat + seed,
+                    seed=seed,
                     timeout_s=TIMEOUT_S,
                 ).output_tokens_per_s
-                for _ in range(2)
+                for seed in islice(seeds, 2)
             ]
-            for seed in range(num_rounds)
+            for _ in range(num_rounds)
         ]
         it = estimate([one / other for one, other in pairs])
         note(f"the same server against itself: {it.median:.3f}, {it.low} to {it.high}")
@@ -353,8 +359,8 @@ def logprob_error(server: Server, model_dir: Path) -> float:
     model = unpacked_model(model_dir)
     ids = tokenizer_of(model_dir).encode(60 * LOGPROB_TEXT)
     errors: list[float] = []
-    for count in LOGPROB_TOKENS:
-        prompt = ids[:count]
+    for num_tokens in LOGPROB_TOKENS:
+        prompt = ids[:num_tokens]
         with torch.inference_mode():
             exact = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
         body = {"model": SERVED_NAME, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
@@ -364,16 +370,16 @@ def logprob_error(server: Server, model_dir: Path) -> float:
             abs(entry[str(token)]["logprob"] - exact[position, token].item())
             for position, (entry, token) in enumerate(zip(entries, prompt[1:], strict=True))
         ]
-        note(f"{server.what}: error {sum(own) / len(own):.4f} over {count} tokens")
+        note(f"{server.what}: error {sum(own) / len(own):.4f} over {num_tokens} tokens")
         errors.append(sum(own) / len(own))
     return max(errors)
 
 
 def bfloat16_error_row(work: Path, models: dict[str, Path]) -> Row:
-    """The same with activations in bfloat16 throughout."""
+    """4-bit weights with activations in bfloat16 throughout."""
     with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as server:
         error = logprob_error(server, models["awq"])
-    return Row("logprob_error_bf16_activations", error, None, None, "nats, mean")
+    return Row("logprob_error", error, None, None, "nats, mean")
 
 
 def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:

@@ -81,7 +81,13 @@ VERBS = {
     "show": Command("describe a release, or an alias and its history", (REF,), reads_params=False),
     "verify": Command(
         "check digests, license, evidence and signature of a release",
-        (REF, Argument("--key", "the signer's public key (PEM)", required=False)),
+        (
+            REF,
+            Argument("--key", "the signer's public key (PEM)", required=False),
+            Argument("--identity", "who signed without a key, such as an address", required=False),
+            Argument("--issuer", "the URL that vouches for the identity", required=False),
+            Argument("--trust-config", "whom Sigstore trusts (JSON), else its own", required=False),
+        ),
         reads_params=False,
     ),
     "pull": Command(

@@ -27,6 +27,7 @@ from pipeline.domain.release import (
 from tests.support import ROOT, require_program
 
 USER, PASSWORD = "releaser", "correct horse: battery"
+REPOSITORY = "quantline/demo"
 READY_TIMEOUT_S = 30
 EVALUATION = b'{"score": 1}'
 MODELFILE = """FROM ./model.gguf
@@ -120,10 +121,17 @@ def docker_config(directory: Path, host: str, username: str, password: str) -> N
     (directory / "config.json").write_text(json.dumps({"auths": {host: {"auth": encoded}}}))
 
 
-def release_params(*, url: str | None = None) -> Params:
+def release_params(*, url: str | None = None, repository: str = REPOSITORY) -> Params:
     """The parameters of the repository, with another registry."""
     params = read_params(ROOT / "params.yaml")
-    return params.model_copy(update={"registry": params.registry.model_copy(update={"url": url})})
+    registry = params.registry.model_copy(update={"url": url, "repository": repository})
+    return params.model_copy(update={"registry": registry})
+
+
+def use_registry(layout: Layout, url: str | None, repository: str = REPOSITORY) -> None:
+    """A params.yaml that says where releases are and nothing else."""
+    section = {"registry": {"url": url, "repository": repository}}
+    layout.params_path.write_text(json.dumps(section))
 
 
 def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:

@@ -55,6 +55,8 @@ from tests.support import ROOT
 SHA = "cd" * 32
 MakeGguf = Callable[[Path, Path], object]
 """Makes a GGUF file, the second path, of the checkpoint in the first."""
+MakePacked = Callable[[Path], object]
+"""Makes the directory of a packed checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def make_workspace(
     license_id: str = "mit",
     license_text: str | None = None,
     make_gguf: MakeGguf | None = None,
+    make_packed: MakePacked | None = None,
 ) -> Workspace:
     """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
     `license_text`.
@@ -89,7 +92,7 @@ def make_workspace(
     if license_text is not None:
         (layout.base_dir / "LICENSE").write_text(license_text)
     write_base_manifest(layout, source=source)
-    return measured(layout, params, verdicts, make_gguf=make_gguf)
+    return measured(layout, params, verdicts, make_gguf=make_gguf, make_packed=make_packed)
 
 
 def measured(
@@ -98,16 +101,18 @@ def measured(
     verdicts: Mapping[str, Verdict],
     *,
     make_gguf: MakeGguf | None = None,
+    make_packed: MakePacked | None = None,
 ) -> Workspace:
     """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
 
-    `make_gguf` makes the GGUF files of a base, which are otherwise made up.
+    `make_gguf` makes the GGUF files of a base and `make_packed` the others, which are otherwise
+    made up.
     """
     write_statistics(layout, params)
     write_evaluation(layout, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
-        record = write_variant(layout, params, name, make_gguf=make_gguf)
+        record = write_variant(layout, params, name, make_gguf=make_gguf, make_packed=make_packed)
         harm = 0.004 * (1 + number) ** 3
         evaluation = write_evaluation(layout, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
@@ -169,7 +174,12 @@ def base_digest(layout: Layout) -> str:
 
 
 def write_variant(
-    layout: Layout, params: Params, name: str, *, make_gguf: MakeGguf | None = None
+    layout: Layout,
+    params: Params,
+    name: str,
+    *,
+    make_gguf: MakeGguf | None = None,
+    make_packed: MakePacked | None = None,
 ) -> VariantRecord:
     recipe = params.variants[name]
     model_dir = layout.model_dir(name)
@@ -180,6 +190,8 @@ def write_variant(
             path.write_bytes(b"GGUF" + name.encode() * 1000)
         else:
             make_gguf(layout.base_dir, path)
+    elif make_packed is not None:
+        make_packed(model_dir)
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
@@ -255,7 +267,6 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         token_ids_sha256=SHA,
         num_tokens=1000,
         documents_sha256=sha256_hex(documents),
-        looks=(),
         broken=None,
         controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )

@@ -1,4 +1,4 @@
-"""Whether the backends that variants name can run on this machine: asked before anything starts.
+"""Whether what parameters ask for can run on this machine: asked before anything starts.
 
 Apart from the module that runs them, so that a stage that only reads the parameters needs no more
 than this.
@@ -6,9 +6,10 @@ than this.
 
 from collections.abc import Mapping
 
+from pipeline.adapters.serve_environment import installed_vllm
 from pipeline.domain.backends import CUDA_ONLY, NATIVE
 from pipeline.domain.errors import InputError
-from pipeline.domain.params import VariantParams
+from pipeline.domain.params import PackedJudge, VariantParams
 
 
 def require_runnable(variants: Mapping[str, VariantParams]) -> None:
@@ -21,6 +22,24 @@ def require_runnable(variants: Mapping[str, VariantParams]) -> None:
                 f"machine has none; use {CUDA_ONLY[backend]}, which writes the same format, or "
                 "remove the variant"
             )
+
+
+def require_judge(judge: PackedJudge) -> None:
+    """Raise InputError for vLLM where it is not installed."""
+    if judge is PackedJudge.VLLM:
+        try:
+            installed_vllm()
+        except InputError as error:
+            raise InputError(
+                f"evaluate.packed_judge = {judge}: {error}, or set it to {PackedJudge.TRANSFORMERS}"
+            ) from error
+
+
+def chosen_judge(judge: PackedJudge) -> PackedJudge:
+    """What `auto` means on this machine."""
+    if judge is not PackedJudge.AUTO:
+        return judge
+    return PackedJudge.VLLM if _has_cuda() else PackedJudge.TRANSFORMERS
 
 
 def _has_cuda() -> bool:

@@ -33,6 +33,7 @@ from pipeline.adapters.statistics import Statistics
 from pipeline.domain.backends import BackendParams, BackendRequest, BackendResult
 from pipeline.domain.checkpoint import CARD_FILE, CONFIG_FILE, INDEX_FILE
 from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.grouping import require_divisible
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import BaseManifest
 from pipeline.domain.params import Params
@@ -65,9 +66,11 @@ def write_with_backend(
 ) -> BackendVariant:
     """Fill `model_dir` with what the recipe's backend makes of the base.
 
-    Raises InputError when the calibration text has changed since it was measured, FailureError when
-    the library fails, or leaves out a tensor or a linear.
+    Raises InputError when the group size does not divide, and when the calibration text has changed
+    since it was measured; FailureError when the library fails, or leaves out a tensor or a linear.
     """
+    linears = {name: statistics.in_features(name) for name in statistics.linears}
+    require_divisible(recipe, linears)
     samples = calibration_samples(layout, params, statistics)
     python = set_up_backend(recipe.backend)
     with TemporaryDirectory(dir=model_dir.parent) as work:

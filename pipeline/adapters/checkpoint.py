@@ -6,6 +6,7 @@ is ever run: models come from the class that transformers itself ships for the a
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -33,6 +36,9 @@ from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 # Loading is quick beside everything else here; its progress bar would only fill logs.
 logging.disable_progress_bar()
 logging.set_verbosity_error()
+
+DEFAULT_CONTEXT = 2048
+"""Of a model whose configuration names none; lm-eval's default."""
 
 
 class Checkpoint:
@@ -161,13 +167,33 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
     return packed
 
 
+def model_config(directory: Path) -> PreTrainedConfig:
+    """The configuration as transformers' class for it.
+
+    Raises InputError for what is no causal language model that this transformers knows.
+    """
+    model_type = read_json_object(directory / CONFIG_FILE).get("model_type")
+    known = model_type in CONFIG_MAPPING
+    if not known or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"{directory}: model_type {shown(model_type)} is no causal language model that "
+            f"transformers {version('transformers')} knows; use another model"
+        )
+    return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def context_tokens(config: Any) -> int:
+    """How many tokens the model of a configuration can read."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", DEFAULT_CONTEXT))
+
+
 def unpacked_model(directory: Path) -> PreTrainedModel:
     """The model in float32 with exactly the weights that the checkpoint's files stand for.
 
-    Where an engine would round the activations too, so does the model. Raises InputError when a
-    weight is missing.
+    Where an engine would round the activations too, so does the model. Raises InputError for an
+    unknown architecture, and when a weight is missing.
     """
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = model_config(directory)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model: PreTrainedModel

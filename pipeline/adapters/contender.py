@@ -30,7 +30,7 @@ from pipeline.domain.serving import (
 )
 
 CANARY_NEW_TOKENS = 32
-WARM_UP_SEED = 0  # rounds count from 1, so that no round sends what the warm-up sent
+WARM_UP_SEED = 0  # the least; no round sends what the warm-up sent
 
 # A scenario's name and the number of users.
 Cell = tuple[str, int]

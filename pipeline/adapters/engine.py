@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,12 +16,10 @@ import requests
 
 from pipeline.adapters.process import Daemon, ending, free_port, last_lines, require_free_port
 from pipeline.adapters.progress import note
-from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.errors import FailureError
 
 HOST = "127.0.0.1"
 SERVED_NAME = "model"
-SERVE_ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-serve"
-SERVE_PYTHON = SERVE_ENVIRONMENT / "bin" / "python"
 # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 # The keys of cloud services would be sent to, or asked for by, a server on this machine.
 OFFLINE = {
@@ -206,21 +203,6 @@ def root_cause(log: str) -> str | None:
                 found = next((it for it in following if it), found)
             return f"{found[1]}: {found[2].strip()}"
     return None
-
-
-def installed_distribution(*names: str) -> Distribution:
-    """The first of these distributions that the serving environment holds.
-
-    Raises InputError when it holds none.
-    """
-    directories = [str(path) for path in SERVE_ENVIRONMENT.glob("lib/python*/site-packages")]
-    found = {it.metadata["Name"]: it for it in distributions(path=directories)}
-    for name in names:
-        if name in found:
-            return found[name]
-    raise InputError(
-        f"{SERVE_ENVIRONMENT}: {' or '.join(names)} is not installed; run `make setup`"
-    )
 
 
 def is_healthy(session: requests.Session, url: str) -> bool:

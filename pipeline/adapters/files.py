@@ -27,6 +27,7 @@ REPLACED_SUFFIX = ".replaced"
 KEY_DIGITS = 16
 KEY = rf"[0-9a-f]{{{KEY_DIGITS}}}"
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
+PLUGIN_DIR = PACKAGE_DIR.parent / "envs" / "vllm-plugin" / "quantline_vllm"  # scores too
 COMPUTING = ("numpy", "torch", "transformers")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -150,7 +151,8 @@ def _is_work_of(name: str, target: str) -> bool:
 def work_key(*facts: str) -> str:
     """sha256, in hex, of `facts`, of this program's code and of the libraries that compute."""
     digest = hashlib.sha256()
-    for module in sorted(PACKAGE_DIR.rglob("*.py")):
+    modules = (*sorted(PACKAGE_DIR.rglob("*.py")), *sorted(PLUGIN_DIR.glob("*.*")))
+    for module in modules:
         digest.update(hashlib.sha256(module.read_bytes()).digest())
     for fact in (*facts, *(f"{name} {version(name)}" for name in COMPUTING)):
         digest.update(hashlib.sha256(fact.encode()).digest())

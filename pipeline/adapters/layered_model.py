@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
-from pipeline.adapters.checkpoint import Checkpoint
+from pipeline.adapters.checkpoint import Checkpoint, model_config
 from pipeline.adapters.model_parts import decoder_layers, sources_by_parameter
 from pipeline.domain.architecture import split_layer_name
 from pipeline.domain.errors import InputError, shown
@@ -56,14 +56,7 @@ class LayeredModel:
         """
         self._checkpoint = Checkpoint(directory)
         self._device = device
-        config = AutoConfig.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise InputError(
-                f"{directory}: model_type {config.model_type!r} is no causal language model that "
-                "transformers knows; use another model"
-            )
+        config = model_config(directory)
         with init_empty_weights(include_buffers=False):
             self._model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
         self._model.eval()

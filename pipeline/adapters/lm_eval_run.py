@@ -44,11 +44,8 @@ class Stopping:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """`looks` are the numbers of documents of all tasks together after each look, if any."""
-
     scores: dict[str, TaskScore]
     documents: Rows
-    looks: tuple[int, ...]
 
 
 def computed(_digest: str, compute: Callable[[], Rows]) -> Rows:
@@ -66,7 +63,6 @@ def run_tasks(
     num_looks = stopping.num_looks if stopping else 1
     rows: dict[str, Rows] = {it.name: () for it in questions}
     open_tasks: Collection[str] = rows.keys()
-    looks: list[int] = []
     for look in range(num_looks):
         for task in questions:
             if task.name in open_tasks:
@@ -75,13 +71,11 @@ def run_tasks(
                 ask = partial(task.ask, model, numbers)
                 rows[task.name] += remembered(task.digest(numbers), ask)
         if stopping is not None:
-            looks.append(sum(map(len, rows.values())))
             open_tasks = stopping.open_tasks(tuple(chain.from_iterable(rows.values())))
     in_order = {name: sorted(it, key=lambda row: row.doc_id) for name, it in rows.items()}
     return SuiteResult(
         scores={it.name: task_score(it.loaded, in_order[it.name]) for it in questions},
         documents=tuple(chain.from_iterable(in_order.values())),
-        looks=tuple(dict.fromkeys(looks)),
     )
 
 

@@ -12,8 +12,9 @@ from typing import Self
 import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.adapters.engine import HOST, OFFLINE, SERVE_PYTHON, Server, is_healthy, local_session
+from pipeline.adapters.engine import HOST, OFFLINE, Server, is_healthy, local_session
 from pipeline.adapters.process import Daemon, ending, free_port, last_lines
+from pipeline.adapters.serve_environment import SERVE_PYTHON
 from pipeline.domain.errors import FailureError
 from pipeline.domain.serve_params import Scenario, ServiceLevel
 from pipeline.domain.serving import Latency, LoadRound

@@ -66,11 +66,13 @@ def rollback(store: Store, alias: str) -> Move:
     """
     require_alias(alias)
     history = read_history(store, alias)
+    if not history.moves:
+        raise InputError(f"{store.reference(alias)}: no such alias; `quantline ls` lists them")
     standing = history.standing()
     if len(standing) < 2:
         raise InputError(
             f"{store.reference(alias)}: no earlier release to go back to; `quantline promote` "
-            "sets an alias"
+            "names another"
         )
     before = standing[-2]
     release = store.manifest(before.digest)

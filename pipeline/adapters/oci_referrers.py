@@ -102,12 +102,23 @@ def find_evidence(store: ReadableStore, digest: str) -> tuple[Evidence, ...]:
         listed = _list(store, digest).manifests
     if len(listed) > MAX_REFERRERS:
         raise InputError(f"{store.reference(digest)}: {len(listed)} referrers, too many to read")
-    found = [
-        _read(store, entry, kind, digest)
-        for entry in listed
-        if (kind := kind_of(entry.artifact_type))
-    ]
+    found = [_read(store, entry, kind, digest) for entry in listed if (kind := _kind(store, entry))]
     return tuple(sorted(found, key=lambda it: (it.kind.name, it.manifest.digest)))
+
+
+def _kind(store: ReadableStore, entry: Descriptor) -> EvidenceKind | None:
+    """The kind of a referrer: as listed, or else as its manifest says.
+
+    Some registries, such as go-containerregistry's, list the type of the config instead of the
+    artifact's, and ours is empty.
+    """
+    if entry.artifact_type not in (None, EMPTY_TYPE):
+        return kind_of(entry.artifact_type)
+    stored = store.manifest(entry.digest)
+    if stored is None:
+        return None
+    source = store.reference(entry.digest)
+    return kind_of(ImageManifest.from_stranger(stored.data, source=source).artifact_type)
 
 
 def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: str) -> Evidence:

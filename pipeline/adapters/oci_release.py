@@ -1,15 +1,17 @@
 """A release in a store, read and checked: what `show`, `verify`, `pull` and `export` begin with.
 
 Manifest, config and the package's own manifest are compared with each other before a file of the
-release is fetched.
+release is fetched; and so is the tag: whoever may write to a registry can move it to an older
+release, which is as whole and as signed.
 """
 
 from dataclasses import dataclass
 
 from pipeline.adapters.oci_store import ReadableStore, StoredManifest, read_blob, require_manifest
 from pipeline.domain.contents import Contents, check_config, check_package, contents_of
+from pipeline.domain.errors import FailureError
 from pipeline.domain.oci import Descriptor
-from pipeline.domain.release import MANIFEST_FILE, PackageManifest
+from pipeline.domain.release import MANIFEST_FILE, PackageManifest, release_tag
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ def read_release(store: ReadableStore, name: str) -> StoredRelease:
     contents = contents_of(stored.data, source=source)
     check_config(contents, read_blob(store, contents.manifest.config), source=source)
     package_data = read_blob(store, contents.files[MANIFEST_FILE])
-    return StoredRelease(
-        reference=source,
-        stored=stored,
-        contents=contents,
-        package=check_package(contents, package_data, source=source),
-    )
+    package = check_package(contents, package_data, source=source)
+    tag = release_tag(package.version, package.variant)
+    if name[0].isdigit() and name != tag:  # a version's: aliases begin with a letter
+        raise FailureError(
+            f"{source}: is {package.title}, whose tag is {tag}; somebody moved the tag of a version"
+        )
+    return StoredRelease(reference=source, stored=stored, contents=contents, package=package)

@@ -72,7 +72,10 @@ def ask_program(
 
 
 class Daemon:
-    """A program that runs as long as the `with` block does. Its output goes to `log_path`."""
+    """A program that runs as long as the `with` block does. Its output goes to `log_path`.
+
+    It inherits the open files `pass_fds` under the same numbers.
+    """
 
     def __init__(
         self,
@@ -81,10 +84,12 @@ class Daemon:
         log_path: Path,
         environment: Mapping[str, str],
         cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._command = [str(part) for part in command]
         self._environment = {**os.environ, **environment}
         self._cwd = cwd
+        self._pass_fds = pass_fds
         self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -99,6 +104,7 @@ class Daemon:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                     cwd=self._cwd,
+                    pass_fds=self._pass_fds,
                     start_new_session=True,
                     preexec_fn=_end_with_parent,
                 )

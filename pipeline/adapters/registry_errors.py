@@ -82,7 +82,7 @@ def give_back(answer: requests.Response) -> None:
 
 def nonsense(host: str, what: str) -> FailureError:
     return FailureError(
-        f"{host} answers {shown(what)}, which a registry does not; check registry.url"
+        f"{host} answers {shown(what)}, which a registry does not; check its address"
     )
 
 
@@ -99,7 +99,7 @@ def unreachable(host: str, error: requests.RequestException) -> FailureError:
         reason = found[1].lower() if found else "the connection broke"
     broke = error.args and isinstance(error.args[0], ProtocolError)
     return (TransientError if broke else FailureError)(
-        f"the registry {shown(host)} cannot be reached: {reason}; check registry.url and run the "
+        f"the registry {shown(host)} cannot be reached: {reason}; check its address and run the "
         "same command again"
     )
 
@@ -133,12 +133,13 @@ def refusal(
     if 300 <= status < 400:
         target = shown(split_url(answer.headers.get("Location", "")).netloc)
         return FailureError(
-            f"{host} sends {method} on to {target or 'nowhere'}; set registry.url to the registry "
-            "itself"
+            f"{host} sends {method} on to {target or 'nowhere'}; use the address of the "
+            "registry itself"
         )
+    https = f" (https://{host}, if it speaks TLS)" if where.scheme == "http" else ""
     line = (
-        f"{host}: answer {status} to {method} {shown(where.path)}; check registry.url, or run the "
-        "same command again later"
+        f"{host}: answer {status} to {method} {shown(where.path)}; check its address{https}, or "
+        "run the same command again later"
     )
     if status in BUSY:
         return TransientError(line, retry_after_s=_retry_after_s(answer))

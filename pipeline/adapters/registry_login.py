@@ -84,8 +84,7 @@ def sign_in(
 def _basic(credentials: Credentials, target: SplitResult) -> AuthBase:
     if target.scheme != "https" and target.hostname not in LOOPBACK_HOSTS:
         raise InputError(
-            f"{target.scheme}://{target.netloc}: a password is not sent without TLS; "
-            "use https in registry.url"
+            f"{target.scheme}://{target.netloc}: a password is not sent without TLS; use https"
         )
     return HTTPBasicAuth(credentials.username.encode(), credentials.password.encode())
 

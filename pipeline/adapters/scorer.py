@@ -87,14 +87,20 @@ class Scorer(Protocol):
 class LateScorer:
     """A Scorer that is loaded when it is first asked something, which may be never.
 
-    `open_scorer` makes one of the class `engine`; what it raises comes out of that first use. A
-    closed one can be used again.
+    What `open_scorer` raises comes out of that first use. A closed one can be used again.
     """
 
-    def __init__(self, engine: type[Scorer], open_scorer: Callable[[], Scorer], *, label: str):
+    def __init__(
+        self,
+        open_scorer: Callable[[], Scorer],
+        *,
+        label: str,
+        backend: str,
+        backend_version: str,
+    ) -> None:
         self.label = label
-        self.backend = str(engine.backend)
-        self.backend_version = str(engine.backend_version)
+        self.backend = backend
+        self.backend_version = backend_version
         self._open = open_scorer
         self._opened: Scorer | None = None
 

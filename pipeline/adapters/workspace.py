@@ -1,6 +1,6 @@
 """Everything cheap that can be checked before a stage starts: the parameters and what they name."""
 
-from pipeline.adapters.backend_check import require_runnable
+from pipeline.adapters.backend_check import require_judge, require_runnable
 from pipeline.adapters.params_file import read_params
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
@@ -10,10 +10,11 @@ from pipeline.domain.params import Params
 def read_workspace(layout: Layout) -> Params:
     """The parameters of a workspace.
 
-    Raises InputError for a file they name that is not there, or a backend that cannot run here.
+    Raises InputError for a file they name that is not there, or an engine that cannot run here.
     """
     params = read_params(layout.params_path)
     require_runnable(params.variants)
+    require_judge(params.evaluate.packed_judge)
     _require(layout, "evaluate.text", params.evaluate.text)
     if params.calibration.dataset is None:  # else fetch brings it
         _require(layout, "calibration.text", params.calibration.text)

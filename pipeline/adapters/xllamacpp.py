@@ -6,14 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.adapters.engine import (
-    SERVE_PYTHON,
     SERVED_NAME,
     Server,
     chosen_port,
-    installed_distribution,
     started,
 )
 from pipeline.adapters.machine import usable_cores
+from pipeline.adapters.serve_environment import SERVE_PYTHON, installed_distribution
 
 ENGINE = "llama.cpp"
 DISTRIBUTION = "xllamacpp"

@@ -83,10 +83,8 @@ class EvaluationRecord(Record):
 
     `perplexity` is exp of the mean negative log-likelihood on the held-out windows; `distance` is
     null for the base itself. `num_tokens` counts the predicted tokens of those windows: all but the
-    first of each. `looks` are the numbers of documents of each task after which a sequential
-    evaluation looked at the verdict, the last one where it stopped; empty when all were scored at
-    once. `broken` says why a variant cannot be scored at all; it then has no tasks, perplexity and
-    distance. `controls` are by engine, and only the base has them.
+    first of each. `broken` says why a variant cannot be scored at all; it then has no tasks,
+    perplexity and distance. `controls` are by engine, and only the base has them.
     """
 
     name: str
@@ -102,6 +100,5 @@ class EvaluationRecord(Record):
     token_ids_sha256: Sha256
     num_tokens: int
     documents_sha256: Sha256
-    looks: tuple[int, ...]
     broken: str | None
     controls: dict[str, Control]

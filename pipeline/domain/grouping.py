@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lcm
 
+from pipeline.domain.backends import BackendParams
 from pipeline.domain.errors import InputError
 from pipeline.domain.variants import (
     AwqParams,
@@ -81,6 +82,23 @@ def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
     if isinstance(recipe, CompressedTensorsParams):
         return _smaller_groups(recipe, shapes, problems)
     return _one_smaller_group(recipe, shapes, problems)
+
+
+def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> None:
+    """Raise InputError where another quantizer's groups do not fit a linear, by name its inputs.
+
+    None of them is told what to do then, and they differ in it.
+    """
+    wrong = next((name for name, it in in_features.items() if it % recipe.group_size), None)
+    if wrong is not None:
+        fitting = [
+            str(size) for size in GROUP_SIZES if all(it % size == 0 for it in in_features.values())
+        ]
+        raise InputError(
+            f"group_size = {recipe.group_size}: does not divide the {in_features[wrong]} inputs of "
+            f"{wrong}, which backend {recipe.backend} needs; "
+            + (f"use one of {', '.join(fitting)}" if fitting else "use the native backend")
+        )
 
 
 def fused_name(linear: str) -> str:

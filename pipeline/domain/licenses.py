@@ -54,7 +54,7 @@ def resolve(
             "of the European Union"
         )
     if doubt is not None or rule is None:
-        text = facts.text_sha256 or "that of a text you name"
+        text = facts.text_sha256 or "that of a file you name under `text`"
         raise InputError(
             f"license: {doubt}; a person has to read it and sign the decision in {DECISIONS_FILE} "
             f"(text_sha256: {text}), and model.license has to name it"

@@ -91,13 +91,25 @@ class CalibrationParams(Record):
     seed: Annotated[int, Field(ge=0)]
 
 
+class PackedJudge(StrEnum):
+    """What judges AWQ, GPTQ and compressed-tensors variants; the base is scored in it as well.
+
+    transformers reads the weights that the packed files stand for, vLLM the packed files. `auto` is
+    vLLM where there is a GPU, else transformers.
+    """
+
+    AUTO = "auto"
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
 class EvaluateParams(Record):
     """What is measured on the base and on every variant.
 
     `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
     is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
-    `controls` are the engines beside transformers that judge a variant: the base is scored in each
-    of them too.
+    `controls` are the engines that judge GGUF variants: the base is scored in each of them too.
+    `packed_judge` judges the others.
     """
 
     suite: Text
@@ -107,6 +119,7 @@ class EvaluateParams(Record):
     num_windows: PositiveInt
     batch_size: PositiveInt
     controls: tuple[Literal["llama.cpp"], ...]
+    packed_judge: PackedJudge
 
 
 class Audience(StrEnum):

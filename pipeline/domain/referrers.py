@@ -49,7 +49,7 @@ EVALUATION: Final = EvidenceKind(
     "evaluation", EVALUATION_SUFFIX, "application/vnd.quantline.evaluation.v1+json"
 )
 EVIDENCE_KINDS: Final = (SIGNATURE, BOM, PROVENANCE, EVALUATION)
-# What a release must have to pass `quantline verify`; a signature is demanded with `--key`.
+# What a release must have to pass `quantline verify`; a signature too, where a key signs it.
 REQUIRED_EVIDENCE: Final = (BOM, PROVENANCE, EVALUATION)
 
 

@@ -49,6 +49,7 @@ class CoverageRow:
     """What became of a variant's tensors: counts by stored scheme, and by the reason to differ."""
 
     name: str
+    quantizer: str
     bits_per_weight: str
     num_tensors: int
     schemes: Mapping[str, int]
@@ -90,6 +91,7 @@ def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
     return tuple(
         CoverageRow(
             name=name,
+            quantizer=record.quantizer,
             bits_per_weight=f"{record.bits_per_weight:.2f}",
             num_tensors=len(record.coverage),
             schemes=schemes(record.coverage),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.domain.model_shape import ModelShape, SharedInput
-from pipeline.domain.params import GgufParams, Params, VariantParams
+from pipeline.domain.params import GgufParams, PackedJudge, Params, VariantParams
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -20,6 +20,8 @@ EVALUATOR_BYTES = 750 << 20
 LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
 # vLLM's processes without weights, with its 1 GiB of KV cache.
 VLLM_BYTES = 4 << 30
+# The one process of vLLM that scores, with the KV cache of one pass.
+VLLM_SCORER_BYTES = 1 << 30
 # Activations of one batch: this many tokens, a few times their widest tensor.
 BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
@@ -115,18 +117,22 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
 
 
 def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: int) -> StageNeed:
-    """The base in float32; a variant beside it in float32 too, or as it is when it is GGUF.
+    """The base in float32; a variant beside it in float32 too, or as it is in llama.cpp or vLLM.
 
-    The base is scored once more in every engine of `controls`, as a file of 16 bits beside it.
+    The base is scored once more, in 16 bits, in every other engine; llama.cpp's has a file for it.
     """
     shape, evaluate = source.shape, params.evaluate
     whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
     recipe = params.variants.get(name)
-    num_controls = len(evaluate.controls) if recipe is None else 0
+    in_vllm = evaluate.packed_judge is PackedJudge.VLLM and not isinstance(recipe, GgufParams)
+    num_controls = len(evaluate.controls) + in_vllm if recipe is None else 0
     num_models = 1 + (recipe is not None) + 2 * num_controls
     models, on_gpu = (1 + (recipe is not None)) * whole, (1 + (recipe is not None)) * whole
     if isinstance(recipe, GgufParams):
         models, on_gpu = whole + variant_bytes(shape, recipe), whole
+    elif in_vllm:
+        own = variant_bytes(shape, recipe) if recipe is not None else half
+        models = on_gpu = whole + VLLM_SCORER_BYTES + own
     elif num_controls:
         models = whole + half
     window_logits = evaluate.window_tokens * shape.vocab_size
@@ -141,9 +147,11 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
-        disk_temporary=half if num_controls else 0,
+        disk_temporary=half if recipe is None and evaluate.controls else 0,
         operations=operations,
-        seconds=START_SECONDS + num_models * moving_seconds(whole) / 2,
+        seconds=START_SECONDS
+        + in_vllm * SERVER_START_SECONDS
+        + num_models * moving_seconds(whole) / 2,
     )
 
 

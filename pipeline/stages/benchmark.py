@@ -24,7 +24,7 @@ from pipeline.adapters.candidates import (
 )
 from pipeline.adapters.capacity import memory_for_servers
 from pipeline.adapters.checkpoint import tokenizer_of
-from pipeline.adapters.contender import CANARY_NEW_TOKENS, Cell, Contender
+from pipeline.adapters.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
 from pipeline.adapters.endpoint import require_usable
 from pipeline.adapters.engine import chosen_port
 from pipeline.adapters.files import write_record
@@ -190,18 +190,17 @@ def _run_rounds(contest: Contest, contenders: list[Contender]) -> None:
     """
     serve, base = contest.serve, contenders[0]
     waiting = [(name, users) for name, it in serve.scenarios.items() for users in it.concurrency]
+    seeds = count(WARM_UP_SEED + 1)  # no prompts twice: a server may remember the first time
     began = monotonic()
     for number in range(serve.max_rounds):
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
                 note(f"benchmark: {serve.time_budget_s} s are spent; no more rounds")
                 return
-            first = number % len(contenders)
+            first, seed = number % len(contenders), next(seeds)
             for contender in (*contenders[first:], *contenders[:first]):
                 if contender.is_running:
-                    contender.run_round(
-                        contest.fleet, contest.generator, serve, cell, seed=number + 1
-                    )
+                    contender.run_round(contest.fleet, contest.generator, serve, cell, seed)
             _note_cell(contenders, base, cell)
             _write(contest, contenders, complete=False)
         waiting = [cell for cell in waiting if not _is_known(contenders, base, cell, serve)]

@@ -1,15 +1,17 @@
 """evaluate: what the base or one variant scores, and how far a variant is from the base.
 
-What is scored is the packed file itself: AWQ and GPTQ checkpoints by the weights their files stand
-for, GGUF files in llama.cpp. Base and variant read the same token ids, made by the base's
-tokenizer. With the base, every engine of `evaluate.controls` is judged: the base in that engine
-shows what the engine alone changes, and is what variants in it are compared with.
+What is scored is the packed file itself: AWQ and GPTQ checkpoints in vLLM, or in transformers by
+the weights their files stand for; GGUF files in llama.cpp. Base and variant read the same token
+ids, made by the base's tokenizer. With the base, every engine but transformers that judges variants
+is judged: the base in that engine shows what the engine alone changes, and is what variants in it
+are compared with.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.adapters.backend_check import chosen_judge, require_judge
 from pipeline.adapters.checkpoint import tokenizer_of
 from pipeline.adapters.files import (
     directory_records,
@@ -32,7 +34,7 @@ from pipeline.domain.coverage import quantized_bits
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Control, DocumentRecord, EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
+from pipeline.domain.params import PackedJudge, Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.record import sha256_hex
 from pipeline.domain.stage_needs import evaluate_need
@@ -46,6 +48,8 @@ def run(layout: Layout, params: Params, *names: str) -> None:
     whose logits are not finite; of such a variant the record says so.
     """
     evaluate = params.evaluate
+    packed_judge = chosen_judge(evaluate.packed_judge)
+    require_judge(packed_judge)
     base = read_base_manifest(layout)
     reference = base_subject(layout.base_dir, base.digest)
     tokenizer = tokenizer_of(layout.base_dir)
@@ -53,7 +57,7 @@ def run(layout: Layout, params: Params, *names: str) -> None:
     for name in names:
         require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
     held_out = read_held_out(layout.root, evaluate, tokenizer)
-    subjects = Subjects(reference, tokenizer, held_out.texts)
+    subjects = Subjects(reference, tokenizer, held_out.texts, packed_judge)
     suite = read_suite(layout.root, evaluate.suite)
     with loaded_tasks(layout.root, suite) as tasks, closing(reference.scorer):
         questions = [
@@ -131,7 +135,6 @@ def _write(
         token_ids_sha256=judge.held_out.token_ids_sha256,
         num_tokens=judge.held_out.num_tokens,
         documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
-        looks=own.suite.looks if own else (),
         broken=broken,
         controls=dict(controls or {}),
     )
@@ -162,7 +165,10 @@ def _controls(
 ) -> dict[str, Control]:
     """The base in each engine that judges variants; its rows go into `partial`."""
     controls: dict[str, Control] = {}
-    for backend in params.evaluate.controls:
+    backends: list[str] = [*params.evaluate.controls]
+    if subjects.packed_judge is not PackedJudge.TRANSFORMERS:
+        backends.append(subjects.packed_judge.value)
+    for backend in backends:
         with subjects.control(
             backend,
             layout.base_dir,

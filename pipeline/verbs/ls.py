@@ -1,10 +1,14 @@
-"""ls: the releases of a registry or image layout, and the aliases that stand for them."""
+"""ls: the releases of a registry or image layout, and the aliases that stand for them.
+
+A tag of Ollama's manifest is listed as well, as it is what `ollama pull` names.
+"""
 
 from pipeline.adapters.oci_store import require_manifest
 from pipeline.adapters.registry_place import open_reference
-from pipeline.domain.aliases import HISTORY_SUFFIX
+from pipeline.domain.aliases import ALIAS, HISTORY_SUFFIX
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
+from pipeline.domain.oci import DOCKER_MANIFEST_TYPE
 from pipeline.domain.referrers import REFERRERS_TAG
 
 DIGEST_CHARACTERS = len("sha256:") + 12
@@ -20,7 +24,13 @@ def run(layout: Layout, *, place: str | None) -> None:
         for tag in store.tags()
         if not tag.endswith(HISTORY_SUFFIX) and not REFERRERS_TAG.fullmatch(tag)
     ]
+    manifests = {tag: require_manifest(store, tag).descriptor for tag in sorted(tags)}
+    versions = {it.digest: tag for tag, it in manifests.items() if not ALIAS.fullmatch(tag)}
     width = max((len(tag) for tag in tags), default=0)
-    for tag in sorted(tags):
-        digest = require_manifest(store, tag).descriptor.digest
-        print(f"{tag:<{width}}  {digest[:DIGEST_CHARACTERS]}")
+    for tag, manifest in manifests.items():
+        meaning = ""
+        if ALIAS.fullmatch(tag):
+            meaning = f"  is {versions.get(manifest.digest, 'a release without a tag')}"
+        elif manifest.media_type == DOCKER_MANIFEST_TYPE:
+            meaning = "  for `ollama pull`"
+        print(f"{tag:<{width}}  {manifest.digest[:DIGEST_CHARACTERS]}{meaning}")

@@ -32,7 +32,7 @@ def describe(release: StoredRelease) -> list[tuple[str, str]]:
     return [
         ("release", package.title),
         ("digest", release.digest),
-        ("format", f"{package.format}, {package.quantization}"),
+        ("format", ", ".join(dict.fromkeys((package.format, package.quantization)))),
         ("quantized with", package.quantizer),
         ("bits per weight", f"{package.bits_per_weight:.2f}"),
         ("license", package.license.expression),

@@ -1,8 +1,8 @@
 """verify: whether a release is whole and has what it must have; works without a network.
 
 Every byte is compared with its digest, the parts of the release with each other, and the license
-and the evidence must be there. With the signer's public key, so must a signature over exactly these
-files. A signature without a key is reported and not checked.
+and the evidence must be there. Where the caller says who signed, by a public key or by an identity,
+so must that signature over exactly these files. Otherwise a signature is reported and not checked.
 """
 
 import json
@@ -15,33 +15,57 @@ from pipeline.adapters.oci_release import StoredRelease, read_release
 from pipeline.adapters.oci_store import ReadableStore, transfer, verified_chunks
 from pipeline.adapters.registry_place import open_release
 from pipeline.adapters.release_files import pull_files
-from pipeline.adapters.signature_check import check_signature
-from pipeline.domain.errors import FailureError
+from pipeline.adapters.signature_check import Identity, KeyOwner, Signer, check_signature
+from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.licenses import LICENSE_FILE
 from pipeline.domain.oci import Descriptor
 from pipeline.domain.referrers import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
 
 
-def run(layout: Layout, *, ref: str, key: str | None) -> None:
+def run(
+    layout: Layout,
+    *,
+    ref: str,
+    key: str | None,
+    identity: str | None,
+    issuer: str | None,
+    trust_config: str | None,
+) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
+    signer = _signer(key, identity, issuer, trust_config)
     store, name = open_release(layout, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
     _require_evidence(store, release, evidence)
-    if key is None:
+    if signer is None:
         _read_every_byte(store, release)
         signed = any(it.kind is SIGNATURE for it in evidence)
-        signature = "there, not checked (--key has the signer's)" if signed else "none"
+        signature = "there, not checked (--key or --identity says whose)" if signed else "none"
     else:
-        _check_signature(store, release, evidence, key_path=Path(key))
-        signature = f"by the owner of {key}"
+        _check_signature(store, release, evidence, signer)
+        signature = f"by {signer}"
     kinds = ", ".join(dict.fromkeys(it.kind.name for it in evidence))
     print(f"{release.reference}: {release.package.title}, {release.digest}")
     print(f"digests of {len(release.contents.files)} files: right")
     print(f"license: {release.package.license.expression}, with its text")
     print(f"evidence: {kinds}")
     print(f"signature: {signature}")
+
+
+def _signer(
+    key: str | None, identity: str | None, issuer: str | None, trust_config: str | None
+) -> Signer | None:
+    """Who is to have signed, if the caller says so. Raises InputError."""
+    if (identity is None) != (issuer is None):
+        raise InputError("--identity and --issuer: expected both; anybody can issue any name")
+    if key is not None and identity is not None:
+        raise InputError("--key and --identity: expected one of them")
+    if trust_config is not None and identity is None:
+        raise InputError("--trust-config: expected --identity and --issuer as well")
+    if identity is not None and issuer is not None:
+        return Identity(identity, issuer, Path(trust_config) if trust_config else None)
+    return KeyOwner(Path(key)) if key is not None else None
 
 
 def _require_evidence(
@@ -79,11 +103,7 @@ def _read_every_byte(store: ReadableStore, release: StoredRelease) -> None:
 
 
 def _check_signature(
-    store: ReadableStore,
-    release: StoredRelease,
-    evidence: tuple[Evidence, ...],
-    *,
-    key_path: Path,
+    store: ReadableStore, release: StoredRelease, evidence: tuple[Evidence, ...], signer: Signer
 ) -> None:
     """At least one of the signatures has to be right; the error is that of the last."""
     signatures = [it for it in evidence if it.kind is SIGNATURE]
@@ -97,7 +117,7 @@ def _check_signature(
             path.write_bytes(read_evidence(store, signature))
             source = store.reference(signature.manifest.digest)
             try:
-                check_signature(files, path, key_path=key_path, source=source)
+                check_signature(files, path, signer=signer, source=source)
             except FailureError:
                 if number == len(signatures):
                     raise

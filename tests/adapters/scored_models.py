@@ -1,10 +1,11 @@
-"""Scorers of one tiny random model in both engines, made once for a test run."""
+"""Scorers of one tiny random model in both engines, made once for a test run; what they score."""
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import pytest
 
 from pipeline.adapters import gguf
@@ -16,6 +17,7 @@ from tests.models import tiny_llama
 from tests.support import missing
 
 OpenScorer = Callable[[], Scorer]
+Pair = tuple[list[int], list[int]]
 
 
 @cache
@@ -40,6 +42,20 @@ def open_transformers() -> Scorer:
 
 def open_llama_cpp() -> Scorer:
     return LlamaCppScorer(tiny_gguf_path(), label="tiny")
+
+
+def random_ids(count: int, *, seed: int) -> list[int]:
+    return [int(it) for it in np.random.default_rng(seed).integers(2, 320, count)]
+
+
+def random_pairs(count: int) -> list[Pair]:
+    return [
+        (
+            random_ids(3 + 5 * number % 31, seed=number),
+            random_ids(1 + number % 3, seed=number + 500),
+        )
+        for number in range(count)
+    ]
 
 
 both_engines = pytest.mark.parametrize(

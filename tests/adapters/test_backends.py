@@ -116,6 +116,18 @@ def test_text_that_was_changed_since_is_refused(layout: Layout, params: Params) 
         path.write_text(kept)
 
 
+def test_groups_that_do_not_divide_are_refused_before_the_library_starts(
+    layout: Layout, params: Params
+) -> None:
+    wide = LIBRARIES["gptqmodel"] | {"group_size": 256}
+    with pytest.raises(
+        InputError,
+        match=r"^group_size = 256: does not divide the 128 inputs of model\.layers\.0\.self_attn\."
+        r"q_proj, which backend gptqmodel needs; use one of 128, 64, 32, 16$",
+    ):
+        quantize.run(layout, params_for({"wide": wide}), "wide")
+
+
 @pytest.mark.parametrize(("name", "recipe"), [("gptq", GPTQ), ("awq", AWQ)])
 def test_the_account_of_a_file_is_the_one_its_maker_gives(
     layout: Layout, name: str, recipe: GptqModelParams | AutoAwqParams

@@ -168,10 +168,14 @@ def test_without_the_states_between_layers_all_is_measured_again(tmp_path: Path)
     assert second.read_bytes() == before
 
 
-def test_a_model_that_transformers_does_not_know_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["vit", "invented"])
+def test_a_model_that_transformers_does_not_know_is_refused_in_one_line(
+    tmp_path: Path, model_type: str
+) -> None:
     model_dir = tiny_model(tmp_path / "model", "llama")
-    write_json(model_dir / "config.json", {"model_type": "vit"})
-    with pytest.raises(InputError, match="model_type 'vit' is no causal language model") as error:
+    write_json(model_dir / "config.json", {"model_type": model_type})
+    expected = f"model_type '{model_type}' is no causal language model"
+    with pytest.raises(InputError, match=expected) as error:
         streamed(model_dir, tmp_path / "work", token_windows())
     assert "\n" not in str(error.value)
 

@@ -11,11 +11,11 @@ import pytest
 from pipeline.adapters.engine import (
     ModelRefusedError,
     chosen_port,
-    installed_distribution,
     problem,
     root_cause,
     started,
 )
+from pipeline.adapters.serve_environment import installed_distribution
 from pipeline.domain.errors import FailureError, InputError
 
 VLLM_LOG = """\

@@ -363,7 +363,7 @@ def test_requests_longer_than_the_context_are_counted(
     )
 
 
-def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> None:
+def test_an_evaluation_may_stop_early(root: Path) -> None:
     write_task(root, "again", QUESTIONS)
     suite = Suite(tasks=(*suite_of("questions", "acc").tasks, *suite_of("again", "acc").tasks))
     seen: list[int] = []
@@ -378,7 +378,7 @@ def test_an_evaluation_may_stop_early_and_says_where_it_looked(root: Path) -> No
         questions = [TaskQuestions(it, tokenizer, max_documents=None) for it in tasks]
         whole = run_tasks(questions, model)
         stopped = run_tasks(questions, model, stopping=Stopping(3, open_tasks))
-    assert tuple(seen) == stopped.looks == (20, 40, 50)
+    assert seen == [20, 40, 50]
     assert {name: it.num_documents for name, it in stopped.scores.items()} == {
         "questions": 20,
         "again": 30,

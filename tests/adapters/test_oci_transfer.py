@@ -38,7 +38,8 @@ class Memory:
     """A registry as the specification has it: uploads are resumable and referrers are listed.
 
     `breaks_at` cuts the connection once, after that many bytes of an upload or a download;
-    `busy` answers come before the next proper one.
+    `busy` answers come before the next proper one. Referrers are listed with their type, or with
+    that of their config, as go-containerregistry's registry (0.21) does.
     """
 
     url: str = ""
@@ -51,6 +52,7 @@ class Memory:
     sent: int = 0
     requests: list[str] = field(default_factory=list)
     knows_ranges: bool = True
+    lists_config_type: bool = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,13 +125,15 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(206 if start else 200, shown, rest)
 
     def handle_referrers(self, digest: str) -> None:
-        found = [
-            descriptor_of(data, MANIFEST_TYPE).model_copy(
-                update={"artifact_type": json.loads(data)["artifactType"]}
-            )
-            for data in self.memory.manifests.values()
-            if json.loads(data).get("subject", {}).get("digest") == digest
-        ]
+        found = []
+        for data in self.memory.manifests.values():
+            manifest = json.loads(data)
+            listed = manifest["artifactType"]
+            if self.memory.lists_config_type:
+                listed = manifest["config"]["mediaType"]
+            if manifest.get("subject", {}).get("digest") == digest:
+                descriptor = descriptor_of(data, MANIFEST_TYPE)
+                found.append(descriptor.model_copy(update={"artifact_type": listed}))
         index = ImageIndex(schema_version=2, media_type=INDEX_TYPE, manifests=tuple(found))
         self.answer(200, {"Content-Type": INDEX_TYPE}, index.to_bytes())
 
@@ -328,7 +332,11 @@ def test_the_pause_is_what_the_registry_asks_for_within_bounds(
     assert least <= pauses[0] <= most
 
 
-def test_evidence_is_found_through_the_referrers_api_without_a_tag(memory: Memory) -> None:
+@pytest.mark.parametrize("lists_config_type", [False, True])
+def test_evidence_is_found_through_the_referrers_api_without_a_tag(
+    memory: Memory, lists_config_type: bool
+) -> None:
+    memory.lists_config_type = lists_config_type
     registry = Registry(memory.url, "a/b")
     subject = Descriptor(media_type=MANIFEST_TYPE, digest=blob_digest(b"release"), size=7)
     bom = Blob(descriptor_of(b"{}", BOM.media_type), b"{}")

@@ -17,28 +17,14 @@ from tests.adapters.scored_models import (
     both_engines,
     open_llama_cpp,
     open_transformers,
+    random_ids,
+    random_pairs,
     tiny_gguf_path,
     tiny_model_dir,
 )
 
-Pair = tuple[list[int], list[int]]
-
 ENGINE_NOISE = 0.02
 """In nats per token: llama.cpp multiplies float16 weights with float16 activations."""
-
-
-def random_ids(count: int, *, seed: int) -> list[int]:
-    return [int(it) for it in np.random.default_rng(seed).integers(2, 320, count)]
-
-
-def random_pairs(count: int) -> list[Pair]:
-    return [
-        (
-            random_ids(3 + 5 * number % 31, seed=number),
-            random_ids(1 + number % 3, seed=number + 500),
-        )
-        for number in range(count)
-    ]
 
 
 def reference_logits(ids: list[int]) -> np.ndarray:

@@ -1,6 +1,9 @@
 """vLLM serves a packed checkpoint with the weights it stands for, and says what it runs."""
 
+import shlex
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,14 +11,26 @@ import pytest
 from pipeline.adapters import vllm
 from pipeline.adapters.canary import reference_texts, served_texts
 from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.engine import Server
+from pipeline.adapters.engine import (
+    OFFLINE,
+    SERVED_NAME,
+    Server,
+    complete,
+    is_healthy,
+    local_session,
+)
 from pipeline.adapters.load import LoadGenerator
-from pipeline.adapters.process import free_port
+from pipeline.adapters.process import Daemon, free_port
 from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.cli import main
 from pipeline.domain.errors import FailureError
+from pipeline.domain.selection import Verdict
 from pipeline.domain.serve_params import Scenario, ServiceLevel
+from pipeline.domain.serving import Benchmarks
+from pipeline.stages import package, publish
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
+from tests.workspace import Workspace, make_workspace
 
 NEW_TOKENS = 12
 TEXTS = (
@@ -77,6 +92,50 @@ def test_its_greedy_text_is_that_of_the_unpacked_weights(server: Server, model_d
     num_matches = sum(a == b for a, b in zip(served, expected, strict=True))
     # A random model is often undecided between two tokens, where half precision flips a few.
     assert num_matches >= len(TEXTS) - 2
+
+
+@pytest.mark.usefixtures("own_settings")
+def test_a_pulled_release_starts_with_the_command_in_its_card(
+    server: Server, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = make_workspace(
+        tmp_path,
+        {"awq-w4-g128": Verdict.APPROVED},
+        make_packed=partial(shutil.copytree, model_dir, dirs_exist_ok=True),
+    )
+    write_command(workspace, server.command)
+    package.run(workspace.layout, workspace.params)
+    publish.run(workspace.layout, workspace.params)
+    tag = f"{workspace.params.release.version}-awq-w4-g128"
+    ref = f"oci:{workspace.layout.registry_dir}:{tag}"
+    assert main(["pull", ref, "--to", "vllm", "--into", "pulled"]) == 0
+
+    card = (tmp_path / "pulled" / "README.md").read_text()
+    (command,) = [line for line in card.splitlines() if line.startswith("python -m vllm")]
+    port = free_port()
+    with Daemon(
+        [serve_python(), *shlex.split(command)[1:], "--host=127.0.0.1", f"--port={port}"],
+        log_path=tmp_path / "vllm.log",
+        environment=vllm.ENVIRONMENT | OFFLINE,
+        cwd=tmp_path / "pulled",
+    ) as daemon:
+        url = f"http://127.0.0.1:{port}"
+        session = local_session()
+        daemon.wait_until(lambda: is_healthy(session, url), timeout_s=300, what="vLLM")
+        prompt = tokenizer_of(model_dir).encode(TEXTS[0])
+        said = complete(session, url, ".", prompt, max_tokens=NEW_TOKENS)
+        assert said == complete(session, server.url, SERVED_NAME, prompt, max_tokens=NEW_TOKENS)
+
+
+def write_command(workspace: Workspace, command: tuple[str, ...]) -> None:
+    """Let the benchmark have served every model with `command`."""
+    path = workspace.layout.benchmarks_path
+    benchmarks = Benchmarks.from_bytes(path.read_bytes(), source="benchmarks")
+    models = {
+        name: it.model_copy(update={"command": command}) for name, it in benchmarks.models.items()
+    }
+    path.write_bytes(benchmarks.model_copy(update={"models": models}).to_bytes())
 
 
 def test_a_load_counts_every_token(server: Server, model_dir: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """`ollama pull` from a plain registry behind the nginx configuration that comes with quantline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import requests
 
+from pipeline.adapters.process import run_program
 from pipeline.cli import main
 from pipeline.domain.layout import Layout
 from pipeline.stages import publish
@@ -17,32 +19,22 @@ from tests.registry_server import (
     docker_config,
     registry_server,
     release_params,
-    write_packages,
 )
+from tests.support import require_program
 
 MODEL, TAG = "quantline/demo", "1.2.3-q4_K_M"
 
 
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    layout = Layout(tmp_path / "workspace")
-    write_packages(layout, "gguf-q4-k-m")
-    monkeypatch.chdir(layout.root)
-    return layout
-
-
 def test_every_blob_arrives_and_nothing_is_written_without_a_login(
-    layout: Layout, tmp_path: Path
+    packaged: Layout, tmp_path: Path
 ) -> None:
     with nginx_server(tmp_path / "server") as server:
         docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
-        publish.run(layout, release_params(url=server.url))
+        publish.run(packaged, release_params(url=server.url))
 
         blobs = ollama_client.pull(server.url, MODEL, TAG)
         assert blobs.keys() == {"model", "license", "params", "v1+json"}
-        package = layout.package_dir("gguf-q4-k-m")
+        package = packaged.package_dir("gguf-q4-k-m")
         assert blobs["model"] == [(package / "model.gguf").read_bytes()]
         assert json.loads(blobs["params"][0]) == {"num_ctx": 1024, "stop": ["<|end|>"]}
 
@@ -54,10 +46,10 @@ def test_every_blob_arrives_and_nothing_is_written_without_a_login(
         assert main(["verify", ref]) == 0
 
 
-def test_another_network_has_to_log_in_to_read(layout: Layout, tmp_path: Path) -> None:
+def test_another_network_has_to_log_in_to_read(packaged: Layout, tmp_path: Path) -> None:
     with nginx_server(tmp_path / "server", readers="192.0.2.0/24") as server:
         docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
-        publish.run(layout, release_params(url=server.url))
+        publish.run(packaged, release_params(url=server.url))
         with pytest.raises(ollama_client.PullError, match="manifest: 401"):
             ollama_client.pull(server.url, MODEL, TAG)
         ref = f"{server.url}/{MODEL}:1.2.3-gguf-q4-k-m"
@@ -66,9 +58,37 @@ def test_another_network_has_to_log_in_to_read(layout: Layout, tmp_path: Path) -
         assert main(["verify", ref]) == 1
 
 
-def test_without_nginx_a_plain_registry_lacks_the_location(layout: Layout, tmp_path: Path) -> None:
+def test_other_clients_log_in_to_write_from_a_network_that_reads_without(
+    packaged: Layout, tmp_path: Path
+) -> None:
+    publish.run(packaged, release_params())
+    with nginx_server(tmp_path / "server") as server:
+        certificates = tmp_path / "certificates"
+        certificates.mkdir()
+        shutil.copy(tmp_path / "server" / "certificate.pem", certificates / "ca.crt")
+        ref = f"{server.host}/{MODEL}:1.2.3-gguf-q4-k-m"
+        ours = f"oci:{packaged.registry_dir}:1.2.3-gguf-q4-k-m"
+        trust = ("--dest-cert-dir", certificates, "--dest-creds", f"{USER}:{PASSWORD}")
+        run_program(
+            [
+                require_program("skopeo"),
+                "--insecure-policy",
+                "copy",
+                *trust,
+                ours,
+                f"docker://{ref}",
+            ],
+            log_path=tmp_path / "skopeo.log",
+            environment={},
+        )
+        assert main(["show", f"https://{ref}"]) == 0
+
+
+def test_without_nginx_a_plain_registry_lacks_the_location(
+    packaged: Layout, tmp_path: Path
+) -> None:
     """If this fails one day, the configuration is no longer needed."""
     with registry_server(tmp_path / "server") as server:
-        publish.run(layout, release_params(url=server.url))
+        publish.run(packaged, release_params(url=server.url))
         with pytest.raises(ollama_client.PullError, match="no Location header"):
             ollama_client.pull(server.url, MODEL, TAG)

@@ -80,7 +80,6 @@ def scored(answers: dict[str, set[int]], **changes: Any) -> Scored:
         "token_ids_sha256": OTHER_SHA,
         "num_tokens": 1000,
         "documents_sha256": OTHER_SHA,
-        "looks": (),
         "broken": None,
         "controls": {},
     }

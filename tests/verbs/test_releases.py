@@ -12,12 +12,12 @@ from pipeline.adapters.files import directory_records, file_sha256
 from pipeline.adapters.oci_blob import Blob, bytes_blob
 from pipeline.adapters.oci_layout import ImageLayout
 from pipeline.adapters.oci_referrers import NewEvidence, attach, new_evidence
-from pipeline.cli import main
 from pipeline.domain.layout import Layout
 from pipeline.domain.oci import EMPTY_INDEX, INDEX_TYPE
 from pipeline.domain.record import sha256_hex
 from pipeline.domain.referrers import BOM, referrers_tag
 from pipeline.stages import publish
+from tests.commands import AWQ, GGUF, refused, run
 from tests.modelfile_reader import read_modelfile
 from tests.registry_server import (
     PASSWORD,
@@ -25,71 +25,33 @@ from tests.registry_server import (
     docker_config,
     registry_server,
     release_params,
-    write_packages,
+    use_registry,
 )
 from tests.support import require_program
 
-AWQ, GGUF = "1.2.3-awq-w4-g128", "1.2.3-gguf-q4-k-m"
-
-
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """A workspace with two packages, whose params.yaml has no section but `registry`."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
-    layout = Layout(tmp_path / "workspace")
-    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m")
-    configure(layout, None)
-    monkeypatch.chdir(layout.root)
-    return layout
-
-
-def configure(layout: Layout, url: str | None) -> None:
-    section = {"registry": {"url": url, "repository": "quantline/demo"}}
-    layout.params_path.write_text(json.dumps(section))
-
 
 @pytest.fixture(params=["layout", "server"])
-def published(layout: Layout, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Layout]:
+def published(packaged: Layout, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Layout]:
     """The same, published, to a layout or a server that wants a login and speaks TLS."""
     if request.param == "layout":
-        publish.run(layout, release_params())
-        yield layout
+        publish.run(packaged, release_params())
+        yield packaged
         return
     with registry_server(tmp_path / "registry", login=True, tls=True) as server:
         docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
-        configure(layout, server.url)
-        publish.run(layout, release_params(url=server.url))
-        yield layout
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The standard output of a command that succeeds."""
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert code == 0, captured.err
-    assert PASSWORD not in captured.out + captured.err
-    return captured.out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one line of a command that fails."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) in (1, 2)
-    lines = capsys.readouterr().err.splitlines()
-    problems = [line for line in lines if line.startswith(f"quantline {arguments[0]}: ")]
-    assert len(problems) == 1, lines
-    return problems[0]
+        use_registry(packaged, server.url)
+        publish.run(packaged, release_params(url=server.url))
+        yield packaged
 
 
 def test_ls_shows_versions_and_aliases_and_nothing_internal(
     published: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, "promote", AWQ, "prod")
-    tags = [line.split()[0] for line in run(capsys, "ls").splitlines()]
-    assert tags == [AWQ, GGUF, "1.2.3-q4_K_M", "prod"]
+    lines = run(capsys, "ls").splitlines()
+    assert [line.split()[0] for line in lines] == [AWQ, GGUF, "1.2.3-q4_K_M", "prod"]
+    assert lines[2].endswith("  for `ollama pull`")
+    assert lines[3].endswith(f"  is {AWQ}")
 
 
 def test_verify_passes_and_names_what_it_found(
@@ -161,7 +123,7 @@ def test_each_target_refuses_what_it_cannot_use(
 def test_an_alias_moves_by_command_and_its_history_stays(
     published: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no earlier release" in refused(capsys, "rollback", "prod")
+    assert "no such alias" in refused(capsys, "rollback", "prod")
     run(capsys, "promote", AWQ, "prod")
     run(capsys, "promote", AWQ, "prod")
     assert "no earlier release" in refused(capsys, "rollback", "prod")
@@ -175,13 +137,34 @@ def test_an_alias_moves_by_command_and_its_history_stays(
     assert "no earlier release" in refused(capsys, "rollback", "prod")
 
 
+def test_a_version_whose_tag_was_moved_is_not_taken_for_it(
+    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By somebody who may write to the registry, to another release that is whole and signed."""
+    publish.run(packaged, release_params())
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    stored = store.manifest(GGUF)
+    assert stored is not None
+    store.push_manifest(bytes_blob(stored.data, stored.descriptor.media_type), AWQ)
+    for command in (
+        ("verify", AWQ),
+        ("show", AWQ),
+        ("promote", AWQ, "prod"),
+        ("pull", AWQ, "--to", "dir", "--into", tmp_path / "pulled"),
+        ("export", AWQ, tmp_path / "release.tar"),
+    ):
+        said = refused(capsys, *command)
+        assert f"is tiny 1.2.3 gguf-q4-k-m, whose tag is {GGUF}; somebody moved" in said
+    run(capsys, "verify", f"oci:artifacts/registry@{stored.descriptor.digest}")
+
+
 @pytest.mark.parametrize(
     "alias", ["1.2.3-awq", "Prod", "sha256-00", "prod.history", "-x", "a" * 99]
 )
 def test_what_could_be_a_version_is_no_alias(
-    layout: Layout, capsys: pytest.CaptureFixture[str], alias: str
+    packaged: Layout, capsys: pytest.CaptureFixture[str], alias: str
 ) -> None:
-    publish.run(layout, release_params())
+    publish.run(packaged, release_params())
     said = refused(capsys, "promote", AWQ, "--", alias)
     assert "expected an alias in lower case" in said
 
@@ -203,9 +186,9 @@ def test_an_exported_file_is_imported_elsewhere_with_the_same_digests(
 
 
 def test_a_file_from_a_layout_is_imported_into_a_registry(
-    layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    publish.run(layout, release_params())
+    publish.run(packaged, release_params())
     run(capsys, "export", GGUF, tmp_path / "release.tar")
     shown = run(capsys, "show", GGUF)
     with registry_server(tmp_path / "registry", login=True, tls=True) as server:
@@ -218,9 +201,9 @@ def test_a_file_from_a_layout_is_imported_into_a_registry(
 
 
 def test_skopeo_reads_an_exported_file(
-    layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    publish.run(layout, release_params())
+    publish.run(packaged, release_params())
     file = tmp_path / "release.tar"
     run(capsys, "export", AWQ, file)
     command = [require_program("skopeo"), "inspect", "--raw", f"oci-archive:{file}:{AWQ}"]
@@ -229,9 +212,9 @@ def test_skopeo_reads_an_exported_file(
     assert digest in run(capsys, "show", AWQ)
 
 
-def test_missing_evidence_is_named(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    publish.run(layout, release_params())
-    index = layout.registry_dir / "index.json"
+def test_missing_evidence_is_named(packaged: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    publish.run(packaged, release_params())
+    index = packaged.registry_dir / "index.json"
     content = json.loads(index.read_bytes())
     content["manifests"] = [
         entry
@@ -250,14 +233,14 @@ EMPTY = bytes_blob(b"{}", BOM.media_type)
     [(b"{}", False, "evidence of another release"), (b"no json", True, "its bom is no JSON")],
 )
 def test_evidence_that_is_none_is_refused(
-    layout: Layout,
+    packaged: Layout,
     capsys: pytest.CaptureFixture[str],
     content: bytes,
     of_itself: bool,
     said: str,
 ) -> None:
-    publish.run(layout, release_params())
-    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    publish.run(packaged, release_params())
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     subject = stored.descriptor if of_itself else EMPTY.descriptor
@@ -267,10 +250,10 @@ def test_evidence_that_is_none_is_refused(
 
 
 def test_evidence_of_a_size_that_none_has_is_not_read(
-    layout: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish.run(layout, release_params())
-    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    publish.run(packaged, release_params())
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     huge = EMPTY.descriptor.model_copy(update={"size": 1 << 40})
@@ -280,10 +263,10 @@ def test_evidence_of_a_size_that_none_has_is_not_read(
 
 
 def test_too_many_referrers_are_not_read(
-    layout: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish.run(layout, release_params())
-    store = ImageLayout(layout.registry_dir, shown_as="artifacts/registry")
+    publish.run(packaged, release_params())
+    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     entries = tuple(
@@ -297,7 +280,7 @@ def test_too_many_referrers_are_not_read(
 
 
 def test_a_signature_is_checked_against_the_signers_key(
-    layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from model_signing.signing import Config
 
@@ -308,21 +291,20 @@ def test_a_signature_is_checked_against_the_signers_key(
         subprocess.run([openssl, "ecparam", *curve], check=True, capture_output=True)
         export = ["-in", key, "-pubout", "-out", public]
         subprocess.run([openssl, "ec", *export], check=True, capture_output=True)
-    signature = layout.packages_dir / "awq-w4-g128.signature.json"
+    signature = packaged.packages_dir / "awq-w4-g128.signature.json"
     signer = Config().use_elliptic_key_signer(private_key=tmp_path / "signer.pem")
-    publish.run(layout, release_params())
+    publish.run(packaged, release_params())
     assert "signature: none" in run(capsys, "verify", AWQ)
-    signer.sign(layout.package_dir("awq-w4-g128"), signature)
-    publish.run(layout, release_params())  # the signature came later
+    signer.sign(packaged.package_dir("awq-w4-g128"), signature)
+    publish.run(packaged, release_params())  # the signature came later
 
     assert "there, not checked" in run(capsys, "verify", AWQ)
     said = run(capsys, "verify", AWQ, "--key", tmp_path / "signer.pub")
     assert f"signature: by the owner of {tmp_path}/signer.pub" in said
     said = refused(capsys, "verify", AWQ, "--key", tmp_path / "stranger.pub")
     assert "not a signature of these files" in said
-    assert "expected the signer's public key" in refused(
-        capsys, "verify", AWQ, "--key", tmp_path / "absent.pub"
-    )
+    for name, reason in (("absent.pub", "no such file"), ("signer.pem", "public key in PEM")):
+        assert reason in refused(capsys, "verify", AWQ, "--key", tmp_path / name)
     assert "no signature" in refused(capsys, "verify", GGUF, "--key", tmp_path / "signer.pub")
 
 
@@ -340,17 +322,17 @@ def test_a_signature_is_checked_against_the_signers_key(
     ],
 )
 def test_a_wrong_reference_is_one_line(
-    layout: Layout, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+    packaged: Layout, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
-    publish.run(layout, release_params())
+    publish.run(packaged, release_params())
     assert said in refused(capsys, *arguments)
 
 
 def test_without_a_params_file_a_full_reference_is_enough(
-    layout: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish.run(layout, release_params())
-    layout.params_path.unlink()
+    publish.run(packaged, release_params())
+    packaged.params_path.unlink()
     run(capsys, "verify", f"oci:artifacts/registry:{AWQ}")
     assert "params.yaml: missing" in refused(capsys, "verify", AWQ)
 

@@ -5,6 +5,7 @@
 - `native`: compiles and calls `int4.cpp`, the product that most of them use
 - `bench`: runs `vllm bench serve` as a service
 - `energy`: the machine's own counters of energy
+- `score`: scores token ids with a checkpoint in vLLM
 - `llama_server`: runs llama.cpp's HTTP server on one GGUF file
 
 It is a distribution of its own because it lives in another environment than the pipeline and

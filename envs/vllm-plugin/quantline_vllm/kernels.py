@@ -205,9 +205,9 @@ class DenseCpuLinearKernel(FourBitCpuKernel):
 
 
 def shaped(product: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A product of rows in the type and shape of the layer's output, with its bias."""
-    output = product.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
-    return output if bias is None else output + bias
+    """A product of rows with the layer's bias, rounded once to the type of the layer's output."""
+    output = product if bias is None else product + bias
+    return output.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
 
 
 def operator_group_size(num_inputs: int, group_size: int) -> int | None:
