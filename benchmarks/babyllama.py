@@ -38,6 +38,7 @@ PACKED = {
     "rounding": "gptq",
     "refine_sweeps": 4,
     "dampening_frac": 0.01,
+    "quantized_inputs": False,
     "distill_epochs": 0,
     "on_indivisible": "error",
 }

@@ -50,6 +50,7 @@ RECIPE = {
     "rounding": "gptq",
     "refine_sweeps": 1,
     "dampening_frac": 0.01,
+    "quantized_inputs": False,
     "distill_epochs": 0,
     "on_indivisible": "error",
 }

@@ -39,6 +39,8 @@ GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
 W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 # The `fast` preset: for where a CPU second counts more than the last percent of KL.
 FAST: Recipe = {"refine_sweeps": 0}
+# Layers in order, each making up for those before.
+CORRECTED: Recipe = {"quantized_inputs": True}
 # What only whole models in memory can give: for where a percent of KL counts more.
 DISTILLED: Recipe = {"distill_epochs": 6}
 OURS: dict[str, Recipe] = {
@@ -47,6 +49,9 @@ OURS: dict[str, Recipe] = {
     "ours-asym": W4A16 | {"scheme": "W4A16_ASYM"},
     "ours-3bit": GPTQ | {"num_bits": 3},
     "ours-w4a16": W4A16,
+    "ours-awq-corrected": AWQ | CORRECTED,
+    "ours-gptq-sym-corrected": GPTQ | CORRECTED,
+    "ours-3bit-corrected": GPTQ | CORRECTED | {"num_bits": 3},
     "ours-awq-distilled": AWQ | DISTILLED,
     "ours-gptq-sym-distilled": GPTQ | DISTILLED,
     "ours-fast-awq": AWQ | FAST,
@@ -99,11 +104,20 @@ GGUF: dict[str, Recipe] = {
 KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
     "kl_awq_autoround": ("ours-awq", ("auto-round-awq",)),
+    "kl_awq_autoround_corrected": ("ours-awq-corrected", ("auto-round-awq",)),
     "kl_awq_autoround_distilled": ("ours-awq-distilled", ("auto-round-awq",)),
     "kl_gptq_sym_autoround_distilled": ("ours-gptq-sym-distilled", ("auto-round-sym",)),
     "kl_gptq_sym": ("ours-gptq-sym", ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym")),
+    "kl_gptq_sym_corrected": (
+        "ours-gptq-sym-corrected",
+        ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym"),
+    ),
     "kl_asym": ("ours-asym", ("llmcompressor-gptq-asym",)),
     "kl_3bit": ("ours-3bit", ("llmcompressor-gptq-3bit", "gptqmodel-gptq-3bit")),
+    "kl_3bit_corrected": (
+        "ours-3bit-corrected",
+        ("llmcompressor-gptq-3bit", "gptqmodel-gptq-3bit"),
+    ),
     "kl_q4_k_m_imatrix": ("gguf-q4-k-m", ("gguf-q4-k-m-plain",)),
     "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
     "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from pipeline.adapters.calibration import calibrate_layers
+from pipeline.adapters.calibration_text import write_token_ids
 from pipeline.adapters.files import directory_records, write_record
 from pipeline.adapters.params_file import read_params
 from pipeline.adapters.texts import token_ids_sha256
@@ -124,6 +125,7 @@ def calibrated_model(
     windows = token_windows(samples=samples)
     layout.statistics_dir.mkdir()
     layers = calibrate_layers(layout.base_dir, windows, torch.device("cpu"), layout.statistics_dir)
+    write_token_ids(layout.token_ids_path, windows)
     files = directory_records(layout.statistics_dir)
     write_record(
         layout.statistics_path,

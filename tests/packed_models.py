@@ -31,6 +31,7 @@ def packed_recipe(name: str, *, group_size: int | None, **changes: object) -> Pa
         "rounding": "nearest",
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
+        "quantized_inputs": False,
         "distill_epochs": 0,
         "on_indivisible": "error",
     }

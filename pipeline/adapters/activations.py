@@ -6,10 +6,10 @@ together; an expert that sees fewer tokens than an input has channels would leav
 rank, and an error in the directions it never saw would look free: it gets the statistics of all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +29,26 @@ KNOWN_EXPERTS = {
     "is_concatenated": True,
 }
 
+Accumulator = TypeVar("Accumulator", bound=GramAccumulator)
+
 
 @dataclass
-class MeasuredInput:
+class MeasuredInput(Generic[Accumulator]):
     """An input, the linears that read it, and its second moments."""
 
     linears: list[str]
-    accumulator: GramAccumulator
+    accumulator: Accumulator
 
 
 @dataclass
-class LayerMeasurement:
-    """What the inputs of one layer amount to; filled while the layer runs."""
+class LayerMeasurement(Generic[Accumulator]):
+    """What the inputs of one layer amount to; filled while the layer runs.
 
-    inputs: dict[str, MeasuredInput] = field(default_factory=dict)
+    `new_accumulator` makes what an input is added to, from its number of channels and its device.
+    """
+
+    new_accumulator: Callable[[int, torch.device], Accumulator]
+    inputs: dict[str, MeasuredInput[Accumulator]] = field(default_factory=dict)
     experts: list[ExpertStatistics] = field(default_factory=list)
     _key_of: dict[str, str] = field(default_factory=dict)
     _last: tuple[Tensor, str] | None = None
@@ -61,16 +67,21 @@ class LayerMeasurement:
             self.inputs[key].linears += linears
         else:
             key = linears[0]
-            accumulator = GramAccumulator(tensor.shape[-1], tensor.device)
+            accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
             self.inputs[key] = MeasuredInput(list(linears), accumulator)
         self._key_of[linears[0]] = key
         self._last = (tensor, key)
 
 
 @contextmanager
-def measuring(layer: DecoderLayer) -> Iterator[LayerMeasurement]:
-    """Record every input of the layer's linears while the block runs it."""
-    measurement = LayerMeasurement()
+def measuring(
+    layer: DecoderLayer, new_accumulator: Callable[[int, torch.device], Accumulator]
+) -> Iterator[LayerMeasurement[Accumulator]]:
+    """Record every input of the layer's linears while the block runs it.
+
+    Those of experts go into plain second moments.
+    """
+    measurement = LayerMeasurement(new_accumulator)
     mixtures: list[_Mixture] = []
     handles = []
     for path, module in layer.module.named_modules():
@@ -93,7 +104,7 @@ def measuring(layer: DecoderLayer) -> Iterator[LayerMeasurement]:
             del mixture.module.forward
 
 
-def _hook(measurement: LayerMeasurement, linears: Sequence[str]) -> Any:
+def _hook(measurement: LayerMeasurement[Any], linears: Sequence[str]) -> Any:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         measurement.record(linears, inputs[0])
 
@@ -182,7 +193,7 @@ class _Mixture:
             total.index_add_(0, tokens, output * top_k_weights[tokens, rank, None])
         return total
 
-    def report(self, measurement: LayerMeasurement) -> None:
+    def report(self, measurement: LayerMeasurement[Any]) -> None:
         """Hand over each expert's inputs, or those of all where an expert saw too few tokens."""
         name = self._gate_up.linears[0][0].rpartition(".0.")[0]
         measurement.inputs[name] = MeasuredInput([], self._all)

@@ -10,10 +10,11 @@ What it cannot run is said in one line: layers that are not in one list, or that
 their hidden states.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -116,24 +117,31 @@ class LayeredModel:
         return made[0]
 
     @contextmanager
-    def loaded(self, index: int) -> Iterator[DecoderLayer]:
-        """Layer `index` with its weights, which are freed at the end."""
+    def loaded(
+        self, index: int, replaced: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Iterator[DecoderLayer]:
+        """Layer `index` with its weights, which are freed at the end.
+
+        `replaced` are tensors to take instead of the checkpoint's, by name.
+        """
         layer = self.layers[index]
         try:
-            self._load(self._paths[index] + name for name in layer.sources)
+            self._load((self._paths[index] + name for name in layer.sources), replaced)
             yield layer
         finally:
             for module in layer.module.modules():
                 for name, parameter in module.named_parameters(recurse=False):
                     module._parameters[name] = nn.Parameter(parameter.to(META), requires_grad=False)
 
-    def _load(self, parameters: Iterable[str]) -> None:
+    def _load(
+        self, parameters: Iterable[str], replaced: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         """Read what some parameters are made from and put it into the model, float32."""
         wanted = list(parameters)
         names = [name for parameter in wanted for name in self._sources.get(parameter, ())]
         info, _ = convert_and_load_state_dict_in_model(
             self._model,
-            self._checkpoint.tensors(names),
+            {it: replaced[it] if it in replaced else self._checkpoint.tensor(it) for it in names},
             LoadStateDictConfig(
                 device_map={"": self._device},
                 dtype=torch.float32,

@@ -1,7 +1,8 @@
 """Writing a packed checkpoint from a base, its statistics and a recipe.
 
-Decoder layers are independent: each is read, quantized and written before the next is touched.
-Only distillation, where the recipe asks for it, then looks at the model as a whole.
+Each decoder layer is read, quantized and written before the next is touched, and is independent of
+the others unless the recipe asks for quantized inputs. Only distillation, where the recipe asks for
+it, then looks at the model as a whole.
 The layout of the files is the one vLLM and transformers read.
 """
 
@@ -15,10 +16,16 @@ from torch import Tensor
 
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.adapters.distilled_checkpoint import distill_checkpoint, require_distillable
-from pipeline.adapters.files import readable_disk_errors, remove_tree, write_record
+from pipeline.adapters.files import (
+    PARTIAL_SUFFIX,
+    readable_disk_errors,
+    remove_tree,
+    write_record,
+)
 from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
 from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
+from pipeline.adapters.quantized_inputs import QuantizedInputs
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
@@ -62,9 +69,11 @@ def write_packed(
     require_distillable(statistics.linears, epochs=recipe.distill_epochs)
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
-    quantizer = _LayerQuantizer(checkpoint, statistics, recipe, grouping, base.architecture)
-    by_layer = names_by_layer(checkpoint.names)
     finished_dir = model_dir.with_name("finished")
+    quantizer = _LayerQuantizer(
+        checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
+    )
+    by_layer = names_by_layer(checkpoint.names)
     units = [
         (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
         for number, layer in enumerate(by_layer.items(), start=1)
@@ -96,13 +105,14 @@ def write_packed(
             epochs=recipe.distill_epochs,
             learned_path=learned_path,
         )
-    remove_tree(finished_dir)  # first: what was learned fits layers that are not distilled yet
+    # First, and at once: what was learned fits layers that are not distilled yet.
+    remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
 
 
 class _LayerQuantizer:
-    """Quantizes one decoder layer after the other; nothing of one layer matters to another."""
+    """Quantizes one decoder layer after the other."""
 
     def __init__(
         self,
@@ -111,6 +121,7 @@ class _LayerQuantizer:
         recipe: PackedVariant,
         grouping: Grouping,
         architecture: str,
+        work_dir: Path,
     ) -> None:
         self._checkpoint = checkpoint
         self._statistics = statistics
@@ -118,16 +129,32 @@ class _LayerQuantizer:
         self._grouping = grouping
         self._folds = folds_of(architecture) if recipe.scale_search else ()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._served = (
+            QuantizedInputs(
+                checkpoint.directory,
+                statistics.token_ids(),
+                work_dir,
+                device=self._device,
+                dampening_frac=recipe.dampening_frac,
+            )
+            if recipe.quantized_inputs
+            else None
+        )
 
     def shard(
         self, prefix: str, names: list[str]
     ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
         """The tensors that stand for those of the base in `names`, and what became of each."""
         stored = self._checkpoint.tensors(names)
-        sizes = self._grouping.group_sizes
-        linears = [name for name in sizes if f"{name}.weight" in stored]
-        if not linears:
-            return _packed_tensors(prefix, stored, NOTHING, self._recipe, self._grouping)
+        linears = [name for name in self._grouping.group_sizes if f"{name}.weight" in stored]
+        layer = self._quantized(prefix, stored, linears) if linears else NOTHING
+        if self._served:
+            self._served.advance(prefix, layer)
+        return _packed_tensors(prefix, stored, layer, self._recipe, self._grouping)
+
+    def _quantized(
+        self, prefix: str, stored: Mapping[str, Tensor], linears: list[str]
+    ) -> QuantizedLayer:
         inputs = layer_inputs(
             prefix,
             stored,
@@ -137,13 +164,15 @@ class _LayerQuantizer:
             kept=self._grouping.kept,
             device=self._device,
         )
-        layer = _quantized_layer(
+        if self._served:
+            inputs = self._served.corrected(prefix, inputs)
+        sizes = self._grouping.group_sizes
+        return _quantized_layer(
             inputs,
             self._recipe,
             {name: sizes[f"{prefix}.{name}"] for name in inputs.grams},
             head_dim=head_dim_of(self._checkpoint.config),
         )
-        return _packed_tensors(prefix, stored, layer, self._recipe, self._grouping)
 
 
 def _grouping(recipe: PackedVariant, statistics: Statistics, checkpoint: Checkpoint) -> Grouping:

@@ -53,14 +53,20 @@ class Grouping:
 def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
     """The plan for linears of these shapes (out_features, in_features), by name.
 
-    Raises InputError where the recipe's `on_indivisible` does not allow what would be needed, and
-    for rounded activations inside experts, which no evaluation here can round.
+    Raises InputError where the recipe's `on_indivisible` does not allow what would be needed, for
+    rounded activations inside experts, which no evaluation here can round, and for the quantized
+    inputs of experts, which the router sends elsewhere than the base's.
     """
     expert = next((name for name in shapes if EXPERTS.match(name)), None)
     if expert and isinstance(recipe, CompressedTensorsParams) and recipe.rounds_inputs:
         raise InputError(
             f"scheme = {recipe.scheme}: {expert} is an expert, whose activations cannot be rounded "
             "in the evaluation; use W8A16 or a 4-bit scheme for this model"
+        )
+    if expert and recipe.quantized_inputs:
+        raise InputError(
+            f"quantized_inputs = true: {expert} is an expert, which gets other tokens than in the "
+            "base; set it to false"
         )
     problems = {
         name: problem

@@ -10,6 +10,7 @@ from pipeline.domain.stage_needs import (
     START_SECONDS,
     Source,
     StageNeed,
+    calibrate_need,
     gram_entries,
     inputs_of,
     moving_seconds,
@@ -27,6 +28,8 @@ LINEAR_COPIES, LOGITS_COPIES = 2, 6
 # keeps one that it quantizes in float32, and what becomes of it.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
 
+# Forward passes over all samples for quantized inputs: of the base, and before and after rounding.
+INPUT_PASSES = 3
 # Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
 # fewer, AutoRound more.
 BACKEND_PASSES = 25
@@ -47,7 +50,7 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
         return _gguf_need(stage, source.shape, recipe)
     if isinstance(recipe, BackendWeights):
         return _backend_need(stage, source.shape, params, recipe)
-    return _packed_need(stage, source.shape, params, recipe)
+    return _packed_need(stage, source, params, recipe)
 
 
 def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
@@ -86,14 +89,19 @@ def _backend_need(
     )
 
 
-def _packed_need(stage: str, shape: ModelShape, params: Params, recipe: PackedVariant) -> StageNeed:
+def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVariant) -> StageNeed:
     """One layer; two models where the recipe distills."""
+    shape = source.shape
     kept = variant_bytes(shape, recipe)
     operations, columns = 0.0, 0
     for it in inputs_of(shape):
         operations += it.num_copies * _rounding_operations(it, recipe)
         columns += it.num_copies * _rounding_columns(it, recipe)
     holding = _layer_bytes(shape)
+    reading = calibrate_need(source, params)
+    if recipe.quantized_inputs:
+        operations += INPUT_PASSES * reading.operations
+        holding = max(holding, reading.gpu_memory + 2 * _moments_bytes(shape))
     if recipe.distill_epochs:
         operations += recipe.distill_epochs * _distilling_operations(shape, params)
         holding = max(holding, _distilling_bytes(shape, params))
@@ -102,6 +110,7 @@ def _packed_need(stage: str, shape: ModelShape, params: Params, recipe: PackedVa
         memory=PROCESS_BYTES + holding,
         gpu_memory=holding,
         disk_kept=kept,
+        disk_temporary=2 * reading.disk_temporary if recipe.quantized_inputs else 0,
         operations=operations,
         seconds=START_SECONDS + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
     )
@@ -115,6 +124,11 @@ def _layer_bytes(shape: ModelShape) -> int:
         + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
         for layer in shape.layers
     )
+
+
+def _moments_bytes(shape: ModelShape) -> int:
+    """One matrix for each input of the layer with the largest ones."""
+    return FLOAT32 * max(sum(map(gram_entries, layer.inputs)) for layer in shape.layers)
 
 
 def _distilling_bytes(shape: ModelShape, params: Params) -> int:

@@ -52,8 +52,9 @@ class PackedParams(Record):
     `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
     for the range of each group that hurts the output least, `rounding` picks the integers,
     `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
-    the mean diagonal of G added to its diagonal. `distill_epochs` times the calibration tokens are
-    read again, by base and variant, to train the scales; 0 needs neither model in memory.
+    the mean diagonal of G added to its diagonal. `quantized_inputs` lets each layer make up for
+    what the layers before lost. `distill_epochs` times the calibration tokens are read again, by
+    base and variant, to train the scales; 0 needs neither model in memory.
     """
 
     scale_search: bool
@@ -61,6 +62,7 @@ class PackedParams(Record):
     rounding: Rounding
     refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
+    quantized_inputs: bool
     distill_epochs: Annotated[int, Field(ge=0, le=100)]
     on_indivisible: OnIndivisible
 
@@ -145,6 +147,8 @@ class CompressedTensorsParams(PackedParams):
     def _distilled_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
         if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("distill_epochs"):
             raise ValueError("rounded activations have no gradient; set distill_epochs to 0")
+        if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("quantized_inputs"):
+            raise ValueError("activations are rounded when served; set quantized_inputs to false")
         return value
 
     @field_validator("group_size")

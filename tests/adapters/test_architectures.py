@@ -30,6 +30,7 @@ SHARED = {
     "rounding": "gptq",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "quantized_inputs": False,
     "distill_epochs": 0,
     "on_indivisible": "error",
 }

@@ -154,6 +154,15 @@ def test_awq_has_four_bits_and_groups() -> None:
             )
 
 
+def test_experts_have_no_quantized_inputs() -> None:
+    recipe = packed_recipe("awq", group_size=32, quantized_inputs=True)
+    dense = {f"{LAYER}.mlp.up_proj": (64, 64)}
+    assert set(plan_groups(recipe, dense).group_sizes) == set(dense)
+    expert = {f"{LAYER}.mlp.experts.0.up_proj": (64, 64)}
+    with pytest.raises(InputError, match=r"^quantized_inputs = true: .* gets other .*set it to fa"):
+        plan_groups(recipe, dense | expert)
+
+
 @pytest.mark.parametrize("name", ["W8A8", "FP8_DYNAMIC"])
 def test_activations_inside_experts_are_not_rounded(name: str) -> None:
     shapes = {f"{LAYER}.mlp.experts.{number}.up_proj": (64, 64) for number in range(2)}

@@ -35,6 +35,7 @@ INTEGERS = {
     "rounding": "nearest",
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
+    "quantized_inputs": False,
     "distill_epochs": 0,
     "on_indivisible": "error",
 }

@@ -51,6 +51,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "rounding": "gptq",
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
+        "quantized_inputs": False,
         "distill_epochs": 0,
         "on_indivisible": "error",
     }
@@ -343,9 +344,16 @@ def test_distillation_brings_the_file_nearer_to_the_base(distilled: Layout, name
     assert kl_on_calibration_tokens(distilled, f"{name}-distilled") < 0.9 * before
 
 
-def test_rounded_activations_are_not_distilled() -> None:
-    recipe = scheme("W8A8", group_size=None, distill_epochs=1)
-    with pytest.raises(ValueError, match="no gradient; set distill_epochs to 0"):
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("distill_epochs", 1, "no gradient; set distill_epochs to 0"),
+        ("quantized_inputs", True, "rounded when served; set quantized_inputs to false"),
+    ],
+)
+def test_rounded_activations_allow_neither(key: str, value: object, reason: str) -> None:
+    recipe = scheme("W8A8", group_size=None, **{key: value})
+    with pytest.raises(ValueError, match=reason):
         params_for({"int8": recipe})
 
 

@@ -21,7 +21,8 @@ NUM_LAYERS, NUM_KILLS = 12, 5
 @pytest.fixture
 def workspace(tmp_path: Path) -> Layout:
     """A fetched model of many layers, with a params.yaml for the command line."""
-    params = params_for({"awq": packed("awq")})
+    corrected = packed("awq", quantized_inputs=True)
+    params = params_for({"awq": packed("awq"), "corrected": corrected})
     calibration = params.calibration.model_copy(
         update={"num_calibration_samples": 48, "max_seq_length": 128}
     )
@@ -45,11 +46,11 @@ def unit_times(target: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["calibrate", "quantize"])
-def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, stage: str) -> None:
-    arguments = [stage] if stage == "calibrate" else [stage, "awq"]
-    target = workspace.statistics_dir if stage == "calibrate" else workspace.variant_dir("awq")
-    if stage == "quantize":
+@pytest.mark.parametrize("command", ["calibrate", "quantize awq", "quantize corrected"])
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, command: str) -> None:
+    target, arguments = workspace.statistics_dir, command.split()
+    if arguments[0] == "quantize":
+        target = workspace.variant_dir(arguments[1])
         assert run_stage(workspace.root, "calibrate").finished
     undisturbed = run_stage(workspace.root, *arguments)
     assert undisturbed.finished
