@@ -5,6 +5,7 @@ The format is described in https://github.com/ggml-org/ggml/blob/master/docs/ggu
 
 import ctypes
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from pipeline.domain.params import GgufType
 
 CONVERTER_DIR = Path(sys.prefix) / "share" / "llama.cpp"
 UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
+UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
 NUM_THREADS = 2
 
 Vector = npt.NDArray[np.float32]
@@ -66,8 +68,8 @@ def convert(
     """Write the F16 GGUF of a checkpoint; returns the GGUF name of every name in `weight_names`.
 
     `metadata` are values of the file's `general.…` that take the place of the model card's.
-    Raises InputError when the converter is not set up, does not know the architecture or does not
-    recognise the tokenizer; FailureError with its last lines for anything else.
+    Raises InputError when the converter is not set up, does not know a tensor or does not recognise
+    the tokenizer; FailureError with its last lines for anything else.
     """
     if not (CONVERTER_DIR / "conversion").is_dir():
         raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")
@@ -92,6 +94,11 @@ def convert(
             environment={"HF_HUB_OFFLINE": "1"},
         )
     except FailureError as error:
+        if unknown := UNKNOWN_TENSOR.search(log_path.read_text(errors="replace")):
+            raise InputError(
+                f"{unknown[1]}: llama.cpp has no such tensor in this architecture; use another "
+                "format than gguf for this model"
+            ) from error
         if UNKNOWN_PRE_TOKENIZER in log_path.read_text(errors="replace"):
             raise InputError(
                 f"model.gguf_pre_tokenizer = {pre_tokenizer}: llama.cpp's converter does not "

@@ -6,11 +6,14 @@ llama-cpp-python source distribution and are only ever imported here, in this pr
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.domain.record import Record
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 class ConversionRequest(Record):
@@ -56,7 +59,8 @@ def main(request_path: str) -> None:
     # The converter's own way, a file of overrides, leaves out general.license.
     gguf.Metadata.load = staticmethod(stated_metadata)
     model.write()
-    names = {name: model.map_tensor_name(name) for name in request.names}
+    # All experts of a layer are one tensor there, which the names of single ones do not say.
+    names = {it: model.map_tensor_name(EXPERT.sub(".experts.", it)) for it in request.names}
     request.names_path.write_text(json.dumps(names))
 
 

@@ -3,9 +3,12 @@
 The errors reported are measured on the file that was written, against the F16 file it came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import Tensor
 
 from pipeline.adapters import gguf
 from pipeline.adapters.checkpoint import Checkpoint
@@ -13,6 +16,7 @@ from pipeline.adapters.files import require_free_space
 from pipeline.adapters.folded_checkpoint import FoldedCheckpoint, write_folded
 from pipeline.adapters.progress import note
 from pipeline.adapters.statistics import Statistics
+from pipeline.domain.architecture import expert_number
 from pipeline.domain.coverage import gguf_coverage, require_covered
 from pipeline.domain.params import GgufParams, GgufType, IntegerWeights, Rounding
 from pipeline.domain.quantized import TensorCoverage
@@ -55,11 +59,11 @@ def write_gguf(
             pre_tokenizer=pre_tokenizer,
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )
-        linear_of = {gguf_name: name.removesuffix(".weight") for name, gguf_name in names.items()}
+        linears_of = _linears_by_tensor(names)
         importance = (
             {
-                gguf_name: source.diagonal(statistics, linear).numpy()
-                for gguf_name, linear in linear_of.items()
+                tensor: np.concatenate([source.diagonal(statistics, it) for it in linears])
+                for tensor, linears in linears_of.items()
             }
             if recipe.imatrix
             else {}
@@ -67,8 +71,8 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.type}.gguf"
         note(f"quantize: {recipe.type} by llama.cpp")
         gguf.quantize(full_path, output_path, recipe.type, importance)
-        coverage = _gguf_rows(full_path, output_path, linear_of, source, statistics, recipe)
-        require_covered(coverage, implied=linear_of, kept=())
+        coverage = _gguf_rows(full_path, output_path, linears_of, source, statistics, recipe)
+        require_covered(coverage, implied=linears_of, kept=())
         return tuple(coverage)
 
 
@@ -85,10 +89,21 @@ def _rounding_of(kind: GgufType) -> IntegerWeights:
     )
 
 
+def _linears_by_tensor(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """The linears that each tensor of the file holds: one, or all experts of a layer in order."""
+    linears: dict[str, list[str]] = {}
+    for name, tensor in names.items():
+        linears.setdefault(tensor, []).append(name.removesuffix(".weight"))
+    return {
+        tensor: sorted(its, key=lambda it: expert_number(it) or 0)
+        for tensor, its in linears.items()
+    }
+
+
 def _gguf_rows(
     full_path: Path,
     output_path: Path,
-    linear_of: dict[str, str],
+    linears_of: Mapping[str, Sequence[str]],
     source: FoldedCheckpoint,
     statistics: Statistics,
     recipe: GgufParams,
@@ -97,13 +112,11 @@ def _gguf_rows(
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     rows = []
     for tensor in gguf.read_tensors(output_path):
-        linear = linear_of.get(tensor.name)
         error = None
-        if linear is not None:
-            gram = source.gram(statistics, linear)
+        if linears := linears_of.get(tensor.name):
             original = full[tensor.name].values()
             change = tensor.values() - original
-            error = float(output_error(change, gram) / output_error(original, gram))
+            error = _relative_error(change, original, linears, source, statistics)
         rows.append(
             gguf_coverage(
                 tensor.name,
@@ -115,3 +128,20 @@ def _gguf_rows(
             )
         )
     return rows
+
+
+def _relative_error(
+    change: Tensor,
+    original: Tensor,
+    linears: Sequence[str],
+    source: FoldedCheckpoint,
+    statistics: Statistics,
+) -> float:
+    """tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), both summed over the linears that lie one below the other."""
+    error = power = 0.0
+    parts = (it.flatten(0, -2).chunk(len(linears)) for it in (change, original))
+    for linear, delta, weight in zip(linears, *parts, strict=True):
+        gram = source.gram(statistics, linear)
+        error += float(output_error(delta, gram))
+        power += float(output_error(weight, gram))
+    return error / power if power > 0 else 0.0

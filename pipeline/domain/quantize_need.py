@@ -1,7 +1,7 @@
 """What quantize holds and computes, by the kind of recipe. As in `pipeline.domain.stage_needs`."""
 
 from pipeline.domain.backends import BackendParams, BackendWeights
-from pipeline.domain.model_shape import ModelShape, SharedInput
+from pipeline.domain.model_shape import LayerShape, ModelShape, SharedInput
 from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.domain.stage_needs import (
     ACTIVATION_COPIES,
@@ -56,7 +56,8 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
 def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
     """The scaled layer, llama.cpp's matrix or the compared one; a converter runs beside them."""
     compared = max(MATRIX_COPIES * it.width * it.rows + it.width**2 for it in inputs_of(shape))
-    holding = FLOAT32 * max(compared, LLAMA_CPP_COPIES * shape.largest_matrix)
+    largest = max(shape.largest_matrix, *(_stacked_experts(it) for it in shape.layers))
+    holding = FLOAT32 * max(compared, LLAMA_CPP_COPIES * largest)
     if recipe.scale_search:
         holding = max(holding, _layer_bytes(shape))
     full = 2 * shape.num_weights
@@ -69,6 +70,11 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
         operations=GGUF_OPERATIONS * shape.num_weights + errors,
         seconds=START_SECONDS + 2 * moving_seconds(full),
     )
+
+
+def _stacked_experts(layer: LayerShape) -> int:
+    """Weights of one of the three tensors that a GGUF file makes of a layer's experts."""
+    return sum(it.num_weights for it in layer.inputs if it.is_expert) // 3
 
 
 def _backend_need(

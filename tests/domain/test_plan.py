@@ -157,6 +157,8 @@ def test_a_mixture_computes_what_its_router_sends_and_holds_all_of_it() -> None:
     dense = needs_of(mixtral_8x7b())
     assert sparse["evaluate base"].operations < 0.4 * dense["evaluate base"].operations
     assert sparse["evaluate base"].memory == dense["evaluate base"].memory > 4 * 46_000_000_000
+    stack = 8 * 4096 * 14336  # all experts of a layer are one tensor of a GGUF file
+    assert 3 * 4 * stack < sparse["quantize gguf-q8-0"].memory < 3 * 4 * stack + 2 * GIB
 
 
 def test_disk_counts_what_is_kept_and_the_largest_of_what_goes_away() -> None:

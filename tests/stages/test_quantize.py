@@ -1,6 +1,7 @@
 """calibrate and quantize on tiny random models: complete, readable by others, repeatable."""
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
+from tests.architectures import tiny_model
 from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -196,6 +198,37 @@ def test_llama_cpp_loads_the_file_with_the_same_vocabulary(layout: Layout) -> No
         assert model.metadata["general.license.name"] == "MIT License"
     finally:
         model.close()
+
+
+def mixture(root: Path, name: str) -> None:
+    """`model/`: a tiny mixture of experts with the tokenizer and the license of a tiny Llama."""
+    tiny_model(root / "model", name)
+    llama = tiny_llama(root / "llama")
+    for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE", "README.md"):
+        shutil.copy(llama / sidecar, root / "model")
+
+
+def test_all_experts_of_a_layer_are_one_tensor_of_a_gguf_file(tmp_path: Path) -> None:
+    mixture(tmp_path, "mixtral")
+    params = params_for({"it": gguf("Q8_0", scale_search=True)})
+    made = calibrated(tmp_path, params)
+    quantize.run(made, params, "it")
+    rows = {row.name: row for row in record_of(made, "it").coverage}
+    for name in ("gate", "up", "down"):
+        row = rows[f"blk.1.ffn_{name}_exps.weight"]
+        assert len(row.shape) == 3
+        assert row.scheme == "Q8_0"
+        assert row.relative_error is not None
+        assert 0 < row.relative_error < 1e-4
+
+
+def test_what_llama_cpp_has_no_tensor_for_is_one_line(tmp_path: Path) -> None:
+    mixture(tmp_path, "qwen3-moe")  # one of its layers is dense
+    params = params_for({"it": gguf("Q8_0")})
+    made = calibrated(tmp_path, params)
+    expected = r"^model\.layers\.1\.mlp\.\w+\.weight: llama\.cpp has no such tensor in this arch"
+    with pytest.raises(InputError, match=expected):
+        quantize.run(made, params, "it")
 
 
 def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) -> None:
