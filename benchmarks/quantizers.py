@@ -42,7 +42,7 @@ FAST: Recipe = {"refine_sweeps": 0}
 # Layers in order, each making up for those before.
 CORRECTED: Recipe = {"quantized_inputs": True}
 # What only whole models in memory can give: for where a percent of KL counts more.
-DISTILLED: Recipe = {"distill_epochs": 6}
+DISTILLED: Recipe = CORRECTED | {"distill_epochs": 6}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,
