@@ -23,6 +23,7 @@ class Estimate:
 
 
 NOTHING = Estimate("–", "")
+FLOAT_NOISE = 1e-12  # what is left of drops that cancel out
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def _interval(value: float, low: float, high: float, *, digits: int = 3) -> Esti
 def signed(value: float) -> str:
     """A drop: small numbers with a sign of their own, four decimals, more where they vanish."""
     shown = f"{value:.4f}"
-    return shown if float(shown) or value == 0 else f"{value:.1e}"
+    if float(shown):
+        return shown
+    return "0.0000" if abs(value) < FLOAT_NOISE else f"{value:.1e}"
 
 
 def gate_sentences(gate: GateParams) -> tuple[str, ...]:
