@@ -1,7 +1,4 @@
-"""A real model from a hub through every stage, by `dvc repro`, with another params file.
-
-Documents are scored in parts, until the verdict on a variant is clear.
-"""
+"""A real model from a hub through every stage, by `dvc repro`, with another params file."""
 
 import json
 import os
@@ -10,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from benchmarks.babyllama import make_workspace
 from pipeline.domain.layout import Layout
@@ -30,10 +26,6 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     serve_python()
     root = tmp_path_factory.mktemp("babyllama")
     made = make_workspace(root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS)
-    yaml = YAML()
-    params = yaml.load(made.params_path)
-    params["gate"]["sequential"] = {"looks": 5, "spending": "pocock"}
-    yaml.dump(params, made.params_path)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     with serve_hub(Hub({REPO: model_dir})) as hub:
         result = dvc_repro(root, HF_ENDPOINT=hub.endpoint, HF_HOME=str(root / "hf"))
