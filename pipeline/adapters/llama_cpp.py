@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import llama_cpp
 import numpy as np
@@ -56,6 +56,10 @@ class LlamaCppScorer:
         self._context: Any = None
         self._batch: Any = None
         self._capacity = 0
+
+    @property
+    def sharing(self) -> Self:
+        return self
 
     def tokenize(self, text: str) -> list[int]:
         """The ids llama.cpp itself gives to a document, with the BOS or EOS it adds by itself.

@@ -43,6 +43,17 @@ class Answer:
     is_greedy: bool
 
 
+class Sharing(Protocol):
+    """What computes the beginnings that sequences of at most `max_shared_length` share once."""
+
+    @property
+    def max_shared_length(self) -> int: ...
+
+    def forest_logits(self, forest: Forest) -> Logits:
+        """The logits [wanted nodes, vocabulary] of a forest."""
+        ...
+
+
 class Scorer(Protocol):
     """One loaded model. `label` names it in errors; `max_length` is its context in tokens."""
 
@@ -57,12 +68,8 @@ class Scorer(Protocol):
     @property
     def max_length(self) -> int: ...
     @property
-    def max_shared_length(self) -> int:
-        """The longest sequence that may grow in a forest; 0 for an engine that cannot have any."""
-        ...
-
-    def forest_logits(self, forest: Forest) -> Logits:
-        """The logits [wanted nodes, vocabulary] of a forest."""
+    def sharing(self) -> Sharing | None:
+        """The same model, where the engine can read forests with it."""
         ...
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
@@ -118,12 +125,9 @@ class LateScorer:
     def max_length(self) -> int:
         return self._scorer.max_length
 
-    @cached_property
-    def max_shared_length(self) -> int:
-        return self._scorer.max_shared_length
-
-    def forest_logits(self, forest: Forest) -> Logits:
-        return self._scorer.forest_logits(forest)
+    @property
+    def sharing(self) -> Sharing | None:
+        return self._scorer.sharing
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
         return self._scorer.logits(batch)
@@ -183,32 +187,36 @@ def _span_logits(
     scorer: Scorer, spans: Sequence[Span], *, batch_size: int
 ) -> Iterator[tuple[Span, Logits]]:
     """Logits of each span, in forests where the engine can, else in batches of like length."""
-    sharing = [span for span in spans if len(span.ids) <= scorer.max_shared_length]
-    planted = list(
-        forests(
-            sharing,
+    passes: list[Iterator[tuple[Span, Logits]]] = []
+    alone = set(spans)
+    if sharing := scorer.sharing:
+        short = [span for span in spans if len(span.ids) <= sharing.max_shared_length]
+        planted = forests(
+            short,
             max_nodes=min(FOREST_TOKENS * batch_size, _room(scorer)),
             max_sequences=MAX_SEQUENCES,
         )
-    )
-    alone = sorted(set(spans) - set(sharing), key=lambda span: (-len(span.ids), span))
-    batches = list(_batches(alone, batch_size=_fitting(scorer, alone, batch_size=batch_size)))
-    passes: list[Forest | list[Span]] = [*planted, *batches]
-    for one in track(passes, f"{scorer.label}: scoring", total=len(passes)):
-        if isinstance(one, Forest):
-            yield from _forest_rows(scorer, one)
-            continue
-        for span, rows in zip(one, scorer.logits(one), strict=True):
-            _require_finite(scorer, rows)
-            yield span, rows
+        passes += [_forest_rows(scorer, sharing, forest) for forest in planted]
+        alone -= set(short)
+    by_length = sorted(alone, key=lambda span: (-len(span.ids), span))
+    batches = _batches(by_length, batch_size=_fitting(scorer, by_length, batch_size=batch_size))
+    passes += [_batch_rows(scorer, batch) for batch in batches]
+    for rows in track(passes, f"{scorer.label}: scoring", total=len(passes)):
+        yield from rows
 
 
-def _forest_rows(scorer: Scorer, forest: Forest) -> Iterator[tuple[Span, Logits]]:
-    rows = scorer.forest_logits(forest)
+def _forest_rows(scorer: Scorer, sharing: Sharing, forest: Forest) -> Iterator[tuple[Span, Logits]]:
+    rows = sharing.forest_logits(forest)
     _require_finite(scorer, rows)
     row_of = {node: row for row, node in enumerate(forest.wanted)}
     for span, path in zip(forest.spans, forest.paths, strict=True):
         yield span, rows[[row_of[node] for node in path[span.start :]]]
+
+
+def _batch_rows(scorer: Scorer, batch: Sequence[Span]) -> Iterator[tuple[Span, Logits]]:
+    for span, rows in zip(batch, scorer.logits(batch), strict=True):
+        _require_finite(scorer, rows)
+        yield span, rows
 
 
 def window_logits(
@@ -220,8 +228,7 @@ def window_logits(
     """
     spans = [Span(ids=tuple(window), start=0) for window in windows]
     for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
-        for rows in scorer.logits(batch):
-            _require_finite(scorer, rows)
+        for _, rows in _batch_rows(scorer, batch):
             yield rows
 
 

@@ -6,7 +6,7 @@ from run to run, and so are the results. Loading a model is not done here.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,7 +36,12 @@ class TransformersScorer:
         self.vocab_size = int(config.vocab_size)
         self.max_length = context_tokens(model.config)
         window = getattr(config, "sliding_window", None) or self.max_length
-        self.max_shared_length = min(window, self.max_length) if self._can_share() else 0
+        self.max_shared_length = min(window, self.max_length)
+        self._shares = self._can_share()
+
+    @property
+    def sharing(self) -> Self | None:
+        return self if self._shares else None
 
     def _can_share(self) -> bool:
         """Whether the model gives a forest the logits that it gives each sequence alone.

@@ -21,7 +21,7 @@ from pipeline.adapters.process import Daemon, ending, last_lines
 from pipeline.adapters.progress import note
 from pipeline.adapters.scorer import Finished, Logits
 from pipeline.adapters.serve_environment import SERVE_PYTHON, installed_vllm
-from pipeline.adapters.token_forest import Forest, Span
+from pipeline.adapters.token_forest import Span
 from pipeline.adapters.vllm import ENVIRONMENT
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.params import PackedJudge
@@ -44,7 +44,7 @@ class VllmScorer:
     """A checkpoint in vLLM, as a Scorer. Sequences that begin alike are not computed together."""
 
     backend = PackedJudge.VLLM.value
-    max_shared_length = 0
+    sharing = None
 
     def __init__(self, model_dir: Path, *, label: str) -> None:
         """Load the model. Raises FailureError with vLLM's reason when it cannot."""
@@ -63,10 +63,6 @@ class VllmScorer:
                 self._program = opened.enter_context(program)
             self.vocab_size = int(json.loads(self._received())["vocab_size"])
             self._opened = opened.pop_all()
-
-    def forest_logits(self, forest: Forest) -> Logits:
-        """Never asked, as no sequence is short enough."""
-        raise NotImplementedError
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
         """Raises InputError for a sequence that is too long for one pass, FailureError."""

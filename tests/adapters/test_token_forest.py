@@ -73,8 +73,9 @@ def test_an_engine_gives_a_forest_the_logits_of_each_sequence(
 ) -> None:
     (forest,) = grown(QUESTIONS)
     with closing(open_scorer()) as scorer:
-        assert scorer.max_shared_length == 1024
-        together = scorer.forest_logits(forest)
+        assert scorer.sharing is not None
+        assert scorer.sharing.max_shared_length == 1024
+        together = scorer.sharing.forest_logits(forest)
         alone = [scorer.logits([span])[0] for span in forest.spans]
     row_of = {node: row for row, node in enumerate(forest.wanted)}
     for span, path, rows in zip(forest.spans, forest.paths, alone, strict=True):
@@ -97,6 +98,6 @@ def test_a_model_that_ignores_the_mask_shares_nothing_and_answers_alike() -> Non
 
     model.__class__ = Unmasked
     with closing(TransformersScorer(model, label="tiny")) as scorer:
-        assert scorer.max_shared_length == 0
+        assert scorer.sharing is None
         found = continuation_answers(scorer, pairs, batch_size=2)
     assert [it.logprob for it in found] == pytest.approx([it.logprob for it in expected], abs=1e-4)
