@@ -22,10 +22,11 @@ constexpr long kBytes = kOutputs / 2;     // of a block and input
 constexpr long kVectors = kOutputs / 8;   // of floats, of a block and input
 constexpr long kHalf = kVectors / 2;
 constexpr long kTile = 128;               // inputs that are unpacked at once for several rows
+constexpr long kRowsAtOnce = 126;         // rows that stay in the second cache while blocks pass
 
 #define AVX2 __attribute__((target("avx2,fma"))) inline
 
-AVX2 void unpack(const uint8_t* bytes, __m256* values) {
+AVX2 void unpack(const uint8_t* bytes, __m256* first, __m256* second) {
   const __m256i mask = _mm256_set1_epi8(15);
   const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
   const __m256i low = _mm256_and_si256(both, mask);
@@ -34,8 +35,9 @@ AVX2 void unpack(const uint8_t* bytes, __m256* values) {
                                _mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)};
   for (int i = 0; i < 4; i++) {
     const __m128i upper = _mm_srli_si128(quarters[i], 8);
-    values[2 * i] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(quarters[i]));
-    values[2 * i + 1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper));
+    __m256* values = (i < 2 ? first : second) + 2 * (i % 2);
+    values[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(quarters[i]));
+    values[1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper));
   }
 }
 
@@ -78,7 +80,7 @@ AVX2 void one_row(const Product& it, long block, long group) {
   const uint8_t* bytes = it.packed + (block * it.inputs + first) * kBytes;
   __m256 sums[kVectors] = {}, values[kVectors];
   for (long k = 0; k < size; k++) {
-    unpack(bytes + k * kBytes, values);
+    unpack(bytes + k * kBytes, values, values + kHalf);
     const __m256 everywhere = _mm256_set1_ps(it.x[first + k]);
     for (int i = 0; i < kVectors; i++) sums[i] = _mm256_fmadd_ps(values[i], everywhere, sums[i]);
   }
@@ -89,38 +91,40 @@ AVX2 void one_row(const Product& it, long block, long group) {
   }
 }
 
-// kRows rows from `row` on, for the `count` inputs from `begun` on in the group.
+// kRows rows from `row` on and one half of a block, whose values for the `count` inputs from `begun`
+// on in the group are in `tile`.
 template <int kRows>
-AVX2 void some_rows(const Product& it, const __m256 (*tile)[kVectors], long block, long group,
+AVX2 void some_rows(const Product& it, const __m256 (*tile)[kHalf], long output, long group,
                     long begun, long count, long row) {
-  const long first = group * (it.inputs / it.groups) + begun;
+  const long first = group * (it.inputs / it.groups) + begun, scale = group * it.outputs + output;
   const float* x[kRows];
   for (int r = 0; r < kRows; r++) x[r] = it.x + (row + r) * it.inputs + first;
-  for (long half = 0; half < 2; half++) {
-    __m256 sums[kRows][kHalf] = {};
-    for (long k = 0; k < count; k++) accumulate<kRows>(tile[k] + half * kHalf, x, k, sums);
-    const long output = block * kOutputs + half * kOutputs / 2;
-    const long scale = group * it.outputs + output;
-    for (int r = 0; r < kRows; r++) {
-      // The offsets of a group are added once, with its first tile.
-      const float x_sum = begun == 0 ? it.x_sums[(row + r) * it.groups + group] : 0.0f;
-      finish(sums[r], it.scales + scale, it.offsets + scale, x_sum,
-             it.y + (row + r) * it.outputs + output);
-    }
+  __m256 sums[kRows][kHalf] = {};
+  for (long k = 0; k < count; k++) accumulate<kRows>(tile[k], x, k, sums);
+  for (int r = 0; r < kRows; r++) {
+    // The offsets of a group are added once, with its first tile.
+    const float x_sum = begun == 0 ? it.x_sums[(row + r) * it.groups + group] : 0.0f;
+    finish(sums[r], it.scales + scale, it.offsets + scale, x_sum,
+           it.y + (row + r) * it.outputs + output);
   }
 }
 
 AVX2 void several_rows(const Product& it, long block, long group) {
   const long size = it.inputs / it.groups;
-  __m256 tile[kTile][kVectors];
+  // One half after the other: 16 KiB stay in the nearest cache for all rows.
+  __m256 tile[2][kTile][kHalf];
   for (long begun = 0; begun < size; begun += kTile) {
-    const long count = size - begun < kTile ? size - begun : kTile;
-    const uint8_t* bytes =
-        it.packed + (block * it.inputs + group * size + begun) * kBytes;
-    for (long k = 0; k < count; k++) unpack(bytes + k * kBytes, tile[k]);
-    long row = 0;
-    for (; row + 3 <= it.rows; row += 3) some_rows<3>(it, tile, block, group, begun, count, row);
-    for (; row < it.rows; row++) some_rows<1>(it, tile, block, group, begun, count, row);
+    const long count = std::min(size - begun, kTile);
+    const uint8_t* bytes = it.packed + (block * it.inputs + group * size + begun) * kBytes;
+    for (long k = 0; k < count; k++) unpack(bytes + k * kBytes, tile[0][k], tile[1][k]);
+    for (long half = 0; half < 2; half++) {
+      const long output = block * kOutputs + half * kOutputs / 2;
+      long row = 0;
+      for (; row + 3 <= it.rows; row += 3)
+        some_rows<3>(it, tile[half], output, group, begun, count, row);
+      for (; row < it.rows; row++)
+        some_rows<1>(it, tile[half], output, group, begun, count, row);
+    }
   }
 }
 
@@ -134,9 +138,13 @@ extern "C" void quantline_int4_product(const float* x, const uint8_t* packed, co
   for (long group = 0; group < rows * groups; group++)
     x_sums[group] = std::accumulate(x + group * size, x + (group + 1) * size, 0.0f);
   std::fill(y, y + rows * outputs, 0.0f);
-  const Product it{x, x_sums.data(), packed, scales, offsets, y, rows, inputs, outputs, groups};
+  for (long row = 0; row < rows; row += kRowsAtOnce) {
+    const long count = std::min(rows - row, kRowsAtOnce);
+    const Product it{x + row * inputs, x_sums.data() + row * groups, packed, scales, offsets,
+                     y + row * outputs, count, inputs, outputs, groups};
 #pragma omp parallel for
-  for (long block = 0; block < outputs / kOutputs; block++)
-    for (long group = 0; group < groups; group++)
-      rows == 1 ? one_row(it, block, group) : several_rows(it, block, group);
+    for (long block = 0; block < outputs / kOutputs; block++)
+      for (long group = 0; group < groups; group++)
+        count == 1 ? one_row(it, block, group) : several_rows(it, block, group);
+  }
 }
