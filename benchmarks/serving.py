@@ -13,7 +13,6 @@ bfloat16, with activations in float32 (which the other rows use), and of the bas
 
 import argparse
 import json
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +61,7 @@ DECODE = Scenario(prefix_tokens=0, input_tokens=32, output_tokens=48, concurrenc
 PREFILL = Scenario(prefix_tokens=0, input_tokens=500, output_tokens=2, concurrency=(1,))
 LEVEL = ServiceLevel(ttft_ms=2000, tpot_ms=200)
 HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 1024, 4096, 16, 4, 1024
+INITIALIZER_RANGE = 0.02
 CONTEXT_TOKENS = 768
 KV_BYTES = 1 << 30
 SEED = 0
@@ -116,7 +116,7 @@ def measured(work: Path, *, num_layers: int, num_rounds: int) -> tuple[list[Row]
 
 
 def write_base(model_dir: Path, num_layers: int) -> None:
-    """Random bfloat16 weights of Qwen2's shape, scaled like trained ones."""
+    """Random bfloat16 weights of Qwen2's shape, drawn as transformers initialises that model."""
     model_dir.mkdir(parents=True)
     byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
     write_json(model_dir / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
@@ -132,6 +132,7 @@ def write_base(model_dir: Path, num_layers: int) -> None:
             "num_attention_heads": HEADS,
             "num_key_value_heads": KEY_VALUE_HEADS,
             "max_position_embeddings": 2048,
+            "initializer_range": INITIALIZER_RANGE,
             "rms_norm_eps": 1e-6,
             "rope_theta": 10000.0,
             "hidden_act": "silu",
@@ -141,8 +142,8 @@ def write_base(model_dir: Path, num_layers: int) -> None:
     )
     generator = torch.Generator().manual_seed(SEED)
 
-    def random(*size: int, scale: float) -> torch.Tensor:
-        return (scale * torch.randn(size, generator=generator)).to(torch.bfloat16)
+    def random(*size: int) -> torch.Tensor:
+        return (INITIALIZER_RANGE * torch.randn(size, generator=generator)).to(torch.bfloat16)
 
     key_value = HIDDEN // HEADS * KEY_VALUE_HEADS
     linears = {
@@ -156,15 +157,16 @@ def write_base(model_dir: Path, num_layers: int) -> None:
     }
     ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
     tensors = {
-        "model.embed_tokens.weight": random(VOCABULARY, HIDDEN, scale=0.05),
+        "model.embed_tokens.weight": random(VOCABULARY, HIDDEN),
         "model.norm.weight": ones.clone(),
     }
     for number in range(num_layers):
         prefix = f"model.layers.{number}."
         for name, size in linears.items():
-            tensors[f"{prefix}{name}.weight"] = random(*size, scale=1 / math.sqrt(size[1]))
+            tensors[f"{prefix}{name}.weight"] = random(*size)
         for letter, width in (("q", HIDDEN), ("k", key_value), ("v", key_value)):
-            tensors[f"{prefix}self_attn.{letter}_proj.bias"] = random(width, scale=0.02)
+            bias = torch.zeros(width, dtype=torch.bfloat16)
+            tensors[f"{prefix}self_attn.{letter}_proj.bias"] = bias
         for name in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{prefix}{name}.weight"] = ones.clone()
     save_tensors(model_dir / "model.safetensors", tensors)

@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
 import lm_eval.api.task
+import lm_eval.utils
 import numpy as np
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
@@ -32,6 +33,10 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.suites import Suite, SuiteTask
 
 TASKS_DIR = "eval/tasks"
+
+# lm-eval compiles a task's template for every document anew, which takes longer than all else that
+# is done to load the document.
+lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
 LOCAL_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """`dataset_path` of a task on local files."""

@@ -2,8 +2,8 @@
 
 A weight matrix W (out_features × in_features) is cut along its rows into groups of `group_size`
 inputs. Each group has a scale and a zero point; an integer q stands for (q − zero) · scale. Scales
-are rounded to float16 here, because that is what the files hold: every later choice is made
-against the numbers that will be read back.
+are rounded here to what files hold and engines read: every later choice is made against the numbers
+that will be computed with.
 """
 
 from dataclasses import dataclass
@@ -129,6 +129,10 @@ def _choose(mask: Tensor, chosen: Grid, otherwise: Grid) -> Grid:
 
 
 def storable(scale: Tensor) -> Tensor:
-    """The scale as float16 holds it, never zero; float32."""
-    stored = scale.to(torch.float16).to(torch.float32)
+    """The scale as both float16 and bfloat16 hold it, never zero; float32.
+
+    Files hold float16, but engines convert to the type they compute in, which is bfloat16 for most
+    models: eight significant bits make that exact, so that what was judged is what is served.
+    """
+    stored = scale.to(torch.bfloat16).to(torch.float16).to(torch.float32)
     return torch.where(stored == 0, SMALLEST_SCALE, stored)

@@ -74,6 +74,7 @@ def test_training_brings_the_student_nearer_and_keeps_the_integers() -> None:
     assert torch.equal(student.linear.integers, weight.integers)
     scales = distiller.scales()["linear"]
     assert torch.equal(scales, scales.to(torch.float16).float())
+    assert torch.equal(scales, scales.to(torch.bfloat16).float())
     assert set(distiller.vectors()) == {"norm.weight", "norm.bias", "linear.bias"}
     untouched = {name: it for name, it in Predictor().named_parameters() if it.ndim == 2}
     assert torch.equal(student.head.weight, untouched["head.weight"])

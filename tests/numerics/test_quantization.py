@@ -15,7 +15,7 @@ from pipeline.numerics.gram import (
     packed_diagonal,
     unpack_upper,
 )
-from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip
+from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip, storable
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
 
 HIDDEN, INTERMEDIATE, HEAD_DIM, KV_HEADS = 64, 96, 16, 2
@@ -154,10 +154,19 @@ def test_rounding_to_nearest_is_off_by_at_most_half_a_step(
     grid = range_grid(matrix, num_bits=8, group_size=group_size, symmetric=symmetric)
     scale, _ = grid.columns()
     error = (grid.values(grid.round(matrix)) - matrix).abs() / scale
-    # Half a step inside the range; a float16 scale and the missing top step of a symmetric grid
-    # cost at most another half at its ends.
+    # Half a step inside the range. At its ends a rounded zero point, or the missing top step of a
+    # symmetric grid, costs another half, and a scale of eight significant bits 2^-9 of the range.
     assert error.median() <= 0.5
-    assert error.max() <= 1.2
+    assert error.max() <= 1 + grid.largest * 2.0**-9
+
+
+@pytest.mark.parametrize("scale", [0.0, 3e-8, 1e-6, 3.1e-5, 0.00123456, 0.0789, -0.0789, 123.456])
+def test_a_stored_scale_is_the_same_in_both_16_bit_types(scale: float) -> None:
+    stored = storable(torch.tensor([scale]))
+    assert stored != 0
+    assert torch.equal(stored.to(torch.float16).float(), stored)
+    assert torch.equal(stored.to(torch.bfloat16).float(), stored)
+    assert abs(stored.item() - scale) <= max(abs(scale) * 2.0**-8, 2.0**-24)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

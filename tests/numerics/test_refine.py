@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
-from pipeline.numerics.grid import Grid, range_grid
+from pipeline.numerics.grid import Grid, range_grid, storable
 from pipeline.numerics.refine import refine
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
@@ -20,8 +20,11 @@ def rounded(*, num_bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor, 
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("num_bits", [2, 3, 4, 8])
-def test_the_error_falls_with_every_sweep(num_bits: int, symmetric: bool) -> None:
+@pytest.mark.parametrize(
+    ("num_bits", "left"),
+    [(2, 0.97), (3, 0.97), (4, 0.97), (8, 0.99)],  # 8 bits: a scale's next value is far away
+)
+def test_the_error_falls_with_every_sweep(num_bits: int, left: float, symmetric: bool) -> None:
     matrix, gram, integers, grid = rounded(num_bits=num_bits, symmetric=symmetric)
     errors = [float(output_error(grid.values(integers) - matrix, gram))]
     for sweeps in (1, 2, 4):
@@ -30,10 +33,10 @@ def test_the_error_falls_with_every_sweep(num_bits: int, symmetric: bool) -> Non
         assert better.min() >= 0
         assert better.max() <= grid.largest
         assert torch.equal(better, better.round())
-        assert torch.equal(refitted.scale, refitted.scale.half().float())
+        assert torch.equal(refitted.scale, storable(refitted.scale))
         assert torch.equal(refitted.zero, grid.zero)
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.97 * errors[0]
+    assert errors[-1] < left * errors[0]
 
 
 def test_no_sweep_changes_nothing() -> None:
