@@ -86,7 +86,7 @@ class Distiller:
         return loss.item()
 
     def scales(self) -> dict[str, Tensor]:
-        """The scales by module name, out × groups, as float16 holds them."""
+        """The scales by module name, out × groups, as files hold them."""
         return {name: storable(it.scale.detach()) for name, it in self._linears.items()}
 
     def vectors(self) -> dict[str, Tensor]:
