@@ -1,5 +1,7 @@
 # The two commands of README.md: `make repro` and `make test`. Both set up first what is missing.
 PYTHON ?= python3
+# Two tests at a time; those of a file share what they set up.
+TOGETHER = --numprocesses 2 --dist loadfile
 
 .PHONY: setup repro test test-fast lint
 
@@ -10,10 +12,10 @@ repro: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline plan && dvc repro
 
 test: setup lint
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER)
 
 test-fast: setup
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest -m "not slow"
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER) -m "not slow"
 
 lint: setup
 	@.venv/bin/ruff check .

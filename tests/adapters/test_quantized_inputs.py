@@ -120,12 +120,12 @@ def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
     tmp_path: Path, format_name: str, changes: dict[str, object]
 ) -> None:
     """On tokens that it did not see, and the same bytes again."""
-    layout = calibrated_model(tmp_path, "qwen3", samples=96)
+    layout = calibrated_model(tmp_path, "llama", samples=96)
     plain, better, again = (
         variant_of(layout, name, format_name, quantized_inputs=name != "plain", **changes)
         for name in ("plain", "better", "again")
     )
-    windows = token_windows(samples=16, seed=1)
+    windows = token_windows(samples=64, seed=1)
     base = log_probabilities(layout.base_dir, windows)
     kl = [
         float((base.exp() * (base - log_probabilities(it, windows))).sum(-1).mean())
