@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
 
@@ -23,27 +24,50 @@ class Row:
     unit: str
 
 
-def publish(name: str, rows: Sequence[Row], *, notes: Sequence[str] = ()) -> None:
+def publish(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
     """Print the rows and write them to `benchmarks/results/NAME.json`.
 
     `notes` say what the figures alone do not: what was left out, and why.
     """
-    width = max(len(row.key) for row in rows)
-    for row in rows:
-        interval = "" if row.low is None else f"  [{row.low:.4g}, {row.high:.4g}]"
-        print(f"{row.key:<{width}}  {row.value:>10.5g} {row.unit}{interval}")
-    for note in notes:
-        print(note)
+    show(rows)
+    print("\n".join(notes))
     result = {
         "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_cpu_model()}",
         "rows": [asdict(row) for row in rows],
     }
     if notes:
         result["notes"] = list(notes)
     RESULTS_DIR.mkdir(exist_ok=True)
+    _write(name, result)
+
+
+def republish(name: str, rows: Sequence[Row]) -> None:
+    """Put newly measured rows in the place of those with the same keys, and say so in a note."""
+    show(rows)
+    result = json.loads((RESULTS_DIR / f"{name}.json").read_text())
+    new = {row.key: asdict(row) for row in rows}
+    result["rows"] = [new.get(row["key"], row) for row in result["rows"]]
+    result.setdefault("notes", []).append(
+        f"measured again at {commit()}, {today()}: {', '.join(new)}"
+    )
+    _write(name, result)
+
+
+def show(rows: Sequence[Row]) -> None:
+    width = max(len(row.key) for row in rows)
+    for row in rows:
+        interval = "" if row.low is None else f"  [{row.low:.4g}, {row.high:.4g}]"
+        print(f"{row.key:<{width}}  {row.value:>10.5g} {row.unit}{interval}")
+
+
+def _write(name: str, result: dict[str, Any]) -> None:
     (RESULTS_DIR / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def commit() -> str:

@@ -12,21 +12,19 @@ bfloat16, with activations in float32 (which the other rows use), and of the bas
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from benchmarks.result import Row, publish
+from benchmarks.result import Row, publish, republish
+from benchmarks.serving_models import write_base, write_packed
 from pipeline.adapters import gguf, xllamacpp
-from pipeline.adapters.checkpoint import save_tensors, tokenizer_of, unpacked_model
+from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
 from pipeline.adapters.engine import (
     HOST,
     SERVED_NAME,
@@ -41,14 +39,10 @@ from pipeline.adapters.progress import note
 from pipeline.adapters.serve_environment import SERVE_PYTHON
 from pipeline.adapters.vllm import ENVIRONMENT, dtype_of, kernel_of
 from pipeline.domain.errors import FailureError
-from pipeline.domain.grouping import plan_groups
 from pipeline.domain.params import GgufType
-from pipeline.domain.quantization_config import quantization_config
 from pipeline.domain.rounds import Estimate, estimate, ratio
 from pipeline.domain.serve_params import Scenario, ServiceLevel
 from pipeline.domain.serving import LoadRound
-from tests.models import byte_bpe, write_json
-from tests.packed_models import packed_nearest, packed_recipe
 
 PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
 PLAIN_CPU = {
@@ -60,12 +54,11 @@ USERS = (1, 8, 32)
 DECODE = Scenario(prefix_tokens=0, input_tokens=32, output_tokens=48, concurrency=USERS)
 PREFILL = Scenario(prefix_tokens=0, input_tokens=500, output_tokens=2, concurrency=(1,))
 LEVEL = ServiceLevel(ttft_ms=2000, tpot_ms=200)
-HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 1024, 4096, 16, 4, 1024
-INITIALIZER_RANGE = 0.02
 CONTEXT_TOKENS = 768
 KV_BYTES = 1 << 30
-SEED = 0
 SELF_REPEATS, SELF_USERS, SELF_SEED = 5, 8, 10_000
+# Loads of several seconds: how the first requests happen to be batched no longer shows.
+SELF_REQUESTS_PER_USER = 4
 LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
 # A prompt of few tokens takes the path of decoding, one of many that of prefill.
 LOGPROB_TOKENS = (48, 400)
@@ -78,15 +71,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--layers", type=int, default=17)
+    parser.add_argument(
+        "--self-only", action="store_true", help="measure only the server against itself again"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        rows, notes = measured(Path(work), num_layers=chosen.layers, num_rounds=chosen.rounds)
-    publish("serving", rows, notes=notes)
+        base_dir = Path(work) / "base"
+        write_base(base_dir, chosen.layers)
+        if chosen.self_only:
+            republish("serving", against_itself(Path(work), base_dir, chosen.rounds))
+        else:
+            publish("serving", *measured(Path(work), base_dir, num_rounds=chosen.rounds))
 
 
-def measured(work: Path, *, num_layers: int, num_rounds: int) -> tuple[list[Row], list[str]]:
-    base_dir = work / "base"
-    write_base(base_dir, num_layers)
+def against_itself(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
+    model_dir = write_packed(base_dir, work / "awq", "awq")
+    generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "load.log")
+    with plain_vllm(work, "awq", model_dir, "float32") as server, generator:
+        return self_rows(generator, server, num_rounds)
+
+
+def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row], list[str]]:
     models = {name: write_packed(base_dir, work / name, name) for name in ("awq", "gptq")}
     launches = {
         "bf16": launch(work, "bf16", base_dir, "bfloat16"),
@@ -113,90 +118,6 @@ def measured(work: Path, *, num_layers: int, num_rounds: int) -> tuple[list[Row]
     rows += gguf_rows(work, base_dir, num_rounds)
     notes.append(f"vLLM without the plugin: {stock_message(work, models['awq'])}")
     return rows, notes
-
-
-def write_base(model_dir: Path, num_layers: int) -> None:
-    """Random bfloat16 weights of Qwen2's shape, drawn as transformers initialises that model."""
-    model_dir.mkdir(parents=True)
-    byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
-    write_json(model_dir / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
-    write_json(
-        model_dir / "config.json",
-        {
-            "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2",
-            "vocab_size": VOCABULARY,
-            "hidden_size": HIDDEN,
-            "intermediate_size": INTERMEDIATE,
-            "num_hidden_layers": num_layers,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": KEY_VALUE_HEADS,
-            "max_position_embeddings": 2048,
-            "initializer_range": INITIALIZER_RANGE,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0,
-            "hidden_act": "silu",
-            "tie_word_embeddings": True,
-            "torch_dtype": "bfloat16",
-        },
-    )
-    generator = torch.Generator().manual_seed(SEED)
-
-    def random(*size: int) -> torch.Tensor:
-        return (INITIALIZER_RANGE * torch.randn(size, generator=generator)).to(torch.bfloat16)
-
-    key_value = HIDDEN // HEADS * KEY_VALUE_HEADS
-    linears = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (key_value, HIDDEN),
-        "self_attn.v_proj": (key_value, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
-    }
-    ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
-    tensors = {
-        "model.embed_tokens.weight": random(VOCABULARY, HIDDEN),
-        "model.norm.weight": ones.clone(),
-    }
-    for number in range(num_layers):
-        prefix = f"model.layers.{number}."
-        for name, size in linears.items():
-            tensors[f"{prefix}{name}.weight"] = random(*size)
-        for letter, width in (("q", HIDDEN), ("k", key_value), ("v", key_value)):
-            bias = torch.zeros(width, dtype=torch.bfloat16)
-            tensors[f"{prefix}self_attn.{letter}_proj.bias"] = bias
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"{prefix}{name}.weight"] = ones.clone()
-    save_tensors(model_dir / "model.safetensors", tensors)
-
-
-def write_packed(base_dir: Path, model_dir: Path, format_name: str) -> Path:
-    """The base with its linears rounded to nearest, in groups of 128."""
-    model_dir.mkdir()
-    recipe = packed_recipe(format_name, group_size=128)
-    stored: dict[str, torch.Tensor] = {}
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, tensor in load_file(base_dir / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = tensor
-            continue
-        module = name.removesuffix(".weight")
-        shapes[module] = (tensor.shape[0], tensor.shape[1])
-        packed = packed_nearest(tensor.float(), recipe)
-        stored |= {f"{module}.{suffix}": value for suffix, value in packed.items()}
-    save_tensors(model_dir / "model.safetensors", stored)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (model_dir / name).write_bytes((base_dir / name).read_bytes())
-    config: dict[str, Any] = {
-        **json.loads((base_dir / "config.json").read_text()),
-        "quantization_config": quantization_config(
-            recipe, plan_groups(recipe, shapes), unquantized=()
-        ),
-    }
-    write_json(model_dir / "config.json", config)
-    return model_dir
 
 
 def launch(work: Path, name: str, model_dir: Path, dtype: str) -> Launch:
@@ -308,25 +229,24 @@ def prefill_row(rounds: Rounds) -> Row:
 
 
 def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list[Row]:
-    """The same server twice in every round: what a ratio of 1 looks like."""
+    """The same server twice in every round, in turns first: what a ratio of 1 looks like."""
     found = []
     seeds = count(SELF_SEED)
+
+    def tokens_per_s() -> float:
+        return generator.run(
+            server,
+            DECODE,
+            users=SELF_USERS,
+            requests_per_user=SELF_REQUESTS_PER_USER,
+            seed=next(seeds),
+            timeout_s=TIMEOUT_S,
+        ).output_tokens_per_s
+
     for _ in range(SELF_REPEATS):
-        pairs = [
-            [
-                generator.run(
-                    server,
-                    DECODE,
-                    users=SELF_USERS,
-                    requests_per_user=1,
-                    seed=seed,
-                    timeout_s=TIMEOUT_S,
-                ).output_tokens_per_s
-                for seed in islice(seeds, 2)
-            ]
-            for _ in range(num_rounds)
-        ]
-        it = estimate([one / other for one, other in pairs])
+        pairs = [(tokens_per_s(), tokens_per_s()) for _ in range(num_rounds)]
+        in_turns = [pair[:: 1 if number % 2 else -1] for number, pair in enumerate(pairs)]
+        it = estimate([one / other for one, other in in_turns])
         note(f"the same server against itself: {it.median:.3f}, {it.low} to {it.high}")
         found.append(it)
     low = min(it.median if it.low is None else it.low for it in found)

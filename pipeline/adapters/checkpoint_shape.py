@@ -30,9 +30,10 @@ def source_of(
     weights: tuple[str, ...],
 ) -> Source:
     """The source with these tensors, file sizes and names of weight files."""
-    read_config(config_dir)
+    config = read_config(config_dir)
     experts = (read_json_object(config_dir / CONFIG_FILE).get(key) for key in EXPERTS_KEYS)
     return Source(
+        architecture=config.architecture,
         shape=model_shape(tensors),
         file_bytes=sum(sizes[name] for name in (*weights, *sidecar_names(sizes))),
         experts_per_token=next((it for it in experts if type(it) is int and it > 0), None),

@@ -33,6 +33,22 @@ from pipeline.domain.errors import InputError, shown
 META = torch.device("meta")
 
 
+def require_layered(directory: Path) -> None:
+    """Raises InputError for an architecture without one list of decoder layers; reads config.json.
+
+    Whether its layers do nothing but follow each other shows only when they are run.
+    """
+    decoder_layers(_empty_model(directory))
+
+
+def _empty_model(directory: Path) -> PreTrainedModel:
+    """The model of a configuration, its parameters without values."""
+    config = model_config(directory)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    return model
+
+
 @dataclass(frozen=True)
 class DecoderLayer:
     """A layer's module, and the checkpoint's tensors that each of its parameters is made from.
@@ -56,9 +72,7 @@ class LayeredModel:
         """
         self._checkpoint = Checkpoint(directory)
         self._device = device
-        config = model_config(directory)
-        with init_empty_weights(include_buffers=False):
-            self._model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        self._model = _empty_model(directory)
         self._model.eval()
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):

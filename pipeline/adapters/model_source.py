@@ -13,6 +13,7 @@ from pipeline.adapters.checkpoint_files import read_shards
 from pipeline.adapters.checkpoint_shape import directory_source, source_of
 from pipeline.adapters.hub import HubCheckpoint, current_endpoint, open_hub
 from pipeline.adapters.hub_errors import readable_hub_errors
+from pipeline.adapters.layered_model import require_layered
 from pipeline.adapters.local_model import LocalCheckpoint
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.safetensors_header import read_header
@@ -35,14 +36,17 @@ MAX_DIMENSION = 1 << 40
 def read_source(layout: Layout, model: ModelParams) -> Source:
     """The base as `model.source` names it; what is fetched already is not asked for again.
 
-    Raises InputError or FailureError as fetching it would.
+    Raises InputError or FailureError as fetching it would, and InputError for an architecture that
+    cannot be calibrated.
     """
     if is_fetched(layout, model):
+        require_layered(layout.base_dir)
         return directory_source(layout.base_dir)
     if not model.source.startswith(HUB_PREFIX):
         is_demo = model.source == DEMO_SOURCE
         model_dir = layout.demo_model_dir if is_demo else layout.root / model.source
         LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+        require_layered(model_dir)
         return directory_source(model_dir)
     source = parse_hub_source(model.source)
     hub = open_hub(source)
@@ -65,6 +69,7 @@ def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> 
     for name in (CONFIG_FILE, INDEX_FILE):
         if name in sizes:
             hub.take(name, work_dir, advance=lambda _: None)
+    require_layered(work_dir)
     names = weight_names(sizes, shards=read_shards(work_dir))
     tensors: dict[str, tuple[int, ...]] = {}
     for name in names:

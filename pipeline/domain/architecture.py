@@ -116,6 +116,12 @@ def folds_of(architecture: str) -> tuple[Fold, ...]:
         ) from error
 
 
+def require_folds(architecture: str, recipes: Iterable[object]) -> None:
+    """Raises InputError as `folds_of` where one of the recipes searches scales."""
+    if any(getattr(recipe, "scale_search", False) for recipe in recipes):
+        folds_of(architecture)
+
+
 def layer_folds(folds: Sequence[Fold], modules: Collection[str]) -> tuple[Fold, ...]:
     """The folds of one decoder layer that has `modules`, with the experts' numbers filled in.
 

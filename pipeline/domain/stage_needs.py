@@ -52,8 +52,9 @@ SCALE_BITS = 16
 
 @dataclass(frozen=True)
 class Source:
-    """The base: its shape, all bytes of its files, and experts of a mixture each token passes."""
+    """The base: bytes are those of all its files, experts those of a mixture each token passes."""
 
+    architecture: str
     shape: ModelShape
     file_bytes: int
     experts_per_token: int | None

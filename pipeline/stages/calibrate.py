@@ -18,7 +18,7 @@ from pipeline.adapters.files import (
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import note
 from pipeline.adapters.room import fetched_source, require_room
-from pipeline.domain.architecture import folds_of
+from pipeline.domain.architecture import require_folds
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
@@ -33,8 +33,7 @@ def run(layout: Layout, params: Params) -> None:
     """
     calibration = params.calibration
     base = read_base_manifest(layout)
-    if any(getattr(recipe, "scale_search", False) for recipe in params.variants.values()):
-        folds_of(base.architecture)
+    require_folds(base.architecture, params.variants.values())
     require_room(layout, calibrate_need(fetched_source(layout), params))
     sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
     windows = sample.windows

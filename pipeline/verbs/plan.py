@@ -7,6 +7,7 @@ fast this machine multiplies, and prints a table. It refuses a run that cannot f
 from pipeline.adapters.capacity import capacity, measured_speed
 from pipeline.adapters.model_source import read_source
 from pipeline.adapters.task_texts import suite_tokens
+from pipeline.domain.architecture import require_folds
 from pipeline.domain.errors import InputError
 from pipeline.domain.figures import NBSP, bytes_text
 from pipeline.domain.layout import Layout
@@ -16,8 +17,12 @@ from pipeline.domain.stage_needs import Source, Speed
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run."""
+    """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run.
+
+    An architecture that cannot be quantized as the recipes say is an InputError at once.
+    """
     source = read_source(layout, params.model)
+    require_folds(source.architecture, params.variants.values())
     evaluate = params.evaluate
     tokens = suite_tokens(layout.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)

@@ -29,7 +29,12 @@ SPEED = Speed(operations=1e11, memory_bytes=2e10)
 
 def source(shapes: Shapes, *, experts_per_token: int | None = None) -> Source:
     shape = model_shape(shapes)
-    return Source(shape, file_bytes=2 * shape.num_weights, experts_per_token=experts_per_token)
+    return Source(
+        "LlamaForCausalLM",
+        shape,
+        file_bytes=2 * shape.num_weights,
+        experts_per_token=experts_per_token,
+    )
 
 
 def params(**changes: dict[str, object]) -> Params:

@@ -1,5 +1,6 @@
 """`quantline plan` as an operator sees it, and the same refusals when a stage starts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.domain.layout import PARAMS_FILE, Layout
 from pipeline.domain.plan import predict
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.evaluation_files import write_evaluation_files
-from tests.models import tiny_llama
+from tests.models import tiny_llama, write_json
 from tests.support import ROOT
 
 
@@ -59,6 +60,32 @@ def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
     assert "whole run" in captured.out
     assert captured.err.startswith("quantline plan: benchmark needs ")
     assert "of memory, 100.0 MiB are available; use a machine with more" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "message"),
+    [
+        ("gpt2", "GPT2LMHeadModel", "GPT2LMHeadModel: has 0 lists of layers, expected one; "),
+        ("starcoder2", "Starcoder2ForCausalLM", "Starcoder2ForCausalLM: scale_search knows Llama"),
+        ("bert-generation-encoder", "Encoder", "is no causal language model that transformers "),
+    ],
+)
+def test_an_architecture_that_cannot_be_quantized_is_refused_before_it_is_fetched(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    model_type: str,
+    architecture: str,
+    message: str,
+) -> None:
+    path = workspace / "model" / "config.json"
+    changes = {"model_type": model_type, "architectures": [architecture]}
+    write_json(path, json.loads(path.read_text()) | changes)
+    assert main(["plan"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("quantline plan: ")
+    assert message in captured.err
     assert captured.err.count("\n") == 1
 
 
