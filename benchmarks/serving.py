@@ -57,8 +57,7 @@ LEVEL = ServiceLevel(ttft_ms=2000, tpot_ms=200)
 CONTEXT_TOKENS = 768
 KV_BYTES = 1 << 30
 SELF_REPEATS, SELF_USERS, SELF_SEED = 5, 8, 10_000
-# Loads of several seconds: how the first requests happen to be batched no longer shows.
-SELF_REQUESTS_PER_USER = 4
+SELF_ROUNDS = 12
 LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
 # A prompt of few tokens takes the path of decoding, one of many that of prefill.
 LOGPROB_TOKENS = (48, 400)
@@ -79,16 +78,10 @@ def main() -> None:
         base_dir = Path(work) / "base"
         write_base(base_dir, chosen.layers)
         if chosen.self_only:
-            republish("serving", against_itself(Path(work), base_dir, chosen.rounds))
+            model_dir = write_packed(base_dir, Path(work) / "awq", "awq")
+            republish("serving", against_itself(Path(work), base_dir, model_dir))
         else:
             publish("serving", *measured(Path(work), base_dir, num_rounds=chosen.rounds))
-
-
-def against_itself(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
-    model_dir = write_packed(base_dir, work / "awq", "awq")
-    generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "load.log")
-    with plain_vllm(work, "awq", model_dir, "float32") as server, generator:
-        return self_rows(generator, server, num_rounds)
 
 
 def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row], list[str]]:
@@ -111,9 +104,9 @@ def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row],
         prefill = run_rounds(generator, servers, PREFILL, num_rounds)
         rows += [row for name in models for row in ratio_rows(decode, name)]
         rows.append(prefill_row(prefill))
-        rows += self_rows(generator, servers["awq"], num_rounds)
         rows += resident_rows(servers)
         rows += speed_rows(decode)
+    rows += against_itself(work, base_dir, models["awq"])
     rows.append(bfloat16_error_row(work, models))
     rows += gguf_rows(work, base_dir, num_rounds)
     notes.append(f"vLLM without the plugin: {stock_message(work, models['awq'])}")
@@ -228,9 +221,20 @@ def prefill_row(rounds: Rounds) -> Row:
     return estimate_row("prefill_over_fastest", min(ratios, key=lambda it: it.median), "times")
 
 
-def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list[Row]:
-    """The same server twice in every round, in turns first: what a ratio of 1 looks like."""
-    found = []
+def against_itself(work: Path, base_dir: Path, model_dir: Path) -> list[Row]:
+    """A server alone, twice in every round, in turns first: what a ratio of 1 looks like."""
+    generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "self.load.log")
+    with plain_vllm(work, "self", model_dir, "float32") as server, generator:
+        found = list(self_estimates(generator, server))
+    low = min(it.median if it.low is None else it.low for it in found)
+    high = max(it.median if it.high is None else it.high for it in found)
+    return [
+        Row("self_ratio_low", low, None, None, "times"),
+        Row("self_ratio_high", high, None, None, "times"),
+    ]
+
+
+def self_estimates(generator: LoadGenerator, server: Server) -> Iterator[Estimate]:
     seeds = count(SELF_SEED)
 
     def tokens_per_s() -> float:
@@ -238,23 +242,17 @@ def self_rows(generator: LoadGenerator, server: Server, num_rounds: int) -> list
             server,
             DECODE,
             users=SELF_USERS,
-            requests_per_user=SELF_REQUESTS_PER_USER,
+            requests_per_user=1,
             seed=next(seeds),
             timeout_s=TIMEOUT_S,
         ).output_tokens_per_s
 
     for _ in range(SELF_REPEATS):
-        pairs = [(tokens_per_s(), tokens_per_s()) for _ in range(num_rounds)]
+        pairs = [(tokens_per_s(), tokens_per_s()) for _ in range(SELF_ROUNDS)]
         in_turns = [pair[:: 1 if number % 2 else -1] for number, pair in enumerate(pairs)]
         it = estimate([one / other for one, other in in_turns])
         note(f"the same server against itself: {it.median:.3f}, {it.low} to {it.high}")
-        found.append(it)
-    low = min(it.median if it.low is None else it.low for it in found)
-    high = max(it.median if it.high is None else it.high for it in found)
-    return [
-        Row("self_ratio_low", low, None, None, "times"),
-        Row("self_ratio_high", high, None, None, "times"),
-    ]
+        yield it
 
 
 def resident_rows(servers: dict[str, Server]) -> list[Row]:
