@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.babyllama import PACKED
 from benchmarks.quantizer_runs import Measurement, Run, make_run
-from benchmarks.result import Row, publish
+from benchmarks.result import Row, publish, republish
 from pipeline.adapters.progress import note
 from pipeline.domain.params import VariantParams
 
@@ -137,7 +137,12 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quantizers", description=__doc__)
-    parser.add_argument("--model", choices=GROUP_SIZES, action="append", help="only this one")
+    parser.add_argument(
+        "--model",
+        choices=GROUP_SIZES,
+        action="append",
+        help="only this one; the rows of the other stay",
+    )
     parser.add_argument("--num-seeds", type=int, choices=(1, 2, 3), help="no more than these")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only this quantizer; writes no result"
@@ -167,8 +172,10 @@ def main() -> None:
             compared = summary_rows(model, made, runs[0], notes)
             print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
             rows += compared + raw_rows(model, made)
-    if not chosen.only:
-        publish("quantizers", rows, notes=notes)
+    if chosen.model and not chosen.only:
+        republish("quantizers", rows, notes, what=" and ".join(chosen.model))
+    elif not chosen.only:
+        publish("quantizers", rows, notes)
 
 
 def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dict[str, Recipe]:

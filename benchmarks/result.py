@@ -43,15 +43,18 @@ def publish(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
     _write(name, result)
 
 
-def republish(name: str, rows: Sequence[Row]) -> None:
-    """Put newly measured rows in the place of those with the same keys, and say so in a note."""
+def republish(name: str, rows: Sequence[Row], notes: Sequence[str] = (), *, what: str) -> None:
+    """Put the rows of a part that was measured again into the result, and say so in a note."""
     show(rows)
+    print("\n".join(notes))
     result = json.loads((RESULTS_DIR / f"{name}.json").read_text())
-    new = {row.key: asdict(row) for row in rows}
-    result["rows"] = [new.get(row["key"], row) for row in result["rows"]]
-    result.setdefault("notes", []).append(
-        f"measured again at {commit()}, {today()}: {', '.join(new)}"
-    )
+    known = {row["key"]: row for row in result["rows"]} | {row.key: asdict(row) for row in rows}
+    result["rows"] = list(known.values())
+    result["notes"] = [
+        *(note for note in result.get("notes", []) if not note.startswith(f"{what}: ")),
+        f"{what}: measured at {commit()}, {today()}",
+        *notes,
+    ]
     _write(name, result)
 
 

@@ -80,7 +80,8 @@ def main() -> None:
         write_base(base_dir, chosen.layers)
         if chosen.self_only:
             model_dir = write_packed(base_dir, Path(work) / "awq", "awq")
-            republish("serving", against_itself(Path(work), base_dir, model_dir))
+            rows = against_itself(Path(work), base_dir, model_dir)
+            republish("serving", rows, what="self_ratio")
         else:
             publish("serving", *measured(Path(work), base_dir, num_rounds=chosen.rounds))
 
