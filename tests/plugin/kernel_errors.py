@@ -20,7 +20,8 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 from vllm.scalar_type import scalar_types
 
 MIDDLE = 8
-ROW_COUNTS = (1, 5, 64)
+# One part of int4.cpp, and one row and several rows more than that.
+ROW_COUNTS = (1, 5, 64, 127, 130)
 # inputs, outputs, group size (-1: one group), zero points, transposed as compressed-tensors does
 CASES = [
     (256, 576, 128, True, False),
