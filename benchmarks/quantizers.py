@@ -138,10 +138,7 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quantizers", description=__doc__)
     parser.add_argument(
-        "--model",
-        choices=GROUP_SIZES,
-        action="append",
-        help="only this one; the rows of the other stay",
+        "--model", choices=GROUP_SIZES, help="only this one; the rows of the other stay"
     )
     parser.add_argument("--num-seeds", type=int, choices=(1, 2, 3), help="no more than these")
     parser.add_argument(
@@ -152,7 +149,7 @@ def main() -> None:
     rows: list[Row] = []
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for model in chosen.model or GROUP_SIZES:
+        for model in [chosen.model] if chosen.model else GROUP_SIZES:
             recipes = recipes_for(model, chosen.only, notes)
             runs = [
                 make_run(
@@ -173,7 +170,7 @@ def main() -> None:
             print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
             rows += compared + raw_rows(model, made)
     if chosen.model and not chosen.only:
-        republish("quantizers", rows, notes, what=" and ".join(chosen.model))
+        republish("quantizers", rows, notes, what=chosen.model)
     elif not chosen.only:
         publish("quantizers", rows, notes)
 

@@ -6,7 +6,8 @@ operator such a CPU lacks, and with llama.cpp. AVX-512 is hidden from vLLM, PyTo
 Each round loads all servers in turn; a ratio is the median over rounds with its bootstrap interval.
 `over_fastest` is the ratio to the faster of the base in bfloat16 and in float32 at that number of
 users. `prefill_over_fastest` compares times to the first of 500 tokens, above 1 is faster.
-`self_ratio` are the widest bounds of a server's ratio to itself over five repeats. Errors of
+`self_ratio` are the widest bounds of a server's ratio to itself over five repeats, at one user and
+with nothing else up. Errors of
 log-probabilities are against float32 on the unpacked weights: of 4 bit with activations in
 bfloat16, with activations in float32 (which the other rows use), and of the base in bfloat16.
 """

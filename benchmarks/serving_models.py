@@ -1,17 +1,13 @@
 """The models of `benchmarks.serving`: random weights in the shape of Qwen2, whole and packed."""
 
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from pipeline.adapters.checkpoint import save_tensors
-from pipeline.domain.grouping import plan_groups
-from pipeline.domain.quantization_config import quantization_config
 from tests.models import byte_bpe, write_json
-from tests.packed_models import packed_nearest, packed_recipe
+from tests.packed_models import pack_nearest, packed_recipe
 
 HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 1024, 4096, 16, 4, 1024
 INITIALIZER_RANGE = 0.02
@@ -77,26 +73,5 @@ def write_base(model_dir: Path, num_layers: int) -> None:
 
 def write_packed(base_dir: Path, model_dir: Path, format_name: str) -> Path:
     """The base with its linears rounded to nearest, in groups of 128."""
-    model_dir.mkdir()
-    recipe = packed_recipe(format_name, group_size=128)
-    stored: dict[str, torch.Tensor] = {}
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, tensor in load_file(base_dir / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = tensor
-            continue
-        module = name.removesuffix(".weight")
-        shapes[module] = (tensor.shape[0], tensor.shape[1])
-        packed = packed_nearest(tensor.float(), recipe)
-        stored |= {f"{module}.{suffix}": value for suffix, value in packed.items()}
-    save_tensors(model_dir / "model.safetensors", stored)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (model_dir / name).write_bytes((base_dir / name).read_bytes())
-    config: dict[str, Any] = {
-        **json.loads((base_dir / "config.json").read_text()),
-        "quantization_config": quantization_config(
-            recipe, plan_groups(recipe, shapes), unquantized=()
-        ),
-    }
-    write_json(model_dir / "config.json", config)
-    return model_dir
+    shutil.copytree(base_dir, model_dir)
+    return pack_nearest(model_dir, packed_recipe(format_name, group_size=128))

@@ -44,7 +44,11 @@ def tiny_packed(
 ) -> Path:
     """Make the directory `path`: a tiny Llama whose decoder's linears are packed."""
     tiny_llama(path, hidden=hidden)
-    recipe = packed_recipe(name, group_size=group_size, **changes)
+    return pack_nearest(path, packed_recipe(name, group_size=group_size, **changes))
+
+
+def pack_nearest(path: Path, recipe: PackedVariant) -> Path:
+    """Round the decoder's linears of the checkpoint in `path` to nearest, in place."""
     weights_path = path / "model.safetensors"
     stored: dict[str, torch.Tensor] = {}
     shapes: dict[str, tuple[int, int]] = {}
