@@ -141,6 +141,7 @@ class _LayerQuantizer:
             else None
         )
 
+    @torch.inference_mode()
     def shard(
         self, prefix: str, names: list[str]
     ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
