@@ -24,6 +24,8 @@ def refine(
     Each sweep passes over the groups once: first the integers of a group, then its scale. Memory:
     three matrices of the size of `weight`.
     """
+    if sweeps == 0:
+        return integers, grid
     # Transposed, so that what the inner loop touches lies side by side in memory.
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
     chosen = integers.T.contiguous()
