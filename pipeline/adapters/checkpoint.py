@@ -6,6 +6,7 @@ is ever run: models come from the class that transformers itself ships for the a
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Checkpoint:
             self._file_of = _file_of_tensors(directory)
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
+        self._header = cache(lambda file: read_header(directory / file))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,17 +61,18 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as stored. Raises InputError when the file does not hold it."""
-        path = self.directory / self._file_of[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot read {name}: {error}; fetch it again") from error
+        return self.tensors([name])[name]
+
+    def tensors(self, names: list[str]) -> dict[str, Tensor]:
+        """Tensors as stored, by name. Raises InputError when a file does not hold one of them."""
+        found: dict[str, Tensor] = {}
+        for file in {self._file_of[name] for name in names}:
+            inside = [name for name in names if self._file_of[name] == file]
+            found |= _tensors_in(self.directory / file, inside)
+        return {name: found[name] for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        with safe_open(self.directory / self._file_of[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._header(self._file_of[name])[name].shape
 
     @property
     def weight_bytes(self) -> int:
@@ -77,8 +80,13 @@ class Checkpoint:
         files = set(self._file_of.values())
         return sum((self.directory / file).stat().st_size for file in files)
 
-    def tensors(self, names: list[str]) -> dict[str, Tensor]:
-        return {name: self.tensor(name) for name in names}
+
+def _tensors_in(path: Path, names: list[str]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; fetch it again") from error
 
 
 def _file_of_tensors(directory: Path) -> dict[str, str]:
