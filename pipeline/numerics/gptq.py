@@ -28,7 +28,7 @@ def round_with_feedback(
     scales, zeros = (it.T.contiguous().unbind() for it in (grid.scale, grid.zero))
     remaining = weight.T[order]
     integers = torch.empty_like(remaining)
-    integers_of, column_at = integers.unbind(), order.tolist()
+    integers_of, column_at, largest = integers.unbind(), order.tolist(), grid.largest
     for start in range(0, len(column_at), BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, len(column_at))
         block, within = remaining[start:end], feedback[start:end, start:end]
@@ -40,7 +40,7 @@ def round_with_feedback(
             group = column // grid.group_size
             scale, zero = scales[group], zeros[group]
             chosen = torch.div(values, scale, out=integers_of[column])
-            chosen.add_(zero).round_().clamp_(0, grid.largest)
+            chosen.add_(zero).round_().clamp_(0, largest)
             torch.sub(values, (chosen - zero).mul_(scale), out=error).div_(divisor)
             block[i + 1 :].addr_(pushed[i + 1 :], error, alpha=-1)
         remaining[end:].addmm_(feedback[start:end, end:].T, errors, alpha=-1)

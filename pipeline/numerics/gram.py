@@ -79,4 +79,4 @@ def packed_diagonal(packed: Tensor, size: int) -> Tensor:
 
 def output_error(delta: Tensor, gram: Tensor) -> Tensor:
     """tr(ΔW G ΔWᵀ): the mean squared change of the output, summed over output features."""
-    return ((delta @ gram) * delta).sum()
+    return (delta @ gram).mul_(delta).sum()
