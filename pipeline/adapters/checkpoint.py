@@ -6,23 +6,15 @@ is ever run: models come from the class that transformers itself ships for the a
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import logging
 
 from pipeline.adapters.checkpoint_files import read_json_object, read_shards
 from pipeline.adapters.files import replacement, write_bytes
@@ -33,9 +25,8 @@ from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.stored_scheme import MARKS, Layout, StoredScheme, read_schemes
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 
-# Loading is quick beside everything else here; its progress bar would only fill logs.
-logging.disable_progress_bar()
-logging.set_verbosity_error()
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 DEFAULT_CONTEXT = 2048
 """Of a model whose configuration names none; lm-eval's default."""
@@ -52,6 +43,7 @@ class Checkpoint:
             self._file_of = _file_of_tensors(directory)
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
+        self._header = cache(lambda file: read_header(directory / file))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,17 +51,18 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as stored. Raises InputError when the file does not hold it."""
-        path = self.directory / self._file_of[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot read {name}: {error}; fetch it again") from error
+        return self.tensors([name])[name]
+
+    def tensors(self, names: list[str]) -> dict[str, Tensor]:
+        """Tensors as stored, by name. Raises InputError when a file does not hold one of them."""
+        found: dict[str, Tensor] = {}
+        for file in {self._file_of[name] for name in names}:
+            inside = [name for name in names if self._file_of[name] == file]
+            found |= _tensors_in(self.directory / file, inside)
+        return {name: found[name] for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        with safe_open(self.directory / self._file_of[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._header(self._file_of[name])[name].shape
 
     @property
     def weight_bytes(self) -> int:
@@ -77,8 +70,13 @@ class Checkpoint:
         files = set(self._file_of.values())
         return sum((self.directory / file).stat().st_size for file in files)
 
-    def tensors(self, names: list[str]) -> dict[str, Tensor]:
-        return {name: self.tensor(name) for name in names}
+
+def _tensors_in(path: Path, names: list[str]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; fetch it again") from error
 
 
 def _file_of_tensors(directory: Path) -> dict[str, str]:
@@ -167,19 +165,33 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
     return packed
 
 
-def model_config(directory: Path) -> PreTrainedConfig:
+def _transformers() -> Any:
+    """The library, imported when a model or a tokenizer is loaded: that takes seconds."""
+    import transformers
+
+    # Loading is quick beside everything else here; its progress bar would only fill logs.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return transformers
+
+
+def model_config(directory: Path) -> "PreTrainedConfig":
     """The configuration as transformers' class for it.
 
     Raises InputError for what is no causal language model that this transformers knows.
     """
     model_type = read_json_object(directory / CONFIG_FILE).get("model_type")
-    known = model_type in CONFIG_MAPPING
-    if not known or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    library = _transformers()
+    classes = library.CONFIG_MAPPING
+    if model_type not in classes or classes[model_type] not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"{directory}: model_type {shown(model_type)} is no causal language model that "
             f"transformers {version('transformers')} knows; use another model"
         )
-    return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config: PreTrainedConfig = library.AutoConfig.from_pretrained(
+        directory, local_files_only=True, trust_remote_code=False
+    )
+    return config
 
 
 def context_tokens(config: Any) -> int:
@@ -187,7 +199,7 @@ def context_tokens(config: Any) -> int:
     return int(getattr(config.get_text_config(), "max_position_embeddings", DEFAULT_CONTEXT))
 
 
-def unpacked_model(directory: Path) -> PreTrainedModel:
+def unpacked_model(directory: Path) -> "PreTrainedModel":
     """The model in float32 with exactly the weights that the checkpoint's files stand for.
 
     Where an engine would round the activations too, so does the model. Raises InputError for an
@@ -196,8 +208,9 @@ def unpacked_model(directory: Path) -> PreTrainedModel:
     config = model_config(directory)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    model_class = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model: PreTrainedModel
-    model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    model, loading = model_class.from_pretrained(
         None,
         config=config,
         state_dict=dict(unpacked_weights(directory)),
@@ -213,7 +226,7 @@ def unpacked_model(directory: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def _round_inputs(model: PreTrainedModel, packed: Mapping[str, StoredScheme]) -> None:
+def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) -> None:
     """Let the linears whose scheme says so round their inputs as an engine does."""
     for name, scheme in packed.items():
         if scheme.rounds_inputs:
@@ -226,7 +239,7 @@ def _round_inputs(model: PreTrainedModel, packed: Mapping[str, StoredScheme]) ->
 def tokenizer_of(directory: Path) -> Any:
     """The tokenizer in a model directory. Raises InputError when there is none that loads."""
     try:
-        return AutoTokenizer.from_pretrained(
+        return _transformers().AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:

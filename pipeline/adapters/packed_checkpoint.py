@@ -25,7 +25,6 @@ from pipeline.adapters.files import (
 from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
 from pipeline.adapters.memory import map_large_blocks
 from pipeline.adapters.progress import track
-from pipeline.adapters.quantized_inputs import QuantizedInputs
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
@@ -129,18 +128,20 @@ class _LayerQuantizer:
         self._grouping = grouping
         self._folds = folds_of(architecture) if recipe.scale_search else ()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._served = (
-            QuantizedInputs(
+        self._served = None
+        if recipe.quantized_inputs:
+            # Imported where it is needed: with what runs a model, it takes seconds.
+            from pipeline.adapters.quantized_inputs import QuantizedInputs
+
+            self._served = QuantizedInputs(
                 checkpoint.directory,
                 statistics.token_ids(),
                 work_dir,
                 device=self._device,
                 dampening_frac=recipe.dampening_frac,
             )
-            if recipe.quantized_inputs
-            else None
-        )
 
+    @torch.inference_mode()
     def shard(
         self, prefix: str, names: list[str]
     ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:

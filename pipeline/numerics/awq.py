@@ -52,7 +52,8 @@ def search_scales(
         for weight in weights:
             scaled = weight * scales
             grid = range_grid(scaled, num_bits=num_bits, group_size=group_size, symmetric=symmetric)
-            error += output_error(grid.values(grid.round(scaled)) / scales - weight, gram)
+            delta = grid.values(grid.round(scaled)).div_(scales).sub_(weight)
+            error += output_error(delta, gram)
         return float(error)
 
     inputs = root_mean(gram.diagonal())

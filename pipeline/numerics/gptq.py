@@ -25,23 +25,24 @@ def round_with_feedback(
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     feedback = _inverse_cholesky(gram, order, dampening_frac)
     # Transposed, so that what the inner loop touches lies side by side in memory.
-    group_of = order // grid.group_size
-    scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
+    scales, zeros = (it.T.contiguous().unbind() for it in (grid.scale, grid.zero))
     remaining = weight.T[order]
     integers = torch.empty_like(remaining)
-    num_columns = remaining.shape[0]
-    for start in range(0, num_columns, BLOCK_COLUMNS):
-        end = min(start + BLOCK_COLUMNS, num_columns)
-        block = remaining[start:end]
+    integers_of, column_at, largest = integers.unbind(), order.tolist(), grid.largest
+    for start in range(0, len(column_at), BLOCK_COLUMNS):
+        end = min(start + BLOCK_COLUMNS, len(column_at))
+        block, within = remaining[start:end], feedback[start:end, start:end]
         errors = torch.empty_like(block)
-        for i in range(end - start):
-            column = start + i
-            scale, zero = scales[group_of[column]], zeros[group_of[column]]
-            chosen = (block[i] / scale).add_(zero).round_().clamp_(0, grid.largest)
-            integers[order[column]] = chosen
-            value = (chosen - zero).mul_(scale)
-            torch.sub(block[i], value, out=errors[i]).div_(feedback[column, column])
-            block[i + 1 :].addr_(feedback[column, column + 1 : end], errors[i], alpha=-1)
+        own = within.diagonal().unbind()
+        parts = zip(block.unbind(), errors.unbind(), within.unbind(), own, strict=True)
+        for i, (values, error, pushed, divisor) in enumerate(parts):
+            column = column_at[start + i]
+            group = column // grid.group_size
+            scale, zero = scales[group], zeros[group]
+            chosen = torch.div(values, scale, out=integers_of[column])
+            chosen.add_(zero).round_().clamp_(0, largest)
+            torch.sub(values, (chosen - zero).mul_(scale), out=error).div_(divisor)
+            block[i + 1 :].addr_(pushed[i + 1 :], error, alpha=-1)
         remaining[end:].addmm_(feedback[start:end, end:].T, errors, alpha=-1)
     return integers.T
 

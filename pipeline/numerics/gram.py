@@ -54,16 +54,15 @@ def pack_upper(gram: Tensor) -> Tensor:
     """The upper triangle by rows, a vector of n (n + 1) / 2. What is below it is not read."""
     size = gram.shape[0]
     packed = gram.new_empty(size * (size + 1) // 2)
-    for row, part in enumerate(torch.split(packed, _row_lengths(size))):
+    for row, part in enumerate(torch.split(packed, list(range(size, 0, -1)))):
         part.copy_(gram[row, row:])
     return packed
 
 
 def unpack_upper(packed: Tensor, size: int) -> Tensor:
     """The symmetric matrix whose upper triangle `pack_upper` wrote."""
-    gram = packed.new_empty(size, size)
-    for row, part in enumerate(torch.split(packed, _row_lengths(size))):
-        gram[row, row:] = part
+    above = torch.ones(size, size, dtype=torch.bool, device=packed.device).triu_()
+    gram = packed.new_empty(size, size).masked_scatter_(above, packed)
     for start in range(0, size, BLOCK):  # mirrored block by block, so that caches are used well
         end = min(start + BLOCK, size)
         corner = gram[start:end, start:end]
@@ -78,10 +77,6 @@ def packed_diagonal(packed: Tensor, size: int) -> Tensor:
     return packed[rows * size - rows * (rows - 1) // 2]
 
 
-def _row_lengths(size: int) -> list[int]:
-    return list(range(size, 0, -1))
-
-
 def output_error(delta: Tensor, gram: Tensor) -> Tensor:
     """tr(ΔW G ΔWᵀ): the mean squared change of the output, summed over output features."""
-    return ((delta @ gram) * delta).sum()
+    return (delta @ gram).mul_(delta).sum()

@@ -6,6 +6,7 @@ are rounded here to what files hold and engines read: every later choice is made
 that will be computed with.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,48 +40,27 @@ class Grid:
     def largest(self) -> int:
         return int(2**self.num_bits) - 1
 
-    def columns(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero of every single weight, both out_features × in_features."""
-        return (
-            self.scale.repeat_interleave(self.group_size, dim=1),
-            self.zero.repeat_interleave(self.group_size, dim=1),
-        )
-
     def round(self, weight: Tensor) -> Tensor:
         """The nearest integers, float32 in 0 … 2^num_bits − 1."""
-        scale, zero = self.columns()
-        return (weight / scale + zero).round().clamp(0, self.largest)
+        groups = _by_group(weight, self.group_size) / self.scale.unsqueeze(-1)
+        return groups.add_(self.zero.unsqueeze(-1)).round_().clamp_(0, self.largest).flatten(1)
 
     def values(self, integers: Tensor) -> Tensor:
         """What the integers stand for, float32."""
-        scale, zero = self.columns()
-        return (integers - zero) * scale
+        groups = _by_group(integers, self.group_size) - self.zero.unsqueeze(-1)
+        return groups.mul_(self.scale.unsqueeze(-1)).flatten(1)
 
 
-def range_grid(
-    weight: Tensor, *, num_bits: int, group_size: int, symmetric: bool, shrink: float = 1.0
-) -> Grid:
-    """The grid that spans each group's range times `shrink`.
+def range_grid(weight: Tensor, *, num_bits: int, group_size: int, symmetric: bool) -> Grid:
+    """The grid that spans each group's range.
 
     Symmetric grids have their zero in the middle (2^(num_bits − 1)), one step more below it than
     above. Their scale has the sign that puts the value of the largest magnitude on the longer side,
     as llama.cpp's Q4_0 does: no step is wasted, and every reader multiplies by what is stored.
     Asymmetric ones span minimum to maximum, zero included.
     """
-    out_features, in_features = weight.shape
-    groups = weight.reshape(out_features, in_features // group_size, group_size)
-    largest = 2**num_bits - 1
-    if symmetric:
-        middle = 2 ** (num_bits - 1)
-        extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
-        scale = storable(-extreme * shrink / middle)
-        zero = torch.full_like(scale, middle)
-    else:
-        low = groups.amin(-1).clamp(max=0) * shrink
-        high = groups.amax(-1).clamp(min=0) * shrink
-        scale = storable((high - low) / largest)
-        zero = (-low / scale).round().clamp(0, largest)
-    return Grid(scale=scale, zero=zero, num_bits=num_bits, group_size=group_size)
+    ends = _ends(weight, group_size, symmetric=symmetric)
+    return _spanning(ends, num_bits=num_bits, group_size=group_size)
 
 
 def search_clip(
@@ -92,24 +72,50 @@ def search_clip(
     error of the group: the exact output error as far as the group alone decides it. This is AWQ's
     clip search (arXiv 2306.00978, section 3.2) with the second moments in place of samples.
     """
-    out_features, in_features = weight.shape
-    num_groups = in_features // group_size
+    ends = _ends(weight, group_size, symmetric=symmetric)
     blocks = diagonal_blocks(gram, group_size)
-    best_error = torch.full((out_features, num_groups), torch.inf, device=weight.device)
-    best: Grid | None = None
+    best_shrink = torch.ones_like(ends[0])
+    best_error = torch.full_like(best_shrink, torch.inf)
     for step in range(CLIP_STEPS):
         shrink = 1.0 - CLIP_LARGEST_SHRINK * step / CLIP_STEPS
-        grid = range_grid(
-            weight, num_bits=num_bits, group_size=group_size, symmetric=symmetric, shrink=shrink
-        )
-        delta = (grid.values(grid.round(weight)) - weight).view(out_features, num_groups, -1)
-        by_group = delta.transpose(0, 1)
-        error = ((by_group @ blocks) * by_group).sum(-1).T
+        grid = _spanning([it * shrink for it in ends], num_bits=num_bits, group_size=group_size)
+        delta = grid.values(grid.round(weight)).sub_(weight)
+        by_group = _by_group(delta, group_size).transpose(0, 1)
+        error = (by_group @ blocks).mul_(by_group).sum(-1).T
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best = grid if best is None else _choose(better, grid, best)
-    assert best is not None
-    return best
+        best_shrink.masked_fill_(better, shrink)
+    return _spanning([it * best_shrink for it in ends], num_bits=num_bits, group_size=group_size)
+
+
+def _by_group(matrix: Tensor, group_size: int) -> Tensor:
+    """out_features × groups × group_size, a view."""
+    return matrix.view(matrix.shape[0], -1, group_size)
+
+
+def _ends(weight: Tensor, group_size: int, *, symmetric: bool) -> Sequence[Tensor]:
+    """What a grid has to reach in each group, one or two tensors of out_features × groups.
+
+    Symmetric grids reach the value of the largest magnitude, asymmetric ones minimum and maximum.
+    """
+    groups = _by_group(weight, group_size)
+    if symmetric:
+        return [groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)]
+    return [groups.amin(-1).clamp_(max=0), groups.amax(-1).clamp_(min=0)]
+
+
+def _spanning(ends: Sequence[Tensor], *, num_bits: int, group_size: int) -> Grid:
+    """The grid that reaches just what `_ends` says."""
+    match ends:
+        case [extreme]:
+            middle = 2 ** (num_bits - 1)
+            scale = storable(-extreme / middle)
+            zero = torch.full_like(scale, middle)
+        case [low, high]:
+            largest = 2**num_bits - 1
+            scale = storable((high - low) / largest)
+            zero = (-low / scale).round_().clamp_(0, largest)
+    return Grid(scale=scale, zero=zero, num_bits=num_bits, group_size=group_size)
 
 
 def diagonal_blocks(gram: Tensor, group_size: int) -> Tensor:
@@ -119,15 +125,6 @@ def diagonal_blocks(gram: Tensor, group_size: int) -> Tensor:
     return tiled.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 
 
-def _choose(mask: Tensor, chosen: Grid, otherwise: Grid) -> Grid:
-    return Grid(
-        scale=torch.where(mask, chosen.scale, otherwise.scale),
-        zero=torch.where(mask, chosen.zero, otherwise.zero),
-        num_bits=chosen.num_bits,
-        group_size=chosen.group_size,
-    )
-
-
 def storable(scale: Tensor) -> Tensor:
     """The scale as both float16 and bfloat16 hold it, never zero; float32.
 
@@ -135,4 +132,4 @@ def storable(scale: Tensor) -> Tensor:
     models: eight significant bits make that exact, so that what was judged is what is served.
     """
     stored = scale.to(torch.bfloat16).to(torch.float16).to(torch.float32)
-    return torch.where(stored == 0, SMALLEST_SCALE, stored)
+    return stored.masked_fill_(stored == 0, SMALLEST_SCALE)

@@ -24,6 +24,8 @@ def refine(
     Each sweep passes over the groups once: first the integers of a group, then its scale. Memory:
     three matrices of the size of `weight`.
     """
+    if sweeps == 0:
+        return integers, grid
     # Transposed, so that what the inner loop touches lies side by side in memory.
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
     chosen = integers.T.contiguous()
@@ -53,14 +55,22 @@ def _descend(
 ) -> None:
     """One pass over the columns of a group, in place; both matrices are group_size × rows."""
     curvature = block.diagonal()
-    for column in range(integers.shape[0]):
-        if curvature[column] <= 0:
+    steps = (curvature.unsqueeze(-1) * scale).unbind()
+    columns = zip(
+        (curvature <= 0).tolist(),
+        integers.unbind(),
+        residual.unbind(),
+        block.unbind(),
+        steps,
+        strict=True,
+    )
+    for is_flat, chosen, slope, influence, step in columns:
+        if is_flat:
             continue
-        step = residual[column] / (curvature[column] * scale)
-        best = (integers[column] + step).round_().clamp_(0, largest)
-        moved = (best - integers[column]).mul_(scale)
-        integers[column] = best
-        residual.addr_(block[column], moved, alpha=-1)
+        best = (slope / step).add_(chosen).round_().clamp_(0, largest)
+        moved = (best - chosen).mul_(scale)
+        chosen.copy_(best)
+        residual.addr_(influence, moved, alpha=-1)
 
 
 def _refit(centred: Tensor, residual: Tensor, block: Tensor, scale: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def test_rounding_to_nearest_is_off_by_at_most_half_a_step(
 ) -> None:
     matrix = weight(12, 64, seed=6)
     grid = range_grid(matrix, num_bits=8, group_size=group_size, symmetric=symmetric)
-    scale, _ = grid.columns()
+    scale = grid.scale.repeat_interleave(group_size, dim=1)
     error = (grid.values(grid.round(matrix)) - matrix).abs() / scale
     # Half a step inside the range. At its ends a rounded zero point, or the missing top step of a
     # symmetric grid, costs another half, and a scale of eight significant bits 2^-9 of the range.
@@ -239,7 +239,7 @@ def textbook_gptq(matrix: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: f
     dampened = gram.double() + dampening_frac * gram.diagonal().mean() * torch.eye(len(gram))
     order = torch.argsort(gram.diagonal(), descending=True, stable=True).tolist()
     remaining, integers = matrix.double().clone(), torch.zeros_like(matrix)
-    scale, zero = grid.columns()
+    scale, zero = (it.repeat_interleave(grid.group_size, dim=1) for it in (grid.scale, grid.zero))
     for position, column in enumerate(order):
         rest = order[position:]
         inverse = torch.linalg.inv(dampened[rest][:, rest])
