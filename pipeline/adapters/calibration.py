@@ -18,7 +18,7 @@ import torch
 from pipeline.adapters.activations import LayerMeasurement, measuring
 from pipeline.adapters.hidden_states import HiddenStates, token_batches
 from pipeline.adapters.layered_model import LayeredModel
-from pipeline.adapters.memory import map_large_blocks
+from pipeline.adapters.memory import give_back_free, map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import read_layer, write_layer
 from pipeline.domain.quantized import LayerStatistics, LinearStatistics
@@ -48,6 +48,7 @@ def calibrate_layers(
         remaining = range(start, len(paths))
         for index in track(remaining, "calibrate", total=len(remaining)):
             _measure_layer(model, index, states, paths[index])
+            give_back_free()
     for index in range(len(paths)):
         states.drop(index)  # there after a kill at the wrong moment
     return [read_layer(path) for path in paths]

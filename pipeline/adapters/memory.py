@@ -1,19 +1,29 @@
-"""Large tensors are given back to the system when they are freed.
+"""Memory of freed tensors is given back to the system, or used again where that is quicker.
 
 glibc keeps freed blocks of up to 32 MiB in its heap, where layer after layer of large matrices
 leaves holes: resident memory then grows with the number of layers though nothing is kept. Blocks
 above a fixed size are mapped one by one instead, and unmapped when they are freed: M_MMAP_THRESHOLD
-of https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries are left as they are.
+of https://man7.org/linux/man-pages/man3/mallopt.3.html. Smaller ones, as the activations of a small
+model are, stay in the heap while a layer runs, since the system clears every page that it hands out
+again; the holes that they leave go back between layers. Other C libraries are left as they are.
 """
 
 import ctypes
 
-M_MMAP_THRESHOLD = -3
-LARGE_BLOCK_BYTES = 1 << 22
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE_BLOCK_BYTES = 1 << 23
+KEPT_FREE_BYTES = 1 << 26
+C_LIBRARY = ctypes.CDLL(None)
 
 
 def map_large_blocks() -> None:
     """From now on, for the whole process."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+    if hasattr(C_LIBRARY, "mallopt"):
+        C_LIBRARY.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        C_LIBRARY.mallopt(M_TRIM_THRESHOLD, KEPT_FREE_BYTES)
+
+
+def give_back_free() -> None:
+    """What is free now: https://man7.org/linux/man-pages/man3/malloc_trim.3.html."""
+    if hasattr(C_LIBRARY, "malloc_trim"):
+        C_LIBRARY.malloc_trim(0)

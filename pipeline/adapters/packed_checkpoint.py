@@ -23,7 +23,7 @@ from pipeline.adapters.files import (
     write_record,
 )
 from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
-from pipeline.adapters.memory import map_large_blocks
+from pipeline.adapters.memory import give_back_free, map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer, split_layer_name
@@ -82,6 +82,8 @@ def write_packed(
         tensors, rows = quantizer.shard(prefix, names)
         save_tensors(shard_path, tensors)
         write_record(rows_path, LayerCoverage(rows=tuple(rows)))
+        del tensors
+        give_back_free()
     coverage = [
         row
         for rows_path, *_ in units

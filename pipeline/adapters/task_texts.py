@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapters.lm_eval import TASKS_DIR, LoadedTask, loaded_tasks
+from pipeline.adapters.lm_eval import TASKS_DIR, LoadedTask, loaded_tasks, rows
 from pipeline.adapters.suite_file import read_suite
 from pipeline.domain.errors import InputError
 
@@ -27,7 +27,7 @@ def task_texts(loaded: LoadedTask) -> list[str]:
     Few-shot examples are left out. Raises InputError when a task's own rules fail on a document.
     """
     texts: list[str] = []
-    documents = ((part, document) for part in loaded.parts for document in part.eval_docs)
+    documents = ((part, document) for part in loaded.parts for document in rows(part.eval_docs))
     for number, (part, document) in enumerate(documents):
         try:
             texts += _texts_of(part, document)

@@ -9,14 +9,13 @@ its right answer means something from few words on, but one or two words do not 
 Paraphrases and translations are not found.
 """
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
 NGRAM_WORDS = 13
 MIN_WORDS = 3
-_DIGEST_BYTES = 8
+UNKNOWN = -1
 
 # Scripts that put no spaces between words: each of their characters counts as a word.
 _UNSPACED = (
@@ -32,33 +31,33 @@ def words_of(text: str) -> list[str]:
 
 
 class NgramIndex:
-    """The runs of words of many texts, each kept as 8 bytes of its BLAKE2b digest.
+    """The runs of words of many texts, each kept as one hash of 64 bits.
 
-    A false alarm needs two different runs with the same 8 bytes: with 10 million runs here and as
-    many looked up, about 5 in a million.
+    Words are hashed as numbers, which have the same hash in every process. A false alarm needs two
+    different runs with the same hash: with 10 million runs here and as many looked up, about 5 in a
+    million.
     """
 
     def __init__(self) -> None:
-        self._runs_by_length: dict[int, set[bytes]] = {}
+        self._number_of: dict[str, int] = {}
+        self._runs_by_length: dict[int, set[int]] = {}
 
     def add(self, text: str) -> None:
         """Remember every run of NGRAM_WORDS words of `text`, or all of it when it has fewer."""
         words = words_of(text)
         if len(words) >= MIN_WORDS:
+            numbers = [self._number_of.setdefault(it, len(self._number_of)) for it in words]
             length = min(NGRAM_WORDS, len(words))
-            self._runs_by_length.setdefault(length, set()).update(_runs(words, length))
+            self._runs_by_length.setdefault(length, set()).update(_runs(numbers, length))
 
     def overlaps(self, text: str) -> bool:
         """Whether `text` has a run of words that was added."""
-        words = words_of(text)
-        return any(
-            run in known
+        numbers = [self._number_of.get(word, UNKNOWN) for word in words_of(text)]
+        return not all(
+            known.isdisjoint(_runs(numbers, length))
             for length, known in self._runs_by_length.items()
-            for run in _runs(words, length)
         )
 
 
-def _runs(words: Sequence[str], length: int) -> Iterator[bytes]:
-    for start in range(len(words) - length + 1):
-        run = " ".join(words[start : start + length]).encode("utf-8", "surrogatepass")
-        yield hashlib.blake2b(run, digest_size=_DIGEST_BYTES).digest()
+def _runs(numbers: Sequence[int], length: int) -> Iterator[int]:
+    return map(hash, zip(*(numbers[start:] for start in range(length)), strict=False))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
+STRIPS, MIN_STRIP_ROWS = 8, 64
+"""G is summed in strips of rows from the diagonal on: few enough to be fast, little below it."""
 
 
 class GramAccumulator:
@@ -31,8 +33,9 @@ class GramAccumulator:
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs, any leading shape × in_features, any float dtype."""
         rows = inputs.reshape(-1, inputs.shape[-1]).to(torch.float32)
-        for start in range(0, self.in_features, BLOCK):
-            end = start + BLOCK
+        width = max(MIN_STRIP_ROWS, self.in_features // STRIPS)
+        for start in range(0, self.in_features, width):
+            end = start + width
             self._sum[start:end, start:].addmm_(rows[:, start:end].T, rows[:, start:])
         self.num_tokens += rows.shape[0]
 
