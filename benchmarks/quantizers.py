@@ -44,7 +44,7 @@ FAST: Recipe = {"refine_sweeps": 0}
 # Layers in order, each making up for those before.
 CORRECTED: Recipe = {"quantized_inputs": True}
 # What only whole models in memory can give: for where a percent of KL counts more.
-DISTILLED: Recipe = CORRECTED | {"distill_epochs": 6}
+ALIGNED: Recipe = {"align_samples": 96}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,
@@ -54,8 +54,8 @@ OURS: dict[str, Recipe] = {
     "ours-awq-corrected": AWQ | CORRECTED,
     "ours-gptq-sym-corrected": GPTQ | CORRECTED,
     "ours-3bit-corrected": GPTQ | CORRECTED | {"num_bits": 3},
-    "ours-awq-distilled": AWQ | DISTILLED,
-    "ours-gptq-sym-distilled": GPTQ | DISTILLED,
+    "ours-awq-aligned": AWQ | ALIGNED,
+    "ours-gptq-sym-aligned": GPTQ | ALIGNED,
     "ours-fast-awq": AWQ | FAST,
     "ours-fast-gptq-sym": GPTQ | FAST,
     "ours-fast-w4a16": W4A16 | FAST,
@@ -64,7 +64,7 @@ OURS: dict[str, Recipe] = {
 CPU_SETS = {
     "cpu_ratio": ("ours-awq", "ours-gptq-sym", "ours-w4a16"),
     "cpu_ratio_fast": ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
-    "cpu_ratio_distilled": ("ours-awq-distilled", "ours-gptq-sym", "ours-w4a16"),
+    "cpu_ratio_aligned": ("ours-awq-aligned", "ours-gptq-sym", "ours-w4a16"),
 }
 
 LLMCOMPRESSOR: Recipe = {"backend": "llmcompressor", "format": "compressed-tensors"}
@@ -107,8 +107,8 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
     "kl_awq_autoround": ("ours-awq", ("auto-round-awq",)),
     "kl_awq_autoround_corrected": ("ours-awq-corrected", ("auto-round-awq",)),
-    "kl_awq_autoround_distilled": ("ours-awq-distilled", ("auto-round-awq",)),
-    "kl_gptq_sym_autoround_distilled": ("ours-gptq-sym-distilled", ("auto-round-sym",)),
+    "kl_awq_autoround_aligned": ("ours-awq-aligned", ("auto-round-awq",)),
+    "kl_gptq_sym_autoround_aligned": ("ours-gptq-sym-aligned", ("auto-round-sym",)),
     "kl_gptq_sym": ("ours-gptq-sym", ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym")),
     "kl_gptq_sym_corrected": (
         "ours-gptq-sym-corrected",

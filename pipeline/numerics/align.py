@@ -23,20 +23,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.domain.variants import ALIGN_BATCH_TOKENS
 from pipeline.numerics.gptq import dampened
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
 
-# How far a step goes. Blocks of weights all answer to the same error, so that all together they
-# overshoot; at 0.04 KL of babyllama rises again, below 0.01 it falls too slowly.
-STEP_SIZE = 0.02
+# Of the step after which L would be least, by its slope and curvature along the first step. That
+# is about a fortieth of the whole step, as the matrices all answer to the same error.
+STEP_SHARE = 1.25
+# The curvature is taken from the KL that this part of a step makes.
+TRIAL = 0.01
+# A token whose KL is so many times the mean counts half.
+OUTLIER = 8.0
+SMALLEST_KL = 1e-12  # what is below it is the noise of float32
 # S is measured in the first steps.
 MEASURED_STEPS = 2
-# Shares of the mean diagonal that are added to it, in a step and in rounding. Steps need more, as
-# a gradient of few tokens says little where S or G are small.
+# Shares of the mean diagonal that are added to it, in a step and in rounding. Steps need more: a
+# gradient of few tokens says little where S or G are small.
 STEP_DAMPENING = {"outputs": 3.0, "inputs": 0.1}
 ROUNDING_DAMPENING = {"outputs": 0.1, "inputs": 0.01}
-BATCH_TOKENS = 1024
 SEED = 0
 
 
@@ -73,19 +78,24 @@ class Aligner:
         self._weights = {name: _weight(student, name).requires_grad_() for name in linears}
         self._random = torch.Generator().manual_seed(SEED)
         self._measured_steps = self._measured_tokens = 0
+        self._step_size: float | None = None
 
     def step(self, token_ids: Tensor) -> float:
         """One step on `token_ids`, samples × tokens; returns L on them before it, in nats."""
         measures = self._measured_steps < MEASURED_STEPS
         loss = 0.0
-        for batch in token_ids.split(max(1, BATCH_TOKENS // token_ids.shape[1])):
+        for batch in torch.split(token_ids, max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1])):
             loss += self._backward(batch, measures=measures)
         if measures:
             self._measured_steps += 1
             self._measured_tokens += token_ids.numel()
         with torch.no_grad():
+            steps = {name: self._direction(name, token_ids.numel()) for name in self._linears}
+            if self._step_size is None:
+                self._step_size = self._measured_step_size(token_ids, steps)
             for name, linear in self._linears.items():
-                self._move(linear, self._weights[name], num_tokens=token_ids.numel())
+                linear.target.sub_(steps.pop(name), alpha=self._step_size)
+                self._round(linear, name)
         return loss / token_ids.numel()
 
     def _backward(self, token_ids: Tensor, *, measures: bool) -> float:
@@ -102,11 +112,10 @@ class Aligner:
             for name, gradient in zip(outputs, gradients, strict=True):
                 rows = gradient.flatten(0, -2)
                 self._linears[name].output_moment.addmm_(rows.T, rows)
-        loss = functional.kl_div(
-            logits.log_softmax(-1), wanted, log_target=True, reduction="sum"
-        )
-        torch.autograd.backward(loss)
-        return loss.item()
+        found = logits.log_softmax(-1)
+        by_token = _kl(wanted, found)
+        torch.autograd.backward((by_token * _tempered(by_token.detach())).sum())
+        return by_token.sum().item()
 
     @contextmanager
     def _outputs(self, token_ids: Tensor, *, measures: bool) -> Iterator[dict[str, Tensor]]:
@@ -124,19 +133,40 @@ class Aligner:
             for handle in handles:
                 handle.remove()
 
-    def _move(self, linear: AlignedLinear, weight: Tensor, *, num_tokens: int) -> None:
-        assert weight.grad is not None
-        moment = linear.output_moment / self._measured_tokens
-        step = _solved(moment, STEP_DAMPENING["outputs"], weight.grad / num_tokens)
-        step = _solved(linear.gram, STEP_DAMPENING["inputs"], step.T).T
-        linear.target.sub_(step, alpha=STEP_SIZE)
+    def _moment(self, name: str) -> Tensor:
+        return self._linears[name].output_moment / self._measured_tokens
+
+    def _direction(self, name: str, num_tokens: int) -> Tensor:
+        """S⁻¹ (∂L/∂Ŵ) G⁻¹; the gradient is left as that of the mean."""
+        gradient = self._weights[name].grad
+        assert gradient is not None
+        gradient.div_(num_tokens)
+        half = _solved(self._moment(name), STEP_DAMPENING["outputs"], gradient)
+        return _solved(self._linears[name].gram, STEP_DAMPENING["inputs"], half.T).T
+
+    def _measured_step_size(self, token_ids: Tensor, steps: Mapping[str, Tensor]) -> float:
+        """From slope and curvature of L along the step: KL(Ŵ ‖ Ŵ + ε d) is about ε² dᵀ F d / 2."""
+        batch = token_ids[: max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1])]
+        before = _logits(self._student, batch).log_softmax(-1)
+        slope = 0.0
+        for name, weight in self._weights.items():
+            assert weight.grad is not None
+            slope += float((weight.grad * steps[name]).sum())
+            weight.sub_(steps[name], alpha=TRIAL)
+        after = _logits(self._student, batch).log_softmax(-1)
+        by_token = _kl(before, after)
+        curvature = 2 * float((by_token * _tempered(by_token)).mean()) / TRIAL**2
+        return STEP_SHARE * slope / curvature if curvature > 0 else 0.0
+
+    def _round(self, linear: AlignedLinear, name: str) -> None:
         linear.integers = descend(
             linear.target,
             linear.integers,
             linear.grid,
-            outputs=dampened(moment, ROUNDING_DAMPENING["outputs"]),
+            outputs=dampened(self._moment(name), ROUNDING_DAMPENING["outputs"]),
             inputs=dampened(linear.gram, ROUNDING_DAMPENING["inputs"]),
         )
+        weight = self._weights[name]
         weight.copy_(linear.grid.values(linear.integers))
         weight.grad = None
 
@@ -161,6 +191,16 @@ def _fisher_direction(probabilities: Tensor, random: torch.Generator) -> Tensor:
     signs = torch.randint(0, 2, probabilities.shape, generator=random, dtype=torch.int8)
     drawn = probabilities.sqrt() * (2 * signs - 1).to(probabilities.device)
     return drawn - probabilities * drawn.sum(-1, keepdim=True)
+
+
+def _kl(wanted: Tensor, found: Tensor) -> Tensor:
+    """KL by position of two distributions, given as log-probabilities."""
+    return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
+
+
+def _tempered(by_token: Tensor) -> Tensor:
+    """Weights of tokens, so that the few with far more KL than the mean do not rule a step."""
+    return 1 / (1 + by_token / (OUTLIER * by_token.mean()).clamp(min=SMALLEST_KL))
 
 
 def _solved(moment: Tensor, dampening_frac: float, right: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ The objective is that of refinement with a weight between outputs,
     E(Ŵ) = tr(S (W − Ŵ) G (W − Ŵ)ᵀ),   Ŵ = (q − zero) · scale,
 
 S out × out and G in × in, positive definite: the change of a loss whose Hessian is S ⊗ G. Where S
-is diagonal the rows are free of each other, as in the other algorithms here. With
-R = S (W − Ŵ) G the best value of one weight is ŵᵢⱼ + Rᵢⱼ / (Sᵢᵢ Gⱼⱼ), rounded to the grid. A round
-moves the weight that gains most in each of many parts of the matrix at once, or only the best of
-those where they would spoil each other's gain; E falls in every round.
+is diagonal the rows are free of each other, as in the other algorithms here. With R = S (W − Ŵ) G a
+step d of one weight gains 2 d Rᵢⱼ − d² Sᵢᵢ Gⱼⱼ. A round takes one step of the grid with the weight
+that gains most in each of many parts of the matrix at once, or only with the best of those where
+they would spoil each other's gain; E falls in every round.
 """
 
 import torch
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from pipeline.numerics.grid import Grid
 
-LARGEST_ROUNDS = 64
+LARGEST_ROUNDS = 24
 # One weight moves in so many; no more at a time than can be held against each other.
 PART = 1024
 LARGEST_MOVES = 512
 # A round that gains less than this share of the first is the last.
-LEAST_GAIN = 0.01
+LEAST_GAIN = 0.05
 
 
 def descend(
@@ -30,31 +30,45 @@ def descend(
 ) -> Tensor:
     """Better integers for `target` (out × in) on the given grid; S is `outputs`, G `inputs`.
 
-    All float32. Memory: six matrices of the size of `target`.
+    All float32. Memory: eight matrices of the size of `target`.
     """
     num_columns = target.shape[1]
     scale = grid.scale.repeat_interleave(grid.group_size, dim=1)
-    curvature = torch.outer(outputs.diagonal(), inputs.diagonal())
-    steps_of = 1 / (curvature * scale)
-    chosen = integers.clone()
+    loss_of_step = torch.outer(outputs.diagonal(), inputs.diagonal()).mul_(scale).mul_(scale / 2)
+    chosen = integers.clone(memory_format=torch.contiguous_format)
     residual = outputs @ (target - grid.values(chosen)) @ inputs
+    lowest, highest = _room(chosen, grid.largest)
+    slope, gains = torch.empty_like(residual), torch.empty_like(residual)
     first_gain = 0.0
     for _ in range(LARGEST_ROUNDS):
-        best = (residual * steps_of).add_(chosen).round_().clamp_(0, grid.largest)
-        moves = best.sub_(chosen).mul_(scale)
-        gains = (moves * curvature).mul_(-0.5).add_(residual).mul_(moves)
+        torch.mul(residual, scale, out=slope)
+        torch.clamp(slope, lowest, highest, out=gains).abs_().sub_(loss_of_step)
         places = _best_of_parts(gains)
         rows, columns = places // num_columns, places % num_columns
-        coupling = outputs[rows][:, rows] * inputs[columns][:, columns]
-        moved = moves.view(-1)[places]
+        of_rows, of_columns = outputs[rows], inputs[columns]
+        steps = slope.view(-1)[places].sign_()
+        moved = steps * scale.view(-1)[places]
+        coupling = of_rows[:, rows] * of_columns[:, columns]
         count, gain = _compatible(moved, residual.view(-1)[places], coupling)
         first_gain = first_gain or gain
         if gain <= LEAST_GAIN * first_gain:
             break
-        rows, columns, moved, places = rows[:count], columns[:count], moved[:count], places[:count]
-        chosen.view(-1)[places] += (moved / scale.view(-1)[places]).round()
-        residual.addmm_((outputs[rows] * moved[:, None]).T, inputs[columns], alpha=-1)
+        places = places[:count]
+        chosen.view(-1)[places] += steps[:count]
+        lowest.view(-1)[places], highest.view(-1)[places] = _room(
+            chosen.view(-1)[places], grid.largest
+        )
+        residual.addmm_((of_rows * moved[:, None])[:count].T, of_columns[:count], alpha=-1)
     return chosen
+
+
+def _room(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+    """What a slope is cut off at, so that no step leads out of the grid."""
+    endless = torch.full_like(integers, torch.inf)
+    return (
+        endless.neg().masked_fill_(integers <= 0, 0.0),
+        endless.masked_fill_(integers >= largest, 0.0),
+    )
 
 
 def _best_of_parts(gains: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
         "quantized_inputs": False,
-        "distill_epochs": 0,
+        "align_samples": 0,
         "on_indivisible": "error",
     }
     return recipe | changes
@@ -340,7 +340,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Layout:
         "gptq": packed("gptq", num_bits=3),
         "ct": scheme("W4A16_ASYM"),
     }
-    epochs = {"distill_epochs": 8}
+    epochs = {"align_samples": 8}
     recipes |= {f"{name}-distilled": recipe | epochs for name, recipe in recipes.items()}
     params = params_for(recipes)
     made = calibrated(tmp_path_factory.mktemp("distilled"), params)
@@ -380,7 +380,7 @@ def test_distillation_brings_the_file_nearer_to_the_base(distilled: Layout, name
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("distill_epochs", 1, "no gradient; set distill_epochs to 0"),
+        ("align_samples", 1, "no gradient; set align_samples to 0"),
         ("quantized_inputs", True, "rounded when served; set quantized_inputs to false"),
     ],
 )
