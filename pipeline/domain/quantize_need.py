@@ -23,8 +23,8 @@ LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
 # Alignment keeps so many copies of what linears read and give, and of the logits; and of each
-# matrix the base's and the variant's weights, the gradient, what they are to stand for, integers.
-LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 5
+# matrix the base's and the variant's weights, gradient, step, what they are to stand for, integers.
+LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 6
 # Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
 # keeps one that it quantizes in float32, and what becomes of it.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
