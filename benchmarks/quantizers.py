@@ -36,14 +36,19 @@ SEEDS = {"babyllama": (0, 1, 2), "demo": (0,)}
 TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
 
 # Ours. Each takes the group size of the model.
-AWQ: Recipe = PACKED | {"format": "awq", "num_bits": 4, "scale_search": True}
+AWQ: Recipe = PACKED | {
+    "format": "awq",
+    "num_bits": 4,
+    "scale_search": True,
+    "refine_sweeps": 8,
+}
 GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
 W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 # The `fast` preset: for where a CPU second counts more than the last percent of KL.
 FAST: Recipe = {"refine_sweeps": 0}
 # Layers in order, each making up for those before.
 CORRECTED: Recipe = {"quantized_inputs": True}
-# What only whole models in memory can give: for where a percent of KL counts more.
+# What only whole models in memory can give, for where KL counts more: 96 samples are all there are.
 ALIGNED: Recipe = {"align_samples": 96}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,

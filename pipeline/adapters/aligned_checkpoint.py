@@ -7,6 +7,7 @@ bytes.
 
 import random
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -94,10 +95,10 @@ def _aligned(
 
 
 def _steps(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
-    """So many windows in a seeded order, all of them before any comes again, cut into steps."""
+    """So many windows in a seeded order, all of them before any comes again, cut evenly."""
     order = list(_shuffled(len(windows), num_samples))
     token_ids = torch.tensor([list(windows[at]) for at in order])
-    return list(torch.split(token_ids, max(1, ALIGN_STEP_TOKENS // token_ids.shape[1])))
+    return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
 
 
 def _shuffled(num_windows: int, num_samples: int) -> Iterator[int]:
