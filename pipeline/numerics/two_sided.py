@@ -22,7 +22,7 @@ LARGEST_ROUNDS = 24
 PART = 1024
 LARGEST_MOVES = 512
 # A round that gains less than this share of the first is the last.
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.1
 
 
 def descend(
