@@ -39,7 +39,7 @@ PACKED = {
     "refine_sweeps": 4,
     "dampening_frac": 0.01,
     "quantized_inputs": False,
-    "distill_epochs": 0,
+    "align_samples": 0,
     "on_indivisible": "error",
 }
 AWQ = PACKED | {"format": "awq", "num_bits": 4}

@@ -51,7 +51,7 @@ RECIPE = {
     "refine_sweeps": 1,
     "dampening_frac": 0.01,
     "quantized_inputs": False,
-    "distill_epochs": 0,
+    "align_samples": 0,
     "on_indivisible": "error",
 }
 

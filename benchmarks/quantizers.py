@@ -36,15 +36,20 @@ SEEDS = {"babyllama": (0, 1, 2), "demo": (0,)}
 TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
 
 # Ours. Each takes the group size of the model.
-AWQ: Recipe = PACKED | {"format": "awq", "num_bits": 4, "scale_search": True}
+AWQ: Recipe = PACKED | {
+    "format": "awq",
+    "num_bits": 4,
+    "scale_search": True,
+    "refine_sweeps": 8,
+}
 GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
 W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 # The `fast` preset: for where a CPU second counts more than the last percent of KL.
 FAST: Recipe = {"refine_sweeps": 0}
 # Layers in order, each making up for those before.
 CORRECTED: Recipe = {"quantized_inputs": True}
-# What only whole models in memory can give: for where a percent of KL counts more.
-DISTILLED: Recipe = CORRECTED | {"distill_epochs": 6}
+# What only whole models in memory can give, for where KL counts more: 96 samples are all there are.
+ALIGNED: Recipe = {"align_samples": 96}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,
@@ -54,8 +59,8 @@ OURS: dict[str, Recipe] = {
     "ours-awq-corrected": AWQ | CORRECTED,
     "ours-gptq-sym-corrected": GPTQ | CORRECTED,
     "ours-3bit-corrected": GPTQ | CORRECTED | {"num_bits": 3},
-    "ours-awq-distilled": AWQ | DISTILLED,
-    "ours-gptq-sym-distilled": GPTQ | DISTILLED,
+    "ours-awq-aligned": AWQ | ALIGNED,
+    "ours-gptq-sym-aligned": GPTQ | ALIGNED,
     "ours-fast-awq": AWQ | FAST,
     "ours-fast-gptq-sym": GPTQ | FAST,
     "ours-fast-w4a16": W4A16 | FAST,
@@ -64,7 +69,7 @@ OURS: dict[str, Recipe] = {
 CPU_SETS = {
     "cpu_ratio": ("ours-awq", "ours-gptq-sym", "ours-w4a16"),
     "cpu_ratio_fast": ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
-    "cpu_ratio_distilled": ("ours-awq-distilled", "ours-gptq-sym", "ours-w4a16"),
+    "cpu_ratio_aligned": ("ours-awq-aligned", "ours-gptq-sym", "ours-w4a16"),
 }
 
 LLMCOMPRESSOR: Recipe = {"backend": "llmcompressor", "format": "compressed-tensors"}
@@ -107,8 +112,8 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
     "kl_awq_autoround": ("ours-awq", ("auto-round-awq",)),
     "kl_awq_autoround_corrected": ("ours-awq-corrected", ("auto-round-awq",)),
-    "kl_awq_autoround_distilled": ("ours-awq-distilled", ("auto-round-awq",)),
-    "kl_gptq_sym_autoround_distilled": ("ours-gptq-sym-distilled", ("auto-round-sym",)),
+    "kl_awq_autoround_aligned": ("ours-awq-aligned", ("auto-round-awq",)),
+    "kl_gptq_sym_autoround_aligned": ("ours-gptq-sym-aligned", ("auto-round-sym",)),
     "kl_gptq_sym": ("ours-gptq-sym", ("llmcompressor-gptq-sym", "gptqmodel-gptq-sym")),
     "kl_gptq_sym_corrected": (
         "ours-gptq-sym-corrected",

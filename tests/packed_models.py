@@ -32,7 +32,7 @@ def packed_recipe(name: str, *, group_size: int | None, **changes: object) -> Pa
         "refine_sweeps": 0,
         "dampening_frac": 0.01,
         "quantized_inputs": False,
-        "distill_epochs": 0,
+        "align_samples": 0,
         "on_indivisible": "error",
     }
     recipe: PackedVariant = TypeAdapter(PackedVariant).validate_python(values | of_format | changes)

@@ -19,10 +19,11 @@ from torch import Tensor
 from pipeline.adapters.checkpoint_files import read_json_object, read_shards
 from pipeline.adapters.files import replacement, write_bytes
 from pipeline.adapters.safetensors_header import read_header
-from pipeline.adapters.unpacking import unpacked_weight
+from pipeline.adapters.unpacking import unpacked_integers, unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.stored_scheme import MARKS, Layout, StoredScheme, read_schemes
+from pipeline.numerics.grid import Grid
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 
 if TYPE_CHECKING:
@@ -134,6 +135,16 @@ def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
                 yield f"{module}.weight", unpacked_weight(module, tensors, scheme)
             except InputError as error:
                 raise InputError(f"{directory}: {error}") from error
+
+
+def packed_integers(checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Grid]]:
+    """Integers (float32, out × in) and grid of every packed module, by its name."""
+    return {
+        module: unpacked_integers(
+            module, {it: checkpoint.tensor(f"{module}.{it}") for it in scheme.suffixes}, scheme
+        )
+        for module, scheme in packed_modules(checkpoint).items()
+    }
 
 
 def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:

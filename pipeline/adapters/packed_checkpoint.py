@@ -1,7 +1,7 @@
 """Writing a packed checkpoint from a base, its statistics and a recipe.
 
 Each decoder layer is read, quantized and written before the next is touched, and is independent of
-the others unless the recipe asks for quantized inputs. Only distillation, where the recipe asks for
+the others unless the recipe asks for quantized inputs. Only alignment, where the recipe asks for
 it, then looks at the model as a whole.
 The layout of the files is the one vLLM and transformers read.
 """
@@ -11,22 +11,21 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from pipeline.adapters.aligned_checkpoint import align_checkpoint, require_alignable
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
-from pipeline.adapters.distilled_checkpoint import distill_checkpoint, require_distillable
 from pipeline.adapters.files import (
     PARTIAL_SUFFIX,
     readable_disk_errors,
     remove_tree,
     write_record,
 )
-from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
+from pipeline.adapters.layer_quantizer import LayerQuantizer
 from pipeline.adapters.memory import give_back_free, map_large_blocks
 from pipeline.adapters.progress import track
 from pipeline.adapters.statistics import Statistics
-from pipeline.domain.architecture import folds_of, head_dim_of, names_by_layer, split_layer_name
+from pipeline.domain.architecture import names_by_layer, split_layer_name
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE
 from pipeline.domain.coverage import (
     implied_by_packing,
@@ -36,13 +35,11 @@ from pipeline.domain.coverage import (
 )
 from pipeline.domain.grouping import Grouping, plan_groups
 from pipeline.domain.manifest import BaseManifest
-from pipeline.domain.params import IntegerWeights, PackedVariant
+from pipeline.domain.params import PackedVariant
 from pipeline.domain.quantization_config import quantization_config
 from pipeline.domain.quantized import LayerCoverage, TensorCoverage
 from pipeline.domain.stored_scheme import CONFIG_KEY
-from pipeline.domain.variants import CompressedTensorsParams, Scheme
-from pipeline.numerics.fp8 import fp8_layer
-from pipeline.numerics.layer import QuantizedLayer, quantize_layer
+from pipeline.numerics.layer import QuantizedLayer
 from pipeline.numerics.packing.stored import stored_tensors
 
 NOTHING = QuantizedLayer(linears={}, changed={})
@@ -65,11 +62,11 @@ def write_packed(
     implies.
     """
     map_large_blocks()
-    require_distillable(statistics.linears, epochs=recipe.distill_epochs)
+    require_alignable(statistics.linears, num_samples=recipe.align_samples)
     checkpoint = Checkpoint(base_dir)
     grouping = _grouping(recipe, statistics, checkpoint)
     finished_dir = model_dir.with_name("finished")
-    quantizer = _LayerQuantizer(
+    quantizer = LayerQuantizer(
         checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
     )
     by_layer = names_by_layer(checkpoint.names)
@@ -79,10 +76,10 @@ def write_packed(
     ]
     remaining = [unit for unit in units if not unit[0].exists()]
     for rows_path, shard_path, prefix, names in track(remaining, "quantize", total=len(remaining)):
-        tensors, rows = quantizer.shard(prefix, names)
-        save_tensors(shard_path, tensors)
+        rows = _write_shard(
+            shard_path, prefix, checkpoint.tensors(names), quantizer, recipe, grouping
+        )
         write_record(rows_path, LayerCoverage(rows=tuple(rows)))
-        del tensors
         give_back_free()
     coverage = [
         row
@@ -98,84 +95,19 @@ def write_packed(
     )
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     learned_path = model_dir.with_name("learned.safetensors")
-    if recipe.distill_epochs:
-        distill_checkpoint(
-            base_dir,
+    if recipe.align_samples:
+        align_checkpoint(
+            checkpoint,
             model_dir,
+            recipe,
             statistics.token_ids(),
-            epochs=recipe.distill_epochs,
+            quantizer,
             learned_path=learned_path,
         )
-    # First, and at once: what was learned fits layers that are not distilled yet.
+    # First, and at once: what was learned fits layers that are not aligned yet.
     remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
-
-
-class _LayerQuantizer:
-    """Quantizes one decoder layer after the other."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        statistics: Statistics,
-        recipe: PackedVariant,
-        grouping: Grouping,
-        architecture: str,
-        work_dir: Path,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._statistics = statistics
-        self._recipe = recipe
-        self._grouping = grouping
-        self._folds = folds_of(architecture) if recipe.scale_search else ()
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._served = None
-        if recipe.quantized_inputs:
-            # Imported where it is needed: with what runs a model, it takes seconds.
-            from pipeline.adapters.quantized_inputs import QuantizedInputs
-
-            self._served = QuantizedInputs(
-                checkpoint.directory,
-                statistics.token_ids(),
-                work_dir,
-                device=self._device,
-                dampening_frac=recipe.dampening_frac,
-            )
-
-    @torch.inference_mode()
-    def shard(
-        self, prefix: str, names: list[str]
-    ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
-        """The tensors that stand for those of the base in `names`, and what became of each."""
-        stored = self._checkpoint.tensors(names)
-        linears = [name for name in self._grouping.group_sizes if f"{name}.weight" in stored]
-        layer = self._quantized(prefix, stored, linears) if linears else NOTHING
-        if self._served:
-            self._served.advance(prefix, layer)
-        return _packed_tensors(prefix, stored, layer, self._recipe, self._grouping)
-
-    def _quantized(
-        self, prefix: str, stored: Mapping[str, Tensor], linears: list[str]
-    ) -> QuantizedLayer:
-        inputs = layer_inputs(
-            prefix,
-            stored,
-            linears,
-            self._statistics,
-            self._folds,
-            kept=self._grouping.kept,
-            device=self._device,
-        )
-        if self._served:
-            inputs = self._served.corrected(prefix, inputs)
-        sizes = self._grouping.group_sizes
-        return _quantized_layer(
-            inputs,
-            self._recipe,
-            {name: sizes[f"{prefix}.{name}"] for name in inputs.grams},
-            head_dim=head_dim_of(self._checkpoint.config),
-        )
 
 
 def _grouping(recipe: PackedVariant, statistics: Statistics, checkpoint: Checkpoint) -> Grouping:
@@ -195,30 +127,18 @@ def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
     ]
 
 
-def _quantized_layer(
-    inputs: LayerInputs,
+def _write_shard(
+    path: Path,
+    prefix: str,
+    stored: Mapping[str, Tensor],
+    quantizer: LayerQuantizer,
     recipe: PackedVariant,
-    group_sizes: Mapping[str, int],
-    *,
-    head_dim: int,
-) -> QuantizedLayer:
-    if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
-        return fp8_layer(inputs.tensors, inputs.grams)
-    integers = IntegerWeights(
-        num_bits=recipe.num_bits,
-        group_size=max(group_sizes.values()),
-        **recipe.model_dump(include=set(IntegerWeights.model_fields) - {"num_bits", "group_size"}),
-    )
-    return quantize_layer(
-        inputs.tensors,
-        inputs.grams,
-        inputs.folds,
-        integers,
-        symmetric=recipe.symmetric,
-        head_dim=head_dim,
-        group_sizes=group_sizes,
-        shared_grams=inputs.shared_grams,
-    )
+    grouping: Grouping,
+) -> list[TensorCoverage]:
+    layer = quantizer.quantized(prefix, stored)
+    tensors, rows = _packed_tensors(prefix, stored, layer, recipe, grouping)
+    save_tensors(path, tensors)
+    return rows
 
 
 def _packed_tensors(

@@ -4,7 +4,8 @@ The tensors come from a file that may be anybody's, so no size, type or index in
 before it is compared with the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pipeline.domain.errors import InputError, shown
 from pipeline.domain.stored_scheme import Layout, StoredScheme
+from pipeline.numerics.grid import Grid
 from pipeline.numerics.packing import awq, compressed_tensors, gptq
 
 WORD_BITS = 32
@@ -28,18 +30,29 @@ def unpacked_weight(module: str, tensors: Mapping[str, Tensor], scheme: StoredSc
     `tensors` are those of `scheme.suffixes`. Raises InputError that names the module and the
     tensor that does not fit.
     """
-    try:
+    with _named(module):
         match scheme.layout:
-            case Layout.AWQ:
-                return _awq(tensors, scheme)
-            case Layout.GPTQ:
-                return _gptq(tensors, scheme)
-            case Layout.PACKED:
-                return _packed(tensors, scheme)
             case Layout.INT:
                 return _by_channel(tensors, torch.int8)
             case Layout.FLOAT:
                 return _by_channel(tensors, torch.float8_e4m3fn)
+            case _:
+                integers, grid = _grouped(tensors, scheme)
+                return grid.values(integers)
+
+
+def unpacked_integers(
+    module: str, tensors: Mapping[str, Tensor], scheme: StoredScheme
+) -> tuple[Tensor, Grid]:
+    """The integers of a linear with groups, float32, out × in, and their grid; as above."""
+    with _named(module):
+        return _grouped(tensors, scheme)
+
+
+@contextmanager
+def _named(module: str) -> Iterator[None]:
+    try:
+        yield
     except _MisfitError as error:
         raise InputError(f"{shown(module)}: {error}; {REMEDY}") from error
 
@@ -48,17 +61,28 @@ class _MisfitError(Exception):
     """What is wrong with the tensors of a module."""
 
 
-def _awq(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
+def _grouped(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
+    match scheme.layout:
+        case Layout.AWQ:
+            return _awq(tensors, scheme)
+        case Layout.GPTQ:
+            return _gptq(tensors, scheme)
+        case Layout.PACKED:
+            return _packed(tensors, scheme)
+        case _:
+            raise _MisfitError(f"layout {scheme.layout} has no groups")
+
+
+def _awq(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
     _require(tensors, "qweight", INT32)
     in_features, out_words = tensors["qweight"].shape
     groups = _num_groups(in_features, scheme)
     _require(tensors, "qzeros", INT32, (groups, out_words))
     _require(tensors, "scales", FLOATS, (groups, out_words * WORD_BITS // scheme.num_bits))
-    integers, grid = awq.unpack(tensors)
-    return grid.values(integers)
+    return awq.unpack(tensors)
 
 
-def _gptq(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
+def _gptq(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
     _require(tensors, "qweight", INT32)
     in_words, out_features = tensors["qweight"].shape
     in_features = _unpacked_size("qweight", in_words, scheme)
@@ -72,11 +96,10 @@ def _gptq(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
     in_order = torch.arange(in_features) // (in_features // groups)
     if not torch.equal(tensors["g_idx"].to(torch.int64), in_order):
         raise _MisfitError("g_idx is not in order, as files with desc_act have it")
-    integers, grid = gptq.unpack(tensors, num_bits=scheme.num_bits)
-    return grid.values(integers)
+    return gptq.unpack(tensors, num_bits=scheme.num_bits)
 
 
-def _packed(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
+def _packed(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
     _require(tensors, "weight_packed", INT32)
     _require(tensors, "weight_shape", (torch.int64, torch.int32), (2,))
     out_features, in_words = tensors["weight_packed"].shape
@@ -91,8 +114,7 @@ def _packed(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
         out_words = ceil(out_features * scheme.num_bits / WORD_BITS)
         _unpacked_size("weight_zero_point", out_words, scheme)
         _require(tensors, "weight_zero_point", INT32, (out_words, groups))
-    integers, grid = compressed_tensors.unpack_words(tensors, num_bits=scheme.num_bits)
-    return grid.values(integers)
+    return compressed_tensors.unpack_words(tensors, num_bits=scheme.num_bits)
 
 
 def _by_channel(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:

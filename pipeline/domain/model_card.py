@@ -70,9 +70,8 @@ def what_was_trained(recipe: VariantParams) -> str:
     """What gradients changed, and how often the data of the modification was read for it."""
     if isinstance(recipe, AutoRoundParams):
         return f"the rounding was trained, {recipe.iterations} steps for each layer"
-    if isinstance(recipe, PackedParams) and recipe.distill_epochs:
-        epochs = "once" if recipe.distill_epochs == 1 else f"{recipe.distill_epochs} times"
-        return f"scales, norms and biases were trained, {epochs} over its data"
+    if isinstance(recipe, PackedParams) and recipe.align_samples:
+        return f"the rounding was trained, on {recipe.align_samples} samples of its data"
     return "nothing was trained"
 
 

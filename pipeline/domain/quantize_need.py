@@ -16,14 +16,15 @@ from pipeline.domain.stage_needs import (
     moving_seconds,
     variant_bytes,
 )
-from pipeline.domain.variants import TOKENS_PER_STEP
+from pipeline.domain.variants import ALIGN_BATCH_TOKENS
 
 # Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
 LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
-# A step of distillation keeps so many copies of what linears read and give, and of the logits.
-LINEAR_COPIES, LOGITS_COPIES = 2, 6
+# Alignment keeps so many copies of what linears read and give, and of the logits; and of each
+# matrix the base's and the variant's weights, gradient, step, what they are to stand for, integers.
+LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 6
 # Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
 # keeps one that it quantizes in float32, and what becomes of it.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
@@ -44,7 +45,7 @@ GGUF_OPERATIONS = 4000
 
 
 def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
-    """Of one variant: native ones hold a layer or a matrix; distilling and backends the model."""
+    """Of one variant: native ones hold a layer or a matrix; aligning and backends the model."""
     recipe, stage = params.variants[name], f"quantize {name}"
     if isinstance(recipe, GgufParams):
         return _gguf_need(stage, source.shape, recipe)
@@ -96,7 +97,7 @@ def _backend_need(
 
 
 def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVariant) -> StageNeed:
-    """One layer; two models where the recipe distills."""
+    """One layer; two models where the recipe aligns."""
     shape = source.shape
     kept = variant_bytes(shape, recipe)
     operations, columns = 0.0, 0
@@ -108,9 +109,9 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
     if recipe.quantized_inputs:
         operations += INPUT_PASSES * reading.operations
         holding = max(holding, reading.gpu_memory + 2 * _moments_bytes(shape))
-    if recipe.distill_epochs:
-        operations += recipe.distill_epochs * _distilling_operations(shape, params)
-        holding = max(holding, _distilling_bytes(shape, params))
+    if recipe.align_samples:
+        operations += recipe.align_samples * _aligning_operations(shape, params)
+        holding = max(holding, _aligning_bytes(shape, params))
     return StageNeed(
         stage,
         memory=PROCESS_BYTES + holding,
@@ -137,18 +138,22 @@ def _moments_bytes(shape: ModelShape) -> int:
     return FLOAT32 * max(sum(map(gram_entries, layer.inputs)) for layer in shape.layers)
 
 
-def _distilling_bytes(shape: ModelShape, params: Params) -> int:
-    """Base and variant in float32, its integers, and what one step keeps for the way back."""
-    tokens = max(TOKENS_PER_STEP, params.calibration.max_seq_length)
-    layers = sum(it.width + it.rows for it in inputs_of(shape))
-    activations = tokens * (LINEAR_COPIES * layers + LOGITS_COPIES * shape.vocab_size)
-    return FLOAT32 * (2 * shape.num_weights + activations) + shape.num_linear_weights
+def _aligning_bytes(shape: ModelShape, params: Params) -> int:
+    """Everything of every linear at once, and what one batch keeps for the way back."""
+    tokens = max(ALIGN_BATCH_TOKENS, params.calibration.max_seq_length)
+    inputs = list(inputs_of(shape))
+    activations = LINEAR_COPIES * sum(it.num_copies * (it.width + it.rows) for it in inputs)
+    # Of inputs, and of outputs as if linears that share an input were one.
+    moments = sum(it.num_copies * (it.width**2 + it.rows**2) for it in inputs)
+    unquantized = shape.num_weights - shape.num_linear_weights
+    matrices = ALIGNED_COPIES * shape.num_linear_weights + 2 * unquantized
+    batch = tokens * (activations + LOGITS_COPIES * shape.vocab_size)
+    return FLOAT32 * (matrices + moments + batch)
 
 
-def _distilling_operations(shape: ModelShape, params: Params) -> float:
-    """Of one epoch: the base forward, the variant forward and twice back."""
-    calibration = params.calibration
-    tokens = calibration.num_calibration_samples * calibration.max_seq_length
+def _aligning_operations(shape: ModelShape, params: Params) -> float:
+    """Of one sample: the base forward, the variant forward and twice back."""
+    tokens = params.calibration.max_seq_length
     return 2.0 * 4 * tokens * (shape.num_linear_weights + shape.vocab_size * shape.hidden_size)
 
 

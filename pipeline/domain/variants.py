@@ -20,8 +20,10 @@ from pipeline.domain.backends import BackendParams, kind_of_recipe, without_nati
 from pipeline.domain.record import Record
 
 PositiveInt = Annotated[int, Field(gt=0)]
-# A step of distillation reads so many tokens, or one sample where that is longer.
-TOKENS_PER_STEP = 512
+# A step of alignment reads so many tokens, and keeps what it needs for the way back of so many at a
+# time; or one sample where that is longer.
+ALIGN_STEP_TOKENS = 4096
+ALIGN_BATCH_TOKENS = 1024
 
 
 class Rounding(StrEnum):
@@ -53,8 +55,8 @@ class PackedParams(Record):
     for the range of each group that hurts the output least, `rounding` picks the integers,
     `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
     the mean diagonal of G added to its diagonal. `quantized_inputs` lets each layer make up for
-    what the layers before lost. `distill_epochs` times the calibration tokens are read again, by
-    base and variant, to train the scales; 0 needs neither model in memory.
+    what the layers before lost. `align_samples` calibration samples are read again, by base and
+    variant, to align the integers of the whole model; 0 needs neither in memory.
     """
 
     scale_search: bool
@@ -63,7 +65,7 @@ class PackedParams(Record):
     refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
     quantized_inputs: bool
-    distill_epochs: Annotated[int, Field(ge=0, le=100)]
+    align_samples: Annotated[int, Field(ge=0, le=100_000)]
     on_indivisible: OnIndivisible
 
 
@@ -144,9 +146,9 @@ class CompressedTensorsParams(PackedParams):
 
     @field_validator("scheme")
     @classmethod
-    def _distilled_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
-        if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("distill_epochs"):
-            raise ValueError("rounded activations have no gradient; set distill_epochs to 0")
+    def _aligned_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
+        if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("align_samples"):
+            raise ValueError("rounded activations have no gradient; set align_samples to 0")
         if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("quantized_inputs"):
             raise ValueError("activations are rounded when served; set quantized_inputs to false")
         return value

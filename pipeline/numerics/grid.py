@@ -36,6 +36,14 @@ class Grid:
             for scale, zero in parts
         ]
 
+    def to(self, device: torch.device) -> "Grid":
+        return Grid(
+            scale=self.scale.to(device),
+            zero=self.zero.to(device),
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+        )
+
     @property
     def largest(self) -> int:
         return int(2**self.num_bits) - 1

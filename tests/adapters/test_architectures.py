@@ -31,7 +31,7 @@ SHARED = {
     "refine_sweeps": 0,
     "dampening_frac": 0.01,
     "quantized_inputs": False,
-    "distill_epochs": 0,
+    "align_samples": 0,
     "on_indivisible": "error",
 }
 RECIPES = {

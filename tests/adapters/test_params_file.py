@@ -90,7 +90,7 @@ WRONG_VALUES = [
         "variants.ct-w4a16-g128.scheme = 'FP8_DYNAMIC': floating-point numbers are rounded to "
         "nearest; set scale_search and clip_search to false, refine_sweeps to 0 and",
     ),
-    ("distill_epochs", "-1", f"{VARIANT}.distill_epochs = -1: Input should be greater than or"),
+    ("align_samples", "-1", f"{VARIANT}.align_samples = -1: Input should be greater than or"),
     ("type", "Q9", "variants.gguf-q8-0.type = 'Q9': Input should be 'Q8_0', 'Q6_K', "),
     ("window_tokens", "4", "evaluate.window_tokens = 4: Input should be greater than or equal"),
     ("error_rate", "5", "gate.error_rate = 5: Input should be less than 0.5"),

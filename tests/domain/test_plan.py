@@ -99,15 +99,15 @@ def test_calibrating_and_quantizing_take_the_same_memory_at_any_depth() -> None:
         assert 10 * shallow[name].operations < deep[name].operations
 
 
-def test_distilling_takes_both_models_and_is_refused_with_the_numbers() -> None:
+def test_aligning_takes_all_at_once_and_is_refused_with_the_numbers() -> None:
     plain = params().variants["awq-w4-g128"].model_dump(mode="json")
-    distilled = {"awq-w4-g128": plain | {"distill_epochs": 4}}
-    need = needs_of(llama_3_8b(), variants=distilled)["quantize awq-w4-g128"]
-    assert 2 * 4 * 8_030_261_248 < need.memory < 80 * GIB
+    aligned = {"awq-w4-g128": plain | {"align_samples": 4}}
+    need = needs_of(llama_3_8b(), variants=aligned)["quantize awq-w4-g128"]
+    assert 6 * 4 * 6_979_321_856 < need.memory < 350 * GIB
     line = memory_refusal((need,), 24 * GIB)
     assert line is not None
     assert re.match(
-        r"quantize awq-w4-g128 needs 7\d\.\d GiB of memory, 24\.0 GiB are available", line
+        r"quantize awq-w4-g128 needs 3\d\d\.\d GiB of memory, 24\.0 GiB are available", line
     )
 
 

@@ -73,8 +73,8 @@ def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, co
 
 
 @pytest.mark.slow
-def test_a_killed_distillation_ends_in_the_same_bytes(workspace: Layout) -> None:
-    recipe = packed("awq", distill_epochs=2, group_size=128)
+def test_a_killed_alignment_ends_in_the_same_bytes(workspace: Layout) -> None:
+    recipe = packed("awq", align_samples=64, group_size=128)
     params = params_for({"awq": recipe}).model_dump(mode="json")
     write_json(workspace.params_path, params)
     target = workspace.variant_dir("awq")

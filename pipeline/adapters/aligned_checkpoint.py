@@ -1,0 +1,109 @@
+"""Aligning a packed checkpoint that is written already: some of its integers are replaced.
+
+Sizes, types, grids and all that is not quantized stay as they are. The integers are written first,
+as one file beside the model; every shard is made from it, so that a killed run ends in the same
+bytes.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.adapters.checkpoint import (
+    Checkpoint,
+    packed_integers,
+    save_tensors,
+    unpacked_model,
+)
+from pipeline.adapters.layer_quantizer import LayerQuantizer
+from pipeline.adapters.progress import track
+from pipeline.domain.architecture import names_by_layer
+from pipeline.domain.errors import InputError
+from pipeline.domain.params import PackedVariant
+from pipeline.domain.variants import ALIGN_STEP_TOKENS
+from pipeline.numerics.align import AlignedLinear, Aligner
+from pipeline.numerics.packing.stored import stored_tensors
+
+SEED = 0
+EXPERTS = ".experts."
+
+
+def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
+    """Raise InputError for a model whose linears are not all modules of their own."""
+    if num_samples and any(EXPERTS in name for name in linears):
+        raise InputError(
+            f"align_samples = {num_samples}: the experts of a mixture cannot be aligned; set it "
+            "to 0"
+        )
+
+
+def align_checkpoint(
+    base: Checkpoint,
+    model_dir: Path,
+    recipe: PackedVariant,
+    windows: Sequence[Sequence[int]],
+    quantizer: LayerQuantizer,
+    *,
+    learned_path: Path,
+) -> None:
+    """Align the packed checkpoint in `model_dir` on `windows` of token ids, equally long.
+
+    `learned_path` outlives a kill; the caller removes it when the result is safe.
+    """
+    if not learned_path.exists():
+        linears = _aligned(base, model_dir, quantizer, _steps(windows, recipe.align_samples))
+        learned = {
+            f"{name}.{suffix}": tensor
+            for name, it in linears.items()
+            for suffix, tensor in stored_tensors(it.integers, it.grid, recipe).items()
+        }
+        save_tensors(learned_path, learned)
+    learned = load_file(learned_path)
+    for shard_path in sorted(model_dir.glob("*.safetensors")):
+        tensors = load_file(shard_path)
+        save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
+
+
+def _aligned(
+    base: Checkpoint, model_dir: Path, quantizer: LayerQuantizer, steps: Sequence[Tensor]
+) -> dict[str, AlignedLinear]:
+    """The packed linears by name, with better integers."""
+    packed = packed_integers(Checkpoint(model_dir))
+    linears: dict[str, AlignedLinear] = {}
+    for prefix, names in names_by_layer(base.names).items():
+        folded = quantizer.folded(prefix, base.tensors(names))
+        for inside, gram in folded.grams.items():
+            integers, grid = packed.pop(f"{prefix}.{inside}")
+            linears[f"{prefix}.{inside}"] = AlignedLinear(
+                folded.tensors[f"{inside}.weight"],
+                gram,
+                integers.to(quantizer.device),
+                grid.to(quantizer.device),
+            )
+    student, teacher = (
+        unpacked_model(it).to(quantizer.device) for it in (model_dir, base.directory)
+    )
+    aligner = Aligner(student, teacher, linears)
+    for token_ids in track(steps, "align", total=len(steps)):
+        aligner.step(token_ids.to(quantizer.device))
+    return linears
+
+
+def _steps(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
+    """So many windows in a seeded order, all of them before any comes again, cut evenly."""
+    order = list(_shuffled(len(windows), num_samples))
+    token_ids = torch.tensor([list(windows[at]) for at in order])
+    return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
+
+
+def _shuffled(num_windows: int, num_samples: int) -> Iterator[int]:
+    """Numbers of windows."""
+    order = random.Random(SEED)
+    while num_samples > 0:
+        yield from order.sample(range(num_windows), num_windows)[:num_samples]
+        num_samples -= num_windows

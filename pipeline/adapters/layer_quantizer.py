@@ -1,0 +1,118 @@
+"""The decoder layers of one base, quantized one by one as a recipe says."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.adapters.checkpoint import Checkpoint
+from pipeline.adapters.layer_inputs import LayerInputs, layer_inputs
+from pipeline.adapters.statistics import Statistics
+from pipeline.domain.architecture import folds_of, head_dim_of
+from pipeline.domain.grouping import Grouping
+from pipeline.domain.params import IntegerWeights, PackedVariant
+from pipeline.domain.variants import CompressedTensorsParams, Scheme
+from pipeline.numerics.fold import FoldedLayer
+from pipeline.numerics.fp8 import fp8_layer
+from pipeline.numerics.layer import QuantizedLayer, folded_layer, quantize_layer
+
+Made = TypeVar("Made")
+
+NOTHING = QuantizedLayer(linears={}, changed={})
+UNTOUCHED = FoldedLayer(tensors={}, grams={}, changed=frozenset(), multipliers={})
+
+
+class LayerQuantizer:
+    """Quantizes one decoder layer after the other."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        statistics: Statistics,
+        recipe: PackedVariant,
+        grouping: Grouping,
+        architecture: str,
+        work_dir: Path,
+    ) -> None:
+        """`work_dir` outlives a kill. Raises InputError where the architecture does not fit."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._checkpoint = checkpoint
+        self._statistics = statistics
+        self._recipe = recipe
+        self._grouping = grouping
+        self._folds = folds_of(architecture) if recipe.scale_search else ()
+        self._served = None
+        if recipe.quantized_inputs:
+            # Imported where it is needed: with what runs a model, it takes seconds.
+            from pipeline.adapters.quantized_inputs import QuantizedInputs
+
+            self._served = QuantizedInputs(
+                checkpoint.directory,
+                statistics.token_ids(),
+                work_dir,
+                device=self.device,
+                dampening_frac=recipe.dampening_frac,
+            )
+
+    @torch.inference_mode()
+    def quantized(self, prefix: str, stored: Mapping[str, Tensor]) -> QuantizedLayer:
+        """What becomes of the tensors `stored` of the layer `prefix`, or of what is no layer."""
+        layer = NOTHING
+        if self._linears(stored):
+            inputs = self._inputs(prefix, stored)
+            if self._served:
+                inputs = self._served.corrected(prefix, inputs)
+            if is_fp8(self._recipe):
+                layer = fp8_layer(inputs.tensors, inputs.grams)
+            else:
+                layer = self._by_recipe(quantize_layer, prefix, inputs)
+        if self._served:
+            self._served.advance(prefix, layer)
+        return layer
+
+    @torch.no_grad()
+    def folded(self, prefix: str, stored: Mapping[str, Tensor]) -> FoldedLayer:
+        """What `quantized` rounds, with G of its inputs in the base."""
+        if not self._linears(stored):
+            return UNTOUCHED
+        return self._by_recipe(folded_layer, prefix, self._inputs(prefix, stored))
+
+    def _linears(self, stored: Mapping[str, Tensor]) -> list[str]:
+        return [name for name in self._grouping.group_sizes if f"{name}.weight" in stored]
+
+    def _inputs(self, prefix: str, stored: Mapping[str, Tensor]) -> LayerInputs:
+        return layer_inputs(
+            prefix,
+            stored,
+            self._linears(stored),
+            self._statistics,
+            self._folds,
+            kept=self._grouping.kept,
+            device=self.device,
+        )
+
+    def _by_recipe(self, function: Callable[..., Made], prefix: str, inputs: LayerInputs) -> Made:
+        sizes = {name: self._grouping.group_sizes[f"{prefix}.{name}"] for name in inputs.grams}
+        shared = set(IntegerWeights.model_fields) - {"num_bits", "group_size"}
+        integers = IntegerWeights(
+            num_bits=self._recipe.num_bits,
+            group_size=max(sizes.values()),
+            **self._recipe.model_dump(include=shared),
+        )
+        return function(
+            inputs.tensors,
+            inputs.grams,
+            inputs.folds,
+            integers,
+            symmetric=self._recipe.symmetric,
+            head_dim=head_dim_of(self._checkpoint.config),
+            group_sizes=sizes,
+            shared_grams=inputs.shared_grams,
+        )
+
+
+def is_fp8(recipe: PackedVariant) -> bool:
+    """Whether weights become floating-point numbers instead of integers."""
+    return isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC
