@@ -48,8 +48,8 @@ W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 FAST: Recipe = {"refine_sweeps": 0}
 # Layers in order, each making up for those before.
 CORRECTED: Recipe = {"quantized_inputs": True}
-# What only whole models in memory can give, for where KL counts more: 96 samples are all there are.
-ALIGNED: Recipe = {"align_samples": 96}
+# What only whole models in memory can give, for where KL counts more. There are 96 samples.
+ALIGNED: Recipe = {"align_samples": 128}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
     "ours-gptq-sym": GPTQ,

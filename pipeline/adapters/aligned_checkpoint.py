@@ -1,14 +1,15 @@
 """Aligning a packed checkpoint that is written already: some of its integers are replaced.
 
 Sizes, types, grids and all that is not quantized stay as they are. The integers are written first,
-as one file beside the model; every shard is made from it, so that a killed run ends in the same
-bytes.
+with their errors, as one file beside the model; every shard is made from it, so that a killed run
+ends in the same bytes.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -27,10 +28,19 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.params import PackedVariant
 from pipeline.domain.variants import ALIGN_STEP_TOKENS
 from pipeline.numerics.align import AlignedLinear, Aligner
+from pipeline.numerics.layer import QuantizedLinear, measured
 from pipeline.numerics.packing.stored import stored_tensors
 
 SEED = 0
+ERRORS = ".errors"
 EXPERTS = ".experts."
+
+
+class Errors(NamedTuple):
+    """Of one linear, as in `TensorCoverage`."""
+
+    relative_error: float
+    error_ratio: float
 
 
 def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
@@ -50,23 +60,30 @@ def align_checkpoint(
     quantizer: LayerQuantizer,
     *,
     learned_path: Path,
-) -> None:
+) -> dict[str, Errors]:
     """Align the packed checkpoint in `model_dir` on `windows` of token ids, equally long.
 
-    `learned_path` outlives a kill; the caller removes it when the result is safe.
+    `learned_path` outlives a kill; the caller removes it when the result is safe. Returns the
+    errors of the linears as they are now, by their names.
     """
     if not learned_path.exists():
-        linears = _aligned(base, model_dir, quantizer, _steps(windows, recipe.align_samples))
-        learned = {
-            f"{name}.{suffix}": tensor
-            for name, it in linears.items()
-            for suffix, tensor in stored_tensors(it.integers, it.grid, recipe).items()
-        }
+        aligned = _aligned(base, model_dir, quantizer, _steps(windows, recipe.align_samples))
+        learned: dict[str, Tensor] = {}
+        for name, it in _measured(base, quantizer, aligned, symmetric=recipe.symmetric):
+            packed = stored_tensors(it.integers, it.grid, recipe)
+            errors = torch.tensor([it.relative_error, it.error_ratio], dtype=torch.float64)
+            learned |= {f"{name}.{suffix}": tensor for suffix, tensor in packed.items()}
+            learned[f"{name}{ERRORS}"] = errors
         save_tensors(learned_path, learned)
     learned = load_file(learned_path)
     for shard_path in sorted(model_dir.glob("*.safetensors")):
         tensors = load_file(shard_path)
         save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
+    return {
+        name.removesuffix(ERRORS): Errors(*it.tolist())
+        for name, it in learned.items()
+        if name.endswith(ERRORS)
+    }
 
 
 def _aligned(
@@ -92,6 +109,24 @@ def _aligned(
     for token_ids in track(steps, "align", total=len(steps)):
         aligner.step(token_ids.to(quantizer.device))
     return linears
+
+
+def _measured(
+    base: Checkpoint,
+    quantizer: LayerQuantizer,
+    linears: Mapping[str, AlignedLinear],
+    *,
+    symmetric: bool,
+) -> Iterator[tuple[str, QuantizedLinear]]:
+    """Every linear with what it costs: what it was to stand for has moved, so it is made again."""
+    for prefix, names in names_by_layer(base.names).items():
+        folded = quantizer.folded(prefix, base.tensors(names))
+        for inside, gram in folded.grams.items():
+            weight, it = folded.tensors[f"{inside}.weight"], linears[f"{prefix}.{inside}"]
+            yield (
+                f"{prefix}.{inside}",
+                measured(weight, it.integers, it.grid, gram, symmetric=symmetric),
+            )
 
 
 def _steps(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:

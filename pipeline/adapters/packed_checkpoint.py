@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.adapters.aligned_checkpoint import align_checkpoint, require_alignable
+from pipeline.adapters.aligned_checkpoint import Errors, align_checkpoint, require_alignable
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.adapters.files import (
     PARTIAL_SUFFIX,
@@ -96,7 +96,7 @@ def write_packed(
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     learned_path = model_dir.with_name("learned.safetensors")
     if recipe.align_samples:
-        align_checkpoint(
+        errors = align_checkpoint(
             checkpoint,
             model_dir,
             recipe,
@@ -104,6 +104,7 @@ def write_packed(
             quantizer,
             learned_path=learned_path,
         )
+        coverage = [_with_errors(row, errors) for row in coverage]
     # First, and at once: what was learned fits layers that are not aligned yet.
     remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
@@ -125,6 +126,12 @@ def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
         for name in checkpoint.names
         if split_layer_name(name) and len(checkpoint.shape(name)) > 1 and name not in quantized
     ]
+
+
+def _with_errors(row: TensorCoverage, errors: Mapping[str, Errors]) -> TensorCoverage:
+    """The row of an aligned linear tells of what it is now; others stay."""
+    found = errors.get(row.name.removesuffix(".weight"))
+    return row.model_copy(update=found._asdict()) if found else row
 
 
 def _write_shard(

@@ -88,8 +88,8 @@ class TensorCoverage(Record):
 
     `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
     tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known, and `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
-    plain rounding to nearest with the range of each group, where there are groups, both before
-    alignment; `reason` says why a tensor was left alone or got another type than the recipe's.
+    plain rounding to nearest with the range of each group, where there are groups; `reason` says
+    why a tensor was left alone or got another type than the recipe's.
     """
 
     name: str

@@ -22,7 +22,7 @@ from pipeline.domain.record import Record
 PositiveInt = Annotated[int, Field(gt=0)]
 # A step of alignment reads so many tokens, and keeps what it needs for the way back of so many at a
 # time; or one sample where that is longer.
-ALIGN_STEP_TOKENS = 4096
+ALIGN_STEP_TOKENS = 3072
 ALIGN_BATCH_TOKENS = 1024
 
 

@@ -30,14 +30,14 @@ from pipeline.numerics.two_sided import descend
 
 # Of the step after which L would be least, by its slope and curvature along the first step. That
 # is about a fortieth of the whole step, as the matrices all answer to the same error.
-STEP_SHARE = 1.25
+STEP_SHARE = 1.5
 # The curvature is taken from the KL that this part of a step makes.
 TRIAL = 0.01
 # A token whose KL is so many times the mean counts half.
 OUTLIER = 8.0
 SMALLEST_KL = 1e-12  # what is below it is the noise of float32
 # S is measured in the first steps.
-MEASURED_STEPS = 2
+MEASURED_STEPS = 3
 # Shares of the mean diagonal that are added to it, in a step and in rounding. Steps need more: a
 # gradient of few tokens says little where S or G are small.
 STEP_DAMPENING = {"outputs": 3.0, "inputs": 0.1}

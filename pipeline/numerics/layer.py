@@ -136,7 +136,7 @@ def _quantize_linears(
     integers_of = torch.split(integers, num_rows)
     parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
     return {
-        name: _measured(weight, part, part_grid, gram, symmetric=symmetric)
+        name: measured(weight, part, part_grid, gram, symmetric=symmetric)
         for (name, weight), part, part_grid in parts
     }
 
@@ -158,9 +158,10 @@ def _rounded(
     return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
 
 
-def _measured(
+def measured(
     weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, *, symmetric: bool
 ) -> QuantizedLinear:
+    """Integers and grid with what they cost `weight` (out × in, float32)."""
     plain = range_grid(
         weight, num_bits=grid.num_bits, group_size=grid.group_size, symmetric=symmetric
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapters.checkpoint import Checkpoint, unpacked_model
+from pipeline.adapters.checkpoint import Checkpoint, unpacked_model, unpacked_weights
 from pipeline.adapters.files import directory_records, file_sha256
 from pipeline.adapters.gguf import read_tensors
 from pipeline.adapters.params_file import read_params
@@ -21,6 +21,7 @@ from pipeline.domain.layout import PARAMS_FILE, Layout
 from pipeline.domain.manifest import tree_digest
 from pipeline.domain.params import Params
 from pipeline.domain.quantized import VariantRecord
+from pipeline.numerics.gram import output_error
 from pipeline.stages import calibrate, fetch, quantize
 from tests.architectures import tiny_model
 from tests.evaluation_files import write_evaluation_files
@@ -368,6 +369,29 @@ def test_alignment_changes_integers_alone(aligned: Layout, name: str) -> None:
     integers = "weight_packed" if name == "ct" else "qweight"
     assert changed == {f"{it}.{integers}" for it in Statistics(aligned).linears}
     assert all(trained.tensor(it).dtype == plain.tensor(it).dtype for it in plain.names)
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
+def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Layout, name: str) -> None:
+    """AWQ's scales apart: there the base's weights are not those that were rounded."""
+    record = record_of(aligned, f"{name}-aligned")
+    before = {it.name: it for it in record_of(aligned, name).coverage}
+    checkpoint = Checkpoint(aligned.base_dir)
+    weights = dict(unpacked_weights(aligned.model_dir(f"{name}-aligned")))
+    statistics = Statistics(aligned)
+    for row in record.coverage:
+        linear = row.name.removesuffix(".weight")
+        if linear not in statistics.linears:
+            assert row == before[row.name]
+            continue
+        assert row.relative_error != before[row.name].relative_error
+        if name != "awq":
+            weight = checkpoint.tensor(row.name).float()
+            gram = statistics.grams([linear])[linear]
+            error, power = (
+                float(output_error(it, gram)) for it in (weights[row.name] - weight, weight)
+            )
+            assert row.relative_error == pytest.approx(error / power, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
