@@ -13,6 +13,12 @@ S⁻¹ (∂L/∂Ŵ) G⁻¹, and then finds integers for them by `two_sided`. So 
 rounding loses again and again, as the latent weights of quantization-aware training do; grids and
 everything that is not quantized stay. Rounding towards such a Hessian, once and without gradients,
 is YAQA's (Tseng et al., arXiv 2505.22988). Needs both models whole in memory, in float32.
+
+What it comes to on babyllama in 4 bits, KL in thousandths of a nat: 13.0 before; 11.2 rounded
+towards S ⊗ G without a gradient; 9.0 after 12 thousand tokens, 8.3 after 25 and 7.0 after 74. What
+did not help there: scales and norms trained by Adam on the same tokens (9.4 after 12 thousand),
+another damping in a step, eigenvalues of the Hessian measured one by one (EKFAC: token by token
+S ⊗ G is right; what it misses is that matrices repeat each other's step), momentum.
 """
 
 from collections.abc import Iterator, Mapping

@@ -34,6 +34,7 @@ SHARED = {
     "align_samples": 0,
     "on_indivisible": "error",
 }
+DENSE = [name for name in CONFIGS if name not in ("mixtral", "qwen3-moe")]
 RECIPES = {
     "awq": AwqParams.model_validate(SHARED | {"format": "awq", "scale_search": True}),
     "gptq": GptqParams.model_validate(SHARED | {"format": "gptq", "scale_search": False}),
@@ -147,3 +148,22 @@ def test_an_unknown_architecture_gets_gptq_and_refuses_scales_in_one_line(tmp_pa
 def explained(rows: Iterable[TensorCoverage]) -> float:
     """The error of all linears, as if independent: √ of the sum of relative squared errors."""
     return sum(row.relative_error or 0.0 for row in rows) ** 0.5
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_architecture_without_experts_can_be_aligned(tmp_path: Path, name: str) -> None:
+    layout = calibrated_model(tmp_path, name)
+    token_ids = torch.tensor(token_windows())
+    distances = []
+    for samples in (0, 512):
+        recipe = RECIPES["awq"].model_copy(update={"align_samples": samples})
+        model_dir = tmp_path / f"aligned-{samples}"
+        model_dir.mkdir()
+        write_packed(layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir)
+        with torch.inference_mode():
+            base, variant = (
+                unpacked_model(it)(input_ids=token_ids).logits.log_softmax(-1)
+                for it in (layout.base_dir, model_dir)
+            )
+        distances.append(float((base.exp() * (base - variant)).sum(-1).mean()))
+    assert distances[1] < 0.8 * distances[0]

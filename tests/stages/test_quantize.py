@@ -341,7 +341,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Layout:
         "gptq": packed("gptq", num_bits=3),
         "ct": scheme("W4A16_ASYM"),
     }
-    samples = {"align_samples": 128}
+    samples = {"align_samples": 256}
     recipes |= {f"{name}-aligned": recipe | samples for name, recipe in recipes.items()}
     params = params_for(recipes)
     made = calibrated(tmp_path_factory.mktemp("aligned"), params)
