@@ -37,7 +37,7 @@ BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
 # Rounding and descent go column by column: Python and small operations, in seconds a column.
-COLUMN_SECONDS = 2.5e-4
+COLUMN_SECONDS = 4e-5
 # The work on one weight of a grid that is tried, in operations.
 GRID_OPERATIONS = 60
 # What llama.cpp does for one weight of a K-quant with an importance matrix.

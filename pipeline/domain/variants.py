@@ -68,6 +68,16 @@ class PackedParams(Record):
     align_samples: Annotated[int, Field(ge=0, le=100_000)]
     on_indivisible: OnIndivisible
 
+    @field_validator("align_samples")
+    @classmethod
+    def _starts_from_the_base(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("quantized_inputs"):
+            raise ValueError(
+                "alignment starts from the base's weights and makes up for the layers before by "
+                "itself; set quantized_inputs to false"
+            )
+        return value
+
 
 class AwqParams(PackedParams):
     """AutoAWQ's gemm layout: asymmetric, with zero points."""

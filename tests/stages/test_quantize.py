@@ -413,6 +413,12 @@ def test_rounded_activations_allow_neither(key: str, value: object, reason: str)
         params_for({"int8": recipe})
 
 
+def test_alignment_does_not_start_from_moved_weights() -> None:
+    recipe = packed("awq", quantized_inputs=True, align_samples=8)
+    with pytest.raises(ValueError, match="by itself; set quantized_inputs to false"):
+        params_for({"awq": recipe})
+
+
 def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
     """Columns grow as their norm shrinks: nothing changes but what rounding makes of it."""
     params = params_for({"plain": gguf("Q4_K_M"), "scaled": gguf("Q4_K_M", scale_search=True)})
