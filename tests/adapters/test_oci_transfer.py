@@ -157,8 +157,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self.memory.sent += len(body)  # before the client can have it
             self.wfile.write(body)
-            self.memory.sent += len(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
