@@ -1,8 +1,7 @@
 """The decoder layers of one base, quantized one by one as a recipe says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +13,9 @@ from pipeline.domain.architecture import folds_of, head_dim_of
 from pipeline.domain.grouping import Grouping
 from pipeline.domain.params import IntegerWeights, PackedVariant
 from pipeline.domain.variants import CompressedTensorsParams, Scheme
-from pipeline.numerics.fold import FoldedLayer
+from pipeline.numerics.fold import FoldedLayer, fold_layer
 from pipeline.numerics.fp8 import fp8_layer
-from pipeline.numerics.layer import QuantizedLayer, folded_layer, quantize_layer
-
-Made = TypeVar("Made")
+from pipeline.numerics.layer import QuantizedLayer, quantize_layer
 
 NOTHING = QuantizedLayer(linears={}, changed={})
 UNTOUCHED = FoldedLayer(tensors={}, grams={}, changed=frozenset(), multipliers={})
@@ -64,10 +61,7 @@ class LayerQuantizer:
             inputs = self._inputs(prefix, stored)
             if self._served:
                 inputs = self._served.corrected(prefix, inputs)
-            if is_fp8(self._recipe):
-                layer = fp8_layer(inputs.tensors, inputs.grams)
-            else:
-                layer = self._by_recipe(quantize_layer, prefix, inputs)
+            layer = self._rounded(prefix, inputs)
         if self._served:
             self._served.advance(prefix, layer)
         return layer
@@ -77,7 +71,16 @@ class LayerQuantizer:
         """What `quantized` rounds, with G of its inputs in the base."""
         if not self._linears(stored):
             return UNTOUCHED
-        return self._by_recipe(folded_layer, prefix, self._inputs(prefix, stored))
+        inputs = self._inputs(prefix, stored)
+        return fold_layer(
+            inputs.tensors,
+            inputs.grams,
+            inputs.folds,
+            {name: self._integers(size) for name, size in self._sizes(prefix, inputs).items()},
+            symmetric=self._recipe.symmetric,
+            head_dim=head_dim_of(self._checkpoint.config),
+            shared_grams=inputs.shared_grams,
+        )
 
     def _linears(self, stored: Mapping[str, Tensor]) -> list[str]:
         return [name for name in self._grouping.group_sizes if f"{name}.weight" in stored]
@@ -93,26 +96,30 @@ class LayerQuantizer:
             device=self.device,
         )
 
-    def _by_recipe(self, function: Callable[..., Made], prefix: str, inputs: LayerInputs) -> Made:
-        sizes = {name: self._grouping.group_sizes[f"{prefix}.{name}"] for name in inputs.grams}
-        shared = set(IntegerWeights.model_fields) - {"num_bits", "group_size"}
-        integers = IntegerWeights(
-            num_bits=self._recipe.num_bits,
-            group_size=max(sizes.values()),
-            **self._recipe.model_dump(include=shared),
-        )
-        return function(
+    def _rounded(self, prefix: str, inputs: LayerInputs) -> QuantizedLayer:
+        recipe = self._recipe
+        if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
+            return fp8_layer(inputs.tensors, inputs.grams)
+        sizes = self._sizes(prefix, inputs)
+        return quantize_layer(
             inputs.tensors,
             inputs.grams,
             inputs.folds,
-            integers,
-            symmetric=self._recipe.symmetric,
+            self._integers(max(sizes.values())),
+            symmetric=recipe.symmetric,
             head_dim=head_dim_of(self._checkpoint.config),
             group_sizes=sizes,
             shared_grams=inputs.shared_grams,
         )
 
+    def _sizes(self, prefix: str, inputs: LayerInputs) -> dict[str, int]:
+        """The group size of each linear, by its name inside the layer."""
+        return {name: self._grouping.group_sizes[f"{prefix}.{name}"] for name in inputs.grams}
 
-def is_fp8(recipe: PackedVariant) -> bool:
-    """Whether weights become floating-point numbers instead of integers."""
-    return isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC
+    def _integers(self, group_size: int) -> IntegerWeights:
+        shared = set(IntegerWeights.model_fields) - {"num_bits", "group_size"}
+        return IntegerWeights(
+            num_bits=self._recipe.num_bits,
+            group_size=group_size,
+            **self._recipe.model_dump(include=shared),
+        )

@@ -1,6 +1,6 @@
 """One decoder layer, quantized: a pure function of its weights, its statistics and the recipe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.domain.architecture import Fold
 from pipeline.domain.params import IntegerWeights, Rounding
-from pipeline.numerics.fold import FoldedLayer, fold_layer
+from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
@@ -57,15 +57,17 @@ def quantize_layer(
     group size is not the recipe's. Folded scales go into the tensors of the operation before,
     rounded as the file stores them, so that the linears make up for exactly what is stored.
     """
-    recipes = _recipes(recipe, grams, group_sizes)
-    folded = folded_layer(
+    recipes = {
+        name: recipe.model_copy(update={"group_size": group_sizes.get(name, recipe.group_size)})
+        for name in grams
+    }
+    folded = fold_layer(
         tensors,
         grams,
-        folds,
-        recipe,
+        folds if recipe.scale_search else (),
+        recipes,
         symmetric=symmetric,
         head_dim=head_dim,
-        group_sizes=group_sizes,
         shared_grams=shared_grams,
     )
     linears: dict[str, QuantizedLinear] = {}
@@ -81,39 +83,6 @@ def quantize_layer(
         if name in folded.changed
     }
     return QuantizedLayer(linears=linears, changed=changed)
-
-
-def folded_layer(
-    tensors: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
-    folds: Sequence[Fold],
-    recipe: IntegerWeights,
-    *,
-    symmetric: bool,
-    head_dim: int,
-    group_sizes: Mapping[str, int] = MappingProxyType({}),
-    shared_grams: Mapping[str, Tensor] = MappingProxyType({}),
-) -> FoldedLayer:
-    """The layer whose linears `quantize_layer` rounds; arguments as there."""
-    return fold_layer(
-        tensors,
-        grams,
-        folds if recipe.scale_search else (),
-        _recipes(recipe, grams, group_sizes),
-        symmetric=symmetric,
-        head_dim=head_dim,
-        shared_grams=shared_grams,
-    )
-
-
-def _recipes(
-    recipe: IntegerWeights, linears: Iterable[str], group_sizes: Mapping[str, int]
-) -> dict[str, IntegerWeights]:
-    """The recipe of each linear, with its own group size."""
-    return {
-        name: recipe.model_copy(update={"group_size": group_sizes.get(name, recipe.group_size)})
-        for name in linears
-    }
 
 
 def _together(
