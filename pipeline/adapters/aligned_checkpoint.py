@@ -28,12 +28,17 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.params import PackedVariant
 from pipeline.domain.variants import ALIGN_STEP_TOKENS
 from pipeline.numerics.align import AlignedLinear, Aligner
+from pipeline.numerics.grid import Grid
 from pipeline.numerics.layer import QuantizedLinear, measured
 from pipeline.numerics.packing.stored import stored_tensors
 
 SEED = 0
 ERRORS = ".errors"
 EXPERTS = ".experts."
+
+
+# Integers and grid by the name of the linear.
+Rounded = Mapping[str, tuple[Tensor, Grid]]
 
 
 class Errors(NamedTuple):
@@ -88,19 +93,22 @@ def align_checkpoint(
 
 def _aligned(
     base: Checkpoint, model_dir: Path, quantizer: LayerQuantizer, steps: Sequence[Tensor]
-) -> dict[str, AlignedLinear]:
+) -> Rounded:
     """The packed linears by name, with better integers."""
     packed = packed_integers(Checkpoint(model_dir))
     linears: dict[str, AlignedLinear] = {}
+    grids: dict[str, Grid] = {}
     for prefix, names in names_by_layer(base.names).items():
         folded = quantizer.folded(prefix, base.tensors(names))
         for inside, gram in folded.grams.items():
-            integers, grid = packed.pop(f"{prefix}.{inside}")
-            linears[f"{prefix}.{inside}"] = AlignedLinear(
+            name = f"{prefix}.{inside}"
+            integers, grid = packed.pop(name)
+            grids[name] = grid.to(quantizer.device)
+            linears[name] = AlignedLinear(
                 folded.tensors[f"{inside}.weight"],
                 gram,
                 integers.to(quantizer.device),
-                grid.to(quantizer.device),
+                grids[name],
             )
     student, teacher = (
         unpacked_model(it).to(quantizer.device) for it in (model_dir, base.directory)
@@ -108,25 +116,23 @@ def _aligned(
     aligner = Aligner(student, teacher, linears)
     for token_ids in track(steps, "align", total=len(steps)):
         aligner.step(token_ids.to(quantizer.device))
-    return linears
+    return {name: (integers, grids[name]) for name, integers in aligner.integers.items()}
 
 
 def _measured(
     base: Checkpoint,
     quantizer: LayerQuantizer,
-    linears: Mapping[str, AlignedLinear],
+    rounded: Rounded,
     *,
     symmetric: bool,
 ) -> Iterator[tuple[str, QuantizedLinear]]:
-    """Every linear with what it costs: what it was to stand for has moved, so it is made again."""
+    """Every linear with what it costs, by what it was to stand for, which is made again."""
     for prefix, names in names_by_layer(base.names).items():
         folded = quantizer.folded(prefix, base.tensors(names))
         for inside, gram in folded.grams.items():
-            weight, it = folded.tensors[f"{inside}.weight"], linears[f"{prefix}.{inside}"]
-            yield (
-                f"{prefix}.{inside}",
-                measured(weight, it.integers, it.grid, gram, symmetric=symmetric),
-            )
+            name = f"{prefix}.{inside}"
+            weight = folded.tensors[f"{inside}.weight"]
+            yield name, measured(weight, *rounded[name], gram, symmetric=symmetric)
 
 
 def _steps(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:

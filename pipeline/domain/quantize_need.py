@@ -1,5 +1,7 @@
 """What quantize holds and computes, by the kind of recipe. As in `pipeline.domain.stage_needs`."""
 
+from math import ceil
+
 from pipeline.domain.backends import BackendParams, BackendWeights
 from pipeline.domain.model_shape import LayerShape, ModelShape, SharedInput
 from pipeline.domain.params import GgufParams, PackedVariant, Params, Rounding
@@ -16,15 +18,15 @@ from pipeline.domain.stage_needs import (
     moving_seconds,
     variant_bytes,
 )
-from pipeline.domain.variants import ALIGN_BATCH_TOKENS
+from pipeline.domain.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 
 # Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
 LAYER_COPIES = 5
 # The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
 GRAM_COPIES = 5
 # Alignment keeps so many copies of what linears read and give, and of the logits; and of each
-# matrix the base's and the variant's weights, gradient, step, what they are to stand for, integers.
-LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 6
+# matrix the base's and the variant's weights, gradient, residual and integers.
+LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 5
 # Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
 # keeps one that it quantizes in float32, and what becomes of it.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
@@ -36,10 +38,12 @@ INPUT_PASSES = 3
 BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
+# Without what runs a model.
+LIGHT_START_SECONDS = 4.0
 # Rounding and descent go column by column: Python and small operations, in seconds a column.
 COLUMN_SECONDS = 4e-5
-# The work on one weight of a grid that is tried, in operations.
-GRID_OPERATIONS = 60
+# The work on one weight of a grid that is tried, and of a step of alignment, in operations.
+GRID_OPERATIONS, ALIGN_STEP_OPERATIONS = 60, 25_000
 # What llama.cpp does for one weight of a K-quant with an importance matrix.
 GGUF_OPERATIONS = 4000
 
@@ -105,12 +109,14 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         operations += it.num_copies * _rounding_operations(it, recipe)
         columns += it.num_copies * _rounding_columns(it, recipe)
     holding = _layer_bytes(shape)
+    runs_model = recipe.quantized_inputs or recipe.align_samples
+    start = START_SECONDS if runs_model else LIGHT_START_SECONDS
     reading = calibrate_need(source, params)
     if recipe.quantized_inputs:
         operations += INPUT_PASSES * reading.operations
         holding = max(holding, reading.gpu_memory + 2 * _moments_bytes(shape))
     if recipe.align_samples:
-        operations += recipe.align_samples * _aligning_operations(shape, params)
+        operations += _aligning_operations(shape, recipe.align_samples, params)
         holding = max(holding, _aligning_bytes(shape, params))
     return StageNeed(
         stage,
@@ -119,7 +125,7 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         disk_kept=kept,
         disk_temporary=2 * reading.disk_temporary if recipe.quantized_inputs else 0,
         operations=operations,
-        seconds=START_SECONDS + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
+        seconds=start + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
     )
 
 
@@ -151,10 +157,12 @@ def _aligning_bytes(shape: ModelShape, params: Params) -> int:
     return FLOAT32 * (matrices + moments + batch)
 
 
-def _aligning_operations(shape: ModelShape, params: Params) -> float:
-    """Of one sample: the base forward, the variant forward and twice back."""
-    tokens = params.calibration.max_seq_length
-    return 2.0 * 4 * tokens * (shape.num_linear_weights + shape.vocab_size * shape.hidden_size)
+def _aligning_operations(shape: ModelShape, num_samples: int, params: Params) -> float:
+    """The base forward, the variant forward and twice back; integers step by step."""
+    tokens = num_samples * params.calibration.max_seq_length
+    reading = 2.0 * 4 * tokens * (shape.num_linear_weights + shape.vocab_size * shape.hidden_size)
+    num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
+    return reading + num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
 
 
 def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:

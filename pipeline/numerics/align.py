@@ -7,22 +7,26 @@ model, nor which outputs of a linear matter. Here the objective is that of the e
 
 whose second derivative by one weight matrix is about S ⊗ G (K-FAC, Martens and Grosse, arXiv
 1503.05671): G the second moment of what the linear reads, S that of the gradient at what it gives,
-S = E[g gᵀ] with g the gradient of a random direction of the output's Fisher metric. A step moves
-the weights that the integers are to stand for against the gradient at the rounded model, by
-S⁻¹ (∂L/∂Ŵ) G⁻¹, and then finds integers for them by `two_sided`. So the weights collect what
-rounding loses again and again, as the latent weights of quantization-aware training do; grids and
-everything that is not quantized stay. Rounding towards such a Hessian, once and without gradients,
-is YAQA's (Tseng et al., arXiv 2505.22988). Needs both models whole in memory, in float32.
+S = E[g gᵀ] with g the gradient of a random direction of the output's Fisher metric, over the tokens
+of the first step.
 
-128 samples of 256 tokens take the KL of a 4-bit AWQ file of babyllama from 0.0151 to 0.0091
-(benchmarks/quantizers). What did not help there in trials: scales and norms trained by Adam on the
-same tokens, eigenvalues of the Hessian measured one by one (EKFAC: token by token S ⊗ G is right;
-what it misses is that matrices repeat each other's step), momentum.
+W being the weights that the integers are to stand for and Ŵ what they stand for, `two_sided` finds
+integers by R = S (W − Ŵ) G. A step moves W against the gradient at the rounded model, by
+η S⁻¹ (∂L/∂Ŵ) G⁻¹, which is R − η ∂L/∂Ŵ, and finds integers again. So W, which is never needed
+itself, collects what rounding loses again and again, as the latent weights of quantization-aware
+training do; grids and everything that is not quantized stay. Rounding towards such a Hessian, once
+and without gradients, is YAQA's (Tseng et al., arXiv 2505.22988). Needs both models whole in
+memory, in float32.
+
+What it gains and costs is measured in benchmarks/quantizers. What did not help in trials: scales
+and norms trained by Adam on the same tokens, eigenvalues of the Hessian measured one by one (EKFAC:
+token by token S ⊗ G is right; what it misses is that matrices repeat each other's step), momentum,
+steps that fall, layers in turn, a step that solves for all tokens of a batch at once, S of more
+steps. S of the gradients of L itself did as well on babyllama and made random models worse.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,146 +38,188 @@ from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
 
 # Of the step after which L would be least, by its slope and curvature along the first step. That
-# is about a fiftieth of the whole step, as the matrices all answer to the same error.
+# is less than a hundredth of the whole step, as the matrices all answer to the same error.
 STEP_SHARE = 1.5
 # The curvature is taken from the KL that this part of a step makes.
 TRIAL = 0.01
 # A token whose KL is so many times the mean counts half.
 OUTLIER = 8.0
 SMALLEST_KL = 1e-12  # what is below it is the noise of float32
-# S is measured in the first steps.
-MEASURED_STEPS = 3
-# Shares of the mean diagonal that are added to it, in a step and in rounding. Steps need more: a
-# gradient of few tokens says little where S or G are small.
-STEP_DAMPENING = {"outputs": 3.0, "inputs": 0.1}
-ROUNDING_DAMPENING = {"outputs": 0.1, "inputs": 0.01}
+# Shares of the mean diagonal that are added to S and G.
+OUTPUT_DAMPENING, INPUT_DAMPENING = 0.3, 0.01
 SEED = 0
+# So many weights are moved together: a small matrix costs little more than the calls for it.
+STACKED_WEIGHTS = 2**20
 
 
-@dataclass
+@dataclass(frozen=True)
 class AlignedLinear:
-    """A quantized linear: what it is to stand for (float32, out × in), G, its integers and grid.
-
-    `target` and `integers` move; `output_moment` is S times the number of tokens it was summed
-    over.
-    """
+    """A quantized linear: what it is to stand for (float32, out × in), G, its integers and grid."""
 
     target: Tensor
     gram: Tensor
     integers: Tensor
     grid: Grid
-    output_moment: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        num_outputs = self.target.shape[0]
-        self.output_moment = self.target.new_zeros(num_outputs, num_outputs)
+
+class _Stack:
+    """Linears of one shape and group size, one behind the other."""
+
+    def __init__(self, names: Sequence[str], linears: Sequence[AlignedLinear]) -> None:
+        first = linears[0].grid
+        self.names = names
+        self.grid = Grid(
+            scale=torch.cat([it.grid.scale for it in linears]),
+            zero=torch.cat([it.grid.zero for it in linears]),
+            num_bits=first.num_bits,
+            group_size=first.group_size,
+        )
+        self.integers = torch.stack([it.integers for it in linears])
+        self.inputs = torch.stack([dampened(it.gram, INPUT_DAMPENING) for it in linears])
+        self._error = torch.stack([it.target for it in linears]).sub_(self.values)
+
+    @property
+    def values(self) -> Tensor:
+        return self.grid.values(self.integers.flatten(0, 1)).view_as(self.integers)
+
+    def weigh(self, curvatures: Sequence[Tensor]) -> None:
+        """Take S of each linear; to be done once, before any step."""
+        self.outputs = torch.stack([dampened(it, OUTPUT_DAMPENING) for it in curvatures])
+        self.residual = self.outputs @ self._error @ self.inputs
+        del self._error
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """S⁻¹ (∂L/∂Ŵ) G⁻¹."""
+        outputs, inputs = (torch.linalg.cholesky(it) for it in (self.outputs, self.inputs))
+        half = torch.cholesky_solve(gradient, outputs)
+        return torch.cholesky_solve(half.mT, inputs).mT
+
+    def move(self, step: Tensor) -> None:
+        """Take `step` from R and find integers for it."""
+        self.residual.sub_(step)
+        descend(self.residual, self.integers, self.grid, outputs=self.outputs, inputs=self.inputs)
 
 
 class Aligner:
-    """Moves the integers of `linears`, by module name, and with them the weights of `student`.
+    """Moves the integers of linears, and with them the weights of `student`.
 
-    `student` and `teacher` give logits for token ids.
+    `student` and `teacher` give logits for token ids. `linears`, by module name, is emptied: what
+    is worked with takes its place in memory.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, linears: Mapping[str, AlignedLinear]
+        self, student: nn.Module, teacher: nn.Module, linears: dict[str, AlignedLinear]
     ) -> None:
-        self._student, self._teacher, self._linears = student, teacher, linears
+        self._student, self._teacher = student, teacher
         student.requires_grad_(False)
         self._weights = {name: _weight(student, name).requires_grad_() for name in linears}
-        self._random = torch.Generator().manual_seed(SEED)
-        self._measured_steps = self._measured_tokens = 0
+        self._stacks = [
+            _Stack(names, [linears.pop(name) for name in names]) for names in _alike(linears)
+        ]
         self._step_size: float | None = None
+
+    @property
+    def integers(self) -> dict[str, Tensor]:
+        """By module name, float32, out × in."""
+        return {
+            name: integers
+            for stack in self._stacks
+            for name, integers in zip(stack.names, stack.integers, strict=True)
+        }
 
     def step(self, token_ids: Tensor) -> float:
         """One step on `token_ids`, samples × tokens; returns L on them before it, in nats."""
-        measures = self._measured_steps < MEASURED_STEPS
-        loss = 0.0
-        for batch in torch.split(token_ids, max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1])):
-            loss += self._backward(batch, measures=measures)
-        if measures:
-            self._measured_steps += 1
-            self._measured_tokens += token_ids.numel()
+        if self._step_size is None:
+            curvatures = self._curvatures(token_ids)
+            for stack in self._stacks:
+                stack.weigh([curvatures.pop(name) for name in stack.names])
+        loss = self._backward(token_ids)
         with torch.no_grad():
-            steps = {name: self._direction(name, token_ids.numel()) for name in self._linears}
             if self._step_size is None:
-                self._step_size = self._measured_step_size(token_ids, steps)
-            for name, linear in self._linears.items():
-                linear.target.sub_(steps.pop(name), alpha=self._step_size)
-                self._round(linear, name)
+                self._step_size = self._measured_step_size(token_ids)
+            for stack in self._stacks:
+                stack.move(self._gradient(stack).mul_(self._step_size / token_ids.numel()))
+                for name, value in zip(stack.names, stack.values, strict=True):
+                    self._weights[name].copy_(value)
+                    self._weights[name].grad = None
         return loss / token_ids.numel()
 
-    def _backward(self, token_ids: Tensor, *, measures: bool) -> float:
-        """Adds the gradient of the summed KL, and to S where it `measures`; returns the sum."""
-        with torch.no_grad():
-            wanted = _logits(self._teacher, token_ids).log_softmax(-1)
-        with self._outputs(token_ids, measures=measures) as outputs:
-            logits = _logits(self._student, token_ids)
-        if measures:
-            directions = _fisher_direction(logits.detach().softmax(-1), self._random)
-            gradients = torch.autograd.grad(
-                logits, list(outputs.values()), directions, retain_graph=True
-            )
-            for name, gradient in zip(outputs, gradients, strict=True):
-                rows = gradient.flatten(0, -2)
-                self._linears[name].output_moment.addmm_(rows.T, rows)
-        found = logits.log_softmax(-1)
-        by_token = _kl(wanted, found)
-        torch.autograd.backward((by_token * _tempered(by_token.detach())).sum())
-        return by_token.sum().item()
+    def _curvatures(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """S by module name.
 
-    @contextmanager
-    def _outputs(self, token_ids: Tensor, *, measures: bool) -> Iterator[dict[str, Tensor]]:
-        """What each linear gives, filled while the student runs, where it `measures`."""
-        outputs: dict[str, Tensor] = {}
+        √p ∘ ε with signs ε, led back through the log-probabilities, is the direction
+        √p ∘ ε − p (√p · ε) of the logits. Its second moment is their Fisher matrix diag(p) − p pᵀ,
+        and it varies less than the usual p − (a drawn token).
+        """
+        moments = {
+            name: weight.new_zeros(len(weight), len(weight))
+            for name, weight in self._weights.items()
+        }
         handles = [
             self._student.get_submodule(name).register_forward_hook(
                 lambda _, __, output, name=name: outputs.update({name: output})
             )
-            for name in (self._linears if measures else ())
+            for name in self._weights
         ]
-        try:
-            yield outputs
-        finally:
-            for handle in handles:
-                handle.remove()
+        random = torch.Generator().manual_seed(SEED)
+        for batch in _batches(token_ids):
+            outputs: dict[str, Tensor] = {}
+            found = _log_probabilities(self._student, batch)
+            signs = _signs(found.shape, random).to(found.device)
+            directions = (found.detach() / 2).exp() * signs
+            gradients = torch.autograd.grad(found, list(outputs.values()), directions)
+            for name, gradient in zip(outputs, gradients, strict=True):
+                rows = gradient.flatten(0, -2)
+                moments[name].addmm_(rows.T, rows, alpha=1 / token_ids.numel())
+        for handle in handles:
+            handle.remove()
+        return moments
 
-    def _moment(self, name: str) -> Tensor:
-        return self._linears[name].output_moment / self._measured_tokens
+    def _backward(self, token_ids: Tensor) -> float:
+        """Leave the gradient of the sum of the KL of all tokens; returns that sum."""
+        loss = 0.0
+        for batch in _batches(token_ids):
+            with torch.no_grad():
+                wanted = _log_probabilities(self._teacher, batch)
+            by_token = _kl(wanted, _log_probabilities(self._student, batch))
+            torch.autograd.backward((by_token * _tempered(by_token.detach())).sum())
+            loss += by_token.sum().item()
+        return loss
 
-    def _direction(self, name: str, num_tokens: int) -> Tensor:
-        """S⁻¹ (∂L/∂Ŵ) G⁻¹; the gradient is left as that of the mean."""
-        gradient = self._weights[name].grad
-        assert gradient is not None
-        gradient.div_(num_tokens)
-        half = _solved(self._moment(name), STEP_DAMPENING["outputs"], gradient)
-        return _solved(self._linears[name].gram, STEP_DAMPENING["inputs"], half.T).T
+    def _gradient(self, stack: _Stack) -> Tensor:
+        """Of the sum over tokens; like `stack.integers`."""
+        gradients = [self._weights[name].grad for name in stack.names]
+        return torch.stack([it for it in gradients if it is not None])
 
-    def _measured_step_size(self, token_ids: Tensor, steps: Mapping[str, Tensor]) -> float:
-        """From slope and curvature of L along the step: KL(Ŵ ‖ Ŵ + ε d) is about ε² dᵀ F d / 2."""
-        batch = token_ids[: max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1])]
-        before = _logits(self._student, batch).log_softmax(-1)
+    def _measured_step_size(self, token_ids: Tensor) -> float:
+        """From slope and curvature of L along the step: KL(Ŵ ‖ Ŵ + ε d) is about ε² dᵀ F d / 2.
+
+        Leaves the student a little way along the step.
+        """
+        batch = next(_batches(token_ids))
+        before = _log_probabilities(self._student, batch)
         slope = 0.0
-        for name, weight in self._weights.items():
-            assert weight.grad is not None
-            slope += float((weight.grad * steps[name]).sum())
-            weight.sub_(steps[name], alpha=TRIAL)
-        after = _logits(self._student, batch).log_softmax(-1)
-        by_token = _kl(before, after)
+        for stack in self._stacks:
+            gradient = self._gradient(stack).div_(token_ids.numel())
+            direction = stack.direction(gradient)
+            slope += float((gradient * direction).sum())
+            for name, step in zip(stack.names, direction, strict=True):
+                self._weights[name].sub_(step, alpha=TRIAL)
+        by_token = _kl(before, _log_probabilities(self._student, batch))
         curvature = 2 * float((by_token * _tempered(by_token)).mean()) / TRIAL**2
         return STEP_SHARE * slope / curvature if curvature > 0 else 0.0
 
-    def _round(self, linear: AlignedLinear, name: str) -> None:
-        linear.integers = descend(
-            linear.target,
-            linear.integers,
-            linear.grid,
-            outputs=dampened(self._moment(name), ROUNDING_DAMPENING["outputs"]),
-            inputs=dampened(linear.gram, ROUNDING_DAMPENING["inputs"]),
-        )
-        weight = self._weights[name]
-        weight.copy_(linear.grid.values(linear.integers))
-        weight.grad = None
+
+def _alike(linears: Mapping[str, AlignedLinear]) -> list[list[str]]:
+    """The linears that go into one stack."""
+    alike: dict[tuple[torch.Size, int], list[str]] = {}
+    for name, linear in linears.items():
+        alike.setdefault((linear.integers.shape, linear.grid.group_size), []).append(name)
+    stacks = []
+    for (shape, _), names in alike.items():
+        height = max(1, STACKED_WEIGHTS // shape.numel())
+        stacks += [names[start : start + height] for start in range(0, len(names), height)]
+    return stacks
 
 
 def _weight(model: nn.Module, name: str) -> nn.Parameter:
@@ -182,20 +228,18 @@ def _weight(model: nn.Module, name: str) -> nn.Parameter:
     return weight
 
 
-def _logits(model: nn.Module, token_ids: Tensor) -> Tensor:
+def _batches(token_ids: Tensor) -> Iterator[Tensor]:
+    yield from torch.split(token_ids, max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1]))
+
+
+def _log_probabilities(model: nn.Module, token_ids: Tensor) -> Tensor:
     """Positions × vocabulary, float32."""
     logits: Tensor = model(input_ids=token_ids, use_cache=False).logits
-    return logits.flatten(0, 1).float()
+    return logits.flatten(0, 1).float().log_softmax(-1)
 
 
-def _fisher_direction(probabilities: Tensor, random: torch.Generator) -> Tensor:
-    """Random rows whose second moment is the Fisher matrix diag(p) − p pᵀ of each row of logits.
-
-    With signs ε it is √p ∘ ε − p (√p · ε), which varies less than the usual p − (a drawn token).
-    """
-    signs = torch.randint(0, 2, probabilities.shape, generator=random, dtype=torch.int8)
-    drawn = probabilities.sqrt() * (2 * signs - 1).to(probabilities.device)
-    return drawn - probabilities * drawn.sum(-1, keepdim=True)
+def _signs(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=random, dtype=torch.int8).mul_(2).sub_(1)
 
 
 def _kl(wanted: Tensor, found: Tensor) -> Tensor:
@@ -206,8 +250,3 @@ def _kl(wanted: Tensor, found: Tensor) -> Tensor:
 def _tempered(by_token: Tensor) -> Tensor:
     """Weights of tokens, so that the few with far more KL than the mean do not rule a step."""
     return 1 / (1 + by_token / (OUTLIER * by_token.mean()).clamp(min=SMALLEST_KL))
-
-
-def _solved(moment: Tensor, dampening_frac: float, right: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky(dampened(moment, dampening_frac))
-    return torch.cholesky_solve(right, factor)

@@ -29,13 +29,26 @@ def error(integers: Tensor, matrix: Tensor, grid: Grid, outputs: Tensor, gram: T
     return float(torch.trace(outputs @ delta @ gram @ delta.T))
 
 
+def descended(
+    integers: Tensor, matrix: Tensor, grid: Grid, outputs: Tensor, gram: Tensor
+) -> Tensor:
+    """What becomes of the integers of one matrix; checks that R followed them."""
+    better = integers.clone(memory_format=torch.contiguous_format)[None]
+    residual = outputs @ (matrix - grid.values(integers)) @ gram
+    followed = residual.clone()[None]
+    descend(followed, better, grid, outputs=outputs[None], inputs=gram[None])
+    ends_at = outputs @ (matrix - grid.values(better[0])) @ gram
+    assert torch.allclose(followed[0], ends_at, atol=1e-4 * float(residual.abs().max()))
+    return better[0]
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("num_bits", [2, 3, 4])
 def test_the_error_falls_call_by_call_within_the_grid(num_bits: int, symmetric: bool) -> None:
     matrix, integers, grid, outputs, gram = problem(num_bits=num_bits, symmetric=symmetric)
     errors = [error(integers, matrix, grid, outputs, gram)]
     for _ in range(4):
-        integers = descend(matrix, integers, grid, outputs=outputs, inputs=gram)
+        integers = descended(integers, matrix, grid, outputs, gram)
         errors.append(error(integers, matrix, grid, outputs, gram))
         assert torch.equal(integers, integers.round())
         assert integers.min() >= 0
@@ -47,7 +60,7 @@ def test_the_error_falls_call_by_call_within_the_grid(num_bits: int, symmetric: 
 def test_it_ends_where_no_single_step_helps() -> None:
     matrix, integers, grid, outputs, gram = problem(num_bits=4, symmetric=False)
     for _ in range(50):
-        integers = descend(matrix, integers, grid, outputs=outputs, inputs=gram)
+        integers = descended(integers, matrix, grid, outputs, gram)
     best = error(integers, matrix, grid, outputs, gram)
     for place in range(0, ROWS * COLUMNS, 37):
         for step in (-1, 1):
@@ -58,7 +71,7 @@ def test_it_ends_where_no_single_step_helps() -> None:
 
 def test_a_matrix_on_its_grid_stays_as_it_is() -> None:
     _, integers, grid, outputs, gram = problem(num_bits=4, symmetric=True)
-    same = descend(grid.values(integers), integers, grid, outputs=outputs, inputs=gram)
+    same = descended(integers, grid.values(integers), grid, outputs, gram)
     assert torch.equal(same, integers)
 
 
@@ -67,5 +80,32 @@ def test_strongly_coupled_outputs_do_not_make_the_error_rise() -> None:
     matrix, integers, grid, _, gram = problem(num_bits=3, symmetric=False)
     outputs = dampened(torch.ones(ROWS, ROWS), 0.01)
     before = error(integers, matrix, grid, outputs, gram)
-    integers = descend(matrix, integers, grid, outputs=outputs, inputs=gram)
+    integers = descended(integers, matrix, grid, outputs, gram)
     assert error(integers, matrix, grid, outputs, gram) < before
+
+
+def test_matrices_side_by_side_do_not_see_each_other() -> None:
+    """With as many rounds as it takes, each ends where it ends alone."""
+    matrix, integers, grid, outputs, gram = problem(num_bits=4, symmetric=False)
+    other = matrix.flip(0)
+    both_grids = Grid(
+        scale=torch.cat([grid.scale, grid.scale]),
+        zero=torch.cat([grid.zero, grid.zero]),
+        num_bits=grid.num_bits,
+        group_size=grid.group_size,
+    )
+    wanted = torch.stack([matrix, other])
+    both = torch.stack([integers, grid.round(other)])
+    alone = [both[0].clone(), both[1].clone()]
+    curvatures = {"outputs": outputs.expand(2, -1, -1), "inputs": gram.expand(2, -1, -1)}
+    values = both_grids.values(both.flatten(0, 1)).view_as(both)
+    residual = outputs @ (wanted - values) @ gram
+    for _ in range(50):
+        descend(residual, both, both_grids, **curvatures)
+        alone = [
+            descended(it, target, grid, outputs, gram)
+            for it, target in zip(alone, wanted, strict=True)
+        ]
+    for at, target in enumerate(wanted):
+        together, apart = (error(it, target, grid, outputs, gram) for it in (both[at], alone[at]))
+        assert together == pytest.approx(apart, rel=0.02)
