@@ -20,10 +20,10 @@ from pipeline.domain.stage_needs import (
 )
 from pipeline.domain.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 
-# Quantizing a layer keeps its weights, a scaled copy, integers, and what searches try.
-LAYER_COPIES = 5
-# The feedback of GPTQ takes G in order, its Cholesky factor, the identity and the inverse.
-GRAM_COPIES = 5
+# Quantizing a layer keeps its weights, a scaled copy or integers, and what searches try.
+LAYER_COPIES = 3
+# The feedback of GPTQ takes G in order, its Cholesky factor and the inverse.
+GRAM_COPIES = 3
 # Alignment keeps so many copies of what linears read and give, and of the logits; and of each
 # matrix the base's and the variant's weights, gradient, residual and integers.
 LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 5

@@ -95,7 +95,7 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
     """One layer in float32, its G and a batch of activations; hidden states are on the disk."""
     shape, calibration = source.shape, params.calibration
     tokens = calibration.num_calibration_samples * calibration.max_seq_length
-    batch = max(BATCH_TOKENS, calibration.max_seq_length)
+    batch = min(tokens, max(BATCH_TOKENS, calibration.max_seq_length))
     layer_entries = max(
         layer.num_weights + sum(map(gram_entries, layer.inputs)) for layer in shape.layers
     )

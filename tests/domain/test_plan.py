@@ -88,8 +88,9 @@ def test_memory_follows_what_each_stage_holds(llama: dict[str, StageNeed]) -> No
     assert llama["evaluate base"].memory > whole
     assert llama["evaluate awq-w4-g128"].memory > 2 * whole
     assert llama["evaluate awq-w4-g128"].memory > llama["evaluate gguf-q4-k-m"].memory
-    for name in ("calibrate", "quantize awq-w4-g128"):
-        assert llama[name].memory < 12 * GIB
+    # What one layer was seen to take (benchmarks/engine), and not twice as much.
+    for name, seen in (("calibrate", 2.55 * GIB), ("quantize awq-w4-g128", 4.4 * GIB)):
+        assert seen < llama[name].memory < 2 * seen
 
 
 def test_calibrating_and_quantizing_take_the_same_memory_at_any_depth() -> None:
@@ -123,7 +124,7 @@ def test_quantized_inputs_take_passes_and_states_but_no_model() -> None:
         reading = needs_of(shapes)["calibrate"]
         assert after.operations == before.operations + 3 * reading.operations
         assert after.disk_temporary == 2 * reading.disk_temporary
-        assert before.memory <= after.memory < 12 * GIB
+        assert before.memory <= after.memory < 9 * GIB
 
 
 @pytest.mark.parametrize(
