@@ -25,7 +25,7 @@ steps that fall, layers in turn, a step that solves for all tokens of a batch at
 steps. S of the gradients of L itself did as well on babyllama and made random models worse.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,48 +63,49 @@ class AlignedLinear:
 
 
 class _Stack:
-    """Linears of one shape and group size, one behind the other."""
+    """Linears of one shape and group size, one behind the other, with S of each."""
 
-    def __init__(self, names: Sequence[str], linears: Sequence[AlignedLinear]) -> None:
+    def __init__(
+        self, names: Sequence[str], linears: Sequence[AlignedLinear], curvatures: Sequence[Tensor]
+    ) -> None:
         first = linears[0].grid
         self.names = names
-        self.grid = Grid(
+        self._grid = Grid(
             scale=torch.cat([it.grid.scale for it in linears]),
             zero=torch.cat([it.grid.zero for it in linears]),
             num_bits=first.num_bits,
             group_size=first.group_size,
         )
         self.integers = torch.stack([it.integers for it in linears])
-        self.inputs = torch.stack([dampened(it.gram, INPUT_DAMPENING) for it in linears])
-        self._error = torch.stack([it.target for it in linears]).sub_(self.values)
+        self._inputs = torch.stack([dampened(it.gram, INPUT_DAMPENING) for it in linears])
+        self._outputs = torch.stack([dampened(it, OUTPUT_DAMPENING) for it in curvatures])
+        error = torch.stack([it.target for it in linears]).sub_(self.values)
+        self._residual = self._outputs @ error @ self._inputs
 
     @property
     def values(self) -> Tensor:
-        return self.grid.values(self.integers.flatten(0, 1)).view_as(self.integers)
-
-    def weigh(self, curvatures: Sequence[Tensor]) -> None:
-        """Take S of each linear; to be done once, before any step."""
-        self.outputs = torch.stack([dampened(it, OUTPUT_DAMPENING) for it in curvatures])
-        self.residual = self.outputs @ self._error @ self.inputs
-        del self._error
+        """What the integers stand for, like `integers`."""
+        return self._grid.values(self.integers.flatten(0, 1)).view_as(self.integers)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """S⁻¹ (∂L/∂Ŵ) G⁻¹."""
-        outputs, inputs = (torch.linalg.cholesky(it) for it in (self.outputs, self.inputs))
+        outputs, inputs = (torch.linalg.cholesky(it) for it in (self._outputs, self._inputs))
         half = torch.cholesky_solve(gradient, outputs)
         return torch.cholesky_solve(half.mT, inputs).mT
 
     def move(self, step: Tensor) -> None:
         """Take `step` from R and find integers for it."""
-        self.residual.sub_(step)
-        descend(self.residual, self.integers, self.grid, outputs=self.outputs, inputs=self.inputs)
+        self._residual.sub_(step)
+        descend(
+            self._residual, self.integers, self._grid, outputs=self._outputs, inputs=self._inputs
+        )
 
 
 class Aligner:
     """Moves the integers of linears, and with them the weights of `student`.
 
-    `student` and `teacher` give logits for token ids. `linears`, by module name, is emptied: what
-    is worked with takes its place in memory.
+    `student` and `teacher` give logits for token ids. `linears`, by module name, is emptied by the
+    first step: what is worked with takes its place in memory.
     """
 
     def __init__(
@@ -113,14 +114,13 @@ class Aligner:
         self._student, self._teacher = student, teacher
         student.requires_grad_(False)
         self._weights = {name: _weight(student, name).requires_grad_() for name in linears}
-        self._stacks = [
-            _Stack(names, [linears.pop(name) for name in names]) for names in _alike(linears)
-        ]
+        self._linears = linears
+        self._stacks: list[_Stack] = []
         self._step_size: float | None = None
 
     @property
     def integers(self) -> dict[str, Tensor]:
-        """By module name, float32, out × in."""
+        """After a step: by module name, float32, out × in."""
         return {
             name: integers
             for stack in self._stacks
@@ -129,10 +129,8 @@ class Aligner:
 
     def step(self, token_ids: Tensor) -> float:
         """One step on `token_ids`, samples × tokens; returns L on them before it, in nats."""
-        if self._step_size is None:
-            curvatures = self._curvatures(token_ids)
-            for stack in self._stacks:
-                stack.weigh([curvatures.pop(name) for name in stack.names])
+        if not self._stacks:
+            self._stacks = list(_stacked(self._linears, self._curvatures(token_ids)))
         loss = self._backward(token_ids)
         with torch.no_grad():
             if self._step_size is None:
@@ -210,16 +208,18 @@ class Aligner:
         return STEP_SHARE * slope / curvature if curvature > 0 else 0.0
 
 
-def _alike(linears: Mapping[str, AlignedLinear]) -> list[list[str]]:
-    """The linears that go into one stack."""
+def _stacked(linears: dict[str, AlignedLinear], curvatures: dict[str, Tensor]) -> Iterator[_Stack]:
+    """What is alike goes together, up to a size. Empties both."""
     alike: dict[tuple[torch.Size, int], list[str]] = {}
     for name, linear in linears.items():
         alike.setdefault((linear.integers.shape, linear.grid.group_size), []).append(name)
-    stacks = []
     for (shape, _), names in alike.items():
         height = max(1, STACKED_WEIGHTS // shape.numel())
-        stacks += [names[start : start + height] for start in range(0, len(names), height)]
-    return stacks
+        for start in range(0, len(names), height):
+            some = names[start : start + height]
+            yield _Stack(
+                some, [linears.pop(it) for it in some], [curvatures.pop(it) for it in some]
+            )
 
 
 def _weight(model: nn.Module, name: str) -> nn.Parameter:
