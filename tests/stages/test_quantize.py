@@ -232,6 +232,7 @@ def test_what_llama_cpp_has_no_tensor_for_is_one_line(tmp_path: Path) -> None:
         quantize.run(made, params, "it")
 
 
+@pytest.mark.slow
 def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) -> None:
     """Of values that numpy holds, which are those of GGUF files; others are read layer by layer."""
     params = params_for({"it": gguf("Q8_0", scale_search=True)})
@@ -419,6 +420,7 @@ def test_alignment_does_not_start_from_moved_weights() -> None:
         params_for({"awq": recipe})
 
 
+@pytest.mark.slow
 def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
     """Columns grow as their norm shrinks: nothing changes but what rounding makes of it."""
     params = params_for({"plain": gguf("Q4_K_M"), "scaled": gguf("Q4_K_M", scale_search=True)})
