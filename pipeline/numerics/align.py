@@ -22,7 +22,8 @@ What it gains and costs is measured in benchmarks/quantizers. What did not help 
 and norms trained by Adam on the same tokens, eigenvalues of the Hessian measured one by one (EKFAC:
 token by token S ⊗ G is right; what it misses is that matrices repeat each other's step), momentum,
 steps that fall, layers in turn, a step that solves for all tokens of a batch at once, S of more
-steps. S of the gradients of L itself did as well on babyllama and made random models worse.
+steps. S of the gradients of L itself did as well on babyllama and made two of three random models
+worse.
 """
 
 from collections.abc import Iterator, Sequence
