@@ -21,6 +21,7 @@ from pipeline.domain.errors import InputError, QuantlineError, printable
 
 PROGRAM: Final = "quantline"
 USAGE_EXIT_CODE: Final = 2
+INTERRUPTED: Final = "interrupted; run the same command to go on"
 INTERRUPTED_EXIT_CODE: Final = 130
 
 STAGES: Final = "Stages, in the order in which `dvc repro` runs them"
@@ -65,34 +66,31 @@ class CommandGroups(TyperGroup):
                     if isinstance(command, Command) and command.rich_help_panel == heading
                 )
 
-    def invoke(self, ctx: Any) -> int:
+    def invoke(self, ctx: Any) -> None:
         try:
             super().invoke(ctx)
         except typer.TyperException as error:
-            return _wrong_usage(error, ctx.invoked_subcommand)
+            raise _StoppedError(_usage_message(error), USAGE_EXIT_CODE, ctx) from error
         except QuantlineError as error:
-            return _stopped(ctx.invoked_subcommand, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            again = "interrupted; run the same command to go on"
-            return _stopped(ctx.invoked_subcommand, again, INTERRUPTED_EXIT_CODE)
-        return 0
+            raise _StoppedError(str(error), error.exit_code, ctx) from error
+        except KeyboardInterrupt as error:
+            raise _StoppedError(INTERRUPTED, INTERRUPTED_EXIT_CODE, ctx) from error
 
 
-def _wrong_usage(error: typer.TyperException, command: str | None = None) -> int:
-    said = error.format_message().replace("Value error, ", "")
-    message = printable(" ".join(said.split())).rstrip(".")
-    called = f"{PROGRAM} {command}" if command else PROGRAM
+class _StoppedError(Exception):
+    """Why a command stopped, as one line, and the exit code. It passes through Typer unseen."""
+
+    def __init__(self, message: str, exit_code: int, context: Any = None) -> None:
+        command = context.invoked_subcommand if context else None
+        super().__init__(f"{PROGRAM} {command}: {message}" if command else f"{PROGRAM}: {message}")
+        self.exit_code = exit_code
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    said = printable(" ".join(error.format_message().replace("Value error, ", "").split()))
     context = getattr(error, "ctx", None)
-    expected = f"expected: {' '.join(context.get_usage().split()[1:])}; " if context else ""
-    hint = f"({expected}see `{called} --help`)"
-    return _stopped(command, f"{message[:1].lower()}{message[1:]} {hint}", USAGE_EXIT_CODE)
-
-
-def _stopped(command: str | None, message: str, exit_code: int) -> int:
-    print(
-        f"{PROGRAM} {command}: {message}" if command else f"{PROGRAM}: {message}", file=sys.stderr
-    )
-    return exit_code
+    expected = f" (expected: {' '.join(context.get_usage().split()[1:])})" if context else ""
+    return f"{said[:1].lower()}{said[1:].rstrip('.')}{expected}; add --help to see how"
 
 
 app = typer.Typer(
@@ -142,7 +140,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Being told to end is like Ctrl-C: what this process started ends with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code: int = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        code: int | None = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        if code == INTERRUPTED_EXIT_CODE:  # Typer's own code, before it reaches the command
+            raise KeyboardInterrupt
+    except _StoppedError as stopped:
+        return _reported(stopped)
     except typer.TyperException as error:
-        return _wrong_usage(error)
-    return code
+        return _reported(_StoppedError(_usage_message(error), USAGE_EXIT_CODE))
+    except KeyboardInterrupt:
+        return _reported(_StoppedError(INTERRUPTED, INTERRUPTED_EXIT_CODE))
+    return code or 0
+
+
+def _reported(stopped: _StoppedError) -> int:
+    print(stopped, file=sys.stderr)
+    return stopped.exit_code

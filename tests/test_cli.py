@@ -143,17 +143,28 @@ def test_an_interrupt_of_any_command_is_one_line(
     )
 
 
-def test_an_interrupt_while_parameters_are_read_is_one_line(
-    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        ("pipeline.adapters.workspace.read_workspace", "quantline fetch"),
+        ("typer.main.get_group", "quantline"),
+        ("pipeline.cli_app.CommandGroups.make_context", "quantline"),
+    ],
+)
+def test_an_interrupt_before_a_command_begins_is_one_line(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    said: str,
 ) -> None:
-    def interrupt(_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.adapters.workspace.read_workspace", interrupt)
-        code, line = fails_with(capsys, "fetch")
-    assert code == 130
-    assert "interrupted" in line
+        patch.setattr(moment, interrupt)
+        assert main(["fetch"]) == 130
+    assert capsys.readouterr().err == f"{said}: interrupted; run the same command to go on\n"
     assert main(["fetch"]) == 0
 
 
@@ -213,13 +224,13 @@ def test_help_loads_no_model_library() -> None:
         ([], "quantline: missing command (expected: quantline [OPTIONS] COMMAND [ARGS]..."),
         (["evalute"], "quantline: no such command 'evalute'. Did you mean 'evaluate'? (exp"),
         (["quantize"], "quantline quantize: missing argument 'NAME' (expected: quantline quantize"),
-        (["evaluate"], "(expected: quantline evaluate [OPTIONS] NAME...; see `quantline evaluate"),
+        (["evaluate"], "(expected: quantline evaluate [OPTIONS] NAME...); add --help to see h"),
         (["fetch", "x"], "quantline fetch: got unexpected extra argument(s) (x) (expected: "),
         (["plan", "--x"], "quantline plan: no such option: --x (expected: quantline plan [OPT"),
         (["pull", "x"], "quantline pull: missing option '--to'. Choose from: vllm, ollama, dir ("),
         (["pull", "x", "--to", "y"], "value for '--to': 'y' is not one of 'vllm', 'ollama', 'dir'"),
-        (["pull", "x", "--to"], "quantline pull: option '--to' requires an argument (see `quantl"),
-        (["-C"], "quantline: option '-C' requires an argument (see `quantline --help`)"),
+        (["pull", "x", "--to"], "quantline pull: option '--to' requires an argument; add --help t"),
+        (["-C"], "quantline: option '-C' requires an argument; add --help to see how"),
         (["-C", "gone", "ls"], "quantline ls: -C gone: No such file or directory; expected a work"),
         (["evalu\nte\x1b[1m"], "quantline: no such command 'evalu"),
     ],
