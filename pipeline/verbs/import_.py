@@ -20,9 +20,9 @@ from pipeline.domain.referrers import REFERRERS_TAG
 from pipeline.domain.release import MODELFILE, release_tag
 
 
-def run(layout: Layout, *, file: str, place: str | None) -> None:
+def run(layout: Layout, *, file: Path, place: str | None) -> None:
     """Publish what is in the archive `file`. Raises InputError or FailureError."""
-    archive = Archive(Path(file))
+    archive = Archive(file)
     store, name = open_reference(layout, place)
     if name is not None:
         raise InputError(f"{place}: expected HOST/REPOSITORY or oci:DIRECTORY without a tag")

@@ -27,10 +27,10 @@ def run(
     layout: Layout,
     *,
     ref: str,
-    key: str | None,
+    key: Path | None,
     identity: str | None,
     issuer: str | None,
-    trusted_root: str | None,
+    trusted_root: Path | None,
 ) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
     signer = _signer(key, identity, issuer, trusted_root)
@@ -54,7 +54,7 @@ def run(
 
 
 def _signer(
-    key: str | None, identity: str | None, issuer: str | None, trusted_root: str | None
+    key: Path | None, identity: str | None, issuer: str | None, trusted_root: Path | None
 ) -> Signer | None:
     """Who is to have signed, if the caller says so. Raises InputError."""
     if (identity is None) != (issuer is None):
@@ -64,8 +64,8 @@ def _signer(
     if trusted_root is not None and identity is None:
         raise InputError("--trusted-root: expected --identity and --issuer as well")
     if identity is not None and issuer is not None:
-        return Identity(identity, issuer, Path(trusted_root) if trusted_root else None)
-    return KeyOwner(Path(key)) if key is not None else None
+        return Identity(identity, issuer, trusted_root)
+    return KeyOwner(key) if key is not None else None
 
 
 def _require_evidence(
