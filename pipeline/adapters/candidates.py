@@ -109,10 +109,10 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
     else:
         needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
     if (free_bytes := free()) < needed:
+        needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
         raise FailureError(
-            f"{name}: the engine that scored it needs {bytes_text(needed)} of memory, "
-            f"{bytes_text(free_bytes)} are free; end other programs or use a machine with "
-            "more".replace(NBSP, " ")
+            f"{name}: the engine that scored it needs {needed_text} of memory, {free_text} are "
+            "free; end other programs or use a machine with more"
         )
     if candidate.file_type is not None:
         return LlamaCppScorer(candidate.path, label=name)
