@@ -1,7 +1,7 @@
 """What benchmark serves: the base, the approved variants and the user's endpoints; and how.
 
-A candidate is a file or directory with the engine for it; a launch is that engine's command, with
-the memory it will take.
+A candidate is a file or directory with the engines for it: the one that scored it, and the one that
+serves it. A launch is the latter's command, with the memory it will take.
 """
 
 from collections.abc import Iterator
@@ -10,18 +10,22 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.adapters import endpoint, vllm, xllamacpp
+from pipeline.adapters.capacity import available_memory, memory_for_servers
 from pipeline.adapters.checkpoint import unpacked_model
 from pipeline.adapters.checkpoint_files import read_json_object
+from pipeline.adapters.checkpoint_shape import directory_source
 from pipeline.adapters.files import read_bytes
 from pipeline.adapters.fleet import Launch
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.scorer import Scorer
 from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.adapters.vllm_scorer import VllmScorer
 from pipeline.domain.checkpoint import CONFIG_FILE
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.figures import NBSP, bytes_text
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GgufParams
+from pipeline.domain.params import GgufParams, PackedJudge
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
 from pipeline.domain.serve_params import Endpoint, ServeParams
@@ -91,11 +95,30 @@ def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator
         yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
 
 
-def scorer_of(candidate: Candidate) -> Scorer:
-    """The engine that scored this file, loaded."""
-    if candidate.file_type is None:
-        return TransformersScorer(unpacked_model(candidate.path), label=candidate.name)
-    return LlamaCppScorer(candidate.path, label=candidate.name)
+def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
+    """The engine that scored this file, loaded; that of a checkpoint is `packed_judge`.
+
+    Raises FailureError when there is not enough free memory for it: the system would not refuse the
+    memory but end this process.
+    """
+    name, free = candidate.name, memory_for_servers
+    if candidate.file_type is not None:
+        needed, free = weight_bytes(candidate), available_memory
+    elif packed_judge is PackedJudge.VLLM:
+        needed = VLLM_BYTES + weight_bytes(candidate)
+    else:
+        needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
+    if (free_bytes := free()) < needed:
+        needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
+        raise FailureError(
+            f"{name}: the engine that scored it needs {needed_text} of memory, {free_text} are "
+            "free; end other programs or use a machine with more"
+        )
+    if candidate.file_type is not None:
+        return LlamaCppScorer(candidate.path, label=name)
+    if packed_judge is PackedJudge.VLLM:
+        return VllmScorer(candidate.path, label=name)
+    return TransformersScorer(unpacked_model(candidate.path), label=name)
 
 
 def launch_of(

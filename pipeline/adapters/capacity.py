@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.adapters.files import existing_parent
+from pipeline.adapters.memory import give_back_gpu
 from pipeline.domain.layout import Layout
 from pipeline.domain.plan import Capacity
 from pipeline.domain.stage_needs import Speed
@@ -72,7 +73,13 @@ def _number_in(path: Path) -> int | None:
 
 def measured_speed() -> Speed:
     """Products of float32 matrices and reads of memory, on the device that stages use."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return _speed_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    finally:
+        give_back_gpu()  # what is free may be asked next
+
+
+def _speed_of(device: torch.device) -> Speed:
     matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device)
     floats = torch.ones(READ_FLOATS, device=device)
     return Speed(

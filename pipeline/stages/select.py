@@ -58,7 +58,7 @@ def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
             f"`quantline evaluate {name}` again"
         )
     return Candidate(
-        base=read_base_in(layout, base, own.record.backend),
+        base=read_base_in(layout, base, own.record.engine, name=name),
         own=own,
         format=variant.recipe.format,
         bits_per_weight=quantized_bits(variant.coverage),

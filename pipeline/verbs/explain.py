@@ -28,7 +28,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
     path = layout.variant_path(name)
     data = read_bytes(path, made_by=f"quantize {name}")
     coverage = VariantRecord.from_bytes(data, source=str(path)).coverage
-    base = read_base_in(layout, read_scored(layout, BASE), own.record.backend)
+    base = read_base_in(layout, read_scored(layout, BASE), own.record.engine, name=name)
     flips = hardest_flips(base, own)
     questions = read_questions(layout.root, own.record.suite, [it.key for it in flips])
     print("\n".join(explanation(name, verdict, flips, questions, coverage)), flush=True)
