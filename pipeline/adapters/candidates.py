@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.adapters import endpoint, vllm, xllamacpp
 from pipeline.adapters.checkpoint import unpacked_model
 from pipeline.adapters.checkpoint_files import read_json_object
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_record
 from pipeline.adapters.fleet import Launch
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.manifest_file import read_base_manifest
@@ -57,14 +57,11 @@ class Candidate:
 def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
     base = read_base_manifest(layout)
-    path = layout.selection_path
-    selection = Selection.from_bytes(read_bytes(path, made_by="select"), source=str(path))
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
     for name in selection.approved():
         path = layout.variant_path(name)
-        variant = VariantRecord.from_bytes(
-            read_bytes(path, made_by=f"quantize {name}"), source=str(path)
-        )
+        variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
         if variant.digest != selection.variants[name].artifact_digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
         candidates[name] = _candidate(layout, variant)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import save_tensors
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_bytes, read_record
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import LayerStatistics, LinearStatistics, StatisticsRecord
 from pipeline.numerics.gram import packed_diagonal, unpack_upper
@@ -37,8 +37,7 @@ class Statistics:
     """Read access to G by the name of a linear."""
 
     def __init__(self, layout: Layout) -> None:
-        data = read_bytes(layout.statistics_path, made_by="calibrate")
-        self.record = StatisticsRecord.from_bytes(data, source=str(layout.statistics_path))
+        self.record = read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate")
         self._directory = layout.statistics_dir
         self._token_ids_path = layout.token_ids_path
         self._of_key = {entry.key: entry for entry in self.record.inputs}
