@@ -25,17 +25,17 @@ from pipeline.domain.params import GgufParams
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
 from pipeline.domain.serve_params import Endpoint, ServeParams
-from pipeline.domain.serving_memory import kv_cache_bytes
+from pipeline.domain.serving_memory import (
+    LLAMA_CPP_BYTES,
+    UNKNOWN_KV_BYTES,
+    VLLM_BYTES,
+    kv_cache_bytes,
+)
 
 # Random text that is decoded and read again may come out a few tokens longer.
 SPARE_TOKENS = 24
 # Engines give a sequence its KV cache in blocks; vLLM's are the largest, of 128 tokens on a CPU.
 BLOCK_TOKENS = 128
-# Resident memory of an engine without weights and KV cache, measured on x86 CPUs.
-VLLM_BYTES = 2 << 30
-LLAMA_CPP_BYTES = 300 << 20
-# Where the configuration does not say how large a token's keys and values are.
-UNKNOWN_KV_BYTES = 1 << 30
 WIDTHS = {"float32": 4}
 USUAL_WIDTH = 2
 

@@ -43,7 +43,6 @@ from pipeline.domain.stored_scheme import CONFIG_KEY
 from pipeline.numerics.layer import QuantizedLayer
 from pipeline.numerics.packing.stored import stored_tensors
 
-NOTHING = QuantizedLayer(linears={}, changed={})
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
 
 

@@ -20,7 +20,7 @@ MIXED = "Using MarlinKernel for mixed-precision linear\n"
     [
         (START.format(None), "dense"),
         (
-            START.format("awq") + "Using MarlinKernel for mixed-precision linear\n" * 2,
+            START.format("awq") + MIXED * 2,
             "MarlinKernel",
         ),
         (
