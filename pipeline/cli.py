@@ -15,6 +15,7 @@ from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
 
+from pipeline.adapters.system_errors import readable_system_errors
 from pipeline.adapters.workspace import read_workspace
 from pipeline.domain.errors import QuantlineError
 from pipeline.domain.layout import Layout
@@ -128,10 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = (STAGES | VERBS)[chosen.command]
         given = {key: value for key, value in vars(chosen).items() if key != "command"}
         repeated = [it for one in command.arguments if one.repeated for it in given.pop(one.name)]
-        if command.reads_params:
-            module.run(layout, read_workspace(layout), *repeated, **given)
-        else:
-            module.run(layout, *repeated, **given)
+        with readable_system_errors():
+            if command.reads_params:
+                module.run(layout, read_workspace(layout), *repeated, **given)
+            else:
+                module.run(layout, *repeated, **given)
     except QuantlineError as error:
         print(f"quantline {chosen.command}: {error}", file=sys.stderr)
         return error.exit_code
