@@ -67,8 +67,12 @@ class CommandGroups(TyperGroup):
                 )
 
     def invoke(self, ctx: Any) -> None:
+        # Imported where it is needed: help and completion do without it.
+        from pipeline.adapters.system_errors import readable_system_errors
+
         try:
-            super().invoke(ctx)
+            with readable_system_errors():
+                super().invoke(ctx)
         except typer.TyperException as error:
             raise _StoppedError(_usage_message(error), USAGE_EXIT_CODE, ctx) from error
         except QuantlineError as error:

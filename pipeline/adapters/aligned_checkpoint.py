@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import (
     Checkpoint,
     packed_integers,
+    read_tensors,
     save_tensors,
     unpacked_model,
 )
@@ -35,6 +35,7 @@ from pipeline.numerics.packing.stored import stored_tensors
 SEED = 0
 ERRORS = ".errors"
 EXPERTS = ".experts."
+DELETE_AND_QUANTIZE = "the file is damaged: delete its directory and quantize again"
 
 
 # Integers and grid by the name of the linear.
@@ -80,9 +81,9 @@ def align_checkpoint(
             learned |= {f"{name}.{suffix}": tensor for suffix, tensor in packed.items()}
             learned[f"{name}{ERRORS}"] = errors
         save_tensors(learned_path, learned)
-    learned = load_file(learned_path)
+    learned = read_tensors(learned_path, remedy=DELETE_AND_QUANTIZE)
     for shard_path in sorted(model_dir.glob("*.safetensors")):
-        tensors = load_file(shard_path)
+        tensors = read_tensors(shard_path, remedy=DELETE_AND_QUANTIZE)
         save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
     return {
         name.removesuffix(ERRORS): Errors(*it.tolist())

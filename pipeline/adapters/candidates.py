@@ -14,7 +14,7 @@ from pipeline.adapters.capacity import available_memory, memory_for_servers
 from pipeline.adapters.checkpoint import unpacked_model
 from pipeline.adapters.checkpoint_files import read_json_object
 from pipeline.adapters.checkpoint_shape import directory_source
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_record
 from pipeline.adapters.fleet import Launch
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.manifest_file import read_base_manifest
@@ -29,17 +29,17 @@ from pipeline.domain.params import GgufParams, PackedJudge
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
 from pipeline.domain.serve_params import Endpoint, ServeParams
-from pipeline.domain.serving_memory import kv_cache_bytes
+from pipeline.domain.serving_memory import (
+    LLAMA_CPP_BYTES,
+    UNKNOWN_KV_BYTES,
+    VLLM_BYTES,
+    kv_cache_bytes,
+)
 
 # Random text that is decoded and read again may come out a few tokens longer.
 SPARE_TOKENS = 24
 # Engines give a sequence its KV cache in blocks; vLLM's are the largest, of 128 tokens on a CPU.
 BLOCK_TOKENS = 128
-# Resident memory of an engine without weights and KV cache, measured on x86 CPUs.
-VLLM_BYTES = 2 << 30
-LLAMA_CPP_BYTES = 300 << 20
-# Where the configuration does not say how large a token's keys and values are.
-UNKNOWN_KV_BYTES = 1 << 30
 WIDTHS = {"float32": 4}
 USUAL_WIDTH = 2
 
@@ -61,14 +61,11 @@ class Candidate:
 def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
     base = read_base_manifest(layout)
-    path = layout.selection_path
-    selection = Selection.from_bytes(read_bytes(path, made_by="select"), source=str(path))
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
     for name in selection.approved():
         path = layout.variant_path(name)
-        variant = VariantRecord.from_bytes(
-            read_bytes(path, made_by=f"quantize {name}"), source=str(path)
-        )
+        variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
         if variant.digest != selection.variants[name].artifact_digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
         candidates[name] = _candidate(layout, variant)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_bytes, read_record
 from pipeline.domain.comparison import Scored
 from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Control, DocumentRecord, Engine, EvaluationRecord
@@ -63,9 +63,7 @@ def control_in(
 
 def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
     """The record alone."""
-    path = layout.evaluation_path(name)
-    data = read_bytes(path, made_by=f"evaluate {name}")
-    return EvaluationRecord.from_bytes(data, source=str(path))
+    return read_record(EvaluationRecord, layout.evaluation_path(name), made_by=f"evaluate {name}")
 
 
 def _read_rows(path: Path, sha256: str, name: str) -> tuple[DocumentRecord, ...]:

@@ -30,17 +30,19 @@ class Record(BaseModel):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, source: str) -> Self:
+    def from_bytes(cls, data: bytes, *, source: str, made_by: str | None = None) -> Self:
         """Parse the file form; `source` names the file in the error.
 
-        Raises InputError with the first thing that is wrong.
+        `made_by` is the quantline command that makes the file again. Raises InputError with the
+        first thing that is wrong and this command, or `dvc repro` where none is given.
         """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
+            command = f"quantline {made_by}" if made_by else "dvc repro"
             raise InputError(
                 f"{source}: {first_problem(error)}; the file is damaged or was written by another "
-                "version: delete it and run `dvc repro` again"
+                f"version: delete it and run `{command}` again"
             ) from error
 
     @classmethod

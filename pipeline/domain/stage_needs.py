@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.domain.model_shape import ModelShape, SharedInput
 from pipeline.domain.params import GgufParams, PackedJudge, Params, VariantParams
+from pipeline.domain.serving_memory import UNKNOWN_KV_BYTES, VLLM_BYTES
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -18,8 +19,6 @@ PROCESS_BYTES = 600 << 20
 EVALUATOR_BYTES = 750 << 20
 # What moves files and records alone, without torch.
 LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
-# vLLM's processes without weights, with its 1 GiB of KV cache.
-VLLM_BYTES = 4 << 30
 # The one process of vLLM that scores, with the KV cache of one pass.
 VLLM_SCORER_BYTES = 1 << 30
 # Activations of one batch: this many tokens, a few times their widest tensor.
@@ -168,7 +167,7 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
     shape, serve = source.shape, params.serve
     served = [2 * shape.num_weights]
     served += [variant_bytes(shape, it) for it in params.variants.values()]
-    largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + max(served))
+    largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
     steps = tokens = 0
     for it in serve.scenarios.values():
         requests = sum(it.concurrency) * serve.requests_per_user * serve.max_rounds

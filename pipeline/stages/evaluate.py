@@ -17,7 +17,7 @@ from pipeline.adapters.checkpoint import model_config, tokenizer_of
 from pipeline.adapters.files import (
     directory_records,
     new_directory,
-    read_bytes,
+    read_record,
     write_bytes,
     write_record,
 )
@@ -180,9 +180,7 @@ def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> Var
     if name not in params.variants:
         raise InputError(f"{name}: not in params.yaml; known: {BASE}, {', '.join(params.variants)}")
     path = layout.variant_path(name)
-    variant = VariantRecord.from_bytes(
-        read_bytes(path, made_by=f"quantize {name}"), source=str(path)
-    )
+    variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
     if variant.base_digest != base_digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
     if directory_records(layout.model_dir(name)) != variant.files:
