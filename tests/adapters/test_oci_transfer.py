@@ -28,6 +28,7 @@ from pipeline.domain.oci import (
     descriptor_of,
 )
 from pipeline.domain.referrers import BOM
+from tests.support import STOP_POLL_S
 
 PART = 1000
 DATA = bytes(range(256)) * 40  # 10,240 bytes: eleven parts
@@ -171,7 +172,7 @@ def serving(memory: Memory) -> Iterator[None]:
             pass  # a connection that was broken on purpose
 
     server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"memory": memory}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
     thread.start()
     memory.url = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -385,16 +386,27 @@ def test_a_helper_is_asked_for_the_server_as_it_is_spelt(
     [
         ("echo no json", "its answer for reg.test is no login"),
         ("printf '{}'", "its answer for reg.test is no login"),
-        ('printf \'{"Username":"<token>","Secret":"x"}\'', "is an identity token"),
+        ("echo hunter2; exit 1", "docker-credential-test: fails for reg.test"),
     ],
 )
-def test_a_helper_that_answers_nonsense_is_one_line(
+def test_a_helper_that_fails_or_answers_nonsense_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: str
 ) -> None:
     helper(tmp_path, monkeypatch, script)
     (tmp_path / "config.json").write_text('{"credsStore": "test"}')
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(InputError, match=expected) as caught:
         credentials_for("reg.test")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_helper_may_keep_an_identity_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(tmp_path, monkeypatch, 'printf \'{"Username":"<token>","Secret":"x"}\'')
+    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
+    found = credentials_for("reg.test")
+    assert found is not None
+    assert (found.password, found.is_identity_token) == ("x", True)
 
 
 def test_a_helper_without_a_login_is_no_login(
