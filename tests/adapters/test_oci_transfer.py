@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ import pytest
 
 from pipeline.adapters import oci_upload, registry_retry
 from pipeline.adapters.docker_credentials import Credentials, credentials_for
-from pipeline.adapters.oci_blob import Blob, no_progress
+from pipeline.adapters.oci_blob import Advance, Blob, no_progress
 from pipeline.adapters.oci_referrers import attach, find_evidence, new_evidence, read_evidence
 from pipeline.adapters.oci_registry import Registry
-from pipeline.adapters.oci_store import download
+from pipeline.adapters.oci_store import download, transfer
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.oci import (
     INDEX_TYPE,
@@ -52,12 +53,18 @@ class Memory:
     received: int = 0
     sent: int = 0
     requests: list[str] = field(default_factory=list)
+    connections: int = 0
     knows_ranges: bool = True
     lists_config_type: bool = False
 
 
 class Handler(BaseHTTPRequestHandler):
     memory: ClassVar[Memory]
+    protocol_version = "HTTP/1.1"  # connections are used again
+
+    def setup(self) -> None:
+        self.memory.connections += 1
+        super().setup()
 
     def handle_one(self) -> None:
         memory = self.memory
@@ -252,6 +259,31 @@ def test_an_upload_that_the_registry_forgot_starts_over(
     assert memory.received == 5432 + len(DATA)
 
 
+def test_going_on_with_an_upload_needs_one_connection(
+    memory: Memory, blob: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_retry, "PAUSES_S", ())
+    memory.breaks_at = 5432
+    with pytest.raises(FailureError, match="the connection broke"):
+        Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    memory.connections = 0
+    Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    assert memory.connections == 1
+
+
+def test_answers_that_nobody_reads_hold_no_connection(memory: Memory, blob: Blob) -> None:
+    """Whatever is asked, one thread needs one connection."""
+    registry = Registry(memory.url, "a/b")
+    for _ in range(3):
+        assert registry.manifest("tag") is None
+        assert registry.tags() == ()
+        assert registry.referrers("sha256:" + "0" * 64) == ()
+        registry.push_blob(blob, no_progress)
+        with pytest.raises(FailureError, match="answer 404"):
+            list(registry.chunks(descriptor_of(b"absent", "x/y")))
+    assert memory.connections == 1
+
+
 def test_bytes_that_changed_are_never_named(memory: Memory, blob: Blob) -> None:
     Path(blob.source).write_bytes(DATA[:-1] + b"?")
     with pytest.raises(InputError, match="weights: not the bytes that were recorded"):
@@ -297,6 +329,29 @@ def test_a_damaged_beginning_is_found_and_thrown_away(
     with pytest.raises(FailureError, match="other bytes than its digest says"):
         download(Registry(memory.url, "a/b"), blob.descriptor, tmp_path / "got", no_progress)
     assert list(tmp_path.glob("got*")) == []
+
+
+def test_an_error_does_not_wait_for_what_does_not_answer() -> None:
+    """And what answers later finds the transfer stopped."""
+    waits, answered, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    def move(item: str, advance: Advance) -> None:
+        if item == "fails":
+            assert waits.wait(30)
+            raise FailureError("the registry fails")
+        waits.set()
+        assert answered.wait(30)
+        try:
+            advance(1)
+        except FailureError:
+            stopped.set()
+
+    began = time.monotonic()
+    with pytest.raises(FailureError, match="the registry fails"):
+        transfer(["waits", "fails"], move, label="test", total_bytes=1)
+    assert time.monotonic() - began < 5
+    answered.set()
+    assert stopped.wait(30)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
