@@ -113,7 +113,8 @@ def _fetch_token(
     registry: SplitResult,
     credentials: Credentials | None,
 ) -> str:
-    form, denied = None, DENIED
+    form: dict[str, str] | None = None
+    denied: tuple[int, ...] = DENIED
     if credentials is not None and credentials.is_identity_token:
         _require_tls(realm)
         grant = {"grant_type": "refresh_token", "refresh_token": credentials.password}

@@ -139,19 +139,18 @@ class _KnownDigests:
 
     def hash(self, model_path: Path, *, files_to_hash: object) -> Any:
         """Return a `model_signing.manifest.Manifest` of all files."""
-        from model_signing.hashing import hashing
+        # Its public modules take a Digest and do not offer the class.
+        from model_signing._hashing.hashing import Digest
         from model_signing.manifest import FileManifestItem, Manifest, SerializationType
 
         items = [
-            FileManifestItem(  # type: ignore[no-untyped-call]
-                path=PurePosixPath(name), digest=hashing.Digest("sha256", bytes.fromhex(sha256))
+            FileManifestItem(
+                path=PurePosixPath(name), digest=Digest("sha256", bytes.fromhex(sha256))
             )
             for name, sha256 in self._files.items()
         ]
         kind = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
-        return Manifest(  # type: ignore[no-untyped-call]
-            "release", items, SerializationType.from_args(kind)
-        )
+        return Manifest("release", items, SerializationType.from_args(kind))
 
 
 def _require_sha256_of_files(signature: bytes, source: str) -> None:
