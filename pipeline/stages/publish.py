@@ -1,9 +1,9 @@
 """publish: the packages become releases in a registry, or in an OCI image layout on disk.
 
-A tag names one content for ever: publishing the same packages again changes nothing, and a tag
-that names something else stops the stage before anything is sent. What accompanies a release, such
-as its bill of materials, is attached to it. A GGUF release gets a second manifest for Ollama, of
-the same weights.
+A tag names one content for ever: publishing the same packages again changes nothing but mends what
+is damaged in a layout, and a tag that names something else stops the stage before anything is sent.
+What accompanies a release, such as its bill of materials, is attached to it. A GGUF release gets a
+second manifest for Ollama, of the same weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -87,12 +87,11 @@ def run(layout: Layout, params: Params) -> None:
     index = read_record(PackageIndex, layout.packages_path, made_by="package")
     store = open_place(layout, place_of(layout, params.registry))
     releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
-    waiting = [it for it in releases if not is_published(store, it.digest, it.tag)]
-    for release in waiting:
-        _verify(release)
-    for release in waiting:
-        _push(store, release)
     for release in releases:
+        is_published(store, release.digest, release.tag)  # raises when the tag is taken
+        _verify(release)
+    for release in releases:
+        _push(store, release)
         _accompany(store, release)
     write_record(layout.receipts_path, _receipts(store, releases, params))
 
