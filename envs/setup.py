@@ -75,8 +75,9 @@ def set_up_all(packages: dict[Environment, Path | None]) -> None:
             for job in as_completed(jobs):
                 try:
                     job.result()
-                except SetupError as error:
-                    print(f"{error.output}setup: {error}", file=sys.stderr, flush=True)
+                except (SetupError, OSError) as error:
+                    output = error.output if isinstance(error, SetupError) else ""
+                    print(f"{output}setup: {error}", file=sys.stderr, flush=True)
                     has_failed = True
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on where it stopped")
