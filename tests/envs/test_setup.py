@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,6 +25,12 @@ from setup import set_up_all, torch_list
 *directories, torch_path, pins_path = map(Path, sys.argv[1:])
 set_up_all({Environment(it, torch_path, pins_path, ()): None for it in directories})
 """
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,9 @@ class Machine:
         digest = hashlib.sha256(wheel_path.read_bytes()).hexdigest()
         return f"{name}=={version} \\\n    --hash=sha256:{digest}\n"
 
-    def run(
-        self, *arguments: str | Path, torch_path: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Set up environments of this directory, by their names."""
-        directories = [self.directory / it for it in arguments]
+    def start(self, *names: str, torch_path: Path | None = None) -> subprocess.Popen[str]:
+        """Start to set up environments of this directory."""
+        directories = [self.directory / it for it in names]
         lists = (torch_path or self.torch_path, self.pins_path)
         variables = {
             "PYTHONPATH": str(ENVS_DIR),
@@ -63,12 +70,19 @@ class Machine:
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.directory / "wheels"),
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-c", SET_UP, *directories, *lists],
             env={**os.environ, **variables},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+
+    def run(self, *names: str, torch_path: Path | None = None) -> Result:
+        with self.start(*names, torch_path=torch_path) as process:
+            stdout, stderr = process.communicate()
+        return Result(process.returncode, stdout, stderr)
 
     def version_in(self, environment: str, module: str) -> str:
         python = self.directory / environment / "bin" / "python"
@@ -76,8 +90,17 @@ class Machine:
         return subprocess.check_output([python, "-c", code], text=True).strip()
 
 
+@pytest.fixture(scope="module")
+def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with pip alone; a copy is made sooner than another one."""
+    directory = tmp_path_factory.mktemp("environment") / "empty"
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    return directory
+
+
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path, empty_environment: Path) -> Machine:
+    shutil.copytree(empty_environment, tmp_path / ".venv-a", symlinks=True)
     made = Machine(tmp_path)
     made.torch_path.write_text(made.add_wheel("torch", "2.0"))
     made.pins_path.write_text("# Two packages.\n" + made.add_wheel("ant", "1.0"))
@@ -86,6 +109,7 @@ def machine(tmp_path: Path) -> Machine:
     return made
 
 
+@pytest.mark.slow
 def test_two_environments_are_made_and_then_left_alone(machine: Machine) -> None:
     result = machine.run(".venv-a", ".venv-b")
     assert (result.returncode, result.stderr) == (0, "")
@@ -138,6 +162,20 @@ def test_what_a_kill_left_half_installed_is_installed_again(machine: Machine) ->
     (site / "bee-1.0.dist-info" / "INSTALLER").unlink()
     (site / "bee.py").unlink()
     (machine.directory / ".venv-a" / "quantline-setup.sha256").unlink()
+    assert machine.run(".venv-a").returncode == 0
+    assert machine.version_in(".venv-a", "bee") == "1.0"
+
+
+def test_an_interrupted_setup_goes_on_where_it_stopped(machine: Machine) -> None:
+    with machine.start(".venv-a") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == ".venv-a: torch==2.0 by torch.txt\n"
+        # As a terminal does: to the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr == "setup: interrupted; the same command goes on where it stopped\n"
+    assert not (machine.directory / ".venv-a" / "quantline-setup.sha256").exists()
     assert machine.run(".venv-a").returncode == 0
     assert machine.version_in(".venv-a", "bee") == "1.0"
 
