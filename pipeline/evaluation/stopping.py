@@ -5,11 +5,11 @@ The base is scored whole before; a variant is compared with it after each look. 
 """
 
 from pipeline.evaluation.task_runs import Rows, Stopping
-from pipeline.gate.comparison import Scored
 from pipeline.gate.sequential import require_documents
 from pipeline.gate.verdicts import next_step
 from pipeline.params.gate import GateParams
 from pipeline.params.suites import Suite
+from pipeline.records.evaluation import Scored
 
 
 def stopping_rule(

@@ -184,3 +184,9 @@ class Benchmarks(Record):
     machine: Machine
     load: ServeParams
     models: dict[str, BenchmarkResult]
+
+
+def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
+    """The models that were measured under load."""
+    models = benchmarks.models if benchmarks else {}
+    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}

@@ -7,11 +7,13 @@ serves it. A launch is the latter's command, with the memory it will take.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import unpacked_model
+from pipeline.core.devices import available_memory, memory_for_servers
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text
@@ -22,11 +24,9 @@ from pipeline.engines.in_vllm import VllmScorer
 from pipeline.engines.scorer import Scorer
 from pipeline.params.params import GgufParams, PackedJudge
 from pipeline.params.serving import Endpoint, ServeParams
-from pipeline.planning.capacity import available_memory, memory_for_servers
-from pipeline.planning.checkpoint_source import directory_source
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import read_base_manifest
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.serving import endpoint, vllm
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.fleet import Launch
@@ -105,7 +105,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
     elif packed_judge is PackedJudge.VLLM:
         needed = VLLM_BYTES + weight_bytes(candidate)
     else:
-        needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
+        needed = WIDTHS["float32"] * num_weights(layout.base_dir)
     if (free_bytes := free()) < needed:
         needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
         raise FailureError(
@@ -175,6 +175,12 @@ def weight_bytes(candidate: Candidate) -> int:
     if candidate.path.is_file():
         return candidate.path.stat().st_size
     return sum(path.stat().st_size for path in candidate.path.glob("*.safetensors"))
+
+
+def num_weights(model_dir: Path) -> int:
+    """Count the weights of a checkpoint, from its headers."""
+    headers = [read_header(path) for path in model_dir.glob("*.safetensors")]
+    return sum(prod(tensor.shape) for header in headers for tensor in header.values())
 
 
 def kv_bytes_of(layout: Layout, serve: ServeParams, *, dtype: str) -> int:

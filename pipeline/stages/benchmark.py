@@ -17,17 +17,17 @@ from time import monotonic
 
 from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.core.allocator import readable_memory_errors
+from pipeline.core.devices import memory_for_servers
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
 from pipeline.core.progress import note
 from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import Layout
-from pipeline.params.backend_check import chosen_judge
 from pipeline.params.params import Params
+from pipeline.params.reading import chosen_judge
 from pipeline.params.serving import ServeParams
-from pipeline.planning.capacity import memory_for_servers
+from pipeline.records.base import read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.serving.canary import Prompts, Reference, reference_of
 from pipeline.serving.candidates import (
     SPARE_TOKENS,

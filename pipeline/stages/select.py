@@ -8,14 +8,13 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import read_record, write_record
 from pipeline.core.progress import note
 from pipeline.core.workspace import BASE, Layout
-from pipeline.gate.comparison import Scored
 from pipeline.gate.verdicts import Candidate, decide
 from pipeline.params.params import Params
-from pipeline.params.suite_file import read_suite
-from pipeline.quantization.coverage import quantized_bits
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.params.suites import read_suite
+from pipeline.records.base import read_base_manifest
+from pipeline.records.evaluation import Scored
 from pipeline.records.scored import read_base_in, read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord, quantized_bits
 
 
 def run(layout: Layout, params: Params) -> None:
