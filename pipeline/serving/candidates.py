@@ -25,7 +25,7 @@ from pipeline.engines.scorer import Scorer
 from pipeline.params.params import GgufParams, PackedJudge
 from pipeline.params.serving import Endpoint, ServeParams
 from pipeline.records.base import read_base_manifest
-from pipeline.records.selection import Selection
+from pipeline.records.selection import Approved
 from pipeline.records.variant import VariantRecord
 from pipeline.serving import endpoint, vllm
 from pipeline.serving import llama_cpp as xllamacpp
@@ -62,12 +62,12 @@ class Candidate:
 def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
     base = read_base_manifest(layout)
-    selection = read_record(Selection, layout.selection_path, made_by="select")
+    approved = read_record(Approved, layout.approved_path, made_by="select")
     candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
-    for name in selection.approved():
+    for name, digest in approved.variants.items():
         path = layout.variant_path(name)
         variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
-        if variant.digest != selection.variants[name].artifact_digest:
+        if variant.digest != digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
         candidates[name] = _candidate(layout, variant)
     return [*candidates.values(), *_endpoints(serve, candidates)]
