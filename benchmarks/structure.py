@@ -2,8 +2,8 @@
 
 Counts what a reader meets: lines of the graph, files in each package, lines of a file and of a
 function. A function is every `def` from its first decorator to its last line, methods included.
-model_signing and compressed_tensors are those that set-up installs; `--nanochat` names a checkout of
-github.com/karpathy/nanochat.
+model_signing and compressed_tensors are those that set-up installs; `--nanochat` names a checkout
+of github.com/karpathy/nanochat.
 """
 
 import argparse

@@ -81,6 +81,14 @@ Place = Annotated[
 TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
 
 
+@command(STAGES, "inputs")
+def inputs() -> None:
+    """Write down what params.yaml names outside the graph."""
+    from pipeline.stages.inputs import run
+
+    run(*_workspace())
+
+
 @command(STAGES, "fetch")
 def fetch() -> None:
     """Get the pinned base checkpoint and verify every file."""

@@ -57,7 +57,7 @@ def test_a_stage_depends_on_nothing_that_it_does_not_run(name: str) -> None:
         modules = (
             {it for it in dep.rglob("*.py") if it.name != "__init__.py"} if dep.is_dir() else below
         )
-        if name in EXPENSIVE:
+        if name in EXPENSIVE and dep.name != "core":  # everything stands on core
             assert len(below) >= len(modules) / 2, f"{dep}: list the modules that {name} runs"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.checkpoint.checks import read_config
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
+from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Layout
 from pipeline.licensing.reading import read_license_facts
@@ -23,7 +24,6 @@ from pipeline.records.benchmarks import (
     Latency,
     LoadResult,
     LoadRound,
-    Machine,
     ServedModel,
     ServerMemory,
     SkippedModel,

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from pipeline.core.devices import has_cuda
 from pipeline.core.environments import installed_vllm
 from pipeline.core.errors import InputError
+from pipeline.core.machine import has_cuda
 from pipeline.core.record import Record, first_problem, problem_keys
 from pipeline.core.workspace import Layout
 from pipeline.core.yaml_files import read_yaml

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 
 from pipeline.core.allocator import give_back_gpu
-from pipeline.core.devices import available_memory, total_memory
 from pipeline.core.errors import InputError
 from pipeline.core.files import existing_parent, require_free_space
+from pipeline.core.machine import available_memory, total_memory
 from pipeline.core.workspace import Layout
 from pipeline.planning.checkpoint_source import directory_source
 from pipeline.planning.plan import Capacity, memory_refusal

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.core.file_records import Sha256
+from pipeline.core.machine import Machine
 from pipeline.core.record import Record
 from pipeline.params.serving import ServeParams
 from pipeline.records.rounds import Estimate, estimate
@@ -156,21 +157,6 @@ class FailedModel(Record):
 
 
 BenchmarkResult = Annotated[ServedModel | SkippedModel | FailedModel, Field(discriminator="status")]
-
-
-class Machine(Record):
-    """Where the figures were measured. `isa` are the CPU's features that matter to kernels."""
-
-    cpu: str
-    cores: int
-    memory_gib: float
-    isa: tuple[str, ...]
-    gpus: tuple[str, ...]
-
-    @property
-    def lacks_4_bit_kernels(self) -> bool:
-        """Whether vLLM needs quantline's kernels for 4-bit weights: on x86 without AVX-512."""
-        return not self.gpus and "avx2" in self.isa and "avx512f" not in self.isa
 
 
 class Benchmarks(Record):

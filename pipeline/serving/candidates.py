@@ -13,10 +13,11 @@ from pathlib import Path
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import unpacked_model
-from pipeline.core.devices import available_memory, memory_for_servers
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text
+from pipeline.core.machine import available_memory, memory_for_servers
 from pipeline.core.workspace import BASE, Layout
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer

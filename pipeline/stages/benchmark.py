@@ -17,9 +17,9 @@ from time import monotonic
 
 from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.core.allocator import readable_memory_errors
-from pipeline.core.devices import memory_for_servers
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
+from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
 from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import Layout
@@ -41,7 +41,6 @@ from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Co
 from pipeline.serving.endpoint import require_usable
 from pipeline.serving.fleet import Fleet
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.machine import this_machine
 from pipeline.serving.server import chosen_port
 from pipeline.serving.vllm import AUTO_DTYPE
 

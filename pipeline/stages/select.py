@@ -19,7 +19,10 @@ from pipeline.records.variant import VariantRecord, quantized_bits
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Write `selection.json` and `approved.json`. Raises InputError for missing or outdated evaluations."""
+    """Write `selection.json` and `approved.json`.
+
+    Raises InputError for missing or outdated evaluations.
+    """
     manifest = read_base_manifest(layout)
     base = read_scored(layout, BASE)
     if base.record.artifact_digest != manifest.digest:
