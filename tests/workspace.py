@@ -11,6 +11,7 @@ from pipeline.core.files import directory_records, write_record
 from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Layout
+from pipeline.gate.profiles import choose, options_of
 from pipeline.licensing.reading import read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import GgufParams, Params
@@ -373,7 +374,10 @@ def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None
             base_digest=base_digest(layout),
             base_weight_bytes=100_000,
             variants=variants,
-            choices={},
+            choices={
+                name: choose(profile, options_of(variants))
+                for name, profile in read_params(ROOT / "params.yaml").gate.profiles.items()
+            },
         ),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.workspace import BASE
+from pipeline.licensing.rule import LicenseRule
 from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.records.base import BaseManifest
@@ -27,6 +28,7 @@ class Facts:
 
     params: Params
     base: BaseManifest
+    license_rule: LicenseRule
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord

@@ -129,7 +129,7 @@ def crossover_text(found: Crossover) -> str:
     """`slower than the base at 7 users and more (6 to 29)`, with a 95 % interval."""
     if found.users is None:
         certain = found.low is None
-        return f"none up to {found.max_users} users" + (
+        return f"not slower up to {found.max_users} users" + (
             "" if certain else f" (perhaps at {found.low:.0f} and more)"
         )
     bounds = f"{found.low:.0f} to " if found.low is not None else ""

@@ -8,6 +8,7 @@ from pipeline.core.errors import NothingApprovedError
 from pipeline.core.files import read_record, write_bytes
 from pipeline.core.progress import note
 from pipeline.core.workspace import BASE, Layout
+from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
 from pipeline.params.reading import read_prices
 from pipeline.records.base import read_base_manifest
@@ -40,6 +41,7 @@ def _facts(layout: Layout, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
+        license_rule=license_rules().named(base.applied_license.id, key="license"),
         statistics=read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),

@@ -99,6 +99,27 @@ def test_every_verdict_has_its_reason_its_numbers_and_its_reference(workspace: W
     assert "0.1.0-gguf-q2-k" not in text
 
 
+def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
+    workspace: Workspace,
+) -> None:
+    text = Page(page(workspace)).text
+    opening = text[: text.index("How to get a release")]
+    for profile in workspace.params.gate.profiles:
+        assert profile in opening
+    assert "0.0020 to 0.0080, margin 0.05" in opening
+    assert "a month" in opening
+    assert "Yes, the approved variants, when the obligations below are met." in opening
+    assert "MIT License, which allows any purpose" in opening
+
+
+def test_a_choice_by_size_is_that_of_the_selection(workspace: Workspace) -> None:
+    path = workspace.layout.selection_path
+    record = json.loads(path.read_bytes())
+    record["choices"]["edge"]["reason"] = "as select found"
+    path.write_text(json.dumps(record))
+    assert "as select found" in Page(page(workspace)).text
+
+
 def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
     text = Page(page(workspace)).text
     assert "org/tiny" in text
@@ -111,7 +132,7 @@ def test_every_task_shows_its_drop_against_its_margin(workspace: Workspace) -> N
     assert "mean drop" in text
     assert "trades_en (acc, 400 documents)" in text
     assert "0.0040 0.0020 to 0.0080, margin 0.05" in " ".join(text.split())
-    assert "wrong approvals and wrong rejections happen at most 5.0 % of the time each" in text
+    assert "Wrong approvals and wrong rejections happen at most 5.0 % of the time each" in text
 
 
 def test_profiles_choose_with_the_benchmark(workspace: Workspace) -> None:
@@ -142,13 +163,14 @@ def test_what_was_served_is_shown_and_what_was_not_says_why(workspace: Workspace
     assert "41.7 / 62.5 / 83.3" in text
     assert f"not measured: {SKIPPED['gguf-q4-k-m']}" in text
     assert "2 cores of Imaginary 9000" in text
-    assert html.count("<polyline") == 2 * 2 + 1 + len(prices(workspace).apis)
+    assert html.count("<svg") == 4
+    assert "awq-w4-g128: 136 at 32</title>" in html
 
 
 def test_loads_have_their_ratio_to_the_base_and_where_it_turns(workspace: Workspace) -> None:
     text = Page(page(workspace)).text
     assert "1.55 1.55 to 1.55" in text
-    assert "awq-w4-g128, textnone up to 32 users" in " ".join(text.split("\n"))
+    assert "awq-w4-g128, textnot slower up to 32 users" in " ".join(text.split("\n"))
     assert "bfloat16 was the fastest here with 16 tokens per second" in text
     assert "A partial result" not in text
 
@@ -245,6 +267,8 @@ def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> Non
         report.run(workspace.layout, workspace.params)
     text = Page(workspace.layout.report_path.read_text(encoding="utf-8")).text
     assert "Nothing approved" in text
+    assert text.index("Why nothing passed") < text.index("above 0.05") < text.index("License")
+    assert "No: no variant passed the gate." in text
     assert "Nothing is published." in text
     assert "above 0.05" in text
 
