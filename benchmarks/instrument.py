@@ -22,6 +22,7 @@ from pipeline.adapters.transformers_scorer import TransformersScorer
 from pipeline.domain.evaluated import Distance, EvaluationRecord, TaskScore
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.params import Params
+from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.grid import range_grid
 
 GROUP_SIZE = 128
@@ -47,7 +48,9 @@ def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
     model = unpacked_model(layout.base_dir)
     for linear in Statistics(layout).linears:
         weight = model.get_submodule(linear).weight.data
-        grid = range_grid(weight, num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
+        grid = range_grid(
+            weight, GroupScheme(num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
+        )
         weight.copy_(grid.values(grid.round(weight)))
     tokenizer = tokenizer_of(layout.base_dir)
     evaluate = params.evaluate

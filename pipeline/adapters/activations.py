@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.adapters.layered_model import DecoderLayer
+from pipeline.adapters.layered_model import LayerModule
 from pipeline.domain.architecture import expert_number
 from pipeline.domain.errors import InputError
 from pipeline.domain.quantized import ExpertStatistics
@@ -75,7 +75,7 @@ class LayerMeasurement(Generic[Accumulator]):
 
 @contextmanager
 def measuring(
-    layer: DecoderLayer, new_accumulator: Callable[[int, torch.device], Accumulator]
+    layer: LayerModule, new_accumulator: Callable[[int, torch.device], Accumulator]
 ) -> Iterator[LayerMeasurement[Accumulator]]:
     """Record every input of the layer's linears while the block runs it.
 
@@ -159,7 +159,7 @@ class _ExpertInputs:
 class _Mixture:
     """The experts of one layer: their forward pass, with every input recorded."""
 
-    def __init__(self, module: Any, path: str, layer: DecoderLayer) -> None:
+    def __init__(self, module: Any, path: str, layer: LayerModule) -> None:
         """Raises InputError when the experts are stored or work in an unknown way."""
         if any(getattr(module, key, None) is not value for key, value in KNOWN_EXPERTS.items()):
             raise InputError(

@@ -16,6 +16,7 @@ from pipeline.domain.backends import BackendParams
 from pipeline.domain.coverage import implied_by_packing, kept_coverage, require_covered
 from pipeline.domain.errors import FailureError
 from pipeline.domain.quantized import TensorCoverage
+from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
 
@@ -49,7 +50,7 @@ def measured_coverage(
         if name in stored.names:
             rows.append(_kept_row(name, original, stored.tensor(name)))
         else:
-            gram = statistics.grams([linear])[linear] if linear in statistics.linears else None
+            gram = statistics.gram(linear) if linear in statistics.linears else None
             rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
     missing = sorted(set(base.names) - {row.name for row in rows})
     if missing:
@@ -95,12 +96,10 @@ def _errors(
 ) -> tuple[float, float]:
     """tr(ΔW G ΔWᵀ) over tr(W G Wᵀ), and over the same of plain rounding to nearest."""
     effective = _without_folded_scales(original, weight, gram) if recipe.folds_scales else weight
-    plain = range_grid(
-        original,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size,
-        symmetric=recipe.symmetric,
+    scheme = GroupScheme(
+        num_bits=recipe.num_bits, group_size=recipe.group_size, symmetric=recipe.symmetric
     )
+    plain = range_grid(original, scheme)
     error = float(output_error(effective - original, gram))
     power = float(output_error(original, gram))
     plain_error = float(output_error(plain.values(plain.round(original)) - original, gram))

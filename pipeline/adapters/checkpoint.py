@@ -22,7 +22,8 @@ from pipeline.adapters.safetensors_header import read_header
 from pipeline.adapters.unpacking import unpacked_integers, unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.domain.errors import FailureError, InputError, shown
-from pipeline.domain.stored_scheme import MARKS, Layout, StoredScheme, read_schemes
+from pipeline.domain.stored_scheme import MARKS, StoredScheme, read_schemes
+from pipeline.domain.variants import PackedLayout
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
 
@@ -241,7 +242,7 @@ def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) 
     """Let the linears whose scheme says so round their inputs as an engine does."""
     for name, scheme in packed.items():
         if scheme.rounds_inputs:
-            rounded = e4m3_by_token if scheme.layout is Layout.FLOAT else int8_by_token
+            rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
             model.get_submodule(name).register_forward_pre_hook(
                 lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
             )

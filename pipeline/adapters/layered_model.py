@@ -50,8 +50,8 @@ def _empty_model(directory: Path) -> PreTrainedModel:
 
 
 @dataclass(frozen=True)
-class DecoderLayer:
-    """A layer's module, and the checkpoint's tensors that each of its parameters is made from.
+class LayerModule:
+    """A decoder layer's module, and the tensors that each of its parameters is made from.
 
     `prefix` is the layer's name in the checkpoint (`model.layers.3`). `sources` has the parameters
     by their name in the module, the tensors by their full name.
@@ -133,14 +133,15 @@ class LayeredModel:
     @contextmanager
     def loaded(
         self, index: int, replaced: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> Iterator[DecoderLayer]:
+    ) -> Iterator[LayerModule]:
         """Layer `index` with its weights, which are freed at the end.
 
-        `replaced` are tensors to take instead of the checkpoint's, by name.
+        `replaced` are tensors to take instead of the checkpoint's, by their name in the layer.
         """
         layer = self.layers[index]
+        instead = {f"{layer.prefix}.{name}": it for name, it in replaced.items()}
         try:
-            self._load((self._paths[index] + name for name in layer.sources), replaced)
+            self._load((self._paths[index] + name for name in layer.sources), instead)
             yield layer
         finally:
             for module in layer.module.modules():
@@ -226,7 +227,7 @@ class LayeredModel:
             del embedding.forward
             embedding.weight = empty
 
-    def _layer(self, path: str, module: nn.Module) -> DecoderLayer:
+    def _layer(self, path: str, module: nn.Module) -> LayerModule:
         """The layer that the model knows as `path`. Raises InputError when it has no tensors."""
         names = [name for name, _ in module.named_parameters()]
         sources = {name: self._sources.get(path + name, ()) for name in names}
@@ -234,4 +235,4 @@ class LayeredModel:
         split = split_layer_name(tensors[0]) if tensors else None
         if split is None:
             raise self._missing(path.removesuffix("."))
-        return DecoderLayer(prefix=split[0], module=module, sources=sources)
+        return LayerModule(prefix=split[0], module=module, sources=sources)

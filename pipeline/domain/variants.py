@@ -4,6 +4,7 @@ The format (how a file is laid out) and the algorithm (how its integers are foun
 each packed format can be filled by any of the algorithms that fit it.
 """
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
@@ -45,6 +46,16 @@ class OnIndivisible(StrEnum):
     KEEP = "keep"
 
 
+class PackedLayout(StrEnum):
+    """How the tensors of one packed linear are laid out; the last three are compressed-tensors'."""
+
+    AWQ = "awq"
+    GPTQ = "gptq"
+    PACKED = "pack-quantized"
+    INT = "int-quantized"
+    FLOAT = "float-quantized"
+
+
 GroupSize = Literal[16, 32, 64, 128, 256]
 
 
@@ -82,6 +93,7 @@ class PackedParams(Record):
 class AwqParams(PackedParams):
     """AutoAWQ's gemm layout: asymmetric, with zero points."""
 
+    layout: ClassVar[PackedLayout] = PackedLayout.AWQ
     symmetric: ClassVar[bool] = False
 
     format: Literal["awq"]
@@ -95,6 +107,7 @@ class GptqParams(PackedParams):
     `group_size` null gives each output channel one scale.
     """
 
+    layout: ClassVar[PackedLayout] = PackedLayout.GPTQ
     symmetric: ClassVar[bool] = True
 
     format: Literal["gptq"]
@@ -126,6 +139,12 @@ class CompressedTensorsParams(PackedParams):
     format: Literal["compressed-tensors"]
     scheme: Scheme
     group_size: GroupSize | None
+
+    @property
+    def layout(self) -> PackedLayout:
+        if self.scheme is Scheme.W8A8:
+            return PackedLayout.INT
+        return PackedLayout.FLOAT if self.scheme is Scheme.FP8_DYNAMIC else PackedLayout.PACKED
 
     @property
     def num_bits(self) -> int:
@@ -175,16 +194,32 @@ class CompressedTensorsParams(PackedParams):
         return value
 
 
-class IntegerWeights(Record):
-    """What the numerics need to know about one linear; `group_size` divides its inputs."""
+@dataclass(frozen=True, kw_only=True)
+class GroupScheme:
+    """The numbers that the weights of one linear can become.
 
-    num_bits: PositiveInt
-    group_size: PositiveInt
-    scale_search: bool
+    `group_size` inputs share a scale: it divides the inputs of the linear, and is all of them where
+    each output channel has one scale.
+    """
+
+    num_bits: int
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe(GroupScheme):
+    """How one linear is quantized and stored; the searches are those of `PackedParams`.
+
+    `reason` says why its groups are smaller than the variant asks for.
+    """
+
+    layout: PackedLayout
     clip_search: bool
     rounding: Rounding
     refine_sweeps: int
     dampening_frac: float
+    reason: str | None = field(default=None, compare=False)
 
 
 class GgufType(StrEnum):

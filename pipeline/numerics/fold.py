@@ -5,109 +5,105 @@ Only the arithmetic is here; which operation comes before which linear is in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pipeline.domain.architecture import Fold, Rows
-from pipeline.domain.params import IntegerWeights
+from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.awq import search_scales
+from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 
 
 @dataclass(frozen=True)
 class FoldedLayer:
     """A layer that computes the same with other weights.
 
-    `tensors` are all of it, float32, of which folding touched those in `changed`; `grams` is G by
-    linear, of the inputs it has now; `multipliers` is what the columns of a linear were multiplied
-    by, float32, where that is not 1.
+    `layer` has all its tensors in float32, of which folding touched those in `changed`, and G of
+    the inputs that it has now. `scales` are those of each fold, by the operation before: one
+    float32 number for each of its outputs. `multipliers` is what the columns of a linear were
+    multiplied by, float32, where that is not 1.
     """
 
-    tensors: dict[str, Tensor]
-    grams: dict[str, Tensor]
+    layer: DecoderLayer
     changed: frozenset[str]
+    scales: dict[str, Tensor]
     multipliers: dict[str, Tensor]
 
 
 def fold_layer(
-    tensors: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
+    layer: DecoderLayer,
     folds: Sequence[Fold],
-    recipes: Mapping[str, IntegerWeights],
+    schemes: Mapping[str, GroupScheme],
     *,
-    symmetric: bool,
     head_dim: int,
-    shared_grams: Mapping[str, Tensor],
     norm_dtype: torch.dtype | None = None,
+    known_scales: Mapping[str, Tensor] | None = None,
 ) -> FoldedLayer:
-    """Search and apply all `folds` of a layer; arguments as in `search_fold`.
+    """Apply all `folds` of a layer, with the scales that are best for rounding its linears.
 
-    `recipes` say by linear how it will be rounded. `tensors` may have any float dtype; `grams` is
-    changed in place. Norms are rounded to `norm_dtype` (None: the dtype that each has).
+    `schemes` say by linear how it will be rounded. Scales are searched unless `known_scales` has
+    those of an earlier search. Tensors may have any float dtype; G is changed in place. Norms are
+    rounded to `norm_dtype` (None: the dtype that each has).
     """
-    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    scaled_grams = dict(grams)
+    working = {name: tensor.to(torch.float32) for name, tensor in layer.tensors.items()}
+    inputs = layer.inputs
     changed: set[str] = set()
+    searched: dict[str, Tensor] = {}
     multipliers: dict[str, Tensor] = {}
     for fold in reversed(folds):  # from the last operation back: a fold changes the one before
-        scales = search_fold(
-            working,
-            scaled_grams,
-            fold,
-            recipes[fold.linears[0]],
-            symmetric=symmetric,
-            head_dim=head_dim,
-            shared_grams=shared_grams,
-        )
+        if known_scales is None:
+            scales = _search(working, inputs, fold, schemes, head_dim=head_dim)
+        else:
+            scales = known_scales[fold.previous]
+        searched[fold.previous] = scales
         if bool((scales == 1).all()):
             continue
-        stored = norm_dtype or tensors[f"{fold.previous}.weight"].dtype
-        by_input = apply_fold(
-            working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored
-        )
+        stored_dtype = norm_dtype or layer.weight(fold.previous).dtype
+        by_input = _apply(working, fold, scales, head_dim=head_dim, stored_dtype=stored_dtype)
+        inputs = _divided(inputs, fold.linears, by_input)
         multipliers |= dict.fromkeys(fold.linears, by_input)
         changed |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
         changed |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
-    return FoldedLayer(working, scaled_grams, frozenset(changed), multipliers)
+    folded = replace(layer, tensors=working, inputs=inputs)
+    return FoldedLayer(folded, frozenset(changed), searched, multipliers)
 
 
-def search_fold(
+def _search(
     working: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
+    inputs: Sequence[SharedInput],
     fold: Fold,
-    recipe: IntegerWeights,
+    schemes: Mapping[str, GroupScheme],
     *,
-    symmetric: bool,
     head_dim: int,
-    shared_grams: Mapping[str, Tensor],
 ) -> Tensor:
     """The scales of the operation before, float32, one for each of its outputs.
 
-    `working` holds the layer's tensors, float32, by name relative to it; `grams` is G by linear,
-    `shared_grams` G by the fold's `shared_input`. Linears without statistics count no error.
+    Linears without a scheme count no error.
     """
-    measured = [name for name in fold.linears if name in grams]
-    gram = shared_grams[fold.shared_input] if fold.shared_input else grams[measured[0]]
+    rounded = [name for name in fold.linears if name in schemes]
+    gram = next(
+        it.gram
+        for it in inputs
+        if (it.key == fold.shared_input if fold.shared_input else rounded[0] in it.linears)
+    )
     rows = _rows(fold, working[f"{fold.previous}.weight"].shape[0], gram.shape[0])
     num_outputs = rows.stop - rows.start
     width = head_dim if fold.by_value_head else num_outputs
     shared_by = gram.shape[0] // num_outputs
     scales = search_scales(
-        [working[f"{name}.weight"] for name in measured],
+        [working[f"{name}.weight"] for name in rounded],
         gram,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size,
-        symmetric=symmetric,
+        schemes[rounded[0]],
         head_dim=width,
         shared_by=shared_by,
     )
     return scales.view(-1, shared_by, width)[:, 0].reshape(-1)
 
 
-def apply_fold(
+def _apply(
     working: dict[str, Tensor],
-    grams: dict[str, Tensor],
     fold: Fold,
     scales: Tensor,
     *,
@@ -116,9 +112,8 @@ def apply_fold(
 ) -> Tensor:
     """Divide the operation before by `scales` and multiply the linears' columns by them, in place.
 
-    `grams` follows, in place too: the linears' input is divided. A norm is rounded to
-    `stored_dtype`, and the scales are those that rounding really left. Returns what the columns
-    were multiplied by, one number for each input of the linears.
+    A norm is rounded to `stored_dtype`, and the scales are those that rounding really left. Returns
+    what the columns were multiplied by, one number for each input of the linears.
     """
     weight, bias = f"{fold.previous}.weight", f"{fold.previous}.bias"
     in_features = working[f"{fold.linears[0]}.weight"].shape[1]
@@ -137,20 +132,28 @@ def apply_fold(
     by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
     for name in (*fold.linears, *fold.unquantized):
         working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
-    _divide_grams(grams, fold.linears, by_input)
     return by_input
 
 
-def _divide_grams(grams: dict[str, Tensor], linears: tuple[str, ...], scales: Tensor) -> None:
-    """Divide G of `linears` on both sides; a G that others read as well is copied first."""
-    readers = {name: grams[name] for name in linears if name in grams}
-    others = {id(gram) for name, gram in grams.items() if name not in readers}
-    divided: dict[int, Tensor] = {}
-    for name, gram in readers.items():
-        if id(gram) not in divided:
-            own = gram.clone() if id(gram) in others else gram
-            divided[id(gram)] = own.div_(scales[:, None]).div_(scales)
-        grams[name] = divided[id(gram)]
+def _divided(
+    inputs: Sequence[SharedInput], linears: Sequence[str], scales: Tensor
+) -> tuple[SharedInput, ...]:
+    """The inputs after those of `linears` were divided by `scales`: their G is, on both sides.
+
+    It is done in place, except where others read the same input, which is two inputs from then on.
+    """
+    divided: list[SharedInput] = []
+    for it in inputs:
+        others = tuple(name for name in it.linears if name not in linears)
+        if len(others) == len(it.linears):
+            divided.append(it)
+            continue
+        readers = tuple(name for name in it.linears if name in linears)
+        gram = it.gram.clone() if others else it.gram
+        divided.append(SharedInput(it.key, readers, gram.div_(scales[:, None]).div_(scales)))
+        if others:
+            divided.append(replace(it, linears=others))
+    return tuple(divided)
 
 
 def _rows(fold: Fold, num_rows: int, in_features: int) -> slice:
