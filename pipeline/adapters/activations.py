@@ -56,21 +56,18 @@ class LayerMeasurement(Generic[Accumulator]):
     def record(self, linears: Sequence[str], tensor: Tensor) -> None:
         """Add a batch of the input of `linears`; who is handed the same tensor shares an entry."""
         name = linears[0]
-        if name not in self._key_of:
-            self._discover(linears, tensor)
+        if name not in self._key_of:  # the first batch
+            key = name
+            if self._last is not None and self._last[0] is tensor:
+                key = self._last[1]
+                self.inputs[key].linears += linears
+            else:
+                accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
+                self.inputs[key] = MeasuredInput(list(linears), accumulator)
+            self._key_of[name] = key
+            self._last = (tensor, key)
         if self._key_of[name] == name:
             self.inputs[name].accumulator.add(tensor)
-
-    def _discover(self, linears: Sequence[str], tensor: Tensor) -> None:
-        if self._last is not None and self._last[0] is tensor:
-            key = self._last[1]
-            self.inputs[key].linears += linears
-        else:
-            key = linears[0]
-            accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
-            self.inputs[key] = MeasuredInput(list(linears), accumulator)
-        self._key_of[linears[0]] = key
-        self._last = (tensor, key)
 
 
 @contextmanager
@@ -88,7 +85,10 @@ def measuring(
         if isinstance(module, nn.Linear):
             linears = _linears(layer.sources.get(f"{path}.weight", ()))
             if linears:
-                handles.append(module.register_forward_pre_hook(_hook(measurement, linears)))
+                handle = module.register_forward_pre_hook(
+                    lambda _, inputs, linears=linears: measurement.record(linears, inputs[0])
+                )
+                handles.append(handle)
         elif _is_fused_experts(module):
             mixture = _Mixture(module, path, layer)
             module.forward = mixture.forward
@@ -102,13 +102,6 @@ def measuring(
             handle.remove()
         for mixture in mixtures:
             del mixture.module.forward
-
-
-def _hook(measurement: LayerMeasurement[Any], linears: Sequence[str]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        measurement.record(linears, inputs[0])
-
-    return hook
 
 
 def _linears(tensors: Sequence[str]) -> list[str]:

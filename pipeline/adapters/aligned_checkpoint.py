@@ -48,9 +48,9 @@ def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
 
 
 def steps_of(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
-    """The token ids of each step, samples × tokens: `num_samples` of equally long windows.
+    """Cut `num_samples` of equally long windows of token ids into steps, samples × tokens each.
 
-    Windows come in a seeded order, all of them before any comes again, cut evenly into steps.
+    Windows come in a seeded order, all of them before any comes again.
     """
     random_order = random.Random(SEED)
     order: list[int] = []
@@ -95,7 +95,7 @@ def _learned(
     steps: Sequence[Tensor],
     quantizer: LayerQuantizer,
 ) -> dict[str, Tensor]:
-    """The tensors of all aligned linears as files have them, and the errors of each."""
+    """Align, and return the tensors of all linears as files have them, and the errors of each."""
     packed = packed_integers(Checkpoint(model_dir))
     linears: dict[str, AlignedLinear] = {}
     grids: dict[str, Grid] = {}
@@ -114,19 +114,19 @@ def _learned(
     learned: dict[str, Tensor] = {}
     for name, target, gram in _targets(base, quantizer):
         recipe = grouping.recipes[name]
-        it = measured(target, aligned[name], grids[name], gram, recipe)
-        stored = stored_tensors(it.integers, it.grid, recipe)
+        made = measured(target, aligned[name], grids[name], gram, recipe)
+        stored = stored_tensors(made.integers, made.grid, recipe)
         learned |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         learned[f"{name}{ERRORS}"] = torch.tensor(
-            [getattr(it, field) for field in ERROR_FIELDS], dtype=torch.float64
+            [getattr(made, field) for field in ERROR_FIELDS], dtype=torch.float64
         )
     return learned
 
 
 def _targets(base: Checkpoint, quantizer: LayerQuantizer) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Every linear's name, the weight that was rounded (float32, out × in), and G of its input."""
+    """Yield each linear's name, the weight that was rounded (float32, out × in), and G."""
     for prefix, names in names_by_layer(base.names).items():
         layer = quantizer.folded(DecoderLayer.of(prefix, base.tensors(names)))
-        for read in layer.inputs:
-            for linear in read.linears:
-                yield layer.full_name(linear), layer.weight(linear), read.gram
+        for shared in layer.inputs:
+            for linear in shared.linears:
+                yield layer.full_name(linear), layer.weight(linear), shared.gram

@@ -52,7 +52,7 @@ class LayerQuantizer:
 
     @torch.inference_mode()
     def quantized(self, layer: DecoderLayer) -> QuantizedLayer:
-        """What becomes of the stored tensors of a layer, or of what is outside all layers."""
+        """Quantize the stored tensors of a layer; those outside all layers stay as they are."""
         recipes = self._grouping.of_layer(layer.prefix)
         made = QuantizedLayer({}, {}, {})
         if recipes:
@@ -70,7 +70,7 @@ class LayerQuantizer:
 
     @torch.no_grad()
     def folded(self, layer: DecoderLayer) -> DecoderLayer:
-        """What `quantized` rounded of a layer, with G of its inputs; for recipes that align.
+        """Return the weights that `quantized` rounded, with their inputs; for recipes that align.
 
         The scales that were found then are folded in again.
         """
@@ -83,7 +83,7 @@ class LayerQuantizer:
         return fold_layer(own, folds, recipes, head_dim=self._head_dim, known_scales=scales).layer
 
     def _folds_of(self, layer: DecoderLayer) -> tuple[Fold, ...]:
-        """The folds that the layer has all parts of, none of them a linear that is kept."""
+        """Find the folds of which the layer has all parts, none of them a linear that is kept."""
         kept = self._grouping.kept
         modules = {name for name in layer.modules if layer.full_name(name) not in kept}
         return layer_folds(self._folds, modules)
@@ -91,7 +91,7 @@ class LayerQuantizer:
     def _measured(
         self, layer: DecoderLayer, linears: Collection[str], folds: Sequence[Fold]
     ) -> DecoderLayer:
-        """The layer with the inputs of `linears`, and those that folds need, on the device."""
+        """Load the inputs of `linears`, and those that folds need, and move all to the device."""
         inputs = self._statistics.inputs(layer.prefix, linears, folds=folds, device=self.device)
         return replace(layer.to(self.device), inputs=inputs)
 

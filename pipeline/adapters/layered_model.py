@@ -86,16 +86,13 @@ class LayeredModel:
         path, modules = decoder_layers(self._model)
         self._paths = [f"{path}.{number}." for number in range(len(modules))]
         self.layers = list(map(self._layer, self._paths, modules))
-        self._load_rest(path)
-
-    def _load_rest(self, layers_path: str) -> None:
         in_body = {id(parameter) for parameter in self._body.parameters()}
         self._load(
             name
             for name, parameter in self._model.named_parameters()
             if id(parameter) in in_body
             and name != self._embedding_name
-            and not name.startswith(f"{layers_path}.")
+            and not name.startswith(f"{path}.")
         )
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def write_packed(
 def _stored_layer(
     layer: DecoderLayer, quantized: QuantizedLayer, grouping: Grouping
 ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
-    """The tensors of one shard, by name in the model, and what became of each of `layer`."""
+    """Return the tensors of a shard by name, and what became of each tensor of `layer`."""
     tensors: dict[str, Tensor] = {}
     rows: list[TensorCoverage] = []
     for local_name, tensor in layer.tensors.items():

@@ -55,7 +55,7 @@ class QuantizedInputs:
         self._index_of = {it.prefix: index for index, it in enumerate(self._model.layers)}
 
     def corrected(self, layer: DecoderLayer, linears: Collection[str]) -> DecoderLayer:
-        """The layer with the quantized inputs of `linears`, whose weights make up for the drift."""
+        """Measure the quantized inputs of `linears`; their weights make up for the drift."""
         index = self._index_of[layer.prefix]
         for stream in (self._base, self._quantized):
             stream.drop(index - 1)
@@ -70,12 +70,12 @@ class QuantizedInputs:
         local_name = {layer.full_name(name): name for name in linears}
         tensors, inputs = dict(layer.tensors), []
         while measurement.inputs:  # what is done goes: a large layer leaves no room for all of it
-            key, measured = measurement.inputs.popitem()
-            names = tuple(local_name[it] for it in measured.linears if it in local_name)
+            _, measured = measurement.inputs.popitem()
+            names = tuple(local_name[name] for name in measured.linears if name in local_name)
             if not names:
                 continue
             gram = measured.accumulator.gram()
-            inputs.append(SharedInput(key, names, gram))
+            inputs.append(SharedInput(names[0], names, gram))
             tensors |= corrected(
                 {f"{name}.weight": layer.weight(name) for name in names},
                 measured.accumulator.drift(),

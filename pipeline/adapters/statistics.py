@@ -69,7 +69,7 @@ class Statistics:
         folds: Sequence[Fold] = (),
         device: torch.device = CPU,
     ) -> tuple[SharedInput, ...]:
-        """The inputs of layer `prefix` that some of `linears` read, and those that `folds` name.
+        """Load the inputs of layer `prefix` that some of `linears` read, or that `folds` name.
 
         All names are local to the layer.
         """
@@ -87,7 +87,7 @@ class Statistics:
         return tuple(found)
 
     def gram(self, linear: str) -> Tensor:
-        """G of a linear's input, float32."""
+        """Load G of a linear's input, float32."""
         return self._load(self._of_linear[linear])
 
     def diagonal(self, linear: str) -> Tensor:

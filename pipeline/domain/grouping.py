@@ -49,7 +49,7 @@ class Grouping:
     kept: Mapping[str, str]
 
     def of_layer(self, prefix: str) -> dict[str, LinearRecipe]:
-        """The recipes of a decoder layer's linears, by their names inside it."""
+        """Return the recipes of a decoder layer's linears, by their local names."""
         start = f"{prefix}."
         return {
             name.removeprefix(start): recipe
@@ -59,7 +59,7 @@ class Grouping:
 
 
 def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
-    """The plan for linears of these shapes (out_features, in_features), by name.
+    """Make the plan for linears of these shapes (out_features, in_features), by name.
 
     Raises InputError where the recipe's `on_indivisible` does not allow what would be needed, for
     rounded activations inside experts, which no evaluation here can round, and for the quantized
@@ -128,7 +128,7 @@ def _recipes(
     sizes: Mapping[str, int] = MappingProxyType({}),
     reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, LinearRecipe]:
-    """The recipe of every linear; `sizes` has the group sizes of those with others than asked."""
+    """Make the recipe of every linear; `sizes` has the group sizes that are not as asked."""
     return {
         name: LinearRecipe(
             num_bits=recipe.num_bits,

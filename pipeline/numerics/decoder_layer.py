@@ -1,8 +1,8 @@
 """One decoder layer as the algorithms take it: its tensors, and which linears read the same input.
 
-Files name tensors and linears by where they are in the whole model (`model.layers.3.mlp.up_proj`).
-A layer knows them by their local name (`mlp.up_proj`), and nothing else here knows which layer it
-is.
+Files name tensors and linears by their place in the whole model (`model.layers.3.mlp.up_proj`). A
+layer names them by their place in itself (`mlp.up_proj`): no algorithm needs to know which layer it
+works on.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class SharedInput:
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The tensors of a layer, and those of its inputs that were measured; all by local name.
+    """The tensors of a layer and its measured inputs, all by local name.
 
     `prefix` is the layer's own name in the model, empty for the tensors outside all layers.
     """
@@ -39,8 +39,9 @@ class DecoderLayer:
 
     @classmethod
     def of(cls, prefix: str, stored: Mapping[str, Tensor]) -> "DecoderLayer":
-        """The layer `prefix`, without inputs, from tensors by their name in the model."""
-        return cls(prefix, {name.removeprefix(f"{prefix}."): it for name, it in stored.items()})
+        """Make the layer `prefix`, without inputs, from tensors by their name in the model."""
+        start = f"{prefix}."
+        return cls(prefix, {name.removeprefix(start): value for name, value in stored.items()})
 
     @property
     def modules(self) -> set[str]:
@@ -48,11 +49,12 @@ class DecoderLayer:
         return {name.removesuffix(WEIGHT) for name in self.tensors}
 
     def full_name(self, local: str) -> str:
-        """The name in the model of a tensor or a linear."""
+        """Return the name in the model of a tensor or a linear."""
         return f"{self.prefix}.{local}" if self.prefix else local
 
     def weight(self, linear: str) -> Tensor:
         return self.tensors[f"{linear}{WEIGHT}"]
 
     def to(self, device: torch.device) -> "DecoderLayer":
-        return replace(self, tensors={name: it.to(device) for name, it in self.tensors.items()})
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors)

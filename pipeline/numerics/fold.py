@@ -47,14 +47,14 @@ def fold_layer(
     those of an earlier search. Tensors may have any float dtype; G is changed in place. Norms are
     rounded to `norm_dtype` (None: the dtype that each has).
     """
-    working = {name: tensor.to(torch.float32) for name, tensor in layer.tensors.items()}
-    inputs = layer.inputs
+    tensors = {name: tensor.to(torch.float32) for name, tensor in layer.tensors.items()}
+    working = replace(layer, tensors=tensors)
     changed: set[str] = set()
     searched: dict[str, Tensor] = {}
     multipliers: dict[str, Tensor] = {}
     for fold in reversed(folds):  # from the last operation back: a fold changes the one before
         if known_scales is None:
-            scales = _search(working, inputs, fold, schemes, head_dim=head_dim)
+            scales = _search(working, fold, schemes, head_dim=head_dim)
         else:
             scales = known_scales[fold.previous]
         searched[fold.previous] = scales
@@ -62,38 +62,32 @@ def fold_layer(
             continue
         stored_dtype = norm_dtype or layer.weight(fold.previous).dtype
         by_input = _apply(working, fold, scales, head_dim=head_dim, stored_dtype=stored_dtype)
-        inputs = _divided(inputs, fold.linears, by_input)
+        working = replace(working, inputs=_divided(working.inputs, fold.linears, by_input))
         multipliers |= dict.fromkeys(fold.linears, by_input)
         changed |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
         changed |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
-    folded = replace(layer, tensors=working, inputs=inputs)
-    return FoldedLayer(folded, frozenset(changed), searched, multipliers)
+    return FoldedLayer(working, frozenset(changed), searched, multipliers)
 
 
 def _search(
-    working: Mapping[str, Tensor],
-    inputs: Sequence[SharedInput],
-    fold: Fold,
-    schemes: Mapping[str, GroupScheme],
-    *,
-    head_dim: int,
+    working: DecoderLayer, fold: Fold, schemes: Mapping[str, GroupScheme], *, head_dim: int
 ) -> Tensor:
-    """The scales of the operation before, float32, one for each of its outputs.
+    """Search the scales of the operation before, float32, one for each of its outputs.
 
     Linears without a scheme count no error.
     """
     rounded = [name for name in fold.linears if name in schemes]
     gram = next(
-        it.gram
-        for it in inputs
-        if (it.key == fold.shared_input if fold.shared_input else rounded[0] in it.linears)
+        shared.gram
+        for shared in working.inputs
+        if (shared.key == fold.shared_input if fold.shared_input else rounded[0] in shared.linears)
     )
-    rows = _rows(fold, working[f"{fold.previous}.weight"].shape[0], gram.shape[0])
+    rows = _rows(fold, working.weight(fold.previous).shape[0], gram.shape[0])
     num_outputs = rows.stop - rows.start
     width = head_dim if fold.by_value_head else num_outputs
     shared_by = gram.shape[0] // num_outputs
     scales = search_scales(
-        [working[f"{name}.weight"] for name in rounded],
+        [working.weight(name) for name in rounded],
         gram,
         schemes[rounded[0]],
         head_dim=width,
@@ -103,7 +97,7 @@ def _search(
 
 
 def _apply(
-    working: dict[str, Tensor],
+    working: DecoderLayer,
     fold: Fold,
     scales: Tensor,
     *,
@@ -115,44 +109,44 @@ def _apply(
     A norm is rounded to `stored_dtype`, and the scales are those that rounding really left. Returns
     what the columns were multiplied by, one number for each input of the linears.
     """
-    weight, bias = f"{fold.previous}.weight", f"{fold.previous}.bias"
-    in_features = working[f"{fold.linears[0]}.weight"].shape[1]
-    rows = _rows(fold, working[weight].shape[0], in_features)
-    before = working[weight][rows] + fold.norm_offset
+    tensors, weight, bias = working.tensors, f"{fold.previous}.weight", f"{fold.previous}.bias"
+    in_features = working.weight(fold.linears[0]).shape[1]
+    rows = _rows(fold, tensors[weight].shape[0], in_features)
+    before = tensors[weight][rows] + fold.norm_offset
     divided = before / scales.view(-1, *[1] * (before.dim() - 1))
     if before.dim() == 1:
         stored = (divided - fold.norm_offset).to(stored_dtype).to(torch.float32) + fold.norm_offset
         scales = torch.where(stored == 0, 1.0, before / stored)
         divided = torch.where(stored == 0, before, stored)
-    working[weight] = _with_rows(working[weight], rows, divided - fold.norm_offset)
-    if bias in working:
-        working[bias] = _with_rows(working[bias], rows, working[bias][rows] / scales)
+    tensors[weight] = _with_rows(tensors[weight], rows, divided - fold.norm_offset)
+    if bias in tensors:
+        tensors[bias] = _with_rows(tensors[bias], rows, tensors[bias][rows] / scales)
     width = head_dim if fold.by_value_head else scales.shape[0]
     shared_by = in_features // scales.shape[0]
     by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
     for name in (*fold.linears, *fold.unquantized):
-        working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
+        tensors[f"{name}.weight"] = working.weight(name) * by_input
     return by_input
 
 
 def _divided(
     inputs: Sequence[SharedInput], linears: Sequence[str], scales: Tensor
 ) -> tuple[SharedInput, ...]:
-    """The inputs after those of `linears` were divided by `scales`: their G is, on both sides.
+    """Divide the inputs of `linears` by `scales`: their G is divided on both sides.
 
-    It is done in place, except where others read the same input, which is two inputs from then on.
+    This is done in place, unless other linears read the same input: those keep it as it was.
     """
     divided: list[SharedInput] = []
-    for it in inputs:
-        others = tuple(name for name in it.linears if name not in linears)
-        if len(others) == len(it.linears):
-            divided.append(it)
-            continue
-        readers = tuple(name for name in it.linears if name in linears)
-        gram = it.gram.clone() if others else it.gram
-        divided.append(SharedInput(it.key, readers, gram.div_(scales[:, None]).div_(scales)))
-        if others:
-            divided.append(replace(it, linears=others))
+    for shared in inputs:
+        readers = tuple(name for name in shared.linears if name in linears)
+        others = tuple(name for name in shared.linears if name not in linears)
+        if readers:
+            gram = shared.gram.clone() if others else shared.gram
+            divided.append(
+                SharedInput(shared.key, readers, gram.div_(scales[:, None]).div_(scales))
+            )
+        if others or not readers:
+            divided.append(replace(shared, linears=others))
     return tuple(divided)
 
 

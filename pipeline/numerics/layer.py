@@ -59,12 +59,12 @@ def quantize_layer(
     folded = fold_layer(layer, folds, recipes, head_dim=head_dim)
     tensors = folded.layer.tensors
     linears: dict[str, QuantizedLinear] = {}
-    for read in folded.layer.inputs:
-        for recipe in dict.fromkeys(recipes[name] for name in read.linears):
-            names = [name for name in read.linears if recipes[name] == recipe]
+    for shared in folded.layer.inputs:
+        for recipe in dict.fromkeys(recipes[name] for name in shared.linears):
+            names = [name for name in shared.linears if recipes[name] == recipe]
             # What is quantized goes: a large layer leaves no room for a second copy of it.
             weights = {name: tensors.pop(f"{name}.weight") for name in names}
-            linears |= _quantize_together(weights, read.gram, recipe)
+            linears |= _quantize_together(weights, shared.gram, recipe)
     changed = {
         name: tensor.to(layer.tensors[name].dtype)
         for name, tensor in tensors.items()
@@ -76,7 +76,7 @@ def quantize_layer(
 def _quantize_together(
     weights: Mapping[str, Tensor], gram: Tensor, recipe: LinearRecipe
 ) -> dict[str, QuantizedLinear]:
-    """Linears that read the same input, one below the other: their rows do not see each other."""
+    """Round linears that read the same input in one matrix: their rows do not see each other."""
     stacked = torch.cat(list(weights.values()))
     if recipe.layout is PackedLayout.FLOAT:
         integers, grid = round_channels(stacked)
@@ -106,7 +106,7 @@ def _quantize_together(
 def measured(
     weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, recipe: LinearRecipe
 ) -> QuantizedLinear:
-    """Integers and grid with what they cost `weight` (out × in, float32)."""
+    """Measure what integers and grid cost `weight` (out × in, float32)."""
     error, power = (
         float(output_error(delta, gram)) for delta in (grid.values(integers) - weight, weight)
     )
