@@ -259,6 +259,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         base_digest=base_digest(layout),
         backend="transformers",
         backend_version="5.19.0",
+        device="cpu",
         suite="demo",
         tasks=tasks,
         perplexity=5.25 * (1 + harm),
@@ -312,6 +313,7 @@ def control(distance: Distance, tasks: dict[str, TaskScore], documents: bytes) -
     return Control(
         backend="llama.cpp",
         backend_version="llama-cpp-python 0.3.36",
+        device="cpu",
         artifact_digest=SHA,
         tasks=tasks,
         perplexity=5.25,

@@ -11,16 +11,16 @@ from math import ceil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.adapters.checkpoint import (
     Checkpoint,
     packed_integers,
+    read_tensors,
     save_tensors,
     unpacked_model,
 )
-from pipeline.adapters.layer_quantizer import LayerQuantizer
+from pipeline.adapters.layer_quantizer import DELETE_AND_QUANTIZE, LayerQuantizer
 from pipeline.adapters.progress import track
 from pipeline.domain.architecture import names_by_layer
 from pipeline.domain.errors import InputError
@@ -77,9 +77,9 @@ def align_checkpoint(
     """
     if not learned_path.exists():
         save_tensors(learned_path, _learned(base, model_dir, grouping, steps, quantizer))
-    learned = load_file(learned_path)
+    learned = read_tensors(learned_path, remedy=DELETE_AND_QUANTIZE)
     for shard_path in sorted(model_dir.glob("*.safetensors")):
-        tensors = load_file(shard_path)
+        tensors = read_tensors(shard_path, remedy=DELETE_AND_QUANTIZE)
         save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
     return {
         name.removesuffix(ERRORS): dict(zip(ERROR_FIELDS, it.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """What benchmark serves: the base, the approved variants and the user's endpoints; and how.
 
-A candidate is a file or directory with the engine for it; a launch is that engine's command, with
-the memory it will take.
+A candidate is a file or directory with the engines for it: the one that scored it, and the one that
+serves it. A launch is the latter's command, with the memory it will take.
 """
 
 from collections.abc import Iterator
@@ -10,32 +10,36 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.adapters import endpoint, vllm, xllamacpp
+from pipeline.adapters.capacity import available_memory, memory_for_servers
 from pipeline.adapters.checkpoint import unpacked_model
 from pipeline.adapters.checkpoint_files import read_json_object
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.checkpoint_shape import directory_source
+from pipeline.adapters.files import read_record
 from pipeline.adapters.fleet import Launch
 from pipeline.adapters.llama_cpp import LlamaCppScorer
 from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.scorer import Scorer
 from pipeline.adapters.transformers_scorer import TransformersScorer
+from pipeline.adapters.vllm_scorer import VllmScorer
 from pipeline.domain.checkpoint import CONFIG_FILE
-from pipeline.domain.errors import InputError
+from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.figures import NBSP, bytes_text
 from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import GgufParams
+from pipeline.domain.params import GgufParams, PackedJudge
 from pipeline.domain.quantized import VariantRecord
 from pipeline.domain.selection import Selection
 from pipeline.domain.serve_params import Endpoint, ServeParams
-from pipeline.domain.serving_memory import kv_cache_bytes
+from pipeline.domain.serving_memory import (
+    LLAMA_CPP_BYTES,
+    UNKNOWN_KV_BYTES,
+    VLLM_BYTES,
+    kv_cache_bytes,
+)
 
 # Random text that is decoded and read again may come out a few tokens longer.
 SPARE_TOKENS = 24
 # Engines give a sequence its KV cache in blocks; vLLM's are the largest, of 128 tokens on a CPU.
 BLOCK_TOKENS = 128
-# Resident memory of an engine without weights and KV cache, measured on x86 CPUs.
-VLLM_BYTES = 2 << 30
-LLAMA_CPP_BYTES = 300 << 20
-# Where the configuration does not say how large a token's keys and values are.
-UNKNOWN_KV_BYTES = 1 << 30
 WIDTHS = {"float32": 4}
 USUAL_WIDTH = 2
 
@@ -57,14 +61,11 @@ class Candidate:
 def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
     base = read_base_manifest(layout)
-    path = layout.selection_path
-    selection = Selection.from_bytes(read_bytes(path, made_by="select"), source=str(path))
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
     for name in selection.approved():
         path = layout.variant_path(name)
-        variant = VariantRecord.from_bytes(
-            read_bytes(path, made_by=f"quantize {name}"), source=str(path)
-        )
+        variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
         if variant.digest != selection.variants[name].artifact_digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
         candidates[name] = _candidate(layout, variant)
@@ -91,11 +92,30 @@ def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator
         yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
 
 
-def scorer_of(candidate: Candidate) -> Scorer:
-    """The engine that scored this file, loaded."""
-    if candidate.file_type is None:
-        return TransformersScorer(unpacked_model(candidate.path), label=candidate.name)
-    return LlamaCppScorer(candidate.path, label=candidate.name)
+def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
+    """The engine that scored this file, loaded; that of a checkpoint is `packed_judge`.
+
+    Raises FailureError when there is not enough free memory for it: the system would not refuse the
+    memory but end this process.
+    """
+    name, free = candidate.name, memory_for_servers
+    if candidate.file_type is not None:
+        needed, free = weight_bytes(candidate), available_memory
+    elif packed_judge is PackedJudge.VLLM:
+        needed = VLLM_BYTES + weight_bytes(candidate)
+    else:
+        needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
+    if (free_bytes := free()) < needed:
+        needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
+        raise FailureError(
+            f"{name}: the engine that scored it needs {needed_text} of memory, {free_text} are "
+            "free; end other programs or use a machine with more"
+        )
+    if candidate.file_type is not None:
+        return LlamaCppScorer(candidate.path, label=name)
+    if packed_judge is PackedJudge.VLLM:
+        return VllmScorer(candidate.path, label=name)
+    return TransformersScorer(unpacked_model(candidate.path), label=name)
 
 
 def launch_of(

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from pipeline.adapters.files import existing_parent
+from pipeline.adapters.memory import give_back_gpu
 from pipeline.domain.layout import Layout
 from pipeline.domain.plan import Capacity
 from pipeline.domain.stage_needs import Speed
 
-MEMINFO = Path("/proc/meminfo")
 # The limit of a container and what it uses: https://docs.kernel.org/admin-guide/cgroup-v2.html
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
@@ -35,7 +36,7 @@ def capacity(layout: Layout) -> Capacity:
 
 def available_memory() -> int:
     """Bytes that a new process can have without swapping, in its container where there is one."""
-    free = _meminfo("MemAvailable")
+    free: int = psutil.virtual_memory().available
     if (limit := _number_in(CGROUP_LIMIT)) is not None:
         free = min(free, max(0, limit - (_number_in(CGROUP_USED) or 0)))
     return free
@@ -48,17 +49,9 @@ def memory_for_servers() -> int:
 
 def total_memory() -> int:
     """All memory and swap that this machine, or this container, has."""
-    total = _meminfo("MemTotal") + _meminfo("SwapTotal")
+    total: int = psutil.virtual_memory().total + psutil.swap_memory().total
     limit = _number_in(CGROUP_LIMIT)
     return total if limit is None else min(total, limit)
-
-
-def _meminfo(key: str) -> int:
-    for line in MEMINFO.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) << 10
-    return 0
 
 
 def _number_in(path: Path) -> int | None:
@@ -72,7 +65,13 @@ def _number_in(path: Path) -> int | None:
 
 def measured_speed() -> Speed:
     """Products of float32 matrices and reads of memory, on the device that stages use."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return _speed_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    finally:
+        give_back_gpu()  # what is free may be asked next
+
+
+def _speed_of(device: torch.device) -> Speed:
     matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device)
     floats = torch.ones(READ_FLOATS, device=device)
     return Speed(

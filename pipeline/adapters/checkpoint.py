@@ -5,7 +5,7 @@ is ever run: models come from the class that transformers itself ships for the a
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.adapters.files import replacement, write_bytes
 from pipeline.adapters.safetensors_header import read_header
 from pipeline.adapters.unpacking import unpacked_integers, unpacked_weight
 from pipeline.domain.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
-from pipeline.domain.errors import FailureError, InputError, shown
+from pipeline.domain.errors import FailureError, InputError, printable, shown
 from pipeline.domain.stored_scheme import MARKS, StoredScheme, read_schemes
 from pipeline.domain.variants import PackedLayout
 from pipeline.numerics.grid import Grid
@@ -60,7 +60,8 @@ class Checkpoint:
         found: dict[str, Tensor] = {}
         for file in {self._file_of[name] for name in names}:
             inside = [name for name in names if self._file_of[name] == file]
-            found |= _tensors_in(self.directory / file, inside)
+            path = self.directory / file
+            found |= read_tensors(path, inside, remedy="fetch it again")
         return {name: found[name] for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -73,12 +74,20 @@ class Checkpoint:
         return sum((self.directory / file).stat().st_size for file in files)
 
 
-def _tensors_in(path: Path, names: list[str]) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, names: Collection[str] | None = None, *, remedy: str
+) -> dict[str, Tensor]:
+    """Read tensors of one safetensors file by their names, all of them when `names` is None.
+
+    They are mapped: what is not used is not read. Raises InputError, which ends with `remedy`, when
+    the file is missing or damaged, or does not hold one of the names.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
+            wanted = file.keys() if names is None else names
+            return {name: file.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; fetch it again") from error
+        raise InputError(f"{path}: cannot be read: {printable(str(error))}; {remedy}") from error
 
 
 def _file_of_tensors(directory: Path) -> dict[str, str]:

@@ -1,132 +1,92 @@
 """Credentials for a registry, from where `docker login` and `oras login` keep them.
 
-Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, and asks the helper programs that
-it names (`credHelpers` for one server, `credsStore` for all others). Identity tokens are not
-supported; the error says so.
+The `docker` package reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, and asks the
+helper programs that the file names. What the package (7.2.0) leaves open is done here: it passes
+over a file that is no JSON, looks into the home directory although DOCKER_CONFIG names another one,
+fails on damaged logins of other servers, and repeats what a helper printed, which may be a secret.
+It takes half a second to import, so that happens only when there is a file.
 
-Format: https://docs.docker.com/reference/cli/docker/login/#credential-stores and, of the helpers,
-https://github.com/docker/docker-credential-helpers#development
+Format: https://docs.docker.com/reference/cli/docker/login/#credential-stores
 """
 
-import base64
-import binascii
+import json
 import os
-import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from pipeline.adapters.process import ask_program
-from pipeline.domain.errors import InputError, shown
+from pipeline.domain.errors import InputError, printable
 
 CONFIG_FILE: Final = "config.json"
-HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
-HELPER_TIMEOUT_S: Final = 60.0  # some ask a person, or a cloud
-IDENTITY_TOKEN_USER: Final = "<token>"
-DOCKER_HUB: Final = {"registry-1.docker.io": "index.docker.io"}  # whose login has another name
+DOCKER_HUB: Final = "registry-1.docker.io"  # whose login has another name
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user name and a password or access token; the password never shows in a repr."""
+    """A user name and a password or access token, or else an identity token.
+
+    The secret never shows in a repr. An identity token is exchanged for access tokens, and is no
+    password.
+    """
 
     username: str
     password: str = field(repr=False)
-
-
-class _Foreign(BaseModel):
-    """Docker's file, which other tools extend: unknown keys are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class _Login(_Foreign):
-    auth: str | None = None
-    identitytoken: str | None = None
-
-
-class _DockerConfig(_Foreign):
-    auths: dict[str, _Login] = {}
-    credHelpers: dict[str, str] = {}  # noqa: N815
-    credsStore: str | None = None  # noqa: N815
-
-    def name_of(self, host: str) -> str:
-        """How the file spells a host: older tools wrote a URL with a scheme and a path."""
-        for server in self.auths:
-            if server.removeprefix("https://").removeprefix("http://").split("/")[0] == host:
-                return server
-        return host
-
-    def login(self, host: str) -> _Login | None:
-        return self.auths.get(self.name_of(host))
-
-
-class _HelperAnswer(_Foreign):
-    Username: str
-    Secret: str
+    is_identity_token: bool = False
 
 
 def credentials_for(host: str) -> Credentials | None:
-    """The login for `host` (`name` or `name:port`), or None when there is none.
+    """Return the login for `host` (`name` or `name:port`), or None when there is none.
 
-    Raises InputError when the file is damaged or keeps this login where it cannot be read.
+    Raises InputError when the file is damaged, or when its helper program is missing or fails.
     """
     path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / CONFIG_FILE
-    config = _read(path)
-    server = DOCKER_HUB.get(host, host)
-    login = config.login(server)
-    if login and login.identitytoken:
-        raise _identity_token(str(path), host)
-    if login and login.auth:
-        return _decoded(login.auth, host, path)
-    helper = config.credHelpers.get(server) or config.credsStore
-    return _from_helper(helper, config.name_of(server), host, path) if helper else None
-
-
-def _from_helper(helper: str, server: str, host: str, path: Path) -> Credentials | None:
-    """What `docker-credential-HELPER get` knows; None when it has no login for `server`."""
-    if not HELPER_NAME.fullmatch(helper):
-        raise InputError(f"{path}: {shown(helper)} is no name of a credential helper")
-    program = f"docker-credential-{helper}"
-    answer = ask_program([program, "get"], server.encode(), timeout_s=HELPER_TIMEOUT_S)
-    if answer is None:
-        return None
     try:
-        found = _HelperAnswer.model_validate_json(answer)
-    except ValidationError as error:
-        raise InputError(f"{program}: its answer for {host} is no login") from error
-    if found.Username == IDENTITY_TOKEN_USER:
-        raise _identity_token(program, host)
-    return Credentials(found.Username, found.Secret)
-
-
-def _identity_token(source: str, host: str) -> InputError:
-    return InputError(
-        f"{source}: the login for {host} is an identity token; log in with a user name and an "
-        "access token instead"
-    )
-
-
-def _read(path: Path) -> _DockerConfig:
-    try:
-        return _DockerConfig.model_validate_json(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return _DockerConfig()
-    except (ValidationError, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as Docker's configuration; repair it or log in again"
-        ) from error
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path) from error
+    from docker import auth, errors
 
-
-def _decoded(encoded: str, host: str, path: Path) -> Credentials:
+    server = auth.INDEX_NAME if host == DOCKER_HUB else host
     try:
-        username, separator, password = (
-            base64.b64decode(encoded, validate=True).decode().partition(":")
+        logins = values.get("auths") or {}
+        own = {name: it for name, it in logins.items() if auth.resolve_index_name(name) == server}
+        config = auth.AuthConfig(
+            {key: values[key] for key in ("credsStore", "credHelpers") if values.get(key)}
         )
-    except (binascii.Error, UnicodeDecodeError) as error:
+        name = server if server in config.cred_helpers else next(iter(own), server)
+        helper = config.get_credential_store(name)
+        program = f"docker-credential-{printable(helper)}" if helper else None
+    except (AttributeError, TypeError) as error:  # another shape than Docker's
+        raise _unreadable(path) from error
+    try:
+        config["auths"] = auth.parse_auth(own, raise_on_error=True)
+    except (errors.DockerException, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: the login for {host} is damaged; log in again") from error
-    if not separator:
-        raise InputError(f"{path}: the login for {host} has no password; log in again")
-    return Credentials(username, password)
+    if program and not shutil.which(program):
+        raise InputError(f"{program}: no such program, which {path} names; install it")
+    try:
+        found = config.resolve_authconfig(name)
+    except errors.DockerException as error:
+        raise InputError(f"{program}: fails for {host}; log in again") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{program}: its answer for {host} is no login") from error
+    return _credentials(found or {})
+
+
+def _credentials(found: dict[str, Any]) -> Credentials | None:
+    """Return what the package found; logins of helpers have their keys in capitals."""
+    login = {key.lower(): value for key, value in found.items()}
+    if token := login.get("identitytoken"):
+        return Credentials("an identity token", token, is_identity_token=True)
+    if "password" in login:
+        return Credentials(login["username"], login["password"])
+    return None
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(
+        f"{path}: cannot be read as Docker's configuration; repair it or log in again"
+    )

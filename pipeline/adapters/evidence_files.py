@@ -79,4 +79,4 @@ class _Reader:
         data = read_bytes(path, made_by=stage)
         name = path.relative_to(self._artifacts_dir).as_posix()
         self.files.append(RecordFile(stage, name, sha256_hex(data)))
-        return record.from_bytes(data, source=str(path))
+        return record.from_bytes(data, source=str(path), made_by=stage)

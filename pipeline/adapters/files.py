@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,8 @@ PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PLUGIN_DIR = PACKAGE_DIR.parent / "envs" / "vllm-plugin" / "quantline_vllm"  # scores too
 COMPUTING = ("numpy", "torch", "transformers")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def file_sha256(path: Path) -> str:
@@ -66,11 +68,35 @@ def directory_records(root: Path) -> tuple[FileRecord, ...]:
 
 
 def read_bytes(path: Path, *, made_by: str) -> bytes:
-    """The bytes of a file that a stage made; InputError names the stage when it is missing."""
+    """Read a file that the command `made_by` makes. Raises InputError that names this command."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run `quantline {made_by}` first") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path}: expected a file in a directory ({error.strerror}); remove what is there and "
+            f"run `quantline {made_by}` again"
+        ) from error
+    except PermissionError as error:
+        raise InputError(
+            f"{path}: no permission to read it; change its permissions, or remove it and run "
+            f"`quantline {made_by}` again"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); run `quantline {made_by}` again"
+        ) from error
+
+
+def read_record(kind: type[AnyRecord], path: Path, *, made_by: str) -> AnyRecord:
+    """Read a record that the command `made_by` writes.
+
+    Raises InputError that names the file and this command when the file is missing, unreadable or
+    damaged.
+    """
+    data = read_bytes(path, made_by=made_by)
+    return kind.from_bytes(data, source=str(path), made_by=made_by)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -112,6 +138,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     """A fresh directory beside `target` that replaces it when the block ends without an error."""
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
     with readable_disk_errors(target):
+        restore_directory(target)
         remove_tree(partial)
         try:
             partial.mkdir(parents=True)
@@ -133,6 +160,7 @@ def resumable_directory(target: Path, *, key: str) -> Iterator[Path]:
     work = target.with_name(f"{target.name}.{key[:KEY_DIGITS]}{PARTIAL_SUFFIX}")
     with readable_disk_errors(target):
         work.mkdir(parents=True, exist_ok=True)
+        restore_directory(target)
         for other in target.parent.iterdir():
             if other != work and _is_work_of(other.name, target.name):
                 remove_tree(other)
@@ -160,13 +188,30 @@ def work_key(*facts: str) -> str:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; what was there goes away only after it, and never in part."""
-    replaced = target.with_name(target.name + REPLACED_SUFFIX)
+    """Rename `source` to `target`; what was there goes away only after it, and never in part.
+
+    Two renames are needed, since one cannot replace a directory that is not empty. After a kill
+    between them, the old directory is beside `target`, and `restore_directory` brings it back.
+    """
+    restore_directory(target)
+    replaced = _replaced_by(target)
     remove_tree(replaced)
     if os.path.lexists(target):
         target.rename(replaced)
     source.rename(target)
     remove_tree(replaced)
+
+
+def restore_directory(target: Path) -> None:
+    """Bring `target` back if a kill interrupted `replace_directory` between its two renames."""
+    replaced = _replaced_by(target)
+    if os.path.lexists(replaced) and not os.path.lexists(target):
+        replaced.rename(target)
+
+
+def _replaced_by(target: Path) -> Path:
+    """Where the directory is that `target` replaces, until it can be removed."""
+    return target.with_name(target.name + REPLACED_SUFFIX)
 
 
 @contextmanager
@@ -186,6 +231,10 @@ def readable_disk_errors(target: Path) -> Iterator[None]:
             raise FailureError(
                 f"{place}: no access ({error.strerror}); change its permissions and run the same "
                 "command again"
+            ) from error
+        if error.errno == errno.EISDIR:
+            raise FailureError(
+                f"{error.filename or target}: a directory is where a file should be; remove it"
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise FailureError(

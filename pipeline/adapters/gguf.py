@@ -5,6 +5,7 @@ The format is described in https://github.com/ggml-org/ggml/blob/master/docs/ggu
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import sys
@@ -31,7 +32,6 @@ from pipeline.domain.params import GgufType
 CONVERTER_DIR = Path(sys.prefix) / "share" / "llama.cpp"
 UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
 UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
-NUM_THREADS = 2
 
 Vector = npt.NDArray[np.float32]
 
@@ -113,13 +113,16 @@ def convert(
 def quantize(
     source_path: Path, output_path: Path, file_type: GgufType, importance: Mapping[str, Vector]
 ) -> None:
-    """Quantize a GGUF file with llama.cpp.
+    """Quantize a GGUF file with llama.cpp, on all cores that this process may use.
+
+    Threads share the rows of a tensor, each of which is quantized by itself: their number changes
+    no byte.
 
     `importance` is the mean of x² per input channel by GGUF tensor name (llama.cpp's imatrix);
     empty for none. Raises FailureError with llama.cpp's last lines.
     """
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.nthread = NUM_THREADS
+    parameters.nthread = len(os.sched_getaffinity(0))
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
     entries = _importance_entries(importance)
     if importance:

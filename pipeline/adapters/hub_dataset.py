@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from pipeline.adapters.files import (
     directory_records,
+    read_record,
     readable_disk_errors,
     remove_tree,
     replace_directory,
@@ -58,7 +59,7 @@ def _is_intact(layout: Layout, dataset: DatasetParams | None) -> bool:
     path = layout.dataset_manifest_path
     if not path.is_file() or not layout.dataset_dir.is_dir():
         return False
-    manifest = DatasetManifest.from_bytes(path.read_bytes(), source=str(path))
+    manifest = read_record(DatasetManifest, path, made_by="fetch")
     return (manifest.source, manifest.patterns) == _asked(dataset) and directory_records(
         layout.dataset_dir
     ) == manifest.files

@@ -15,7 +15,7 @@ from pipeline.adapters.lm_eval_model import ScoredModel
 from pipeline.adapters.lm_eval_run import Stopping, SuiteResult, TaskQuestions, run_tasks
 from pipeline.adapters.progress import track
 from pipeline.adapters.remembered import Memory, ScoredText
-from pipeline.adapters.scorer import Logits, Scorer, window_logits
+from pipeline.adapters.scorer import Logits, Scorer, engine_of, window_logits
 from pipeline.adapters.texts import read_texts, token_ids_sha256, token_windows
 from pipeline.domain.distance import (
     Floats,
@@ -26,7 +26,7 @@ from pipeline.domain.distance import (
     window_distance,
 )
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Distance
+from pipeline.domain.evaluated import Distance, Engine
 from pipeline.domain.params import EvaluateParams
 
 MIN_WINDOWS = 2
@@ -78,6 +78,11 @@ class Subject:
     digest: str
     scorer: Scorer
 
+    @property
+    def identity(self) -> tuple[str, Engine]:
+        """What its logits depend on."""
+        return self.digest, engine_of(self.scorer)
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -88,15 +93,17 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judge:
-    """`base_digest` stands for the tokenizer, `cache_dir` is where results are kept."""
+    """`base_digest` stands for the tokenizer, of `vocab_size` tokens in the model; `cache_dir` is
+    where results are kept."""
 
     base_digest: str
     tokenizer: Any
+    vocab_size: int
     held_out: HeldOut
     questions: Sequence[TaskQuestions]
     evaluate: EvaluateParams
     cache_dir: Path
-    kept_logits: dict[str, list[Logits]] = field(default_factory=dict)
+    kept_logits: dict[tuple[str, Engine], list[Logits]] = field(default_factory=dict)
 
     def judge(
         self, subject: Subject, reference: Subject | None, stopping: Stopping | None = None
@@ -104,14 +111,15 @@ class Judge:
         """Scores, perplexity, and the distance to `reference` where there is one.
 
         `stopping` may end the tasks before their last document. The reference is closed before the
-        tasks begin. Raises BrokenModelError for logits that are not finite, InputError for windows
-        that are longer than the model's context.
+        subject is loaded, where its logits can be kept, and else before the tasks begin. Raises
+        BrokenModelError for logits that are not finite, InputError for windows that are longer than
+        the model's context.
         """
         facts = (self.base_digest, str(self.evaluate.batch_size))
         memory = Memory(self.cache_dir, subject.scorer, subject.digest, facts)
         text = memory.text(
             self.held_out.token_ids_sha256,
-            reference.digest if reference else "",
+            reference.identity if reference else None,
             lambda: self._measure(subject, reference),
         )
         if reference is not None:
@@ -125,31 +133,43 @@ class Judge:
         return Judgement(suite, text.perplexity, text.distance)
 
     def _measure(self, subject: Subject, reference: Subject | None) -> ScoredText:
-        if self.evaluate.window_tokens > subject.scorer.max_length:
-            raise InputError(
-                f"evaluate.window_tokens = {self.evaluate.window_tokens}: expected at most "
-                f"{subject.scorer.max_length}, the model's context"
-            )
+        base: Scorer | Sequence[Logits] | None = None
+        if reference is not None:
+            base = self._kept_logits(reference) or reference.scorer
+            # Another engine wants to find its memory free when it starts.
+            reference.scorer.close()
+        self._require_context(subject)
         return measure(
             subject.scorer,
-            self._kept(reference) if reference else None,
+            base,
             self.held_out.windows,
             self.tokenizer,
             batch_size=self.evaluate.batch_size,
         )
 
-    def _kept(self, reference: Subject) -> Scorer | Sequence[Logits]:
-        """The reference's logits, once for all models of this run where they take little room."""
+    def _kept_logits(self, reference: Subject) -> list[Logits] | None:
+        """The reference's logits, once for all models of this run; None where they take much room.
+
+        In that case the reference is not loaded.
+        """
         num_tokens = sum(map(len, self.held_out.windows))
-        if 4 * num_tokens * reference.scorer.vocab_size > KEPT_BYTES:
-            return reference.scorer
-        if reference.digest not in self.kept_logits:
-            self.kept_logits[reference.digest] = list(
+        if 4 * num_tokens * self.vocab_size > KEPT_BYTES:
+            return None
+        if reference.identity not in self.kept_logits:
+            self._require_context(reference)
+            self.kept_logits[reference.identity] = list(
                 window_logits(
                     reference.scorer, self.held_out.windows, batch_size=self.evaluate.batch_size
                 )
             )
-        return self.kept_logits[reference.digest]
+        return self.kept_logits[reference.identity]
+
+    def _require_context(self, subject: Subject) -> None:
+        if self.evaluate.window_tokens > subject.scorer.max_length:
+            raise InputError(
+                f"evaluate.window_tokens = {self.evaluate.window_tokens}: expected at most "
+                f"{subject.scorer.max_length}, the model's context"
+            )
 
 
 def measure(

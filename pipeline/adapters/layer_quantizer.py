@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
-from pipeline.adapters.checkpoint import Checkpoint, save_tensors
+from pipeline.adapters.checkpoint import Checkpoint, read_tensors, save_tensors
 from pipeline.adapters.statistics import Statistics
 from pipeline.domain.architecture import Fold, folds_of, head_dim_of, layer_folds
 from pipeline.domain.grouping import Grouping
@@ -15,6 +15,8 @@ from pipeline.domain.params import PackedVariant
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
+
+DELETE_AND_QUANTIZE = "the file is damaged: delete its directory and quantize again"
 
 
 class LayerQuantizer:
@@ -78,8 +80,12 @@ class LayerQuantizer:
         if not recipes:
             return layer
         folds = self._folds_of(layer)
-        scales = load_file(self._scales_path(layer.prefix), self.device.type) if folds else {}
         own = self._measured(layer, recipes, folds)
+        scales: dict[str, Tensor] = {}
+        if folds:
+            path = self._scales_path(layer.prefix)
+            stored = read_tensors(path, remedy=DELETE_AND_QUANTIZE)
+            scales = {name: tensor.to(self.device) for name, tensor in stored.items()}
         return fold_layer(own, folds, recipes, head_dim=self._head_dim, known_scales=scales).layer
 
     def _folds_of(self, layer: DecoderLayer) -> tuple[Fold, ...]:

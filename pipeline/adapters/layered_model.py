@@ -192,8 +192,6 @@ class LayeredModel:
         """One line for a model whose body does more than call its layers one after the other."""
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{type(self._model).__name__}: cannot be run layer by layer "

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.adapters.files import file_sha256
 from pipeline.adapters.params_file import read_yaml
@@ -31,7 +30,7 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
     Several licenses in one card are joined with " AND ". A card whose front matter is not valid
     YAML counts as stating nothing, and a note says so.
     """
-    card = _front_matter(model_dir / CARD_FILE)
+    card = read_front_matter(model_dir / CARD_FILE)
     text = license_text([path.name for path in model_dir.iterdir() if path.is_file()])
     return LicenseFacts(
         id=" AND ".join(_strings(card.get("license"))) or None,
@@ -88,8 +87,13 @@ def _require_signed_text(path: Path, decision: LicenseDecision) -> None:
         )
 
 
-def _front_matter(card_path: Path) -> dict[object, object]:
-    """The YAML between the first two fences of a model card; empty when there is none."""
+def read_front_matter(card_path: Path) -> dict[object, object]:
+    """Read the YAML between the first two fences of a model card; empty when there is none.
+
+    huggingface_hub's ModelCard reads YAML 1.1 and takes the last of two equal keys; here the card
+    is YAML 1.2, in which the language `no` is a text, and a key twice makes it invalid: a license
+    that is stated twice must not be chosen silently.
+    """
     try:
         lines = card_path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except FileNotFoundError:
@@ -101,8 +105,8 @@ def _front_matter(card_path: Path) -> dict[object, object]:
         return {}
     try:
         card = YAML(typ="safe", pure=True).load("\n".join(lines[1 : ends[0]]))
-    except (YAMLError, ValueError, RecursionError):
-        note(f"{CARD_FILE}: its front matter is not valid YAML, so it states no license")
+    except Exception:  # a stranger's file: the library raises whatever it stumbles over
+        note(f"{CARD_FILE}: its front matter is not valid YAML, so it states nothing")
         return {}
     return card if isinstance(card, dict) else {}
 

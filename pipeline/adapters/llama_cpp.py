@@ -22,7 +22,10 @@ from pipeline.adapters.token_forest import Forest, Span
 from pipeline.domain.errors import FailureError, InputError
 
 DECODE_TOKENS = 512
-"""Tokens in one decode, unless one sequence is longer: attention costs their square."""
+"""Tokens in one decode, unless one sequence is longer: attention costs their square.
+
+So many go through the model at a time also of a longer decode, whose buffers are for no more.
+"""
 
 LOG_LINES = 2
 GGML_TYPE_F32 = 0
@@ -33,6 +36,7 @@ class LlamaCppScorer:
 
     backend = "llama.cpp"
     backend_version = f"llama-cpp-python {llama_cpp.__version__}"
+    device = "cuda" if llama_cpp.llama_supports_gpu_offload() else "cpu"
 
     def __init__(self, path: Path, *, label: str) -> None:
         """Load the file. Raises InputError when llama.cpp cannot read it."""
@@ -154,7 +158,8 @@ class LlamaCppScorer:
 
     def _make_context(self, capacity: int) -> None:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = capacity
+        params.n_ctx = params.n_batch = capacity
+        params.n_ubatch = DECODE_TOKENS
         params.n_seq_max = MAX_SEQUENCES
         params.kv_unified = True
         params.type_k = params.type_v = GGML_TYPE_F32

@@ -3,9 +3,9 @@
 import shlex
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from yaml import YAMLError
+from huggingface_hub import EvalResult, ModelCardData
 
+from pipeline.adapters.license_files import read_front_matter
 from pipeline.adapters.templates import Verbatim, render_markdown
 from pipeline.domain.evidence import Evidence, Metric, metrics
 from pipeline.domain.model_card import (
@@ -26,11 +26,7 @@ MAX_CODE_CHARACTERS = 16
 
 def read_languages(card_path: Path) -> tuple[str, ...]:
     """The language codes of a model card; none when it says nothing or cannot be read."""
-    try:
-        content = card_path.read_text(encoding="utf-8-sig", errors="replace")
-        stated = ModelCard(content, ignore_metadata_errors=True).data.get("language")
-    except (FileNotFoundError, ValueError, YAMLError, RecursionError):
-        return ()
+    stated = read_front_matter(card_path).get("language")
     codes = stated if isinstance(stated, list) else [stated]
     return tuple(
         code

@@ -1,8 +1,8 @@
 """Aliases in a store: where they point, and moving them with a line in their history.
 
 The history is written first and decides: a move that was killed between the two is completed by
-the same command again. Registries have no way to change two tags at once, or only if nobody else
-did, so two people who move one alias in the same second may need to look twice.
+the same command again. Registry servers have no way to change two tags at once, or only if nobody
+else did, so two people who move one alias there in the same second may need to look twice.
 """
 
 from datetime import UTC, datetime
@@ -46,17 +46,18 @@ def read_history(store: ReadableStore, alias: str) -> AliasHistory:
 def promote(store: Store, alias: str, release: StoredManifest, title: str) -> None:
     """Point an alias at a release; nothing happens where it points already."""
     require_alias(alias)
-    history = read_history(store, alias)
-    standing = history.standing()
-    if not standing or standing[-1].digest != release.descriptor.digest:
-        move = Move(
-            verb="promote",
-            digest=release.descriptor.digest,
-            title=title,
-            time=datetime.now(UTC).replace(microsecond=0),
-        )
-        _write_history(store, history.and_then(move))
-    _point(store, alias, release)
+    with store.exclusive():
+        history = read_history(store, alias)
+        standing = history.standing()
+        if not standing or standing[-1].digest != release.descriptor.digest:
+            move = Move(
+                verb="promote",
+                digest=release.descriptor.digest,
+                title=title,
+                time=datetime.now(UTC).replace(microsecond=0),
+            )
+            _write_history(store, history.and_then(move))
+        _point(store, alias, release)
 
 
 def rollback(store: Store, alias: str) -> Move:
@@ -65,29 +66,30 @@ def rollback(store: Store, alias: str) -> Move:
     Raises InputError when there is nothing to go back to, or when the release is gone.
     """
     require_alias(alias)
-    history = read_history(store, alias)
-    if not history.moves:
+    if not read_history(store, alias).moves:
         raise InputError(f"{store.reference(alias)}: no such alias; `quantline ls` lists them")
-    standing = history.standing()
-    if len(standing) < 2:
-        raise InputError(
-            f"{store.reference(alias)}: no earlier release to go back to; `quantline promote` "
-            "names another"
+    with store.exclusive():
+        history = read_history(store, alias)
+        standing = history.standing()
+        if len(standing) < 2:
+            raise InputError(
+                f"{store.reference(alias)}: no earlier release to go back to; `quantline promote` "
+                "names another"
+            )
+        before = standing[-2]
+        release = store.manifest(before.digest)
+        if release is None:
+            raise InputError(
+                f"{store.reference(before.digest)}: {alias} pointed there before, and it is gone"
+            )
+        move = Move(
+            verb="rollback",
+            digest=before.digest,
+            title=before.title,
+            time=datetime.now(UTC).replace(microsecond=0),
         )
-    before = standing[-2]
-    release = store.manifest(before.digest)
-    if release is None:
-        raise InputError(
-            f"{store.reference(before.digest)}: {alias} pointed there before, and it is gone"
-        )
-    move = Move(
-        verb="rollback",
-        digest=before.digest,
-        title=before.title,
-        time=datetime.now(UTC).replace(microsecond=0),
-    )
-    _write_history(store, history.and_then(move))
-    _point(store, alias, release)
+        _write_history(store, history.and_then(move))
+        _point(store, alias, release)
     return before
 
 

@@ -1,15 +1,19 @@
 """An OCI image layout on disk: a registry that is a directory.
 
 `skopeo`, `oras` and others read it as it is (`oci:DIRECTORY:TAG`). Blobs appear whole or not at
-all, and a tag appears in `index.json` after everything it names.
+all, and a tag appears in `index.json` after everything it names. Several quantlines may write at
+once: a blob has one writer at a time, and so has the index, whose lock is on `oci-layout`.
 
 Format: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from threading import RLock
+from typing import BinaryIO, Final
 
 from pydantic import ConfigDict
 
@@ -17,11 +21,11 @@ from pipeline.adapters.files import (
     CHUNK_BYTES,
     PARTIAL_SUFFIX,
     readable_disk_errors,
-    write_bytes,
     write_record,
 )
+from pipeline.adapters.locked_file import locked_file
 from pipeline.adapters.oci_blob import Advance, Blob, no_progress
-from pipeline.adapters.oci_store import StoredManifest
+from pipeline.adapters.oci_store import DamagedManifestError, StoredManifest, has_content
 from pipeline.domain.errors import FailureError, InputError, shown
 from pipeline.domain.oci import (
     EMPTY_INDEX,
@@ -39,6 +43,7 @@ from pipeline.domain.reference import is_digest
 LAYOUT_FILE: Final = "oci-layout"
 LAYOUT_CONTENT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_FILE: Final = "index.json"
+NOT_A_FILE: Final = "missing, or not a regular file; the layout is damaged"
 
 
 class LayoutVersion(OciRecord):
@@ -61,6 +66,8 @@ class ImageLayout:
     def __init__(self, directory: Path, *, shown_as: str) -> None:
         self._directory = directory
         self._shown_as = shown_as
+        self._threads = RLock()
+        self._is_locked = False
 
     def reference(self, name: str) -> str:
         return f"oci:{self._shown_as}{'@' if is_digest(name) else ':'}{name}"
@@ -74,17 +81,20 @@ class ImageLayout:
         entry = index_entry(self._index(), name)
         if entry is None and not is_digest(name):
             return None
-        path = self._blob_path(entry.digest if entry else name)
+        digest = entry.digest if entry else name
+        path = self._blob_path(digest)
         if entry is None and not path.exists():
             return None
-        self._require_file(path)
+        if not _is_regular(path):
+            raise DamagedManifestError(f"{path}: {NOT_A_FILE}", digest=digest)
         data = path.read_bytes() if path.stat().st_size <= MAX_MANIFEST_BYTES else b""
         return checked_manifest(entry, data, name=name, path=str(path))
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """The bytes of a blob from `start`, not compared with its digest."""
         path = self._blob_path(blob.digest)
-        self._require_file(path)
+        if not _is_regular(path):
+            raise FailureError(f"{path}: {NOT_A_FILE}")
         with path.open("rb") as file:
             file.seek(start)
             while chunk := file.read(CHUNK_BYTES):
@@ -94,39 +104,57 @@ class ImageLayout:
         """A layout has no referrers API."""
         return None
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let nobody else change the index in the block; blocks may be nested."""
+        with self._threads:
+            if self._is_locked:
+                yield
+                return
+            path = self._directory / LAYOUT_FILE
+            with readable_disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with locked_file(path) as file:
+                    if file.tell() == 0:
+                        file.write(LAYOUT_CONTENT)
+                        file.flush()
+                    self._is_locked = True
+                    try:
+                        yield
+                    finally:
+                        self._is_locked = False
+
     def push_blob(self, blob: Blob, advance: Advance) -> None:
-        """Store a blob unless it is there. Raises InputError when its bytes have another digest."""
+        """Store a blob unless it is there with its own bytes; a damaged one is replaced.
+
+        Raises InputError when the bytes of `blob` have another digest than it says.
+        """
         path = self._blob_path(blob.descriptor.digest)
-        if path.exists() and path.stat().st_size == blob.descriptor.size:
-            advance(blob.descriptor.size)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
-        digest = hashlib.sha256()
         with readable_disk_errors(path):
-            try:
-                with partial.open("wb") as file:
-                    for chunk in blob.chunks():
-                        digest.update(chunk)
-                        file.write(chunk)
-                        advance(len(chunk))
-                if "sha256:" + digest.hexdigest() != blob.descriptor.digest:
-                    raise InputError(
-                        f"{blob.source}: not the bytes that were recorded; make it again"
-                    )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked_file(partial) as file:
+                try:
+                    if has_content(path, blob.descriptor):
+                        advance(blob.descriptor.size)
+                        partial.unlink()
+                        return
+                    file.truncate(0)  # of a writer that was killed
+                    _write_verified(file, blob, advance)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
                 partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
 
     def push_manifest(self, manifest: Blob, tag: str | None = None) -> None:
         """Store a manifest whose blobs are there; `tag` then names it and nothing else."""
         self.push_blob(manifest, no_progress)
-        write_bytes(self._directory / LAYOUT_FILE, LAYOUT_CONTENT)
-        if tag is not None:
-            entry = manifest.descriptor.model_copy(
-                update={"annotations": {REF_NAME_ANNOTATION: tag}}
-            )
-            write_record(self._directory / INDEX_FILE, with_tag(self._index(), entry))
+        with self.exclusive():
+            if tag is not None:
+                entry = manifest.descriptor.model_copy(
+                    update={"annotations": {REF_NAME_ANNOTATION: tag}}
+                )
+                write_record(self._directory / INDEX_FILE, with_tag(self._index(), entry))
 
     def _index(self) -> ImageIndex:
         path = self._directory / INDEX_FILE
@@ -147,9 +175,22 @@ class ImageLayout:
     def _blob_path(self, digest: str) -> Path:
         return self._directory / "blobs" / digest.replace(":", "/")
 
-    def _require_file(self, path: Path) -> None:
-        if path.is_symlink() or not path.is_file():
-            raise FailureError(f"{path}: missing, or not a regular file; the layout is damaged")
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _write_verified(file: BinaryIO, blob: Blob, advance: Advance) -> None:
+    """Write a blob's bytes to the disk. Raises InputError when they have another digest."""
+    digest = hashlib.sha256()
+    for chunk in blob.chunks():
+        digest.update(chunk)
+        file.write(chunk)
+        advance(len(chunk))
+    if "sha256:" + digest.hexdigest() != blob.descriptor.digest:
+        raise InputError(f"{blob.source}: not the bytes that were recorded; make it again")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def check_layout_version(data: bytes, *, source: str) -> None:
@@ -184,10 +225,16 @@ def with_tag(index: ImageIndex, entry: Descriptor) -> ImageIndex:
 def checked_manifest(
     entry: Descriptor | None, data: bytes, *, name: str, path: str
 ) -> StoredManifest:
-    """A manifest whose bytes are what the index, or its own digest, says. Raises FailureError."""
+    """Return a manifest whose bytes are what the index, or its own digest, says.
+
+    Raises DamagedManifestError when its bytes have another digest, FailureError when the index
+    says something else of it.
+    """
     digest = entry.digest if entry else name
-    if blob_digest(data) != digest or (entry and entry.size != len(data)):
-        raise FailureError(f"{path}: other bytes than its digest or the index says")
+    if blob_digest(data) != digest:
+        raise DamagedManifestError(f"{path}: other bytes than its digest says", digest=digest)
+    if entry and entry.size != len(data):
+        raise FailureError(f"{path}: another size than the index says")
     stated = ManifestType.from_stranger(data, source=path).media_type
     if entry and stated not in (None, entry.media_type):
         raise FailureError(f"{path}: the index calls it {shown(entry.media_type)}")

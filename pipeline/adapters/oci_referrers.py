@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.adapters.oci_blob import Blob, bytes_blob, no_progress
-from pipeline.adapters.oci_store import ReadableStore, Store, StoredManifest, read_blob
+from pipeline.adapters.oci_store import (
+    DamagedManifestError,
+    ReadableStore,
+    Store,
+    StoredManifest,
+    read_blob,
+)
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.oci import (
     EMPTY_CONTENT,
@@ -67,16 +73,29 @@ def new_evidence(subject: Descriptor, kind: EvidenceKind, file: Blob, name: str)
 def attach(store: Store, subject: str, evidence: Sequence[NewEvidence]) -> None:
     """Store evidence of the release with the digest `subject`, each piece once."""
     for it in evidence:
-        if store.manifest(it.manifest.descriptor.digest) is None:
-            for blob in it.blobs:
-                store.push_blob(blob, no_progress)
+        for blob in it.blobs:
+            store.push_blob(blob, no_progress)
+        if not _is_stored(store, it.manifest.descriptor.digest):
             store.push_manifest(it.manifest)
-    if store.referrers(subject) is None:
-        before = after = _list(store, subject)
+    if store.referrers(subject) is not None:
+        return
+    with store.exclusive():
+        try:
+            before = after = _list(store, subject)
+        except DamagedManifestError:  # what it listed is lost, and it begins anew
+            before = after = EMPTY_INDEX
         for it in evidence:
             after = with_referrer(after, _listed(it.kind, it.manifest.descriptor))
         if after != before:
             store.push_manifest(bytes_blob(after.to_bytes(), INDEX_TYPE), referrers_tag(subject))
+
+
+def _is_stored(store: Store, digest: str) -> bool:
+    """Whether the store has the manifest with this digest, whole."""
+    try:
+        return store.manifest(digest) is not None
+    except DamagedManifestError:
+        return False
 
 
 def referrers_index(evidence: Sequence[Evidence]) -> StoredManifest:

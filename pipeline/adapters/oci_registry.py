@@ -9,6 +9,7 @@ Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urljoin
 
@@ -63,10 +64,10 @@ class Registry:
         tags: list[str] = []
         url = self._http.url("tags/list")
         for _ in range(MAX_PAGES):
-            answer = self._http.send("GET", url, expect=(200, 404))
-            if answer.status_code == requests.codes.not_found:
-                return tuple(tags)
-            page = TagList.from_stranger(read_short(answer, self._http.host), source=url)
+            with self._http.read("GET", url, expect=(200, 404)) as answer:
+                if answer.status_code == requests.codes.not_found:
+                    return tuple(tags)
+                page = TagList.from_stranger(read_short(answer, self._http.host), source=url)
             tags += page.tags or ()
             if bad := next((tag for tag in tags if not re.fullmatch(TAG_PATTERN, tag)), None):
                 raise nonsense(self._http.host, f"the tag {bad!r}")
@@ -82,18 +83,18 @@ class Registry:
 
         The digest is computed from the manifest's bytes, whatever the registry says it is.
         """
-        answer = self._http.read(
+        with self._http.read(
             "GET",
             self._http.url(f"manifests/{name}"),
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
             expect=(200, 404),
-        )
-        if answer.status_code == requests.codes.not_found:
-            return None
-        content_type = answer.headers.get("Content-Type", "").partition(";")[0]
-        if content_type not in MANIFEST_TYPES:
-            raise nonsense(self._http.host, f"{content_type or 'something'} for a manifest")
-        data = read_short(answer, self._http.host)
+        ) as answer:
+            if answer.status_code == requests.codes.not_found:
+                return None
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+            if content_type not in MANIFEST_TYPES:
+                raise nonsense(self._http.host, f"{content_type or 'something'} for a manifest")
+            data = read_short(answer, self._http.host)
         if is_digest(name) and blob_digest(data) != name:
             raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
         check_digest(answer, blob_digest(data), self._http.host)
@@ -105,18 +106,23 @@ class Registry:
         Raises TransientError when the line breaks.
         """
         part = {"Range": f"bytes={start}-"} if start else {}
-        answer = self._http.read(
+        with self._http.read(
             "GET", self._http.url(f"blobs/{blob.digest}"), headers=part, expect=(200, 206)
-        )
-        skipped = start
-        if answer.status_code == requests.codes.partial_content:
-            if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise nonsense(self._http.host, "another part of a blob than was asked for")
-            skipped = 0
-        for chunk in read_chunks(answer, self._http.host):
-            if wanted := chunk[skipped:]:
-                yield wanted
-            skipped = max(skipped - len(chunk), 0)
+        ) as answer:
+            skipped = start
+            if answer.status_code == requests.codes.partial_content:
+                if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                    raise nonsense(self._http.host, "another part of a blob than was asked for")
+                skipped = 0
+            for chunk in read_chunks(answer, self._http.host):
+                if wanted := chunk[skipped:]:
+                    yield wanted
+                skipped = max(skipped - len(chunk), 0)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Do nothing: a registry server knows no locks."""
+        yield
 
     def push_blob(self, blob: Blob, advance: Advance) -> None:
         """Upload a blob unless the registry has it."""
@@ -146,12 +152,12 @@ class Registry:
     def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
         """What the referrers API lists, or None where there is no such API."""
         url = self._http.url(f"referrers/{digest}")
-        answer = self._http.read("GET", url, expect=(200, *NO_REFERRERS_API))
-        content_type = answer.headers.get("Content-Type", "").partition(";")[0]
-        if answer.status_code != requests.codes.ok or content_type != INDEX_TYPE:
-            answer.close()
-            return None
-        return ImageIndex.from_stranger(read_short(answer, self._http.host), source=url).manifests
+        with self._http.read("GET", url, expect=(200, *NO_REFERRERS_API)) as answer:
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+            if answer.status_code != requests.codes.ok or content_type != INDEX_TYPE:
+                return None
+            data = read_short(answer, self._http.host)
+        return ImageIndex.from_stranger(data, source=url).manifests
 
     def _has(self, blob: Descriptor) -> bool:
         answer = self._http.read("HEAD", self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))

@@ -5,14 +5,17 @@ size and digest here, in one place, whichever store it came from.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Final, Protocol, TypeVar
 
-from pipeline.adapters.files import CHUNK_BYTES, readable_disk_errors
+from pipeline.adapters.files import CHUNK_BYTES, file_sha256, readable_disk_errors
+from pipeline.adapters.locked_file import locked_file
 from pipeline.adapters.oci_blob import Advance, Blob
 from pipeline.adapters.progress import ByteProgress
 from pipeline.adapters.registry_errors import TransientError
@@ -21,6 +24,7 @@ from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.oci import MAX_MANIFEST_BYTES, Descriptor
 
 PARALLEL: Final = 4
+STOP_GRACE_S: Final = 1.0  # for threads that have a file to tidy up
 UNFINISHED_SUFFIX: Final = ".download"
 
 Item = TypeVar("Item")
@@ -34,6 +38,14 @@ class StoredManifest:
     data: bytes
 
 
+class DamagedManifestError(FailureError):
+    """The manifest with this digest is missing or damaged; storing it again mends it."""
+
+    def __init__(self, message: str, *, digest: str) -> None:
+        super().__init__(message)
+        self.digest = digest
+
+
 class ReadableStore(Protocol):
     """Where releases are read from. Everything raises FailureError or InputError in one line."""
 
@@ -45,8 +57,13 @@ class ReadableStore(Protocol):
 
 
 class Store(ReadableStore, Protocol):
-    """Where releases are also written to."""
+    """Where releases are also written to.
 
+    `exclusive` keeps other writers out between a look and the change that rests on it, where the
+    store can do that.
+    """
+
+    def exclusive(self) -> AbstractContextManager[None]: ...
     def push_blob(self, blob: Blob, advance: Advance) -> None: ...
     def push_manifest(self, manifest: Blob, tag: str | None = None) -> None: ...
 
@@ -61,13 +78,22 @@ def require_manifest(store: ReadableStore, name: str) -> StoredManifest:
 
 def push_once(store: Store, manifest: Blob, tag: str) -> None:
     """Name a manifest by a tag that never moves. Raises InputError when it names another."""
-    if not is_published(store, manifest.descriptor.digest, tag):
-        store.push_manifest(manifest, tag)
+    with store.exclusive():
+        if not is_published(store, manifest.descriptor.digest, tag):
+            store.push_manifest(manifest, tag)
 
 
 def is_published(store: ReadableStore, digest: str, tag: str) -> bool:
-    """Whether `tag` names `digest`. Raises InputError when it names something else."""
-    existing = store.manifest(tag)
+    """Whether `tag` names `digest`, and that manifest is whole.
+
+    Raises InputError when it names something else.
+    """
+    try:
+        existing = store.manifest(tag)
+    except DamagedManifestError as error:
+        if error.digest == digest:
+            return False
+        raise
     if existing is not None and existing.descriptor.digest != digest:
         raise InputError(
             f"{store.reference(tag)}: already names another content "
@@ -95,34 +121,50 @@ def read_blob(store: ReadableStore, blob: Descriptor, *, limit: int = MAX_MANIFE
     return b"".join(verified_chunks(store, blob))
 
 
-def download(store: ReadableStore, blob: Descriptor, target: Path, advance: Advance) -> None:
-    """Bring a blob to `target`, which appears whole and verified or not at all.
+def has_content(path: Path, blob: Descriptor) -> bool:
+    """Whether a file has the bytes of a blob, all of which are read for it."""
+    return (
+        path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_size == blob.size
+        and "sha256:" + file_sha256(path) == blob.digest
+    )
 
-    What an earlier run brought stays beside it and is not fetched again.
+
+def download(store: ReadableStore, blob: Descriptor, target: Path, advance: Advance) -> None:
+    """Bring a blob to `target` unless it is there; it appears whole and verified or not at all.
+
+    What an earlier run brought stays beside it and is not fetched again. Two runs that want the
+    same file bring it once: the second waits.
     """
     partial = target.with_name(target.name + UNFINISHED_SUFFIX)
     with readable_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("a+b") as file:
+        with locked_file(partial) as file:
+            if has_content(target, blob):
+                advance(blob.size)
+                partial.unlink()
+                return
             if file.tell() > blob.size:
                 file.truncate(0)
             digest, size = hashlib.sha256(), 0
             file.seek(0)
             while chunk := file.read(CHUNK_BYTES):
+                advance(len(chunk))
                 digest.update(chunk)
                 size += len(chunk)
-                advance(len(chunk))
             for chunk in _patient_chunks(store, blob, size):
+                advance(len(chunk))  # raises when the transfer was stopped: nothing more is written
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-                advance(len(chunk))
-        try:
-            _check(store, blob, digest.hexdigest(), size)
-        except FailureError:
-            partial.unlink()
-            raise
-        partial.replace(target)
+            file.flush()
+            try:
+                _check(store, blob, digest.hexdigest(), size)
+            except FailureError:
+                partial.unlink()
+                raise
+            partial.replace(target)
 
 
 def transfer(
@@ -132,7 +174,15 @@ def transfer(
     label: str,
     total_bytes: int,
 ) -> None:
-    """`move` every item, a few at a time; the first error stops all of them and is raised."""
+    """`move` every item, a few at a time; the first error, or Ctrl-C, stops all of them.
+
+    Raises that error. A thread that waits for a server at that moment is not waited for: `advance`
+    lets it write nothing more, and it ends with the process at the latest.
+    """
+    waiting: SimpleQueue[Item] = SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
     stopped, lock = Event(), Lock()
 
     def advance(num_bytes: int) -> None:
@@ -141,18 +191,29 @@ def transfer(
         with lock:
             progress.advance(num_bytes)
 
-    with (
-        ByteProgress(label, total_bytes=total_bytes) as progress,
-        ThreadPoolExecutor(PARALLEL) as pool,
-    ):
-        futures = [pool.submit(move, item, advance) for item in items]
+    def work() -> None:
         try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
+            while not stopped.is_set():
+                move(waiting.get_nowait(), advance)
+        except Empty:
+            ended.put(None)
+        except BaseException as error:
+            ended.put(error)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(items)))]
+    with ByteProgress(label, total_bytes=total_bytes) as progress:
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                error = ended.get()
+                if error is not None:
+                    raise error
+        finally:
             stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+            deadline = time.monotonic() + STOP_GRACE_S
+            for thread in threads:
+                thread.join(max(deadline - time.monotonic(), 0.0))
 
 
 def _patient_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from pipeline.adapters.files import file_sha256, read_bytes, require_free_space, write_bytes
+from pipeline.adapters.files import read_bytes, require_free_space, write_bytes
 from pipeline.adapters.oci_blob import Advance, bytes_blob, no_progress
 from pipeline.adapters.oci_release import StoredRelease
 from pipeline.adapters.oci_store import (
@@ -64,11 +64,7 @@ def pull_into_models(store: ReadableStore, release: StoredRelease, models_dir: P
     require_free_space(models_dir, weights.size)
 
     def bring(blob: Descriptor, advance: Advance) -> None:
-        path = _blob_path(models_dir, blob.digest)
-        if path.is_file() and "sha256:" + file_sha256(path) == blob.digest:
-            advance(blob.size)
-        else:
-            download(store, blob, path, advance)
+        download(store, blob, _blob_path(models_dir, blob.digest), advance)
 
     transfer([weights], bring, label=f"pull {release.package.title}", total_bytes=weights.size)
     for data, _ in model.texts:

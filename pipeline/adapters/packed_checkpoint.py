@@ -17,6 +17,7 @@ from pipeline.adapters.aligned_checkpoint import align_checkpoint, require_align
 from pipeline.adapters.checkpoint import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.adapters.files import (
     PARTIAL_SUFFIX,
+    read_record,
     readable_disk_errors,
     remove_tree,
     write_record,
@@ -86,7 +87,7 @@ def write_packed(
     coverage = [
         row
         for rows_path, *_ in units
-        for row in LayerCoverage.from_bytes(rows_path.read_bytes(), source=str(rows_path)).rows
+        for row in read_record(LayerCoverage, rows_path, made_by="quantize").rows
     ]
     implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
     require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})

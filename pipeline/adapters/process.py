@@ -5,11 +5,12 @@ process group of their own, so that whatever the program started ends with it, a
 quantline itself is killed. `ask_program` is for small helpers that answer at once.
 """
 
-import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,13 +18,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from pipeline.domain.errors import FailureError, InputError
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
-PROC = Path("/proc")
-# https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: after the name in parentheses
-STAT_SESSION = 3
+# Becomes the program it is given, which then ends when the process with the given id does:
+# https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html. It is a program of its own
+# because a function between fork and exec (`preexec_fn`) can lock up when threads are running.
+END_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None)
+if hasattr(libc, "prctl"):
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored_by_python, signal.SIG_DFL)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 STOP_GRACE_S = 15.0
 POLL_S = 0.2
 LAST_LINES = 5
@@ -95,23 +107,20 @@ class Daemon:
 
     def __enter__(self) -> Self:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.which(self._command[0], path=self._environment.get("PATH")) is None:
+            raise InputError(f"{self._command[0]}: no such program; run `make setup`")
+        starter = [sys.executable, "-I", "-S", "-c", END_WITH_PARENT, str(os.getpid())]
         with self.log_path.open("wb") as log:
-            try:
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment,
-                    cwd=self._cwd,
-                    pass_fds=self._pass_fds,
-                    start_new_session=True,
-                    preexec_fn=_end_with_parent,
-                )
-            except FileNotFoundError as error:
-                raise InputError(
-                    f"{self._command[0]}: no such program; run `make setup`"
-                ) from error
+            self._process = subprocess.Popen(
+                [*starter, *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                cwd=self._cwd,
+                pass_fds=self._pass_fds,
+                start_new_session=True,
+            )
         return self
 
     def __exit__(
@@ -144,11 +153,12 @@ class Daemon:
 
     def resident_bytes(self) -> int:
         """Memory of the program and all it started; pages that several of them share count once."""
-        return sum(
-            _proportional_bytes(path)
-            for path in PROC.iterdir()
-            if path.name.isdigit() and _session_of(path) == self.pid
-        )
+        total = 0
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):  # it has ended meanwhile, or is another user's
+                if os.getsid(process.pid) == self.pid:
+                    total += process.memory_full_info().pss
+        return total
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
         """Poll `ready` until it is true.
@@ -171,35 +181,12 @@ class Daemon:
             os.killpg(self._running.pid, number)
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process when the thread that started it ends, even if killed."""
-    if hasattr(LIBC, "prctl"):
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def ending(code: int) -> str:
     """How a program ended, for a message."""
     if code >= 0:
         return f"ended with exit code {code}"
     hint = ", which Linux does when memory runs out" if code == -signal.SIGKILL else ""
     return f"was ended by {signal.Signals(-code).name}{hint}"
-
-
-def _session_of(process_path: Path) -> int | None:
-    try:
-        fields = (process_path / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:  # it has ended meanwhile
-        return None
-    return int(fields[STAT_SESSION])
-
-
-def _proportional_bytes(process_path: Path) -> int:
-    """https://docs.kernel.org/filesystems/proc.html: `Pss`, in KiB."""
-    try:
-        lines = (process_path / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
 def last_lines(log_path: Path, count: int = LAST_LINES) -> str:

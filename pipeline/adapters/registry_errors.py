@@ -6,13 +6,15 @@ queries (which may hold tokens) and without credentials.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from pipeline.domain.errors import FailureError
+from pipeline.adapters.registry_tls import bundle_setting, is_broken_line, tls_problem
+from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.errors import printable as shown
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -72,12 +74,13 @@ def read_short(answer: requests.Response, host: str) -> bytes:
     return data
 
 
-def give_back(answer: requests.Response) -> None:
-    """Let the connection of an answer whose body does not matter be used again."""
-    try:
+def discard(answer: requests.Response) -> None:
+    """Be done with an answer whose body does not matter.
+
+    Its connection is used again, or closed where the body is too long to be read to its end.
+    """
+    with answer, suppress(HTTPError, OSError):
         answer.raw.read(READ_BYTES, decode_content=False)
-    except (HTTPError, OSError):
-        answer.close()
 
 
 def nonsense(host: str, what: str) -> FailureError:
@@ -86,18 +89,29 @@ def nonsense(host: str, what: str) -> FailureError:
     )
 
 
-def unreachable(host: str, error: requests.RequestException) -> FailureError:
-    """The line for a request without an answer; transient when a connection broke."""
+@contextmanager
+def readable_network_errors(host: str) -> Iterator[None]:
+    """Turn a request without an answer into one line."""
+    try:
+        yield
+    except requests.RequestException as error:
+        raise _unreachable(host, error) from error
+    except OSError as error:  # requests looks for the file itself, and has no error of its own
+        raise InputError(f"{bundle_setting()}: no such file; expected certificates") from error
+
+
+def _unreachable(host: str, error: requests.RequestException) -> FailureError:
+    """Return the line for a request without an answer; transient when a connection broke."""
     found = re.search(r"\[Errno -?\d+\] ([\w .]+)", str(error))
-    if isinstance(error, requests.exceptions.SSLError):
-        reason = "its TLS certificate is not trusted (REQUESTS_CA_BUNDLE names your own authority)"
+    broke = is_broken_line(error) or (error.args and isinstance(error.args[0], ProtocolError))
+    if isinstance(error, requests.exceptions.SSLError) and not broke:
+        reason = tls_problem(error, host)
     elif isinstance(error, requests.ConnectTimeout):
         reason = f"no connection within {CONNECT_TIMEOUT_S:.0f} s"
     elif isinstance(error, requests.Timeout):
         reason = f"no answer within {ANSWER_TIMEOUT_S:.0f} s"
     else:
         reason = found[1].lower() if found else "the connection broke"
-    broke = error.args and isinstance(error.args[0], ProtocolError)
     return (TransientError if broke else FailureError)(
         f"the registry {shown(host)} cannot be reached: {reason}; check its address and run the "
         "same command again"

@@ -7,6 +7,7 @@ Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from threading import Lock
 from typing import Final
@@ -19,11 +20,11 @@ from requests.auth import AuthBase
 from pipeline.adapters.docker_credentials import Credentials
 from pipeline.adapters.registry_errors import (
     TIMEOUT,
-    give_back,
+    discard,
     nonsense,
+    readable_network_errors,
     refusal,
     split_url,
-    unreachable,
 )
 from pipeline.adapters.registry_login import Anonymous, sign_in
 from pipeline.adapters.registry_retry import patiently
@@ -39,7 +40,8 @@ Body = Iterable[bytes] | bytes | None
 class RegistryHttp:
     """Requests to the registry at `url` that concern `repository`. Threads may share it.
 
-    Of the answers, only those to GET have a body.
+    Only `read` leaves the body of an answer to be read, in a `with` block that frees its
+    connection. The connections of all other answers are free again at once.
     """
 
     def __init__(self, url: str, repository: str, credentials: Credentials | None) -> None:
@@ -85,7 +87,7 @@ class RegistryHttp:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Body] = lambda: None,
     ) -> requests.Response:
-        """One request, repeated while the registry is busy; its answer, the body not read yet.
+        """Send one request, again while the registry is busy, and return its answer's head.
 
         `body` is called for every try. Raises FailureError when the status is none of `expect`, or
         when there is no answer.
@@ -107,18 +109,8 @@ class RegistryHttp:
 
         Raises TransientError for what is worth another try, FailureError for the rest.
         """
-        auth = self._auth
-        answer = self._send_once(method, url, headers, body(), auth)
-        if answer.status_code == requests.codes.unauthorized and self._is_own(url):
-            answer.close()
-            auth = self._signed_in(answer, instead_of=auth)
-            answer = self._send_once(method, url, headers, body(), auth)
-        if answer.status_code not in expect:
-            answer.close()
-            username = self._credentials.username if self._credentials else None
-            raise refusal(method, url, answer, repository=self._repository, username=username)
-        if method != "GET":
-            give_back(answer)
+        answer = self._open(method, url, expect, headers, body)
+        discard(answer)
         return answer
 
     def read(
@@ -129,14 +121,40 @@ class RegistryHttp:
         expect: Collection[int],
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """`send`, following redirects: registries send readers of blobs on to their storage."""
+        """`send` that follows redirects, and whose answer's body is still to be read.
+
+        Registries send readers of blobs on to their storage.
+        """
+        expected = (*expect, *REDIRECTS)
         for _ in range(MAX_REDIRECTS):
-            answer = self.send(method, url, expect=(*expect, *REDIRECTS), headers=headers)
+            answer = patiently(partial(self._open, method, url, expected, headers))
+            if method == "HEAD" or not answer.ok or answer.is_redirect:
+                discard(answer)
             if not answer.is_redirect:
                 return answer
-            answer.close()
             url = self.location(answer)
         raise nonsense(self.host, f"with more than {MAX_REDIRECTS} redirects")
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None,
+        body: Callable[[], Body] = lambda: None,
+    ) -> requests.Response:
+        """One try; the answer holds its connection until it is closed or read to its end."""
+        auth = self._auth
+        answer = self._send_once(method, url, headers, body(), auth)
+        if answer.status_code == requests.codes.unauthorized and self._is_own(url):
+            discard(answer)
+            auth = self._signed_in(answer, instead_of=auth)
+            answer = self._send_once(method, url, headers, body(), auth)
+        if answer.status_code not in expect:
+            discard(answer)
+            username = self._credentials.username if self._credentials else None
+            raise refusal(method, url, answer, repository=self._repository, username=username)
+        return answer
 
     def _signed_in(self, answer: requests.Response, *, instead_of: AuthBase) -> AuthBase:
         """A new login, or the one that another thread has just got."""
@@ -163,7 +181,7 @@ class RegistryHttp:
         body: Body,
         auth: AuthBase,
     ) -> requests.Response:
-        try:
+        with readable_network_errors(split_url(url).netloc):
             return self._session.request(
                 method,
                 url,
@@ -174,5 +192,3 @@ class RegistryHttp:
                 allow_redirects=False,
                 timeout=TIMEOUT,
             )
-        except requests.RequestException as error:
-            raise unreachable(split_url(url).netloc, error) from error

@@ -2,8 +2,9 @@
 
 Passwords are sent over TLS only, except to this machine. Nothing here is written or logged.
 
-Format: https://www.rfc-editor.org/rfc/rfc7235#section-4.1 for challenges and
-https://distribution.github.io/distribution/spec/auth/token/ for tokens.
+Format: https://www.rfc-editor.org/rfc/rfc7235#section-4.1 for challenges,
+https://distribution.github.io/distribution/spec/auth/token/ for tokens and
+https://distribution.github.io/distribution/spec/auth/oauth/ for identity tokens.
 """
 
 import json
@@ -18,12 +19,13 @@ from requests.structures import CaseInsensitiveDict
 from pipeline.adapters.docker_credentials import Credentials
 from pipeline.adapters.registry_errors import (
     TIMEOUT,
+    discard,
     no_login,
     nonsense,
     read_short,
+    readable_network_errors,
     refused_login,
     split_url,
-    unreachable,
 )
 from pipeline.domain.errors import InputError
 from pipeline.domain.reference import LOOPBACK_HOSTS
@@ -31,6 +33,10 @@ from pipeline.domain.reference import LOOPBACK_HOSTS
 CHALLENGE_PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
 TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 DENIED: Final = (requests.codes.unauthorized, requests.codes.forbidden)
+REFUSED_GRANT: Final = (
+    requests.codes.bad_request
+)  # https://www.rfc-editor.org/rfc/rfc6749#section-5.2
+CLIENT_ID: Final = "quantline"
 
 
 class Anonymous(AuthBase):
@@ -77,16 +83,26 @@ def sign_in(
     if scheme.lower() == "basic":
         if credentials is None:
             raise no_login(registry.netloc)
+        if credentials.is_identity_token:
+            raise InputError(
+                f"{registry.netloc}: wants a password, and its login is an identity token; run "
+                f"`docker login {registry.netloc}` with a user name and a password"
+            )
         return _basic(credentials, registry)
     raise nonsense(registry.netloc, f"with the login scheme {scheme!r}")
 
 
 def _basic(credentials: Credentials, target: SplitResult) -> AuthBase:
+    _require_tls(target)
+    return HTTPBasicAuth(credentials.username.encode(), credentials.password.encode())
+
+
+def _require_tls(target: SplitResult) -> None:
+    """Raise InputError where a secret could be read on its way."""
     if target.scheme != "https" and target.hostname not in LOOPBACK_HOSTS:
         raise InputError(
             f"{target.scheme}://{target.netloc}: a password is not sent without TLS; use https"
         )
-    return HTTPBasicAuth(credentials.username.encode(), credentials.password.encode())
 
 
 def _fetch_token(
@@ -97,18 +113,26 @@ def _fetch_token(
     registry: SplitResult,
     credentials: Credentials | None,
 ) -> str:
-    try:
-        answer = session.get(
+    form: dict[str, str] | None = None
+    denied: tuple[int, ...] = DENIED
+    if credentials is not None and credentials.is_identity_token:
+        _require_tls(realm)
+        grant = {"grant_type": "refresh_token", "refresh_token": credentials.password}
+        form, query = {**query, **grant, "client_id": CLIENT_ID}, {}
+        denied = (*DENIED, REFUSED_GRANT)
+    with readable_network_errors(realm.netloc):
+        answer = session.request(
+            "POST" if form else "GET",
             realm.geturl(),
             params=query,
-            auth=_basic(credentials, realm) if credentials else Anonymous(),
+            data=form,
+            auth=_basic(credentials, realm) if credentials and not form else Anonymous(),
             stream=True,
             allow_redirects=False,
             timeout=TIMEOUT,
         )
-    except requests.RequestException as error:
-        raise unreachable(realm.netloc, error) from error
-    if answer.status_code in DENIED:
+    if answer.status_code in denied:
+        discard(answer)
         host = registry.netloc
         raise refused_login(host, credentials.username) if credentials else no_login(host)
     try:

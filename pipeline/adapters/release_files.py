@@ -10,7 +10,6 @@ from typing import Final
 
 from pipeline.adapters.files import (
     directory_records,
-    file_sha256,
     readable_disk_errors,
     remove_tree,
     require_free_space,
@@ -40,11 +39,7 @@ def pull_files(store: ReadableStore, release: StoredRelease, target: Path) -> No
     work = target.with_name(f"{target.name}.{key}{WORK_SUFFIX}")
 
     def bring(blob: Descriptor, advance: Advance) -> None:
-        path = work / "blobs" / blob.digest.removeprefix("sha256:")
-        if path.is_file() and "sha256:" + file_sha256(path) == blob.digest:
-            advance(blob.size)
-        else:
-            download(store, blob, path, advance)
+        download(store, blob, work / "blobs" / blob.digest.removeprefix("sha256:"), advance)
 
     label = f"pull {release.package.title}"
     transfer(list(blobs.values()), bring, label=label, total_bytes=total_bytes)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_bytes, read_record
 from pipeline.domain.comparison import Scored
 from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
+from pipeline.domain.evaluated import Control, DocumentRecord, Engine, EvaluationRecord
 from pipeline.domain.layout import BASE, Layout
 from pipeline.domain.record import first_problem, sha256_hex
 
@@ -19,24 +19,51 @@ def read_scored(layout: Layout, name: str) -> Scored:
     return Scored(record, rows)
 
 
-def read_base_in(layout: Layout, base: Scored, backend: str) -> Scored:
-    """The base in the engine that scored a variant: itself, or the control in that engine.
+def read_base_in(layout: Layout, base: Scored, engine: Engine, *, name: str) -> Scored:
+    """The base as the engine of variant `name` scored it: the evaluation itself, or its control.
 
-    Differences between engines are then no part of what a variant lost.
+    Differences between engines are then no part of what a variant lost. Raises InputError when the
+    base was not scored by the same version of this engine on the same kind of device.
     """
-    control = base.record.controls.get(backend)
+    control = control_in(layout, base.record, engine, name=name)
     if control is None:
         return base
-    path = layout.control_documents_path(backend)
-    record = base.record.model_copy(update={"tasks": control.tasks})
+    path = layout.control_documents_path(control.backend)
+    record = base.record.model_copy(
+        update={
+            "backend": control.backend,
+            "backend_version": control.backend_version,
+            "device": control.device,
+            "tasks": control.tasks,
+            "perplexity": control.perplexity,
+        }
+    )
     return Scored(record, _read_rows(path, control.documents_sha256, BASE))
+
+
+def control_in(
+    layout: Layout, base: EvaluationRecord, engine: Engine, *, name: str
+) -> Control | None:
+    """The base's control in the engine of variant `name`; None where that engine scored the base.
+
+    Raises InputError where it did neither.
+    """
+    if base.engine == engine:
+        return None
+    controls = base.controls.values()
+    for control in controls:
+        if control.engine == engine:
+            return control
+    scored_by = ", ".join(map(str, (base.engine, *(it.engine for it in controls))))
+    raise InputError(
+        f"{layout.evaluation_path(BASE)}: the base was scored by {scored_by}; expected {engine} "
+        f"too, which scores {name}: run `quantline evaluate base` again on a machine like this one"
+    )
 
 
 def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
     """The record alone."""
-    path = layout.evaluation_path(name)
-    data = read_bytes(path, made_by=f"evaluate {name}")
-    return EvaluationRecord.from_bytes(data, source=str(path))
+    return read_record(EvaluationRecord, layout.evaluation_path(name), made_by=f"evaluate {name}")
 
 
 def _read_rows(path: Path, sha256: str, name: str) -> tuple[DocumentRecord, ...]:

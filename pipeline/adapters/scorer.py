@@ -18,6 +18,7 @@ from pipeline.adapters.progress import track
 from pipeline.adapters.token_forest import Forest, Span, forests
 from pipeline.domain.distance import Floats, log_softmax
 from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.evaluated import Engine
 
 LOGITS_BUDGET_BYTES = 1 << 29
 
@@ -64,6 +65,11 @@ class Scorer(Protocol):
     @property
     def backend_version(self) -> str: ...
     @property
+    def device(self) -> str:
+        """cpu or cuda."""
+        ...
+
+    @property
     def vocab_size(self) -> int: ...
     @property
     def max_length(self) -> int: ...
@@ -91,6 +97,11 @@ class Scorer(Protocol):
         ...
 
 
+def engine_of(scorer: Scorer) -> Engine:
+    """What is recorded of a scorer; known before its model is loaded."""
+    return Engine(scorer.backend, scorer.backend_version, scorer.device)
+
+
 class LateScorer:
     """A Scorer that is loaded when it is first asked something, which may be never.
 
@@ -104,10 +115,12 @@ class LateScorer:
         label: str,
         backend: str,
         backend_version: str,
+        device: str,
     ) -> None:
         self.label = label
         self.backend = backend
         self.backend_version = backend_version
+        self.device = device
         self._open = open_scorer
         self._opened: Scorer | None = None
 

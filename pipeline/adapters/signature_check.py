@@ -1,22 +1,25 @@
-"""Checking a model-signing signature over a directory: by a public key, or by who signed it.
+"""Checking a model-signing signature over a release: by a public key, or by who signed it.
 
 A signature without a key (Sigstore, "keyless") was made with a certificate for an identity, such as
 an address or a workflow, that an issuer vouched for, and stands in a public log. Which authorities
 and logs are trusted is in Sigstore's trusted root: a file, or else the one of the public instance,
-which needs a network. A signature covers the name and digest of every file. model-signing takes
-seconds to import, so that happens only when there is something to check.
+which needs a network. A signature covers the name and sha256 of every file, and a release's layers
+are named by the same sha256, so no file is read for it. model-signing takes seconds to import, so
+that happens only when there is something to check.
 
 Formats: https://github.com/ossf/model-signing-spec and
 https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_trustroot.proto
 """
 
+import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
 
-from pipeline.domain.errors import FailureError, InputError, printable
+from pipeline.domain.errors import FailureError, InputError, printable, shown
 
 TRUST_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
@@ -98,21 +101,75 @@ class Identity:
             )
 
 
-def check_signature(directory: Path, signature_path: Path, *, signer: Signer, source: str) -> None:
-    """Raise FailureError unless `signer` signed exactly the files of `directory`.
+def check_signature(
+    signature: bytes, files: Mapping[str, str], *, signer: Signer, source: str
+) -> None:
+    """Raise FailureError unless `signer` signed exactly `files`, the sha256 (hex) of each by name.
 
     Raises InputError when nobody could be checked against `signer`. `source` names the signature.
     """
     from model_signing.verifying import Config
 
-    config = Config()  # type: ignore[no-untyped-call]
+    config: Any = Config()  # type: ignore[no-untyped-call]
     signer.configure(config)
+    config.set_hashing_config(_KnownDigests(files))
+    _require_sha256_of_files(signature, source)
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "signature.json"
+        path.write_bytes(signature)
+        try:
+            config.verify(Path(), path)
+        except Exception as error:  # a stranger's: the library raises whatever it stumbles over
+            raise FailureError(
+                f"{source}: not a signature of these files by {signer} ({_reason(error)})"
+            ) from error
+
+
+class _KnownDigests:
+    """What model-signing asks for the digests of a model: those that the release states.
+
+    It stands for a `model_signing.hashing.Config`, which would read the files of a directory.
+    """
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+
+    def add_ignored_paths(self, *, model_path: Path, paths: object) -> None:
+        """Ignore nothing: a file that the signer left out is not signed."""
+
+    def hash(self, model_path: Path, *, files_to_hash: object) -> Any:
+        """Return a `model_signing.manifest.Manifest` of all files."""
+        # Its public modules take a Digest and do not offer the class.
+        from model_signing._hashing.hashing import Digest
+        from model_signing.manifest import FileManifestItem, Manifest, SerializationType
+
+        items = [
+            FileManifestItem(
+                path=PurePosixPath(name), digest=Digest("sha256", bytes.fromhex(sha256))
+            )
+            for name, sha256 in self._files.items()
+        ]
+        kind = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
+        return Manifest("release", items, SerializationType.from_args(kind))
+
+
+def _require_sha256_of_files(signature: bytes, source: str) -> None:
+    """Raise FailureError for a signature over pieces of files, or over other digests than sha256.
+
+    model-signing's library can make those, its command line does not. What is no signature at all
+    is left to the library to refuse.
+    """
     try:
-        config.verify(directory, signature_path)
-    except Exception as error:  # a stranger's file: the library raises whatever it stumbles over
+        payload = json.loads(base64.b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
+        stated = payload["predicate"]["serialization"]
+        kind = (stated["method"], stated["hash_type"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return
+    if kind != ("files", "sha256"):
         raise FailureError(
-            f"{source}: not a signature of these files by {signer} ({_reason(error)})"
-        ) from error
+            f"{source}: signs {shown(kind)}, and the digests of a release are the sha256 of whole "
+            "files; sign it with model-signing's own settings"
+        )
 
 
 def _reason(error: Exception) -> str:

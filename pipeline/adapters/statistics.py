@@ -3,23 +3,27 @@
 The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.adapters.checkpoint import save_tensors
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.checkpoint import read_tensors, save_tensors
+from pipeline.adapters.files import read_bytes, read_record
+from pipeline.adapters.texts import token_ids_sha256
 from pipeline.domain.architecture import Fold
+from pipeline.domain.errors import InputError, printable
 from pipeline.domain.layout import Layout
 from pipeline.domain.quantized import LayerStatistics, LinearStatistics, StatisticsRecord
+from pipeline.domain.record import first_problem
 from pipeline.numerics.decoder_layer import SharedInput
 from pipeline.numerics.gram import packed_diagonal, unpack_upper
 
 RECORD_KEY = "statistics"
+DELETE_AND_MEASURE = "the file is damaged: delete it and run `quantline calibrate` again"
 CPU = torch.device("cpu")
 
 
@@ -29,18 +33,22 @@ def write_layer(path: Path, record: LayerStatistics, packed: Mapping[str, Tensor
 
 
 def read_layer(path: Path) -> LayerStatistics:
-    """What the file of a layer holds."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    return LayerStatistics.from_bytes(metadata[RECORD_KEY].encode(), source=str(path))
+    """What the file of a layer holds. Raises InputError when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text: str = (file.metadata() or {}).get(RECORD_KEY, "")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read: {printable(str(error))}; {DELETE_AND_MEASURE}"
+        ) from error
+    return LayerStatistics.from_bytes(text.encode(), source=str(path), made_by="calibrate")
 
 
 class Statistics:
     """Read access to G, by layer and by linear."""
 
     def __init__(self, layout: Layout) -> None:
-        data = read_bytes(layout.statistics_path, made_by="calibrate")
-        self.record = StatisticsRecord.from_bytes(data, source=str(layout.statistics_path))
+        self.record = read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate")
         self._directory = layout.statistics_dir
         self._token_ids_path = layout.token_ids_path
         self._of_linear: dict[str, LinearStatistics] = {
@@ -48,9 +56,19 @@ class Statistics:
         }
 
     def token_ids(self) -> list[list[int]]:
-        """The windows that were read, equally long."""
+        """The windows that were read, equally long. Raises InputError when they are not those."""
         path = self._token_ids_path
-        windows: list[list[int]] = json.loads(read_bytes(path, made_by="calibrate"))
+        data = read_bytes(path, made_by="calibrate")
+        try:
+            windows = TypeAdapter(list[list[int]]).validate_json(data, strict=True)
+        except ValidationError as error:
+            raise InputError(f"{path}: {first_problem(error)}; {DELETE_AND_MEASURE}") from error
+        try:
+            found = token_ids_sha256(windows)
+        except OverflowError:  # an id that no vocabulary has
+            found = ""
+        if found != self.record.token_ids_sha256:
+            raise InputError(f"{path}: not the token ids that were read; {DELETE_AND_MEASURE}")
         return windows
 
     @property
@@ -99,7 +117,10 @@ class Statistics:
         return unpack_upper(self._packed(entry), entry.in_features)
 
     def _packed(self, entry: LinearStatistics) -> Tensor:
-        """The stored triangle, mapped: what is not used is not read."""
-        with safe_open(self._directory / entry.file, framework="pt") as file:
-            packed: Tensor = file.get_tensor(entry.key)
-            return packed
+        """The stored triangle. Raises InputError when its file is missing or damaged."""
+        path = self._directory / entry.file
+        packed = read_tensors(path, [entry.key], remedy=DELETE_AND_MEASURE)[entry.key]
+        length = entry.in_features * (entry.in_features + 1) // 2
+        if packed.dtype is not torch.float32 or packed.shape != (length,):
+            raise InputError(f"{path}: {entry.key} is not what was written; {DELETE_AND_MEASURE}")
+        return packed

@@ -5,23 +5,25 @@ The base is scored whole before; a variant is compared with it after each look. 
 """
 
 from pipeline.adapters.lm_eval_run import Rows, Stopping
-from pipeline.adapters.scored_files import read_base_in, read_scored
+from pipeline.domain.comparison import Scored
 from pipeline.domain.gate import next_step
 from pipeline.domain.gate_params import GateParams
-from pipeline.domain.layout import BASE, Layout
+from pipeline.domain.sequential import require_documents
 from pipeline.domain.suites import Suite
 
 
 def stopping_rule(
-    layout: Layout, gate: GateParams, suite: Suite, name: str, *, backend: str, bits: float
+    base: Scored, gate: GateParams, suite: Suite, name: str, *, bits: float
 ) -> Stopping | None:
     """The rule for a variant of so many bits per weight; None where all documents are scored.
 
-    Raises InputError when the base has not been evaluated, or on other documents.
+    `base` is the base in the variant's engine. Raises InputError for a task with fewer documents
+    than looks, and the rule does so when the variant was scored on other documents than the base.
     """
     if gate.sequential is None:
         return None
-    base = read_base_in(layout, read_scored(layout, BASE), backend)
+    for task, score in base.record.tasks.items():
+        require_documents(task, score.num_documents, gate.sequential)
     margins, limits = suite.margins(gate.margin), gate.classes[gate.class_of(bits)]
 
     def open_tasks(rows: Rows) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from pipeline.adapters.checkpoint import context_tokens
+from pipeline.adapters.memory import give_back_gpu
 from pipeline.adapters.scorer import Finished, Logits
 from pipeline.adapters.token_forest import Forest, Span, forests
 
@@ -30,7 +31,8 @@ class TransformersScorer:
     def __init__(self, model: Any, *, label: str) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.label = label
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch_device()
+        self._device = torch.device(self.device)
         self._model = model.to(self._device).eval()
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
@@ -131,5 +133,11 @@ class TransformersScorer:
         return new
 
     def close(self) -> None:
-        """Drop the model."""
+        """Drop the model and give its GPU memory back; harmless when called again."""
         self._model = None
+        give_back_gpu()
+
+
+def torch_device() -> str:
+    """Where transformers computes here: cuda or cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

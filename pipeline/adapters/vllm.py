@@ -28,11 +28,12 @@ ENVIRONMENT = {
 }
 OWN_KERNEL = re.compile(r"quantline: (.+ kernel), (\w+), (\d+) layers")
 VLLM_KERNEL = re.compile(r"Using (\w+) for mixed-precision linear")
+UNQUANTIZED = re.compile(r"Initializing a V1 LLM engine .*\bquantization=None\b")
 ENGINE_DTYPE = re.compile(r"Initializing a V1 LLM engine .*\bdtype=torch\.(\w+)")
 KV_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 AUTO_DTYPE = "auto"
 DENSE_KERNEL = "dense"
-UNKNOWN_DTYPE = "unknown"
+UNKNOWN = "unknown"
 
 
 @contextmanager
@@ -98,15 +99,19 @@ def serve(
 
 
 def kernel_of(log: str) -> str:
-    """What multiplies the weights, from the server's log: `dense` when nothing is quantized."""
+    """What multiplies the weights, from the server's log.
+
+    `dense` when the log says that nothing is quantized, `unknown` when it names no known kernel.
+    """
     own = [f"{label}, {dtype}, {count} layers" for label, dtype, count in OWN_KERNEL.findall(log)]
-    return "; ".join(dict.fromkeys(own or VLLM_KERNEL.findall(log))) or DENSE_KERNEL
+    kernels = "; ".join(dict.fromkeys(own or VLLM_KERNEL.findall(log)))
+    return kernels or (DENSE_KERNEL if UNQUANTIZED.search(log) else UNKNOWN)
 
 
 def dtype_of(log: str) -> str:
     """The type of the activations, from the server's log."""
     found = ENGINE_DTYPE.search(log)
-    return found[1] if found else UNKNOWN_DTYPE
+    return found[1] if found else UNKNOWN
 
 
 def kv_cache_tokens_of(log: str) -> int | None:

@@ -20,7 +20,7 @@ from pipeline.adapters.engine import OFFLINE, root_cause
 from pipeline.adapters.process import Daemon, ending, last_lines
 from pipeline.adapters.progress import note
 from pipeline.adapters.scorer import Finished, Logits
-from pipeline.adapters.serve_environment import SERVE_PYTHON, installed_vllm
+from pipeline.adapters.serve_environment import SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
 from pipeline.adapters.token_forest import Span
 from pipeline.adapters.vllm import ENVIRONMENT
 from pipeline.domain.errors import FailureError, InputError
@@ -50,6 +50,7 @@ class VllmScorer:
         """Load the model. Raises FailureError with vLLM's reason when it cannot."""
         self.label = label
         self.backend_version = vllm_version()
+        self.device = vllm_device()
         self.max_length = context_tokens(model_config(model_dir))
         self._longest = min(self.max_length, PASS_TOKENS)
         note(f"{label}: starting vLLM")
@@ -148,3 +149,8 @@ def vllm_version() -> str:
     """The build of vLLM that is installed. Raises InputError when there is none."""
     vllm = installed_vllm()
     return f"{vllm.metadata['Name']} {vllm.version}"
+
+
+def vllm_device() -> str:
+    """What the installed build of vLLM computes on: cuda or cpu. Raises as `vllm_version` does."""
+    return "cpu" if installed_vllm().metadata["Name"] == VLLM_FOR_CPU else "cuda"

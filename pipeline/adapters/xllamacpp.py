@@ -1,6 +1,7 @@
 """Serving a GGUF file with llama.cpp's own HTTP server, from the serving environment."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.adapters.serve_environment import SERVE_PYTHON, installed_distribu
 
 ENGINE = "llama.cpp"
 DISTRIBUTION = "xllamacpp"
+FACTS = re.compile(r'^\{"version": .*"system": .*\}$', re.MULTILINE)
+UNKNOWN = "unknown"
 
 
 @contextmanager
@@ -79,8 +82,14 @@ def serve(
 
 
 def kernel_of(log: str) -> str:
-    """The CPU features this build of llama.cpp uses; our launcher prints them first."""
-    system: str = json.loads(log.partition("\n")[0])["system"]
+    """The CPU features this build of llama.cpp uses, from the line of facts our launcher prints.
+
+    Libraries may print warnings before it. `unknown` when the log has no such line.
+    """
+    facts = FACTS.search(log)
+    if facts is None:
+        return UNKNOWN
+    system: str = json.loads(facts[0])["system"]
     device, _, features = system.partition(":")
     used = [name.strip() for name, _, on in _assignments(features) if on.strip() == "1"]
     return f"{device.strip()}: {' '.join(used)}"

@@ -13,7 +13,7 @@ from pipeline.domain.errors import InputError
 from pipeline.domain.evaluated import Distance, DocumentRecord, EvaluationRecord, TaskScore
 from pipeline.domain.gate_params import SequentialParams
 from pipeline.domain.paired import RATES, PairedTask, paired_task
-from pipeline.domain.sequential import ordered, sizes_so_far
+from pipeline.domain.sequential import ordered, require_documents, sizes_so_far
 
 Rows = Sequence[DocumentRecord]
 
@@ -54,9 +54,11 @@ def history_of(
     """Of every task the pairs after each look, from the rows that variant `name` has so far.
 
     Raises InputError for documents or prompts that are not the base's, a number of them at which no
-    look was planned, or a score that is made of its documents in an unknown way.
+    look was planned, fewer of them than looks, or a score that is made of its documents in an
+    unknown way.
     """
     for task, score in base.record.tasks.items():
+        require_documents(task, score.num_documents, sequential)
         _require_known_score(score, rows_of(base.rows, task), task)
     return {
         task: _looks(*row_pairs(base.rows, own_rows, task, name=name), score, sequential, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy import special
 
 from pipeline.domain.evaluated import Distance
 
@@ -39,10 +39,8 @@ class WindowDistance:
 
 def log_softmax(logits: Logits) -> Floats:
     """Natural log-probabilities along the last axis, in float64."""
-    shifted: Floats = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+    log_probabilities: Floats = special.log_softmax(logits.astype(np.float64), axis=-1)
+    return log_probabilities
 
 
 def negative_log_likelihoods(logits: Logits, token_ids: Sequence[int]) -> Floats:
@@ -120,7 +118,7 @@ def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
 def _interval(values: Sequence[Floats]) -> tuple[float, float]:
     """The mean of all values, and half the width of its interval by the means of their blocks."""
     means = np.array([block.mean() for block in values])
-    quantile = float(stdtrit(len(means) - 1, 0.5 + CONFIDENCE / 2))
+    quantile = float(special.stdtrit(len(means) - 1, 0.5 + CONFIDENCE / 2))
     half_width = quantile * float(means.std(ddof=1)) / len(means) ** 0.5
     return float(np.concatenate(values).mean()), half_width
 

@@ -1,7 +1,24 @@
 """What evaluate leaves behind: scores, rows of documents, and distances to the base."""
 
+from dataclasses import dataclass
+
 from pipeline.domain.manifest import Sha256
 from pipeline.domain.record import Record
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computed scores: an engine, its version, and the kind of device it ran on.
+
+    Only scores of equal engines are compared, so that a difference is the model's.
+    """
+
+    name: str
+    version: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.version}) on {self.device}"
 
 
 class TaskScore(Record):
@@ -18,7 +35,8 @@ class TaskScore(Record):
 class Distance(Record):
     """How far a variant's next-token distributions are from the base's on the same tokens.
 
-    KL is KL(base ‖ variant) in nats per token; its percentiles and its maximum are over tokens, and
+    Both were computed by the same engine; only that of a `Control` is between two engines. KL is
+    KL(base ‖ variant) in nats per token; its percentiles and its maximum are over tokens, and
     `kl_max_text` is the text where that is, the predicted token last. `top1` is the share of tokens
     where both put the same token first. `perplexity_ratio` is variant ÷ base. The mean KL and the
     ratio have 95 % intervals, by windows. `probability_change` is that of the correct token,
@@ -66,25 +84,32 @@ class Control(Record):
     """The base itself in an engine that judges variants.
 
     `distance` is to the base in transformers: what the engine alone changes. The rows of its
-    documents, which variants in this engine are compared with, have `documents_sha256`.
+    documents, which variants in this engine are compared with, have `documents_sha256`. `device`
+    is cpu or cuda.
     """
 
     backend: str
     backend_version: str
+    device: str
     artifact_digest: Sha256
     tasks: dict[str, TaskScore]
     perplexity: float
     distance: Distance
     documents_sha256: Sha256
 
+    @property
+    def engine(self) -> Engine:
+        return Engine(self.backend, self.backend_version, self.device)
+
 
 class EvaluationRecord(Record):
     """The evaluation of the base or of one variant.
 
-    `perplexity` is exp of the mean negative log-likelihood on the held-out windows; `distance` is
-    null for the base itself. `num_tokens` counts the predicted tokens of those windows: all but the
-    first of each. `broken` says why a variant cannot be scored at all; it then has no tasks,
-    perplexity and distance. `controls` are by engine, and only the base has them.
+    `device` is cpu or cuda. `perplexity` is exp of the mean negative log-likelihood on the held-out
+    windows; `distance` is to the base in the same engine, and null for the base itself.
+    `num_tokens` counts the predicted tokens of those windows: all but the first of each. `broken`
+    says why a variant cannot be scored at all; it then has no tasks, perplexity and distance.
+    `controls` are by engine, and only the base has them.
     """
 
     name: str
@@ -92,6 +117,7 @@ class EvaluationRecord(Record):
     base_digest: Sha256
     backend: str
     backend_version: str
+    device: str
     suite: str
     tasks: dict[str, TaskScore]
     perplexity: float | None
@@ -102,3 +128,7 @@ class EvaluationRecord(Record):
     documents_sha256: Sha256
     broken: str | None
     controls: dict[str, Control]
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(self.backend, self.backend_version, self.device)

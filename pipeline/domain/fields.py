@@ -18,6 +18,5 @@ def matching(pattern: str, expected: str) -> AfterValidator:
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -30,17 +30,19 @@ class Record(BaseModel):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, source: str) -> Self:
+    def from_bytes(cls, data: bytes, *, source: str, made_by: str | None = None) -> Self:
         """Parse the file form; `source` names the file in the error.
 
-        Raises InputError with the first thing that is wrong.
+        `made_by` is the quantline command that makes the file again. Raises InputError with the
+        first thing that is wrong and this command, or `dvc repro` where none is given.
         """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
+            command = f"quantline {made_by}" if made_by else "dvc repro"
             raise InputError(
                 f"{source}: {first_problem(error)}; the file is damaged or was written by another "
-                "version: delete it and run `dvc repro` again"
+                f"version: delete it and run `{command}` again"
             ) from error
 
     @classmethod
@@ -59,26 +61,36 @@ def first_problem(error: ValidationError, data: object = None) -> str:
     `data` is what was validated, if it is at hand: then `where` has the keys as they stand there.
     """
     problems = error.errors(include_url=False)
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
-    place = _place(problem["loc"], data, missing=problem["type"] == "missing")
-    where = ".".join(place) or "the file"
+    problem = _first(problems)
+    where = ".".join(problem_keys(error, data)) or "the file"
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "extra_forbidden":
             return f"{where}: unknown key{_meant(problem['loc'], problems)}"
-        case "missing":
+        case "missing" | "union_tag_not_found":
             return f"{where}: missing"
         case "json_invalid":
             return f"not valid JSON ({message})"
         case "union_tag_invalid":
             found, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
-            return f"{where}.{_tag_key(problem['ctx'])} = {shown(found)}: expected {expected}"
-        case "union_tag_not_found":
-            return f"{where}.{_tag_key(problem['ctx'])}: missing"
+            return f"{where} = {shown(found)}: expected {expected}"
         case "value_error" if not problem["loc"]:
             return message
     return f"{where} = {USER_INFO.sub('//…@', shown(problem['input']))}: {message}"
+
+
+def problem_keys(error: ValidationError, data: object = None) -> list[str]:
+    """The keys that lead to the problem that first_problem names, as they stand in `data`."""
+    problem = _first(error.errors(include_url=False))
+    keys = _place(problem["loc"], data, missing=problem["type"] == "missing")
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        keys.append(str(problem["ctx"]["discriminator"]).strip("'"))
+    return keys
+
+
+def _first(problems: Sequence[ErrorDetails]) -> ErrorDetails:
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    return (unknown or problems)[0]
 
 
 def _meant(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> str:
@@ -106,10 +118,6 @@ def _place(loc: tuple[int | str, ...], data: object, *, missing: bool) -> list[s
         data = data[part] if inside else None  # type: ignore[index]
         parts.append(str(part))
     return parts
-
-
-def _tag_key(context: dict[str, Any]) -> str:
-    return str(context["discriminator"]).strip("'")
 
 
 def sha256_hex(data: bytes) -> str:

@@ -56,14 +56,6 @@ def parse_reference(text: str) -> Reference:
     return Reference(_place(place, text), name)
 
 
-def parse_place(text: str) -> Place:
-    """A registry's repository or a layout, without a tag. Raises InputError."""
-    reference = parse_reference(text)
-    if reference.place is None or reference.name is not None:
-        raise InputError(f"{shown(text)}: expected HOST/REPOSITORY or oci:DIRECTORY")
-    return reference.place
-
-
 def is_digest(name: str) -> bool:
     return re.fullmatch(DIGEST_PATTERN, name) is not None
 

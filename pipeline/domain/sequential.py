@@ -98,8 +98,24 @@ def _quadrature(low: float, high: float) -> tuple[Floats, Floats]:
     return low + half * (nodes + 1), half * weights
 
 
+def require_documents(task: str, num_documents: int, params: SequentialParams | None) -> None:
+    """Raise InputError for a task that has no new document for each look.
+
+    Two looks at the same documents are one look: their number would not tell how much of the error
+    rate is spent.
+    """
+    if params is not None and num_documents < params.looks:
+        raise InputError(
+            f"gate.sequential.looks = {params.looks}: {task} has {num_documents} documents, and "
+            f"each look needs a new one; use at most {num_documents}, or sequential: null"
+        )
+
+
 def look_sizes(num_documents: int, num_looks: int) -> tuple[int, ...]:
-    """After how many of a task's documents to look, in rising order, the last one being all."""
+    """After how many of a task's documents to look, in rising order, the last one being all.
+
+    No size comes twice when there is a document for each look (`require_documents`).
+    """
     return tuple(ceil(number * num_documents / num_looks) for number in range(1, num_looks + 1))
 
 

@@ -1,6 +1,12 @@
-"""The memory that serving takes besides the weights: keys and values of every token in flight."""
+"""The memory that serving takes besides the weights: the engine, and keys and values of tokens."""
 
 from math import ceil
+
+# Resident memory of an engine without weights and KV cache, measured on x86 CPUs.
+VLLM_BYTES = 2 << 30
+LLAMA_CPP_BYTES = 300 << 20
+# KV cache where the configuration does not say how large a token's keys and values are.
+UNKNOWN_KV_BYTES = 1 << 30
 
 
 def kv_cache_bytes(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.domain.model_shape import ModelShape, SharedInput
 from pipeline.domain.params import GgufParams, PackedJudge, Params, VariantParams
+from pipeline.domain.serving_memory import UNKNOWN_KV_BYTES, VLLM_BYTES
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -18,8 +19,6 @@ PROCESS_BYTES = 600 << 20
 EVALUATOR_BYTES = 750 << 20
 # What moves files and records alone, without torch.
 LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
-# vLLM's processes without weights, with its 1 GiB of KV cache.
-VLLM_BYTES = 4 << 30
 # The one process of vLLM that scores, with the KV cache of one pass.
 VLLM_SCORER_BYTES = 1 << 30
 # Activations of one batch: this many tokens, a few times their widest tensor.
@@ -118,9 +117,11 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
 
 
 def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: int) -> StageNeed:
-    """The base in float32; a variant beside it in float32 too, or as it is in llama.cpp or vLLM.
+    """The base in float32, and a variant beside it in float32 too; or both as they are in the
+    engine that scores the variant, llama.cpp or vLLM.
 
-    The base is scored once more, in 16 bits, in every other engine; llama.cpp's has a file for it.
+    With the base it is scored once more, in 16 bits, in every other engine; llama.cpp's has a file
+    for it, also when a variant is compared with it.
     """
     shape, evaluate = source.shape, params.evaluate
     whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
@@ -130,12 +131,14 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     num_models = 1 + (recipe is not None) + 2 * num_controls
     models, on_gpu = (1 + (recipe is not None)) * whole, (1 + (recipe is not None)) * whole
     if isinstance(recipe, GgufParams):
-        models, on_gpu = whole + variant_bytes(shape, recipe), whole
+        models, on_gpu = half + variant_bytes(shape, recipe), 0
+    elif in_vllm and recipe is not None:
+        models = on_gpu = 2 * VLLM_SCORER_BYTES + half + variant_bytes(shape, recipe)
     elif in_vllm:
-        own = variant_bytes(shape, recipe) if recipe is not None else half
-        models = on_gpu = whole + VLLM_SCORER_BYTES + own
+        models = on_gpu = whole + VLLM_SCORER_BYTES + half
     elif num_controls:
         models = whole + half
+    needs_file = isinstance(recipe, GgufParams) or (recipe is None and bool(evaluate.controls))
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
     logits = 4 * batch + COMPARED_BYTES
@@ -148,10 +151,10 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
-        disk_temporary=half if recipe is None and evaluate.controls else 0,
+        disk_temporary=half if needs_file else 0,
         operations=operations,
         seconds=START_SECONDS
-        + in_vllm * SERVER_START_SECONDS
+        + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
         + num_models * moving_seconds(whole) / 2,
     )
 
@@ -164,7 +167,7 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
     shape, serve = source.shape, params.serve
     served = [2 * shape.num_weights]
     served += [variant_bytes(shape, it) for it in params.variants.values()]
-    largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + max(served))
+    largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
     steps = tokens = 0
     for it in serve.scenarios.values():
         requests = sum(it.concurrency) * serve.requests_per_user * serve.max_rounds

@@ -29,6 +29,7 @@ from pipeline.adapters.hub_dataset import fetch_dataset
 from pipeline.adapters.license_files import read_decision, read_license_facts
 from pipeline.adapters.license_rules import license_rules
 from pipeline.adapters.local_model import LocalCheckpoint
+from pipeline.adapters.manifest_file import read_base_manifest
 from pipeline.adapters.progress import ByteProgress, note
 from pipeline.domain.checkpoint import (
     CheckpointSource,
@@ -106,9 +107,7 @@ def intact_manifest(
     """The manifest of an earlier run whose files are there, whole, and what this run would take."""
     if not layout.base_manifest_path.is_file() or not layout.base_dir.is_dir():
         return None
-    manifest = BaseManifest.from_bytes(
-        layout.base_manifest_path.read_bytes(), source=str(layout.base_manifest_path)
-    )
+    manifest = read_base_manifest(layout)
     if manifest.source != model.source or directory_records(layout.base_dir) != manifest.files:
         return None
     return manifest if source.is_unchanged(manifest.files) else None

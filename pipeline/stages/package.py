@@ -19,7 +19,7 @@ from pipeline.adapters.files import (
     file_record,
     file_sha256,
     new_directory,
-    read_bytes,
+    read_record,
     write_bytes,
     write_record,
 )
@@ -68,9 +68,7 @@ def run(layout: Layout, params: Params) -> None:
     evaluated, or when the key cannot sign. Packages of variants that are no longer approved
     disappear.
     """
-    selection = Selection.from_bytes(
-        read_bytes(layout.selection_path, made_by="select"), source=str(layout.selection_path)
-    )
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     facts = read_modelfile_facts(layout.base_dir)
     key_sha256 = _signing_key_sha256(layout, params)
     everything = [

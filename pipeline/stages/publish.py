@@ -1,16 +1,16 @@
 """publish: the packages become releases in a registry, or in an OCI image layout on disk.
 
-A tag names one content for ever: publishing the same packages again changes nothing, and a tag
-that names something else stops the stage before anything is sent. What accompanies a release, such
-as its bill of materials, is attached to it. A GGUF release gets a second manifest for Ollama, of
-the same weights.
+A tag names one content for ever: publishing the same packages again changes nothing but mends what
+is damaged in a layout, and a tag that names something else stops the stage before anything is sent.
+What accompanies a release, such as its bill of materials, is attached to it. A GGUF release gets a
+second manifest for Ollama, of the same weights.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.adapters.files import file_record, read_bytes, write_record
+from pipeline.adapters.files import file_record, read_bytes, read_record, write_record
 from pipeline.adapters.oci_blob import Blob, bytes_blob
 from pipeline.adapters.oci_referrers import attach, new_evidence
 from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
@@ -84,17 +84,14 @@ def run(layout: Layout, params: Params) -> None:
     Raises InputError when a tag is taken or a package was changed, FailureError when the registry
     fails; the same command then continues with what is missing.
     """
-    index = PackageIndex.from_bytes(
-        read_bytes(layout.packages_path, made_by="package"), source=str(layout.packages_path)
-    )
+    index = read_record(PackageIndex, layout.packages_path, made_by="package")
     store = open_place(layout, place_of(layout, params.registry))
     releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
-    waiting = [it for it in releases if not is_published(store, it.digest, it.tag)]
-    for release in waiting:
-        _verify(release)
-    for release in waiting:
-        _push(store, release)
     for release in releases:
+        is_published(store, release.digest, release.tag)  # raises when the tag is taken
+        _verify(release)
+    for release in releases:
+        _push(store, release)
         _accompany(store, release)
     write_record(layout.receipts_path, _receipts(store, releases, params))
 
@@ -105,7 +102,7 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
     data = read_bytes(path, made_by="package")
     if sha256_hex(data) != entry.manifest_sha256:
         raise InputError(f"{path}: not the one that packages.json names; run `quantline package`")
-    package = PackageManifest.from_bytes(data, source=str(path))
+    package = PackageManifest.from_bytes(data, source=str(path), made_by="package")
     manifest_file = FileRecord(path=MANIFEST_FILE, size=len(data), sha256=sha256_hex(data))
     files = tuple(sorted((*package.files, manifest_file), key=lambda file: file.path))
     layers = tuple(layer(file) for file in files)

@@ -14,7 +14,7 @@ from pipeline.domain.referrers import referrers_tag
 from pipeline.domain.release import release_tag
 
 
-def run(layout: Layout, *, ref: str, file: str) -> None:
+def run(layout: Layout, *, ref: str, file: Path) -> None:
     """Write the archive `file`. Raises InputError or FailureError; then there is no file."""
     store, name = open_release(layout, ref)
     release = read_release(store, name)
@@ -33,7 +33,7 @@ def run(layout: Layout, *, ref: str, file: str) -> None:
     total_bytes = sum(blob.size for blob in blobs)
     with ByteProgress(f"export {release.package.title}", total_bytes=total_bytes) as progress:
         write_archive(
-            Path(file),
+            file,
             store,
             blobs,
             manifests,

@@ -20,9 +20,9 @@ from pipeline.domain.referrers import REFERRERS_TAG
 from pipeline.domain.release import MODELFILE, release_tag
 
 
-def run(layout: Layout, *, file: str, place: str | None) -> None:
+def run(layout: Layout, *, file: Path, place: str | None) -> None:
     """Publish what is in the archive `file`. Raises InputError or FailureError."""
-    archive = Archive(Path(file))
+    archive = Archive(file)
     store, name = open_reference(layout, place)
     if name is not None:
         raise InputError(f"{place}: expected HOST/REPOSITORY or oci:DIRECTORY without a tag")
@@ -37,14 +37,14 @@ def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
     package = release.package
     tag = release_tag(package.version, package.variant)
     evidence = find_evidence(archive, release.digest)
-    if not is_published(store, release.digest, tag):
+    is_published(store, release.digest, tag)  # raises before anything is sent for a taken tag
 
-        def push(blob: Descriptor, advance: Advance) -> None:
-            store.push_blob(archive.blob(blob), advance)
+    def push(blob: Descriptor, advance: Advance) -> None:
+        store.push_blob(archive.blob(blob), advance)
 
-        total_bytes = sum(blob.size for blob in release.blobs)
-        transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
-        push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
+    total_bytes = sum(blob.size for blob in release.blobs)
+    transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
+    push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
     attach(store, release.digest, [_brought(archive, it) for it in evidence])
     if package.format == "gguf" and MODELFILE in release.contents.files:
         modelfile = read_blob(archive, release.contents.files[MODELFILE])

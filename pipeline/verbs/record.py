@@ -4,7 +4,7 @@ A command of its own, because the tag has to name the commit that holds the fini
 does not exist yet while publish runs.
 """
 
-from pipeline.adapters.files import read_bytes
+from pipeline.adapters.files import read_record
 from pipeline.adapters.git_tags import tag_commit, tag_prefix
 from pipeline.adapters.params_file import read_yaml
 from pipeline.domain.errors import InputError
@@ -15,7 +15,7 @@ from pipeline.domain.release import Receipts
 def run(layout: Layout) -> None:
     """Tag the current commit. Raises InputError when nothing was published or it is not there."""
     path = layout.receipts_path
-    receipts = Receipts.from_bytes(read_bytes(path, made_by="publish"), source=str(path))
+    receipts = read_record(Receipts, path, made_by="publish")
     versions = {
         receipt.tag.removesuffix(f"-{variant}") for variant, receipt in receipts.releases.items()
     }

@@ -20,7 +20,6 @@ from tests.support import ROOT
 CLEAN = [
     f"House {number} stands on hill {number * 7} beside {number + 3} trees." for number in range(60)
 ]
-QUESTION = f"{ROW['prompt']} the red one"
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pipeline.adapters.files import (
     file_sha256,
     new_directory,
     read_bytes,
+    read_record,
     readable_disk_errors,
     remove_tree,
     replace_directory,
@@ -25,8 +26,10 @@ from pipeline.adapters.files import (
     resumable_directory,
     work_key,
     write_bytes,
+    write_record,
 )
 from pipeline.domain.errors import FailureError, InputError
+from pipeline.domain.manifest import FileRecord
 from tests.disk import run_on_tiny_disk
 from tests.support import ROOT
 
@@ -67,6 +70,57 @@ def test_a_copy_is_the_same_and_reports_every_byte(tmp_path: Path, size: int) ->
 def test_a_missing_input_names_the_stage_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="x: missing; run `quantline calibrate` first"):
         read_bytes(tmp_path / "x", made_by="calibrate")
+
+
+def test_a_record_is_read_back(tmp_path: Path) -> None:
+    record = FileRecord(path="a", size=1, sha256="0" * 64)
+    write_record(tmp_path / "x.json", record)
+    assert read_record(FileRecord, tmp_path / "x.json", made_by="fetch") == record
+
+
+def make_unreadable(path: Path, kind: str) -> None:
+    match kind:
+        case "a directory":
+            path.mkdir(parents=True)
+        case "in a file":
+            path.parent.write_text("")
+        case "a loop of links":
+            path.parent.mkdir()
+            path.symlink_to(path)
+        case "not JSON":
+            write_bytes(path, b"{")
+        case "of another version":
+            write_bytes(path, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("missing", "missing; run `quantline quantize a` first"),
+        ("a directory", r"\(Is a directory\); remove what is there and run `quantline quantize a`"),
+        ("in a file", r"\(Not a directory\); remove what is there and run `quantline quantize a`"),
+        ("a loop of links", r"cannot be read \(Too many.*\); run `quantline quantize a` again"),
+        ("not JSON", "not valid JSON .* delete it and run `quantline quantize a` again"),
+        ("of another version", "path: missing; .* delete it and run `quantline quantize a` again"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_one_line_with_the_command_that_makes_it(
+    tmp_path: Path, kind: str, expected: str
+) -> None:
+    path = tmp_path / "dir" / "x.json"
+    make_unreadable(path, kind)
+    with pytest.raises(InputError, match=expected) as caught:
+        read_record(FileRecord, path, made_by="quantize a")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_record_without_permission_is_one_line(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"")
+    (tmp_path / "x").chmod(0)
+    with pytest.raises(InputError, match=r"x: no permission to read it; .*`quantline fetch` again"):
+        read_record(FileRecord, tmp_path / "x", made_by="fetch")
 
 
 def test_writing_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
@@ -188,6 +242,61 @@ def test_the_old_directory_is_never_seen_in_part(
     assert target not in removed
 
 
+KILLED_BEFORE_EVERY_CHANGE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from pipeline.adapters.files import new_directory, remove_tree
+
+target = Path(sys.argv[1])
+changes = 0
+
+def killed_before_change(number):
+    def counted(real):
+        def change(*arguments, **options):
+            global changes
+            changes += 1
+            if changes == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+        return change
+    Path.mkdir, Path.rename = counted(Path.mkdir), counted(Path.rename)
+    shutil.rmtree = counted(shutil.rmtree)
+    with new_directory(target) as fresh:
+        (fresh / "new").write_text("")
+
+number, ended = 0, None
+while ended != 0:
+    number += 1
+    for path in target.parent.iterdir():
+        remove_tree(path)
+    target.mkdir()
+    (target / "old").write_text("")
+    child = os.fork()
+    if child == 0:
+        killed_before_change(number)
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1]
+    assert ended in (0, signal.SIGKILL)
+    try:
+        with new_directory(target) as fresh:
+            raise KeyError
+    except KeyError:
+        print(*(path.name for path in target.parent.iterdir() if path.name == target.name),
+              *(path.name for path in target.iterdir()))
+"""
+
+
+def test_a_kill_at_any_change_and_a_failure_after_it_keep_the_old_directory_or_the_new_one(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", KILLED_BEFORE_EVERY_CHANGE, str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    states = done.stdout.splitlines()
+    assert set(states) == {"out old", "out new"}
+    assert len(states) > 4
+
+
 ON_TINY_DISK = """
 import sys
 from pathlib import Path
@@ -220,6 +329,7 @@ def test_a_really_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> No
     [
         (errno.EDQUOT, "the disk is full"),
         (errno.EACCES, r"/x: no access \(why\); change its permissions"),
+        (errno.EISDIR, "/x: a directory is where a file should be; remove it"),
         (errno.EROFS, r"/x: no access \(why\)"),
         (errno.EFBIG, "larger than its file system or a limit of this process allows"),
     ],

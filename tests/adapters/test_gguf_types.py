@@ -1,7 +1,9 @@
 """llama.cpp makes every type of file from a tiny model and reads it; its fallbacks are named."""
 
+import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +73,30 @@ def test_llama_cpp_makes_and_reads_every_type(
         original = unpacked_model(base_dir)(input_ids=torch.tensor([IDS])).logits[0]
     likeness = torch.nn.functional.cosine_similarity(read, original).mean()
     assert likeness > (0.8 if kind.startswith(("IQ1", "IQ2", "Q2")) else 0.95)
+
+
+@pytest.mark.parametrize("kind", [GgufType.Q8_0, GgufType.Q4_K_M, GgufType.IQ4_XS, GgufType.Q2_K])
+def test_all_cores_are_used_and_their_number_changes_no_byte(
+    tmp_path: Path,
+    full: tuple[Path, dict[str, str]],
+    kind: GgufType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+
+    def quantize(source: bytes, target: bytes, parameters: Any) -> int:
+        used.append(parameters._obj.nthread)
+        return int(real(source, target, parameters))
+
+    real = gguf.llama_cpp.llama_model_quantize
+    monkeypatch.setattr(gguf.llama_cpp, "llama_model_quantize", quantize)
+    files = set()
+    for count in (1, 2, 3, 16):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=count: set(range(count)))
+        gguf.quantize(full[0], tmp_path / "made.gguf", kind, {})
+        files.add((tmp_path / "made.gguf").read_bytes())
+    assert used == [1, 2, 3, 16]
+    assert len(files) == 1
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from pipeline.domain.layout import Layout
 from pipeline.domain.oci import blob_digest
 from pipeline.stages import publish
 from tests.registry_server import PASSWORD, USER, docker_config, release_params, write_packages
+from tests.support import STOP_POLL_S
 
 TAG = "1.2.3-awq-w4-g128"
 NAME = "org.cncf.model.filepath"
@@ -116,7 +117,7 @@ def serving(liar: Liar) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_port}"

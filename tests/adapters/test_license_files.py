@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.adapters.files import file_sha256
 from pipeline.adapters.license_files import read_decision, read_license_facts
+from pipeline.adapters.model_card import read_languages
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import Layout
 from pipeline.domain.manifest import LicenseFacts
@@ -74,6 +75,12 @@ def test_a_single_base_model_is_one(tmp_path: Path) -> None:
         "\x00",
         "[" * 1000,
         "a: *nowhere",
+        "license: !!timestamp mit",
+        "license: !!binary mit",
+        "? {a: b}\n: c",
+        "date: 2001-99-99",
+        "number: !!int many",
+        "a: &a [*a]\nb: {<<: *a}",
     ],
 )
 def test_front_matter_that_is_not_valid_states_nothing_and_says_so(
@@ -81,6 +88,25 @@ def test_front_matter_that_is_not_valid_states_nothing_and_says_so(
 ) -> None:
     assert facts_of(tmp_path, f"---\n{yaml}\n---\n") == NOTHING
     assert "README.md: its front matter is not valid YAML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("yaml", "expected"),
+    [
+        ("language: no", ("no",)),
+        ("language: [en, es]", ("en", "es")),
+        ("language: en\nlanguage: es", ()),
+        ("language: {a: b}", ()),
+        ('language: [[en], 5, "x\\ty", ""]', ()),
+        ("license: mit", ()),
+    ],
+)
+def test_the_languages_of_a_card_are_its_codes(
+    tmp_path: Path, yaml: str, expected: tuple[str, ...]
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{yaml}\n---\n", encoding="utf-8")
+    assert read_languages(tmp_path / "README.md") == expected
+    assert read_languages(tmp_path / "missing") == ()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -18,6 +19,7 @@ from pipeline.adapters.registry_http import RegistryHttp
 from pipeline.domain.errors import FailureError, InputError, QuantlineError
 from pipeline.domain.oci import MANIFEST_TYPE, Descriptor, blob_digest
 from tests.registry_server import PASSWORD, USER, docker_config, registry_server
+from tests.support import STOP_POLL_S
 
 DATA = b"some weights"
 DIGEST = blob_digest(DATA)
@@ -74,7 +76,7 @@ def fake_server(answer: Callable[[str, str], Answer]) -> Iterator[FakeServer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
     thread.start()
     try:
         yield FakeServer(f"127.0.0.1:{server.server_port}", seen)
@@ -318,11 +320,12 @@ def test_the_hub_login_has_its_own_name(tmp_path: Path) -> None:
         ([], "cannot be read as Docker's configuration"),
         ({"auths": 3}, "cannot be read as Docker's configuration"),
         ({"auths": {"r": {"auth": "!"}}}, "the login for r is damaged"),
-        ({"auths": {"r": {"auth": "dXNlcg=="}}}, "has no password"),
-        ({"auths": {"r": {"identitytoken": "x"}}}, "is an identity token"),
+        ({"auths": {"r": {"auth": "dXNlcg=="}}}, "the login for r is damaged"),
+        ({"auths": {"r": 3}}, "the login for r is damaged"),
+        ({"credHelpers": 3}, "cannot be read as Docker's configuration"),
         ({"auths": {"r": {}}, "credsStore": "absent"}, "docker-credential-absent: no such program"),
         ({"credHelpers": {"r": "absent"}}, "docker-credential-absent: no such program"),
-        ({"credHelpers": {"r": "../../bin/sh"}}, "is no name of a credential helper"),
+        ({"credHelpers": {"r": "../../bin/sh"}}, "sh: no such program"),
     ],
 )
 def test_a_login_that_cannot_be_read_is_one_line(
@@ -333,5 +336,81 @@ def test_a_login_that_cannot_be_read_is_one_line(
         credentials_for("r")
 
 
+def test_a_file_that_is_no_json_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "config.json").write_text("no json")
+    with pytest.raises(InputError, match="cannot be read as Docker's configuration"):
+        credentials_for("r")
+
+
+def test_a_damaged_login_of_another_server_does_not_matter(tmp_path: Path) -> None:
+    write_config(tmp_path, {"auths": {"other": {"auth": "!"}, "r": {"auth": ENCODED}}})
+    assert credentials_for("r") == Credentials("user", "pass")
+
+
+def test_only_the_named_directory_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".docker").mkdir(parents=True)
+    config = json.dumps({"auths": {"r": {"auth": ENCODED}}})
+    (tmp_path / "home" / ".docker" / "config.json").write_text(config)
+    assert credentials_for("r") is None
+    monkeypatch.delenv("DOCKER_CONFIG")
+    assert credentials_for("r") == Credentials("user", "pass")
+
+
 def test_a_password_does_not_show_in_a_repr() -> None:
     assert "pass" not in repr(Credentials("user", "pass"))
+
+
+IDENTITY_TOKEN = "identity-t0ken"
+
+
+def test_an_identity_token_is_exchanged_for_a_token_of_the_registry(tmp_path: Path) -> None:
+    """Debian's registry with its `silly` scheme: it wants a token and does not look at it."""
+    with fake_server(token_server) as tokens:
+        auth = f"auth: {{silly: {{realm: '{tokens.url}/token', service: test}}}}"
+        with registry_server(tmp_path / "registry", auth=auth) as server:
+            write_config(tmp_path, {"auths": {server.host: {"identitytoken": IDENTITY_TOKEN}}})
+            assert Registry(server.url, "a/b").manifest("tag") is None
+    (asked,) = tokens.seen
+    assert (asked.method, asked.path, asked.authorization) == ("POST", "/token", None)
+    assert parse_qs(asked.body.decode()) == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": [IDENTITY_TOKEN],
+        "client_id": ["quantline"],
+        "service": ["test"],
+        "scope": ["repository:a/b:pull"],
+    }
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_refused_identity_token_is_one_line_without_it(tmp_path: Path, status: int) -> None:
+    with fake_server(lambda method, path: Answer(status)) as tokens:
+        challenge = {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token",service="s"'}
+        with fake_server(lambda method, path: Answer(401, challenge)) as server:
+            write_config(tmp_path, {"auths": {server.host: {"identitytoken": IDENTITY_TOKEN}}})
+            with pytest.raises(FailureError, match="refuses the login of an identity") as caught:
+                Registry(server.url, "a/b").manifest("tag")
+    assert IDENTITY_TOKEN not in str(caught.value)
+
+
+def test_an_identity_token_is_no_password(tmp_path: Path) -> None:
+    challenge = {"WWW-Authenticate": 'Basic realm="x"'}
+    with fake_server(lambda method, path: Answer(401, challenge)) as server:
+        write_config(tmp_path, {"auths": {server.host: {"identitytoken": IDENTITY_TOKEN}}})
+        with pytest.raises(InputError, match="wants a password, and its login is an identity"):
+            Registry(server.url, "a/b").manifest("tag")
+    assert [it.authorization for it in server.seen] == [None]
+
+
+def test_an_identity_token_is_not_sent_without_tls() -> None:
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://tokens.test/token",service="s"'}
+    token = Credentials("an identity token", IDENTITY_TOKEN, is_identity_token=True)
+    http = RegistryHttp("http://registry.test", "a/b", token)
+    with fake_server(lambda method, path: Answer(401, challenge)) as proxy:
+        http._session.proxies = {"http": proxy.url}  # stands for the network in between
+        with pytest.raises(InputError, match="a password is not sent without TLS"):
+            http.send("GET", http.url("manifests/tag"), expect=(200,))
+    assert [it.body for it in proxy.seen] == [b""]

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ import pytest
 
 from pipeline.adapters import oci_upload, registry_retry
 from pipeline.adapters.docker_credentials import Credentials, credentials_for
-from pipeline.adapters.oci_blob import Blob, no_progress
+from pipeline.adapters.oci_blob import Advance, Blob, no_progress
 from pipeline.adapters.oci_referrers import attach, find_evidence, new_evidence, read_evidence
 from pipeline.adapters.oci_registry import Registry
-from pipeline.adapters.oci_store import download
+from pipeline.adapters.oci_store import download, transfer
 from pipeline.domain.errors import FailureError, InputError
 from pipeline.domain.oci import (
     INDEX_TYPE,
@@ -28,6 +29,7 @@ from pipeline.domain.oci import (
     descriptor_of,
 )
 from pipeline.domain.referrers import BOM
+from tests.support import STOP_POLL_S
 
 PART = 1000
 DATA = bytes(range(256)) * 40  # 10,240 bytes: eleven parts
@@ -51,12 +53,18 @@ class Memory:
     received: int = 0
     sent: int = 0
     requests: list[str] = field(default_factory=list)
+    connections: int = 0
     knows_ranges: bool = True
     lists_config_type: bool = False
 
 
 class Handler(BaseHTTPRequestHandler):
     memory: ClassVar[Memory]
+    protocol_version = "HTTP/1.1"  # connections are used again
+
+    def setup(self) -> None:
+        self.memory.connections += 1
+        super().setup()
 
     def handle_one(self) -> None:
         memory = self.memory
@@ -171,7 +179,7 @@ def serving(memory: Memory) -> Iterator[None]:
             pass  # a connection that was broken on purpose
 
     server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"memory": memory}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
     thread.start()
     memory.url = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -251,6 +259,31 @@ def test_an_upload_that_the_registry_forgot_starts_over(
     assert memory.received == 5432 + len(DATA)
 
 
+def test_going_on_with_an_upload_needs_one_connection(
+    memory: Memory, blob: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_retry, "PAUSES_S", ())
+    memory.breaks_at = 5432
+    with pytest.raises(FailureError, match="the connection broke"):
+        Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    memory.connections = 0
+    Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    assert memory.connections == 1
+
+
+def test_answers_that_nobody_reads_hold_no_connection(memory: Memory, blob: Blob) -> None:
+    """Whatever is asked, one thread needs one connection."""
+    registry = Registry(memory.url, "a/b")
+    for _ in range(3):
+        assert registry.manifest("tag") is None
+        assert registry.tags() == ()
+        assert registry.referrers("sha256:" + "0" * 64) == ()
+        registry.push_blob(blob, no_progress)
+        with pytest.raises(FailureError, match="answer 404"):
+            list(registry.chunks(descriptor_of(b"absent", "x/y")))
+    assert memory.connections == 1
+
+
 def test_bytes_that_changed_are_never_named(memory: Memory, blob: Blob) -> None:
     Path(blob.source).write_bytes(DATA[:-1] + b"?")
     with pytest.raises(InputError, match="weights: not the bytes that were recorded"):
@@ -296,6 +329,29 @@ def test_a_damaged_beginning_is_found_and_thrown_away(
     with pytest.raises(FailureError, match="other bytes than its digest says"):
         download(Registry(memory.url, "a/b"), blob.descriptor, tmp_path / "got", no_progress)
     assert list(tmp_path.glob("got*")) == []
+
+
+def test_an_error_does_not_wait_for_what_does_not_answer() -> None:
+    """And what answers later finds the transfer stopped."""
+    waits, answered, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    def move(item: str, advance: Advance) -> None:
+        if item == "fails":
+            assert waits.wait(30)
+            raise FailureError("the registry fails")
+        waits.set()
+        assert answered.wait(30)
+        try:
+            advance(1)
+        except FailureError:
+            stopped.set()
+
+    began = time.monotonic()
+    with pytest.raises(FailureError, match="the registry fails"):
+        transfer(["waits", "fails"], move, label="test", total_bytes=1)
+    assert time.monotonic() - began < 5
+    answered.set()
+    assert stopped.wait(30)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -385,16 +441,27 @@ def test_a_helper_is_asked_for_the_server_as_it_is_spelt(
     [
         ("echo no json", "its answer for reg.test is no login"),
         ("printf '{}'", "its answer for reg.test is no login"),
-        ('printf \'{"Username":"<token>","Secret":"x"}\'', "is an identity token"),
+        ("echo hunter2; exit 1", "docker-credential-test: fails for reg.test"),
     ],
 )
-def test_a_helper_that_answers_nonsense_is_one_line(
+def test_a_helper_that_fails_or_answers_nonsense_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: str
 ) -> None:
     helper(tmp_path, monkeypatch, script)
     (tmp_path / "config.json").write_text('{"credsStore": "test"}')
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(InputError, match=expected) as caught:
         credentials_for("reg.test")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_helper_may_keep_an_identity_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(tmp_path, monkeypatch, 'printf \'{"Username":"<token>","Secret":"x"}\'')
+    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
+    found = credentials_for("reg.test")
+    assert found is not None
+    assert (found.password, found.is_identity_token) == ("x", True)
 
 
 def test_a_helper_without_a_login_is_no_login(

@@ -3,19 +3,25 @@
 The file is the one of the repository with one change: so the tests also hold that it is right.
 """
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
 
-from pipeline.adapters.params_file import read_params, read_prices, read_yaml
+from pipeline.adapters.params_file import PRESETS, read_params, read_prices, read_yaml
 from pipeline.domain.errors import InputError
 from pipeline.domain.layout import PARAMS_FILE
 from pipeline.domain.params import Params
 from tests.support import ROOT
 
 TEXT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
-SECTIONS = re.findall(r"^(\w+):", TEXT, flags=re.MULTILINE)
+SECTIONS = [name for name in re.findall(r"(?m)^(\w+):", TEXT) if name != PRESETS]
+VARIANT_NAMES = list(read_params(ROOT / PARAMS_FILE).variants)
 
 
 def read(tmp_path: Path, text: str | bytes) -> object:
@@ -33,6 +39,14 @@ def error_of(tmp_path: Path, text: str | bytes) -> str:
     return message
 
 
+def line_and_problem(message: str) -> tuple[str, str]:
+    """Split `FILE, line N: PROBLEM` of a message about TEXT with changed values."""
+    file, problem = message.split(": ", maxsplit=1)
+    name, number = file.split(", line ")
+    assert name == PARAMS_FILE
+    return number, problem
+
+
 def with_value(key: str, value: str) -> str:
     """The file with the first `key: ...` line given another value."""
     changed, count = re.subn(rf"(?m)^(\s*{key}:).*$", rf"\1 {value}", TEXT, count=1)
@@ -40,8 +54,8 @@ def with_value(key: str, value: str) -> str:
     return changed
 
 
-def without_section(name: str) -> str:
-    return re.sub(rf"(?m)^{name}:.*\n(?: .*\n|\n)*", "", TEXT)
+def without_section(name: str, text: str = TEXT) -> str:
+    return re.sub(rf"(?m)^{name}:.*\n(?: .*\n|\n)*", "", text)
 
 
 def with_variants(text: str) -> str:
@@ -56,7 +70,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
     assert read(tmp_path, "\ufeff" + TEXT) == read_params(ROOT / PARAMS_FILE)
 
 
-VARIANT = "variants.awq-w4-g128"
+VARIANT, GGUF = "variants.awq-w4-g128", "variants.gguf-q8-0"
 WRONG_VALUES = [
     ("source", "null", "model.source = None: Input should be a valid string"),
     ("source", "''", "model.source = '': String should have at least 1 character"),
@@ -65,8 +79,8 @@ WRONG_VALUES = [
     ("num_calibration_samples", "1.5", "= 1.5: Input should be a valid integer"),
     ("num_calibration_samples", "true", "= True: Input should be a valid integer"),
     ("seed", "-1", "calibration.seed = -1: Input should be greater than or equal to 0"),
-    ("format", "exl2", f"{VARIANT}.format = 'exl2': expected 'awq', 'gptq', 'compressed-tensors'"),
-    ("format", "1", f"{VARIANT}.format = '1': expected 'awq', 'gptq', 'compressed-tensors', 'gguf"),
+    ("format", "exl2", f"{GGUF}.format = 'exl2': expected 'awq', 'gptq', 'compressed-tensors'"),
+    ("format", "1", f"{GGUF}.format = '1': expected 'awq', 'gptq', 'compressed-tensors', 'gguf"),
     ("num_bits", "3", f"{VARIANT}.num_bits = 3: Input should be 4"),
     ("group_size", "100", f"{VARIANT}.group_size = 100: Input should be 16, 32, 64, 128 or 256"),
     ("scale_search", "1", f"{VARIANT}.scale_search = 1: Input should be a valid boolean"),
@@ -126,9 +140,12 @@ WRONG_VALUES = [
 
 @pytest.mark.parametrize(("key", "value", "expected"), WRONG_VALUES)
 def test_a_wrong_value_is_named(tmp_path: Path, key: str, value: str, expected: str) -> None:
-    message = error_of(tmp_path, with_value(key, value))
-    assert message.startswith("params.yaml: ")
+    text = with_value(key, value)
+    message = error_of(tmp_path, text)
     assert expected in message
+    number, problem = line_and_problem(message)
+    named = re.sub(r"\.\d+$", "", re.split(" = |: ", problem)[0]).rpartition(".")[2]
+    assert f"{named}:" in text.splitlines()[int(number) - 1]
 
 
 def test_a_password_in_a_url_is_not_repeated(tmp_path: Path) -> None:
@@ -145,17 +162,23 @@ def test_a_missing_section_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_an_empty_section_is_named(tmp_path: Path, name: str) -> None:
     message = error_of(tmp_path, without_section(name) + f"\n{name}:\n")
-    assert message == f"params.yaml: {name} = None: Input should be an object"
+    number, problem = line_and_problem(message)
+    assert problem == f"{name} = None: Input should be an object"
+    assert int(number) == without_section(name).count("\n") + 2
 
 
 @pytest.mark.parametrize("name", [name for name in SECTIONS if name != "variants"])
 def test_an_unknown_key_is_named(tmp_path: Path, name: str) -> None:
     changed = TEXT.replace(f"\n{name}:\n", f"\n{name}:\n  typo: 1\n")
-    assert error_of(tmp_path, changed) == f"params.yaml: {name}.typo: unknown key"
+    number, problem = line_and_problem(error_of(tmp_path, changed))
+    assert problem == f"{name}.typo: unknown key"
+    assert changed.splitlines()[int(number) - 1] == "  typo: 1"
 
 
 def test_an_unknown_section_is_named(tmp_path: Path) -> None:
-    assert error_of(tmp_path, f"{TEXT}\ntypo: 1\n") == "params.yaml: typo: unknown key"
+    number = TEXT.count("\n") + 2
+    message = error_of(tmp_path, f"{TEXT}\ntypo: 1\n")
+    assert message == f"params.yaml, line {number}: typo: unknown key"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +216,110 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_variants_are_named(tmp_path: Path, variants: str, expected: str) -> None:
-    assert error_of(tmp_path, with_variants(variants)) == expected
+    message = error_of(tmp_path, with_variants(variants))
+    assert re.sub(r"^params.yaml, line \d+", "params.yaml", message) == expected
+
+
+def written_out(text: str) -> str:
+    """The same file without presets: every variant has its own values."""
+    values = YAML(typ="safe").load(text)
+    del values[PRESETS]
+    return json.dumps(values)
+
+
+def test_presets_are_a_notation(tmp_path: Path) -> None:
+    assert read(tmp_path, written_out(TEXT)) == read(tmp_path, TEXT)
+
+
+def test_a_variant_takes_at_most_five_lines() -> None:
+    entries = re.findall(r"(?m)^  \S+:\n(?:    .*\n)+", TEXT[TEXT.index("\nvariants:") :])
+    for name, entry in zip(VARIANT_NAMES, entries, strict=False):
+        assert entry.startswith(f"  {name}:")
+        assert entry.count("\n") <= 5
+
+
+@pytest.mark.parametrize(
+    ("presets", "variant", "line", "expected"),
+    [
+        ("  p: &p {TYPE: Q9}", "<<: *p", 2, "variants.a.type = 'Q9': Input should be"),
+        ("  p: &p {TYPE: Q9}\n  q: &q {<<: *p}", "<<: *q", 2, "variants.a.type = 'Q9': Input"),
+        ("  p: &p {TYPE: Q9}", "<<: [*p]", 2, "variants.a.type = 'Q9': Input should be"),
+        ("  p: &p {TYPE: Q8_0}", "<<: *p, type: Q9", 5, "variants.a.type = 'Q9': Input should"),
+        ("  p: &p {TYPE: Q8_0, typo: 1}", "<<: *p", 2, "variants.a.typo: unknown key"),
+        ("  p: &p {typo: 1}", "<<: *p, TYPE: Q8_0", 2, "variants.a.typo: unknown key"),
+        ("  p: &p {format: gguf}", "<<: *p", 5, "variants.a.type: missing"),
+        ("  p: &p {format: exl2}", "<<: *p", 2, "variants.a.format = 'exl2': expected 'awq', "),
+    ],
+)
+def test_a_wrong_shared_value_is_named_where_it_was_written(
+    tmp_path: Path, presets: str, variant: str, line: int, expected: str
+) -> None:
+    whole = "format: gguf, scale_search: false, imatrix: true, type"
+    text = f"{PRESETS}:\n{presets}\n\nvariants:\n  a: {{{variant}}}\n".replace("TYPE", whole)
+    rest = without_section(PRESETS, without_section("variants"))
+    number, problem = line_and_problem(error_of(tmp_path, f"{text}{rest}"))
+    assert problem.startswith(expected)
+    assert int(number) == line + presets.count("\n") * (line > 2)
+
+
+@pytest.mark.parametrize(
+    ("merge", "expected"),
+    [
+        ("<<: *none", "not valid YAML: found undefined alias"),
+        ("<<: 3", "not valid YAML: expected a mapping or list of mappings for merging"),
+        ("<<: [3]", "not valid YAML: expected a mapping for merging"),
+    ],
+)
+def test_a_preset_that_is_none_is_named_with_its_line(
+    tmp_path: Path, merge: str, expected: str
+) -> None:
+    text = TEXT.replace("<<: *packed", merge, 1)
+    line = text[: text.index(merge)].count("\n") + 1
+    assert f"params.yaml, line {line}: {expected}" in error_of(tmp_path, text)
+
+
+@pytest.fixture(scope="module")
+def dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
+    """A repository of DVC that has run one stage for each variant of the repository's file."""
+    root = tmp_path_factory.mktemp("dvc")
+    (root / PARAMS_FILE).write_text(TEXT)
+    stage = {"cmd": "echo ${key}", "params": ["variants.${key}"]}
+    graph = {"stages": {"quantize": {"foreach": "${variants}", "do": stage}}}
+    (root / "dvc.yaml").write_text(json.dumps(graph))
+    Repo.init(str(root), no_scm=True).close()
+    with Repo(str(root)) as repo:
+        with chdir(root):
+            repo.reproduce()
+        yield repo
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        ("dampening_frac: 0.01", "dampening_frac: 0.02"),
+        ("imatrix: true", "imatrix: true  # of the calibration text"),
+        ("    scale_search: false\n", "    scale_search: true\n"),
+        ("type: Q8_0", "type: Q6_K"),
+        ("  gguf-q2-k:\n", "  gguf-q6-k:\n    <<: *gguf\n    type: Q6_K\n  gguf-q2-k:\n"),
+    ],
+)
+def test_dvc_redoes_the_variants_whose_values_changed(dvc_repo: Repo, old: str, new: str) -> None:
+    path = Path(dvc_repo.root_dir) / PARAMS_FILE
+    path.write_text(TEXT)
+    before = read_params(path).variants
+    path.write_text(TEXT.replace(old, new, 1))
+    after = read_params(path).variants
+    changed = {name for name, recipe in after.items() if before.get(name) != recipe}
+    with Repo(dvc_repo.root_dir) as repo:
+        assert {name.partition("@")[2] for name in repo.status()} == changed
+
+
+def test_dvc_takes_a_file_that_writes_everything_out_for_the_same(dvc_repo: Repo) -> None:
+    path = Path(dvc_repo.root_dir) / PARAMS_FILE
+    path.write_text(written_out(TEXT))
+    with Repo(dvc_repo.root_dir) as repo:
+        assert repo.status() == {}
 
 
 @pytest.mark.parametrize(
@@ -258,7 +384,7 @@ def test_a_data_set_is_read_with_its_files(tmp_path: Path) -> None:
     message = error_of(
         tmp_path, changed.replace("dataset: null", "dataset: {source: x, files: []}")
     )
-    assert message.startswith("params.yaml: calibration.dataset.files = []: ")
+    assert line_and_problem(message)[1].startswith("calibration.dataset.files = []: ")
 
 
 ENDPOINT = "{url: 'http://host:1', model: m, serves: base, command: null, api_key_variable: null}"
@@ -293,6 +419,10 @@ def test_a_price_without_a_source_is_named(tmp_path: Path) -> None:
     )
     path = tmp_path / "prices.yaml"
     path.write_text(text.replace("source: https://www.runpod.io/pricing", "source: somewhere"))
-    expected = "prices.yaml: hardware.runpod-h100-sxm.source = 'somewhere': expected the address"
+    line = path.read_text().splitlines().index("    source: somewhere") + 1
+    expected = (
+        f"prices.yaml, line {line}: hardware.runpod-h100-sxm.source = 'somewhere': expected the "
+        "address"
+    )
     with pytest.raises(InputError, match=re.escape(expected)):
         read_prices(path)

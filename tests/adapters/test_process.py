@@ -1,14 +1,17 @@
 """Programs beside quantline end when quantline does, however it ends, and their memory is known."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.adapters.process import Daemon, ending
+from pipeline.adapters.process import Daemon, ending, run_program
+from pipeline.domain.errors import InputError
 from tests.killed import is_running
 from tests.support import ROOT
 
@@ -46,6 +49,45 @@ def test_the_memory_of_a_program_counts_what_it_started(tmp_path: Path) -> None:
         assert 100 * MIB < daemon.resident_bytes() < 160 * MIB
     assert daemon.exit_code() is not None
     assert daemon.resident_bytes() == 0
+
+
+def test_a_program_meets_the_signals_and_files_that_it_expects(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    log_path = tmp_path / "log"
+    with Daemon(
+        ["sh", "-c", f"echo x > /dev/fd/{writing}; grep SigIgn /proc/self/status"],
+        log_path=log_path,
+        environment={},
+        pass_fds=(writing,),
+    ) as daemon:
+        assert daemon.wait() == 0
+    os.close(writing)
+    assert os.read(reading, 8) == b"x\n"
+    os.close(reading)
+    assert int(log_path.read_text().split()[1], 16) == 0
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "/", "/etc/passwd"])
+def test_what_is_no_program_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: no such program; run `make setup`$"):
+        run_program([name], log_path=tmp_path / "log", environment={})
+
+
+def test_a_program_starts_while_threads_run_without_code_between_fork_and_exec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a thread of this process could hold a lock for ever."""
+    given: dict[str, object] = {}
+    start = subprocess.Popen.__init__
+
+    def noting(self: Any, *arguments: Any, **options: Any) -> None:
+        given.update(options)
+        start(self, *arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noting)
+    run_program([sys.executable, "-c", ""], log_path=tmp_path / "log", environment={})
+    assert given["start_new_session"]
+    assert "preexec_fn" not in given
 
 
 def test_an_ending_is_said_in_words() -> None:

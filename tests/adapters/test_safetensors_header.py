@@ -28,7 +28,7 @@ def entry(dtype: str = "F16", shape: object = (2, 2), offsets: object = (0, 8)) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_says_where_the_bytes_of_each_tensor_are(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_says_what_each_tensor_is(tmp_path: Path, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "a": torch.randint(0, 2, (3, 5), generator=generator).to(dtype),
@@ -39,14 +39,12 @@ def test_says_where_the_bytes_of_each_tensor_are(tmp_path: Path, dtype: torch.dt
     path = tmp_path / "x.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     header = read_header(path)
-    data = path.read_bytes()
     assert set(header) == set(tensors)
     with safe_open(path, framework="pt") as file:
         for name, info in header.items():
             assert info.shape == tuple(tensors[name].shape)
             assert info.dtype == file.get_slice(name).get_dtype()
-            stored = data[info.offset : info.offset + info.size_bytes]
-            assert stored == tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()
+            assert info.size_bytes == tensors[name].nbytes
 
 
 def test_accepts_padding_and_metadata(tmp_path: Path) -> None:
@@ -55,40 +53,70 @@ def test_accepts_padding_and_metadata(tmp_path: Path) -> None:
     assert list(read_header(path)) == ["a"]
 
 
+TWICE = f'{{"a": {json.dumps(entry())}, "a": {json.dumps(entry())}}}'.encode()
+
 BAD_HEADERS: dict[str, tuple[object, bytes, str]] = {
-    "not JSON": (b"{", b"", "its header is not JSON in UTF-8"),
-    "not UTF-8": (b'{"\xff": 1}', b"", "its header is not JSON in UTF-8"),
-    "nested without end": (b"[" * 100_000, b"", "its header is not JSON in UTF-8"),
-    "a list": ([], b"", "its header is not a JSON object"),
-    "a key twice": (b'{"a": 1, "a": 2}', b"", "its header names a key twice"),
-    "an entry that is no object": ({"a": 1}, b"", "tensor 'a' is not described by a JSON object"),
-    "an unknown dtype": ({"a": entry("X9")}, b"\0" * 8, "tensor 'a' has dtype 'X9', expected a"),
-    "no dtype": ({"a": {"shape": [1]}}, b"", "tensor 'a' has dtype None, expected a known one"),
-    "a negative size": ({"a": entry(shape=[-2, -2])}, b"\0" * 8, r"has shape \[-2, -2\], expected"),
-    "a shape of floats": ({"a": entry(shape=[2.0, 2])}, b"\0" * 8, r"has shape \[2.0, 2\]"),
-    "a boolean size": ({"a": entry(shape=[True, 4])}, b"\0" * 8, r"has shape \[True, 4\]"),
-    "a giant size": ({"a": entry(shape=[1 << 80])}, b"\0" * 8, r"has shape \[1208925"),
-    "too many dimensions": ({"a": entry(shape=[1] * 5000)}, b"\0" * 8, r"has shape \[1, 1"),
-    "one offset": ({"a": entry(offsets=[8])}, b"\0" * 8, r"data_offsets \[8\], expected"),
-    "offsets reversed": ({"a": entry(offsets=[8, 0])}, b"\0" * 8, "has -8 bytes, expected 8"),
+    "not JSON": (b"{", b"", "invalid JSON in header"),
+    "not UTF-8": (b'{"\xff": 1}', b"", "invalid UTF-8 in header"),
+    "nested without end": (b"[" * 100_000, b"", "invalid JSON in header"),
+    "a list": ([], b"", "invalid JSON in header: invalid type: sequence"),
+    "a key twice": (TWICE, b"\0" * 8, "its header names a key twice"),
+    "two descriptions": (b'{"__metadata__": {}, "__metadata__": {}}', b"", "duplicate field"),
+    "an entry that is no object": ({"a": 1}, b"", "invalid type: integer `1`"),
+    "an unknown dtype": ({"a": entry("X9")}, b"\0" * 8, "unknown variant `X9`, expected one of"),
+    "no dtype": ({"a": {"shape": [1]}}, b"", "missing field `dtype`"),
+    "a negative size": ({"a": entry(shape=[-2, -2])}, b"\0" * 8, "invalid value: integer `-2`"),
+    "a shape of floats": (
+        {"a": entry(shape=[2.0, 2])},
+        b"\0" * 8,
+        "floating point `2.0`",
+    ),
+    "a boolean size": ({"a": entry(shape=[True, 4])}, b"\0" * 8, "invalid type: boolean `true`"),
+    "a giant size": ({"a": entry(shape=[1 << 80])}, b"\0" * 8, "invalid type: floating point"),
+    "too many dimensions": (
+        {"a": entry(shape=[1] * 5000, offsets=[0, 2])},
+        b"\0" * 2,
+        r"tensor 'a' has shape \[1, 1, .*…, expected at most 16 sizes",
+    ),
+    "an empty tensor of giant size": (
+        {"a": entry(shape=[0, 1 << 63], offsets=[0, 0])},
+        b"",
+        r"tensor 'a' has shape \[0, 9223372036854775808\]",
+    ),
+    "a size that overflows": ({"a": entry(shape=[1 << 62, 8])}, b"\0" * 8, "overflow computing"),
+    "a name that breaks the line": (
+        {"a\n\x1b[31m": entry(offsets=[8, 0])},
+        b"\0" * 8,
+        r"invalid offset for tensor `a\?\?\[31m`",
+    ),
+    "one offset": (
+        {"a": entry(offsets=[8])},
+        b"\0" * 8,
+        "invalid length 1, expected a tuple",
+    ),
+    "offsets reversed": ({"a": entry(offsets=[8, 0])}, b"\0" * 8, "invalid offset for tensor `a`"),
     "bytes unlike the shape": (
         {"a": entry(shape=[3, 2])},
         b"\0" * 8,
-        r"tensor 'a' has 8 bytes, expected 12 for F16 of shape \[3, 2\]",
+        "invalid shape, data type, or offset for tensor",
     ),
-    "a gap before the first": ({"a": entry(offsets=[2, 10])}, b"\0" * 10, "'a' begins at byte"),
+    "a gap before the first": (
+        {"a": entry(offsets=[2, 10])},
+        b"\0" * 10,
+        "invalid offset for tensor `a`",
+    ),
     "a gap between": (
         {"a": entry(), "b": entry(offsets=[10, 18])},
         b"\0" * 18,
-        "tensor 'b' begins at byte",
+        "invalid offset for tensor `b`",
     ),
     "an overlap": (
         {"a": entry(), "b": entry(offsets=[4, 12])},
         b"\0" * 12,
-        "tensor 'b' begins at byte",
+        "invalid offset for tensor `b`",
     ),
-    "data that ends early": ({"a": entry()}, b"\0" * 7, "its tensors end at byte"),
-    "bytes that belong to no tensor": ({"a": entry()}, b"\0" * 9, "its tensors end at byte"),
+    "data that ends early": ({"a": entry()}, b"\0" * 7, "file not fully covered"),
+    "bytes that belong to no tensor": ({"a": entry()}, b"\0" * 9, "file not fully covered"),
 }
 
 
@@ -108,14 +136,14 @@ def test_refuses_a_header_with(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "0 bytes long, expected a safetensors header of at least 8"),
-        (b"\1\0\0", "3 bytes long"),
+        (b"", "header too small"),
+        (b"\1\0\0", "header too small"),
         (
             struct.pack("<Q", 1 << 60) + b"{}",
-            "header length 1152921504606846976, expected at most 2",
+            "header too large",
         ),
-        (struct.pack("<Q", 3) + b"{}", "header length 3, expected at most 2 in a file of 10 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "header length"),
+        (struct.pack("<Q", 3) + b"{}", "invalid header length"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "header too large"),
     ],
 )
 def test_refuses_a_length_that_the_file_cannot_have(
@@ -132,7 +160,7 @@ def test_refuses_a_header_over_100_megabytes_without_reading_it(tmp_path: Path) 
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 100_000_001))
         file.truncate(200_000_000)  # sparse
-    with pytest.raises(InputError, match="header length 100000001, expected at most 100000000"):
+    with pytest.raises(InputError, match="header too large"):
         read_header(path)
 
 

@@ -130,6 +130,21 @@ def test_more_prompts_than_sequences_in_one_decode(monkeypatch: pytest.MonkeyPat
         assert scorer.greedy(prompts, max_new_tokens=3, finished=lambda _: False) == together
 
 
+def test_llama_cpp_reads_long_texts_in_parts_and_gives_the_same_logits() -> None:
+    """Its buffers are for a part, not for the longest text or for all prompts together."""
+    long = random_ids(1000, seed=8)
+    prompts = [random_ids(300, seed=number) for number in range(4)]
+    with closing(LlamaCppScorer(tiny_gguf_path(), label="tiny")) as scorer:
+        (rows,) = scorer.logits([Span(tuple(long), start=0)])
+        together = scorer.greedy(prompts, max_new_tokens=3, finished=lambda _: False)
+        assert llama_cpp.llama_cpp.llama_n_ctx(scorer._context) >= 1200
+        assert llama_cpp.llama_cpp.llama_n_ubatch(scorer._context) == llama_cpp.DECODE_TOKENS
+    np.testing.assert_allclose(rows, reference_logits(long), atol=ENGINE_NOISE)
+    with closing(LlamaCppScorer(tiny_gguf_path(), label="tiny")) as scorer:
+        for prompt, new in zip(prompts, together, strict=True):
+            assert scorer.greedy([prompt], max_new_tokens=3, finished=lambda _: False) == [new]
+
+
 def test_logits_that_are_not_finite_name_the_model() -> None:
     model = unpacked_model(tiny_model_dir())
     model.get_output_embeddings().weight.data[7, 0] = float("nan")

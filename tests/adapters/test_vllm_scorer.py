@@ -3,10 +3,11 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -113,12 +114,8 @@ def test_a_broken_model_and_a_killed_engine_are_one_line_each(tmp_path: Path) ->
 
 def processes_of(model_dir: Path) -> list[int]:
     """The programs that were started with this model."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it may have ended meanwhile
-            if os.fsencode(model_dir) in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+    commands = psutil.process_iter(["cmdline"])
+    return [it.pid for it in commands if str(model_dir) in (it.info["cmdline"] or ())]
 
 
 def test_weights_that_vllm_cannot_read_end_it_with_the_reason(tmp_path: Path) -> None:

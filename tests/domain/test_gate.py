@@ -72,6 +72,7 @@ def scored(answers: dict[str, set[int]], **changes: Any) -> Scored:
         "base_digest": BASE_SHA,
         "backend": "transformers",
         "backend_version": "1",
+        "device": "cpu",
         "suite": "demo",
         "tasks": tasks,
         "perplexity": 4.0,

@@ -13,6 +13,7 @@ from pipeline.domain.sequential import (
     look_of,
     look_sizes,
     ordered,
+    require_documents,
     sizes_so_far,
     spent,
 )
@@ -74,6 +75,26 @@ def test_extreme_plans_have_levels_too(spending: Spending) -> None:
 def test_looks_are_at_equal_steps_and_end_with_all() -> None:
     assert look_sizes(600, 5) == (120, 240, 360, 480, 600)
     assert look_sizes(7, 3) == (3, 5, 7)
+
+
+@pytest.mark.parametrize("num_looks", [2, 5, 20])
+@pytest.mark.parametrize("num_documents", range(1, 45))
+def test_every_look_is_at_new_documents_or_is_refused(num_documents: int, num_looks: int) -> None:
+    params = SequentialParams(looks=num_looks, spending=Spending.POCOCK)
+    if num_documents < num_looks:
+        message = (
+            rf"looks = {num_looks}: trades has {num_documents} documents.* at most {num_documents}"
+        )
+        with pytest.raises(InputError, match=message):
+            require_documents("trades", num_documents, params)
+        return
+    require_documents("trades", num_documents, params)
+    sizes = look_sizes(num_documents, num_looks)
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[-1] == num_documents
+    for number, size in enumerate(sizes, start=1):
+        assert len(sizes_so_far(size, num_documents, params)) == number
+    require_documents("trades", num_documents, None)
 
 
 def test_the_number_of_documents_tells_the_looks() -> None:

@@ -122,6 +122,20 @@ def test_publishing_to_a_layout_again_changes_nothing(layout: Layout) -> None:
             assert path == f"blobs/sha256/{sha256_hex(data)}"
 
 
+@pytest.mark.parametrize("damage", ["another byte", "gone"])
+def test_publishing_to_a_layout_again_mends_every_blob(layout: Layout, damage: str) -> None:
+    publish.run(layout, release_params())
+    stored = files_of(layout.registry_dir)
+    for name, data in stored.items():
+        path = layout.registry_dir / name
+        if name.startswith("blobs/") and damage == "gone":
+            path.unlink()
+        elif name.startswith("blobs/") and data:
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    publish.run(layout, release_params())
+    assert files_of(layout.registry_dir) == stored
+
+
 def test_the_same_packages_have_the_same_digests_everywhere(layout: Layout, server: Server) -> None:
     publish.run(layout, release_params())
     on_disk = receipts(layout)
