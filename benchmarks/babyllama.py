@@ -17,9 +17,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT, copy_repository
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.evaluated import EvaluationRecord
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.params.reading import read_params
+from pipeline.records.evaluation import EvaluationRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 
 SHARED_DIR = ROOT.parent / "shared"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from pipeline.cli_app import BESIDE_THE_GRAPH, RELEASES, STAGES, command, main
-from pipeline.domain.errors import QuantlineError
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
+from pipeline.core.errors import QuantlineError
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
 
 if TYPE_CHECKING:
-    from pipeline.domain.params import Params
+    from pipeline.params.params import Params
 
 # Idle threads of torch sleep instead of spinning: on a machine that does anything else as well,
 # spinning costs several times what it saves. Read once, when a stage loads torch.
@@ -29,7 +29,7 @@ def _layout() -> Layout:
 
 def _workspace() -> "tuple[Layout, Params]":
     """The workspace and its parameters, checked. Raises InputError."""
-    from pipeline.adapters.workspace import read_workspace
+    from pipeline.params.workspace import read_workspace
 
     layout = _layout()
     return layout, read_workspace(layout)
@@ -37,7 +37,7 @@ def _workspace() -> "tuple[Layout, Params]":
 
 def _variants(context: typer.Context) -> list[str]:
     """The variants of params.yaml, for completion; none where it cannot be read."""
-    from pipeline.adapters.params_file import read_yaml
+    from pipeline.params.reading import read_yaml
 
     directory = context.parent.params.get("directory") if context.parent else None
     try:

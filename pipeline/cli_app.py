@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from pipeline.domain.errors import InputError, QuantlineError, printable
+from pipeline.core.errors import InputError, QuantlineError, printable
 
 PROGRAM: Final = "quantline"
 USAGE_EXIT_CODE: Final = 2
@@ -68,7 +68,7 @@ class CommandGroups(TyperGroup):
 
     def invoke(self, ctx: Any) -> None:
         # Imported where it is needed: help and completion do without it.
-        from pipeline.adapters.system_errors import readable_system_errors
+        from pipeline.core.system_errors import readable_system_errors
 
         try:
             with readable_system_errors():

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.params_file import read_params
 from pipeline.cli import main
-from pipeline.domain.layout import BASE, PARAMS_FILE
+from pipeline.core.files import file_sha256
+from pipeline.core.workspace import BASE, PARAMS_FILE
+from pipeline.params.reading import read_params
 from tests.commands import COMMANDS
 from tests.killed import is_running, started_program
 from tests.models import tiny_llama
@@ -146,7 +146,7 @@ def test_an_interrupt_of_any_command_is_one_line(
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        ("pipeline.adapters.workspace.read_workspace", "quantline fetch"),
+        ("pipeline.params.workspace.read_workspace", "quantline fetch"),
         ("typer.main.get_group", "quantline"),
         ("pipeline.cli_app.CommandGroups.make_context", "quantline"),
     ],

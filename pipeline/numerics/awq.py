@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 
 STEPS = 10
 SMALLEST_SCALE = 1e-4

@@ -1,7 +1,7 @@
 """Folding AWQ's channel scales into the operation before, so that they cost nothing at run time.
 
 Only the arithmetic is here; which operation comes before which linear is in
-`pipeline.domain.architecture`.
+`pipeline.architectures.folds`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import Fold, Rows
-from pipeline.domain.variants import GroupScheme
+from pipeline.architectures.folds import Fold, Rows
 from pipeline.numerics.awq import search_scales
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
+from pipeline.params.linear_recipe import GroupScheme
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.domain.variants import GroupScheme
+from pipeline.params.linear_recipe import GroupScheme
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 CLIP_STEPS = 20

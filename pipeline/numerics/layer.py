@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import Fold
-from pipeline.domain.variants import LinearRecipe, PackedLayout, Rounding
+from pipeline.architectures.folds import Fold
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.fp8 import round_channels
@@ -15,6 +14,8 @@ from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
 from pipeline.numerics.refine import refine
+from pipeline.params.linear_recipe import LinearRecipe
+from pipeline.params.variants import PackedLayout, Rounding
 
 
 @dataclass(frozen=True)

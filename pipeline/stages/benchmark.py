@@ -15,9 +15,21 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
-from pipeline.adapters.backend_check import chosen_judge
-from pipeline.adapters.canary import Prompts, Reference, reference_of
-from pipeline.adapters.candidates import (
+from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.core.allocator import readable_memory_errors
+from pipeline.core.errors import FailureError
+from pipeline.core.files import write_record
+from pipeline.core.progress import note
+from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.workspace import Layout
+from pipeline.params.backend_check import chosen_judge
+from pipeline.params.params import Params
+from pipeline.params.serving import ServeParams
+from pipeline.planning.capacity import memory_for_servers
+from pipeline.records.benchmarks import Benchmarks
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.serving.canary import Prompts, Reference, reference_of
+from pipeline.serving.candidates import (
     SPARE_TOKENS,
     Candidate,
     candidates_of,
@@ -25,25 +37,13 @@ from pipeline.adapters.candidates import (
     launch_of,
     scorer_of,
 )
-from pipeline.adapters.capacity import memory_for_servers
-from pipeline.adapters.checkpoint import tokenizer_of
-from pipeline.adapters.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
-from pipeline.adapters.endpoint import require_usable
-from pipeline.adapters.engine import chosen_port
-from pipeline.adapters.files import write_record
-from pipeline.adapters.fleet import Fleet
-from pipeline.adapters.load import LoadGenerator
-from pipeline.adapters.machine import this_machine
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.memory import readable_memory_errors
-from pipeline.adapters.progress import note
-from pipeline.adapters.texts import read_texts, token_windows
-from pipeline.adapters.vllm import AUTO_DTYPE
-from pipeline.domain.errors import FailureError
-from pipeline.domain.layout import Layout
-from pipeline.domain.params import Params
-from pipeline.domain.serve_params import ServeParams
-from pipeline.domain.serving import Benchmarks
+from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
+from pipeline.serving.endpoint import require_usable
+from pipeline.serving.fleet import Fleet
+from pipeline.serving.load import LoadGenerator
+from pipeline.serving.machine import this_machine
+from pipeline.serving.server import chosen_port
+from pipeline.serving.vllm import AUTO_DTYPE
 
 NUM_CANARY_PROMPTS = 8
 CANARY_PROMPT_TOKENS = 32

@@ -12,36 +12,36 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.adapters.backend_check import chosen_judge, require_judge
-from pipeline.adapters.checkpoint import model_config, tokenizer_of
-from pipeline.adapters.files import (
+from pipeline.checkpoint.reading import model_config, tokenizer_of
+from pipeline.core.allocator import readable_memory_errors
+from pipeline.core.errors import InputError
+from pipeline.core.files import (
     directory_records,
     new_directory,
     read_record,
     write_bytes,
     write_record,
 )
-from pipeline.adapters.judge import Judge, Judgement, Subject, read_held_out
-from pipeline.adapters.lm_eval import loaded_tasks
-from pipeline.adapters.lm_eval_run import TaskQuestions
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.memory import readable_memory_errors
-from pipeline.adapters.progress import note
-from pipeline.adapters.room import fetched_source, require_room
-from pipeline.adapters.scored_files import control_in, read_base_in, read_scored
-from pipeline.adapters.scorer import BrokenModelError, engine_of
-from pipeline.adapters.stopping import stopping_rule
-from pipeline.adapters.subjects import Subjects, base_subject
-from pipeline.adapters.suite_file import read_suite
-from pipeline.domain.coverage import quantized_bits
-from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Control, DocumentRecord, EvaluationRecord
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import PackedJudge, Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.stage_needs import evaluate_need
-from pipeline.domain.suites import Suite
+from pipeline.core.progress import note
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.engines.scorer import BrokenModelError, engine_of
+from pipeline.evaluation.engines import Subjects, base_subject
+from pipeline.evaluation.judge import Judge, Judgement, Subject, read_held_out
+from pipeline.evaluation.stopping import stopping_rule
+from pipeline.evaluation.task_runs import TaskQuestions
+from pipeline.params.backend_check import chosen_judge, require_judge
+from pipeline.params.params import PackedJudge, Params
+from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import Suite
+from pipeline.planning.room import fetched_source, require_room
+from pipeline.planning.stage_needs import evaluate_need
+from pipeline.quantization.coverage import quantized_bits
+from pipeline.records.evaluation import Control, DocumentRecord, EvaluationRecord
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.scored import control_in, read_base_in, read_scored
+from pipeline.records.statistics import VariantRecord
+from pipeline.tasks.loading import loaded_tasks
 
 NO_MEMORY_REMEDY = "lower evaluate.batch_size or evaluate.window_tokens, or use a larger machine"
 

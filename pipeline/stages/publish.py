@@ -10,23 +10,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.adapters.files import file_record, read_bytes, read_record, write_record
-from pipeline.adapters.oci_blob import Blob, bytes_blob
-from pipeline.adapters.oci_referrers import attach, new_evidence
-from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
-from pipeline.adapters.ollama_files import push_ollama_model, read_ollama_model
-from pipeline.adapters.progress import note
-from pipeline.adapters.registry_place import open_place, place_of
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.manifest import FileRecord
-from pipeline.domain.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
-from pipeline.domain.oci import MANIFEST_TYPE, Descriptor
-from pipeline.domain.ollama import OllamaModel
-from pipeline.domain.params import Params
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.referrers import EVALUATION, EVALUATION_SUFFIX, EvidenceKind, kind_of_file
-from pipeline.domain.release import (
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import FileRecord
+from pipeline.core.files import file_record, read_bytes, read_record, write_record
+from pipeline.core.progress import note
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.oci.blob import Blob, bytes_blob
+from pipeline.oci.records import MANIFEST_TYPE, Descriptor
+from pipeline.oci.store import Store, is_published, push_once, transfer
+from pipeline.params.params import Params
+from pipeline.records.release import (
     MANIFEST_FILE,
     SIGNATURE_SUFFIX,
     PackageEntry,
@@ -38,6 +32,17 @@ from pipeline.domain.release import (
     Receipts,
     release_tag,
 )
+from pipeline.registry.evidence import attach, new_evidence
+from pipeline.registry.evidence_kinds import (
+    EVALUATION,
+    EVALUATION_SUFFIX,
+    EvidenceKind,
+    kind_of_file,
+)
+from pipeline.registry.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
+from pipeline.registry.ollama_files import push_ollama_model, read_ollama_model
+from pipeline.registry.ollama_manifest import OllamaModel
+from pipeline.registry.places import open_place, place_of
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,20 @@ It is written whatever the outcome; when nothing was approved the stage says so 
 code after that, so that the page is there to explain why.
 """
 
-from pipeline.adapters.files import read_record, write_bytes
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.params_file import read_prices
-from pipeline.adapters.progress import note
-from pipeline.adapters.report_page import render_report
-from pipeline.domain.errors import NothingApprovedError
-from pipeline.domain.evaluated import EvaluationRecord
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import StatisticsRecord, VariantRecord
-from pipeline.domain.release import Receipts
-from pipeline.domain.report import Facts
-from pipeline.domain.selection import Selection
-from pipeline.domain.serving import Benchmarks
+from pipeline.core.errors import NothingApprovedError
+from pipeline.core.files import read_record, write_bytes
+from pipeline.core.progress import note
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.params import Params
+from pipeline.params.reading import read_prices
+from pipeline.records.benchmarks import Benchmarks
+from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.release import Receipts
+from pipeline.records.selection import Selection
+from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.report.facts import Facts
+from pipeline.report.page import render_report
 
 
 def run(layout: Layout, params: Params) -> None:

@@ -3,15 +3,15 @@
 It runs no model and writes nothing.
 """
 
-from pipeline.adapters.files import read_record
-from pipeline.adapters.questions import read_questions
-from pipeline.adapters.scored_files import read_base_in, read_scored
-from pipeline.domain.errors import InputError
-from pipeline.domain.explain import explanation, hardest_flips
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.selection import Selection
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_record
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.params import Params
+from pipeline.records.scored import read_base_in, read_scored
+from pipeline.records.selection import Selection
+from pipeline.records.statistics import VariantRecord
+from pipeline.tasks.questions import read_questions
+from pipeline.verbs.explain_facts import explanation, hardest_flips
 
 
 def run(layout: Layout, params: Params, name: str) -> None:

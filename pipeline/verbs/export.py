@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from pipeline.adapters.oci_archive import write_archive
-from pipeline.adapters.oci_referrers import find_evidence, referrers_index
-from pipeline.adapters.oci_release import read_release
-from pipeline.adapters.oci_store import StoredManifest
-from pipeline.adapters.progress import ByteProgress
-from pipeline.adapters.registry_place import open_release
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import REF_NAME_ANNOTATION, Descriptor
-from pipeline.domain.referrers import referrers_tag
-from pipeline.domain.release import release_tag
+from pipeline.core.progress import ByteProgress
+from pipeline.core.workspace import Layout
+from pipeline.oci.archive import write_archive
+from pipeline.oci.records import REF_NAME_ANNOTATION, Descriptor
+from pipeline.oci.store import StoredManifest
+from pipeline.records.release import release_tag
+from pipeline.registry.evidence import find_evidence, referrers_index
+from pipeline.registry.evidence_kinds import referrers_tag
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import read_release
 
 
 def run(layout: Layout, *, ref: str, file: Path) -> None:

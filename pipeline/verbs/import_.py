@@ -5,19 +5,19 @@ They get the tags of their own versions, whatever the file calls them, and these
 
 from pathlib import Path
 
-from pipeline.adapters.oci_archive import Archive
-from pipeline.adapters.oci_blob import Advance, Blob, bytes_blob
-from pipeline.adapters.oci_referrers import Evidence, NewEvidence, attach, find_evidence
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.oci_store import Store, is_published, push_once, read_blob, transfer
-from pipeline.adapters.ollama_files import push_ollama_model
-from pipeline.adapters.registry_place import open_reference
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import Descriptor
-from pipeline.domain.ollama import ollama_model
-from pipeline.domain.referrers import REFERRERS_TAG
-from pipeline.domain.release import MODELFILE, release_tag
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.oci.archive import Archive
+from pipeline.oci.blob import Advance, Blob, bytes_blob
+from pipeline.oci.records import Descriptor
+from pipeline.oci.store import Store, is_published, push_once, read_blob, transfer
+from pipeline.records.release import MODELFILE, release_tag
+from pipeline.registry.evidence import Evidence, NewEvidence, attach, find_evidence
+from pipeline.registry.evidence_kinds import REFERRERS_TAG
+from pipeline.registry.ollama_files import push_ollama_model
+from pipeline.registry.ollama_manifest import ollama_model
+from pipeline.registry.places import open_reference
+from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(layout: Layout, *, file: Path, place: str | None) -> None:

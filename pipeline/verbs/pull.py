@@ -9,13 +9,13 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.ollama_files import default_models_dir, pull_into_models
-from pipeline.adapters.registry_place import open_release
-from pipeline.adapters.release_files import pull_files
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import release_tag
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.records.release import release_tag
+from pipeline.registry.ollama_files import default_models_dir, pull_into_models
+from pipeline.registry.places import open_release
+from pipeline.registry.pulling import pull_files
+from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(

@@ -4,12 +4,12 @@ A command of its own, because the tag has to name the commit that holds the fini
 does not exist yet while publish runs.
 """
 
-from pipeline.adapters.files import read_record
-from pipeline.adapters.git_tags import tag_commit, tag_prefix
-from pipeline.adapters.params_file import read_yaml
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import Receipts
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_record
+from pipeline.core.workspace import Layout
+from pipeline.params.reading import read_yaml
+from pipeline.records.release import Receipts
+from pipeline.release.git_tags import tag_commit, tag_prefix
 
 
 def run(layout: Layout) -> None:

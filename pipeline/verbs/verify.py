@@ -9,17 +9,17 @@ is checked first, by their digests. Otherwise a signature is reported and not ch
 import json
 from pathlib import Path
 
-from pipeline.adapters.oci_blob import Advance
-from pipeline.adapters.oci_referrers import Evidence, find_evidence, read_evidence
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.oci_store import ReadableStore, transfer, verified_chunks
-from pipeline.adapters.registry_place import open_release
-from pipeline.adapters.signature_check import Identity, KeyOwner, Signer, check_signature
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import LICENSE_FILE
-from pipeline.domain.oci import Descriptor
-from pipeline.domain.referrers import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.workspace import Layout
+from pipeline.licensing.licenses import LICENSE_FILE
+from pipeline.oci.blob import Advance
+from pipeline.oci.records import Descriptor
+from pipeline.oci.store import ReadableStore, transfer, verified_chunks
+from pipeline.registry.evidence import Evidence, find_evidence, read_evidence
+from pipeline.registry.evidence_kinds import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import StoredRelease, read_release
+from pipeline.release.signature_check import Identity, KeyOwner, Signer, check_signature
 
 
 def run(

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline.domain.backends import BackendParams
+from pipeline.params.other_quantizers import BackendParams
 from tests.support import ROOT
 
 PEERS_DIR = ROOT / "envs" / "peers"

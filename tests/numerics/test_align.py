@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 
 VOCABULARY, HIDDEN, GROUP_SIZE = 64, 32, 16
 NAMES = ("first", "second")

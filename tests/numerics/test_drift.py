@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.drift import SHARE, DriftAccumulator, corrected
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
 CPU = torch.device("cpu")

@@ -2,11 +2,11 @@
 
 import torch
 
-from pipeline.domain.grouping import plan_groups
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.fp8 import LARGEST, round_to_e4m3
 from pipeline.numerics.layer import quantize_layer
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
+from pipeline.quantization.grouping import plan_groups
 from tests.packed_models import packed_recipe
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import GATED_FOLDS
-from pipeline.domain.variants import GroupScheme, LinearRecipe, PackedLayout, Rounding
+from pipeline.architectures.folds import GATED_FOLDS
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import (
@@ -18,6 +17,8 @@ from pipeline.numerics.gram import (
 )
 from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip, storable
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
+from pipeline.params.linear_recipe import GroupScheme, LinearRecipe
+from pipeline.params.variants import PackedLayout, Rounding
 
 HIDDEN, INTERMEDIATE, HEAD_DIM, KV_HEADS = 64, 96, 16, 2
 CPU = torch.device("cpu")

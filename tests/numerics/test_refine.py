@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.domain.variants import GroupScheme
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, storable
 from pipeline.numerics.refine import refine
+from pipeline.params.linear_recipe import GroupScheme
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
 

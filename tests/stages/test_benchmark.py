@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.adapters import candidates, gguf
-from pipeline.adapters.files import directory_records, write_record
-from pipeline.adapters.fleet import Fleet
-from pipeline.adapters.process import free_port
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import GgufParams, PackedJudge, Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.selection import Verdict
-from pipeline.domain.serving import Benchmarks, FailedModel, ServedModel, SkippedModel
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import directory_records, write_record
+from pipeline.core.process import free_port
+from pipeline.core.workspace import BASE, Layout
+from pipeline.gguf import files as gguf
+from pipeline.params.params import GgufParams, PackedJudge, Params
+from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
+from pipeline.records.selection import Verdict
+from pipeline.records.statistics import VariantRecord
+from pipeline.serving import candidates
+from pipeline.serving.fleet import Fleet
 from pipeline.stages import benchmark
 from tests.models import tiny_llama
 from tests.support import serve_python

@@ -10,22 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapters import gguf, subjects
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.files import directory_records, file_sha256, write_record
-from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.scored_files import read_scored
-from pipeline.adapters.scorer import BrokenModelError
-from pipeline.adapters.token_forest import Span
-from pipeline.domain.comparison import rows_of
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
-from pipeline.domain.gate_params import GateParams, SequentialParams, Spending
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import EvaluateParams, PackedJudge, Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import directory_records, file_sha256, write_record
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.engines.in_llama_cpp import LlamaCppScorer
+from pipeline.engines.scorer import BrokenModelError
+from pipeline.engines.token_forest import Span
+from pipeline.evaluation import engines as subjects
+from pipeline.gate.comparison import rows_of
+from pipeline.gguf import files as gguf
+from pipeline.params.gate import GateParams, SequentialParams, Spending
+from pipeline.params.params import EvaluateParams, PackedJudge, Params
+from pipeline.params.reading import read_params
+from pipeline.records.evaluation import DocumentRecord, EvaluationRecord
+from pipeline.records.scored import read_scored
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python

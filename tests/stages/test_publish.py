@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.registry_place import open_place
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.reference import LayoutDirectory
-from pipeline.domain.release import PackageIndex, Receipts
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.files import file_sha256
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.oci.reference import LayoutDirectory
+from pipeline.records.release import PackageIndex, Receipts
+from pipeline.registry.places import open_place
 from pipeline.stages import publish
 from tests.registry_server import (
     PASSWORD,
@@ -293,7 +293,7 @@ def test_skopeo_copies_the_layout_to_a_registry_and_back(
 PUBLISH_PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests.registry_server import release_params
 publish.run(Layout(Path(sys.argv[1])), release_params(url=sys.argv[2] or None))

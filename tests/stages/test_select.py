@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import InputError
-from pipeline.domain.gate_params import GateClass, SequentialParams, Spending
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.selection import Selection, Verdict
+from pipeline.core.errors import InputError
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.gate import GateClass, SequentialParams, Spending
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
+from pipeline.records.selection import Selection, Verdict
 from pipeline.stages import select
 from tests.models import tiny_llama
 from tests.support import ROOT

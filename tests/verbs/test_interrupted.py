@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.oci_layout import ImageLayout
-from pipeline.domain.layout import Layout
+from pipeline.core.files import file_sha256
+from pipeline.core.workspace import Layout
+from pipeline.oci.layout import ImageLayout
 from pipeline.stages import publish
 from tests.commands import AWQ, run
 from tests.registry_server import release_params

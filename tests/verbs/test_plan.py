@@ -6,13 +6,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.adapters import capacity, room, serve_environment
-from pipeline.adapters.files import directory_records
-from pipeline.adapters.params_file import read_params
 from pipeline.cli import main
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import PARAMS_FILE, Layout
-from pipeline.domain.plan import predict
+from pipeline.core import environments as serve_environment
+from pipeline.core.errors import InputError
+from pipeline.core.files import directory_records
+from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.params.reading import read_params
+from pipeline.planning import capacity, room
+from pipeline.planning.plan import predict
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama, write_json

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.signing import sign_directory
-from pipeline.domain.layout import Layout
+from pipeline.core.files import file_sha256
+from pipeline.core.workspace import Layout
+from pipeline.release.signing import sign_directory
 from pipeline.stages import publish
 from tests.commands import AWQ, refused, run
 from tests.keyless import new_key

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from pipeline.domain.variants import LinearRecipe, PackedLayout
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.packing import awq, compressed_tensors, gptq
+from pipeline.params.linear_recipe import LinearRecipe
+from pipeline.params.variants import PackedLayout
 
 
 def stored_tensors(integers: Tensor, grid: Grid, recipe: LinearRecipe) -> dict[str, Tensor]:

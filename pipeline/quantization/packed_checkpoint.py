@@ -1,0 +1,174 @@
+"""Writing a packed checkpoint from a base, its statistics and a recipe.
+
+Each decoder layer is read, quantized and written before the next is touched, and is independent of
+the others unless the recipe asks for quantized inputs. Only alignment, where the recipe asks for
+it, then looks at the model as a whole.
+The layout of the files is the one vLLM and transformers read.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.architectures.folds import names_by_layer, split_layer_name
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE
+from pipeline.checkpoint.reading import Checkpoint, save_tensors, shard_name, write_index
+from pipeline.checkpoint.stored_scheme import CONFIG_KEY
+from pipeline.core.allocator import give_back_free, map_large_blocks
+from pipeline.core.file_records import BaseManifest
+from pipeline.core.files import (
+    PARTIAL_SUFFIX,
+    read_record,
+    readable_disk_errors,
+    remove_tree,
+    write_record,
+)
+from pipeline.core.progress import track
+from pipeline.numerics.decoder_layer import DecoderLayer
+from pipeline.numerics.layer import QuantizedLayer
+from pipeline.numerics.packing.stored import stored_tensors
+from pipeline.params.params import PackedVariant
+from pipeline.quantization.alignment import align_checkpoint, require_alignable, steps_of
+from pipeline.quantization.coverage import (
+    implied_by_packing,
+    kept_coverage,
+    packed_coverage,
+    require_covered,
+)
+from pipeline.quantization.grouping import Grouping, plan_groups
+from pipeline.quantization.layer_quantizer import LayerQuantizer
+from pipeline.quantization.quantization_config import quantization_config
+from pipeline.records.statistics import LayerCoverage, TensorCoverage
+
+NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
+
+
+def write_packed(
+    base_dir: Path,
+    base: BaseManifest,
+    recipe: PackedVariant,
+    statistics: Statistics,
+    model_dir: Path,
+) -> tuple[TensorCoverage, ...]:
+    """Fill `model_dir`: one shard for each decoder layer, one for the rest, and the sidecar files.
+
+    A layer is finished when its shard is there and, beside `model_dir`, its coverage; what an
+    earlier run finished is not done again. Returns what became of every tensor. Raises InputError
+    for linears that do not divide, where the recipe does not say what to do with them, and for an
+    architecture whose folding is unknown; FailureError when less is quantized than the recipe
+    implies.
+    """
+    map_large_blocks()
+    require_alignable(statistics.linears, num_samples=recipe.align_samples)
+    checkpoint = Checkpoint(base_dir)
+    shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
+    grouping = plan_groups(recipe, shapes)
+    finished_dir = model_dir.with_name("finished")
+    quantizer = LayerQuantizer(
+        checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
+    )
+    by_layer = names_by_layer(checkpoint.names)
+    units = [
+        (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
+        for number, layer in enumerate(by_layer.items(), start=1)
+    ]
+    remaining = [unit for unit in units if not unit[0].exists()]
+    for rows_path, shard_path, prefix, names in track(remaining, "quantize", total=len(remaining)):
+        layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
+        tensors, rows = _stored_layer(layer, quantizer.quantized(layer), grouping)
+        save_tensors(shard_path, tensors)
+        write_record(rows_path, LayerCoverage(rows=tuple(rows)))
+        del layer, tensors
+        give_back_free()
+    coverage = [
+        row
+        for rows_path, *_ in units
+        for row in read_record(LayerCoverage, rows_path, made_by="quantize").rows
+    ]
+    implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
+    require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
+    write_index(model_dir)
+    # The file names the modules inside decoder layers whose matrices stay as they are.
+    unquantized = [
+        name.removesuffix(".weight")
+        for name in checkpoint.names
+        if split_layer_name(name)
+        and len(checkpoint.shape(name)) > 1
+        and name.removesuffix(".weight") not in grouping.recipes
+    ]
+    config = quantization_config(recipe, grouping, unquantized=unquantized)
+    _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
+    learned_path = model_dir.with_name("learned.safetensors")
+    if recipe.align_samples:
+        errors = align_checkpoint(
+            checkpoint,
+            model_dir,
+            grouping,
+            steps_of(statistics.token_ids(), recipe.align_samples),
+            quantizer,
+            learned_path=learned_path,
+        )
+        coverage = [
+            row.model_copy(update=errors.get(row.name.removesuffix(".weight"), {}))
+            for row in coverage
+        ]
+    # First, and at once: what was learned fits layers that are not aligned yet.
+    remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
+    learned_path.unlink(missing_ok=True)
+    return tuple(sorted(coverage, key=lambda row: row.name))
+
+
+def _stored_layer(
+    layer: DecoderLayer, quantized: QuantizedLayer, grouping: Grouping
+) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
+    """Return the tensors of a shard by name, and what became of each tensor of `layer`."""
+    tensors: dict[str, Tensor] = {}
+    rows: list[TensorCoverage] = []
+    for local_name, tensor in layer.tensors.items():
+        name = layer.full_name(local_name)
+        linear = name.removesuffix(".weight")
+        made = quantized.linears.get(local_name.removesuffix(".weight"))
+        if made is not None and local_name.endswith(".weight"):
+            recipe = grouping.recipes[linear]
+            packed = stored_tensors(made.integers, made.grid, recipe)
+            tensors |= {f"{linear}.{suffix}": it for suffix, it in packed.items()}
+            rows.append(
+                packed_coverage(
+                    name,
+                    shape=tuple(tensor.shape),
+                    recipe=recipe,
+                    num_bytes=sum(it.nbytes for it in packed.values()),
+                    relative_error=made.relative_error,
+                    error_ratio=made.error_ratio,
+                )
+            )
+        else:
+            tensors[name] = quantized.changed.get(local_name, tensor)
+            rows.append(
+                kept_coverage(
+                    name,
+                    shape=tuple(tensor.shape),
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    num_bytes=tensor.nbytes,
+                    folded=local_name in quantized.changed,
+                    reason=grouping.kept.get(linear),
+                )
+            )
+    return tensors, rows
+
+
+def _write_sidecars(
+    base_dir: Path, base: BaseManifest, config: Mapping[str, object], model_dir: Path
+) -> None:
+    """Everything beside the weights: the base's own files, and config.json with the scheme."""
+    with readable_disk_errors(model_dir):
+        (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        for file in base.files:
+            if not file.path.endswith(".safetensors") and file.path not in NOT_COPIED:
+                target = model_dir / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(base_dir / file.path, target)
