@@ -18,6 +18,7 @@ from pipeline.evaluation.judge import measure
 from pipeline.evaluation.lm_eval_model import ScoredModel
 from pipeline.evaluation.task_runs import TaskQuestions, run_tasks
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
 from pipeline.params.suites import read_suite
@@ -47,7 +48,9 @@ def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
     model = unpacked_model(layout.base_dir)
     for linear in Statistics(layout).linears:
         weight = model.get_submodule(linear).weight.data
-        grid = range_grid(weight, num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
+        grid = range_grid(
+            weight, GroupScheme(num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
+        )
         weight.copy_(grid.values(grid.round(weight)))
     tokenizer = tokenizer_of(layout.base_dir)
     evaluate = params.evaluate

@@ -7,11 +7,12 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from pipeline.numerics.fp8 import fp8_layer
+from pipeline.numerics.fp8 import round_channels
 from pipeline.numerics.grid import range_grid
 from pipeline.numerics.packing.stored import stored_tensors
+from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.params import PackedVariant
-from pipeline.params.variants import Scheme
+from pipeline.params.variants import PackedLayout, Scheme
 from pipeline.quantization.grouping import plan_groups
 from pipeline.quantization.quantization_config import quantization_config
 from tests.models import tiny_llama, write_json
@@ -50,36 +51,23 @@ def tiny_packed(
 def pack_nearest(path: Path, recipe: PackedVariant) -> Path:
     """Round the decoder's linears of the checkpoint in `path` to nearest, in place."""
     weights_path = path / "model.safetensors"
-    stored: dict[str, torch.Tensor] = {}
-    shapes: dict[str, tuple[int, int]] = {}
-    for tensor_name, tensor in load_file(weights_path).items():
-        if not tensor_name.endswith("_proj.weight"):
-            stored[tensor_name] = tensor
-            continue
-        module = tensor_name.removesuffix(".weight")
-        shapes[module] = (tensor.shape[0], tensor.shape[1])
-        packed = packed_nearest(tensor.float(), recipe)
-        stored |= {f"{module}.{suffix}": value for suffix, value in packed.items()}
-    save_file(stored, weights_path, metadata={"format": "pt"})
+    tensors = load_file(weights_path)
+    linears = [name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")]
+    grouping = plan_groups(recipe, {it: tuple(tensors[f"{it}.weight"].shape) for it in linears})
+    for name, linear_recipe in grouping.recipes.items():
+        weight = tensors.pop(f"{name}.weight").float()
+        packed = packed_nearest(weight, linear_recipe)
+        tensors |= {f"{name}.{suffix}": value for suffix, value in packed.items()}
+    save_file(tensors, weights_path, metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = quantization_config(
-        recipe, plan_groups(recipe, shapes), unquantized=()
-    )
+    config["quantization_config"] = quantization_config(recipe, grouping, unquantized=())
     write_json(path / "config.json", config)
     return path
 
 
-def packed_nearest(weight: torch.Tensor, recipe: PackedVariant) -> dict[str, torch.Tensor]:
+def packed_nearest(weight: torch.Tensor, recipe: LinearRecipe) -> dict[str, torch.Tensor]:
     """The stored tensors of a weight that was rounded to nearest."""
-    in_features = weight.shape[1]
-    if getattr(recipe, "scheme", None) is Scheme.FP8_DYNAMIC:
-        layer = fp8_layer({"it.weight": weight}, {"it": torch.eye(in_features)})
-        linear = layer.linears["it"]
-        return stored_tensors(linear.integers, linear.grid, recipe)
-    grid = range_grid(
-        weight,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size or in_features,
-        symmetric=recipe.symmetric,
-    )
+    if recipe.layout is PackedLayout.FLOAT:
+        return stored_tensors(*round_channels(weight), recipe)
+    grid = range_grid(weight, recipe)
     return stored_tensors(grid.round(weight), grid, recipe)

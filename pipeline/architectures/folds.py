@@ -130,7 +130,11 @@ def layer_folds(folds: Sequence[Fold], modules: Collection[str]) -> tuple[Fold, 
     numbers = {number for name in modules if (number := expert_number(name)) is not None}
     experts = [str(number) for number in sorted(numbers)]
     filled = (it for fold in folds for it in _with_experts(fold, experts))
-    return tuple(it for it in filled if it.linears and _names(it) <= set(modules))
+    return tuple(
+        it
+        for it in filled
+        if it.linears and {it.previous, *it.linears, *it.unquantized} <= set(modules)
+    )
 
 
 def _with_experts(fold: Fold, experts: Sequence[str]) -> list[Fold]:
@@ -155,10 +159,6 @@ def _numbered(names: Sequence[str], experts: Sequence[str]) -> tuple[str, ...]:
         else:
             numbered.append(name)
     return tuple(numbered)
-
-
-def _names(fold: Fold) -> set[str]:
-    return {fold.previous, *fold.linears, *fold.unquantized}
 
 
 def expert_number(name: str) -> int | None:

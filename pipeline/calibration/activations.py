@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.architectures.folds import expert_number
-from pipeline.checkpoint.layered_model import DecoderLayer
+from pipeline.checkpoint.layered_model import LayerModule
 from pipeline.core.errors import InputError
 from pipeline.numerics.gram import GramAccumulator
 from pipeline.records.statistics import ExpertStatistics
@@ -56,26 +56,23 @@ class LayerMeasurement(Generic[Accumulator]):
     def record(self, linears: Sequence[str], tensor: Tensor) -> None:
         """Add a batch of the input of `linears`; who is handed the same tensor shares an entry."""
         name = linears[0]
-        if name not in self._key_of:
-            self._discover(linears, tensor)
+        if name not in self._key_of:  # the first batch
+            key = name
+            if self._last is not None and self._last[0] is tensor:
+                key = self._last[1]
+                self.inputs[key].linears += linears
+            else:
+                accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
+                self.inputs[key] = MeasuredInput(list(linears), accumulator)
+            self._key_of[name] = key
+            self._last = (tensor, key)
         if self._key_of[name] == name:
             self.inputs[name].accumulator.add(tensor)
-
-    def _discover(self, linears: Sequence[str], tensor: Tensor) -> None:
-        if self._last is not None and self._last[0] is tensor:
-            key = self._last[1]
-            self.inputs[key].linears += linears
-        else:
-            key = linears[0]
-            accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
-            self.inputs[key] = MeasuredInput(list(linears), accumulator)
-        self._key_of[linears[0]] = key
-        self._last = (tensor, key)
 
 
 @contextmanager
 def measuring(
-    layer: DecoderLayer, new_accumulator: Callable[[int, torch.device], Accumulator]
+    layer: LayerModule, new_accumulator: Callable[[int, torch.device], Accumulator]
 ) -> Iterator[LayerMeasurement[Accumulator]]:
     """Record every input of the layer's linears while the block runs it.
 
@@ -88,7 +85,10 @@ def measuring(
         if isinstance(module, nn.Linear):
             linears = _linears(layer.sources.get(f"{path}.weight", ()))
             if linears:
-                handles.append(module.register_forward_pre_hook(_hook(measurement, linears)))
+                handle = module.register_forward_pre_hook(
+                    lambda _, inputs, linears=linears: measurement.record(linears, inputs[0])
+                )
+                handles.append(handle)
         elif _is_fused_experts(module):
             mixture = _Mixture(module, path, layer)
             module.forward = mixture.forward
@@ -102,13 +102,6 @@ def measuring(
             handle.remove()
         for mixture in mixtures:
             del mixture.module.forward
-
-
-def _hook(measurement: LayerMeasurement[Any], linears: Sequence[str]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        measurement.record(linears, inputs[0])
-
-    return hook
 
 
 def _linears(tensors: Sequence[str]) -> list[str]:
@@ -159,7 +152,7 @@ class _ExpertInputs:
 class _Mixture:
     """The experts of one layer: their forward pass, with every input recorded."""
 
-    def __init__(self, module: Any, path: str, layer: DecoderLayer) -> None:
+    def __init__(self, module: Any, path: str, layer: LayerModule) -> None:
         """Raises InputError when the experts are stored or work in an unknown way."""
         if any(getattr(module, key, None) is not value for key, value in KNOWN_EXPERTS.items()):
             raise InputError(

@@ -47,22 +47,19 @@ def calibrate_layers(
             states.write(0, map(model.embed, batches))
         remaining = range(start, len(paths))
         for index in track(remaining, "calibrate", total=len(remaining)):
-            _measure_layer(model, index, states, paths[index])
+            # First the layer's output appears, then its statistics.
+            with model.loaded(index) as layer, measuring(layer, GramAccumulator) as measurement:
+                states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
+            _write_measurement(paths[index], measurement)
+            states.drop(index)
             give_back_free()
     for index in range(len(paths)):
         states.drop(index)  # there after a kill at the wrong moment
     return [read_layer(path) for path in paths]
 
 
-def _measure_layer(model: LayeredModel, index: int, states: HiddenStates, path: Path) -> None:
-    """Run all batches through one layer: first its output appears, then its statistics."""
-    with model.loaded(index) as layer, measuring(layer, GramAccumulator) as measurement:
-        states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
-    _write_measurement(path, measurement)
-    states.drop(index)
-
-
 def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator]) -> None:
+    """Write the statistics of a layer, and empty `measurement`."""
     record = LayerStatistics(
         inputs=tuple(
             LinearStatistics(

@@ -3,7 +3,7 @@
 The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline.architectures.folds import Fold
 from pipeline.checkpoint.reading import read_tensors, save_tensors
 from pipeline.core.errors import InputError, printable
 from pipeline.core.files import read_bytes, read_record
 from pipeline.core.record import first_problem
 from pipeline.core.texts import token_ids_sha256
 from pipeline.core.workspace import Layout
+from pipeline.numerics.decoder_layer import SharedInput
 from pipeline.numerics.gram import packed_diagonal, unpack_upper
 from pipeline.records.statistics import LayerStatistics, LinearStatistics, StatisticsRecord
 
@@ -43,13 +45,12 @@ def read_layer(path: Path) -> LayerStatistics:
 
 
 class Statistics:
-    """Read access to G by the name of a linear."""
+    """Read access to G, by layer and by linear."""
 
     def __init__(self, layout: Layout) -> None:
         self.record = read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate")
         self._directory = layout.statistics_dir
         self._token_ids_path = layout.token_ids_path
-        self._of_key = {entry.key: entry for entry in self.record.inputs}
         self._of_linear: dict[str, LinearStatistics] = {
             linear: entry for entry in self.record.inputs for linear in entry.linears
         }
@@ -78,15 +79,34 @@ class Statistics:
     def in_features(self, linear: str) -> int:
         return self._of_linear[linear].in_features
 
-    def grams(self, linears: list[str], *, device: torch.device = CPU) -> dict[str, Tensor]:
-        """G of each linear, float32; linears that read the same input share one tensor."""
-        by_key = {self._of_linear[name].key: self._of_linear[name] for name in linears}
-        loaded = {key: self._load(entry).to(device) for key, entry in by_key.items()}
-        return {name: loaded[self._of_linear[name].key] for name in linears}
+    def inputs(
+        self,
+        prefix: str,
+        linears: Collection[str],
+        *,
+        folds: Sequence[Fold] = (),
+        device: torch.device = CPU,
+    ) -> tuple[SharedInput, ...]:
+        """Load the inputs of layer `prefix` that some of `linears` read, or that `folds` name.
 
-    def shared_gram(self, key: str) -> Tensor:
-        """G of the input that all experts of a layer share, float32."""
-        return self._load(self._of_key[key])
+        All names are local to the layer.
+        """
+        start = f"{prefix}."
+        shared = [fold.shared_input for fold in folds]
+        found: list[SharedInput] = []
+        for entry in self.record.inputs:
+            if not entry.key.startswith(start):
+                continue
+            key = entry.key.removeprefix(start)
+            inside = (name.removeprefix(start) for name in entry.linears)
+            readers = tuple(name for name in inside if name in linears)
+            if readers or key in shared:
+                found.append(SharedInput(key, readers, self._load(entry).to(device)))
+        return tuple(found)
+
+    def gram(self, linear: str) -> Tensor:
+        """Load G of a linear's input, float32."""
+        return self._load(self._of_linear[linear])
 
     def diagonal(self, linear: str) -> Tensor:
         """diag G, the mean of x² by input channel: llama.cpp's importance matrix."""

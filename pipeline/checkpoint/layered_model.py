@@ -50,8 +50,8 @@ def _empty_model(directory: Path) -> PreTrainedModel:
 
 
 @dataclass(frozen=True)
-class DecoderLayer:
-    """A layer's module, and the checkpoint's tensors that each of its parameters is made from.
+class LayerModule:
+    """A decoder layer's module, and the tensors that each of its parameters is made from.
 
     `prefix` is the layer's name in the checkpoint (`model.layers.3`). `sources` has the parameters
     by their name in the module, the tensors by their full name.
@@ -86,16 +86,13 @@ class LayeredModel:
         path, modules = decoder_layers(self._model)
         self._paths = [f"{path}.{number}." for number in range(len(modules))]
         self.layers = list(map(self._layer, self._paths, modules))
-        self._load_rest(path)
-
-    def _load_rest(self, layers_path: str) -> None:
         in_body = {id(parameter) for parameter in self._body.parameters()}
         self._load(
             name
             for name, parameter in self._model.named_parameters()
             if id(parameter) in in_body
             and name != self._embedding_name
-            and not name.startswith(f"{layers_path}.")
+            and not name.startswith(f"{path}.")
         )
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -133,14 +130,15 @@ class LayeredModel:
     @contextmanager
     def loaded(
         self, index: int, replaced: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> Iterator[DecoderLayer]:
+    ) -> Iterator[LayerModule]:
         """Layer `index` with its weights, which are freed at the end.
 
-        `replaced` are tensors to take instead of the checkpoint's, by name.
+        `replaced` are tensors to take instead of the checkpoint's, by their name in the layer.
         """
         layer = self.layers[index]
+        instead = {f"{layer.prefix}.{name}": it for name, it in replaced.items()}
         try:
-            self._load((self._paths[index] + name for name in layer.sources), replaced)
+            self._load((self._paths[index] + name for name in layer.sources), instead)
             yield layer
         finally:
             for module in layer.module.modules():
@@ -224,7 +222,7 @@ class LayeredModel:
             del embedding.forward
             embedding.weight = empty
 
-    def _layer(self, path: str, module: nn.Module) -> DecoderLayer:
+    def _layer(self, path: str, module: nn.Module) -> LayerModule:
         """The layer that the model knows as `path`. Raises InputError when it has no tensors."""
         names = [name for name, _ in module.named_parameters()]
         sources = {name: self._sources.get(path + name, ()) for name in names}
@@ -232,4 +230,4 @@ class LayeredModel:
         split = split_layer_name(tensors[0]) if tensors else None
         if split is None:
             raise self._missing(path.removesuffix("."))
-        return DecoderLayer(prefix=split[0], module=module, sources=sources)
+        return LayerModule(prefix=split[0], module=module, sources=sources)

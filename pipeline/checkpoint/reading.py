@@ -19,12 +19,13 @@ from torch import Tensor
 from pipeline.checkpoint.checks import read_json_object, read_shards
 from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.safetensors_header import read_header
-from pipeline.checkpoint.stored_scheme import MARKS, Layout, StoredScheme, read_schemes
+from pipeline.checkpoint.stored_scheme import MARKS, StoredScheme, read_schemes
 from pipeline.checkpoint.unpacking import unpacked_integers, unpacked_weight
 from pipeline.core.errors import FailureError, InputError, printable, shown
 from pipeline.core.files import replacement, write_bytes
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
+from pipeline.params.variants import PackedLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -250,7 +251,7 @@ def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) 
     """Let the linears whose scheme says so round their inputs as an engine does."""
     for name, scheme in packed.items():
         if scheme.rounds_inputs:
-            rounded = e4m3_by_token if scheme.layout is Layout.FLOAT else int8_by_token
+            rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
             model.get_submodule(name).register_forward_pre_hook(
                 lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
             )

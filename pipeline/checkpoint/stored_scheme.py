@@ -7,35 +7,25 @@ outside can run for hours.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.core.errors import InputError, shown
 from pipeline.core.record import first_problem
+from pipeline.params.variants import PackedLayout
 
 CONFIG_KEY = "quantization_config"
 ANY_LINEAR = "Linear"
 
 
-class Layout(StrEnum):
-    """How one linear's tensors are laid out."""
-
-    AWQ = "awq"
-    GPTQ = "gptq"
-    PACKED = "pack-quantized"
-    INT = "int-quantized"
-    FLOAT = "float-quantized"
-
-
 # The tensor that a linear of each layout has and no other module has.
 MARKS = {
-    Layout.AWQ: "qweight",
-    Layout.GPTQ: "qweight",
-    Layout.PACKED: "weight_packed",
-    Layout.INT: "weight_scale",
-    Layout.FLOAT: "weight_scale",
+    PackedLayout.AWQ: "qweight",
+    PackedLayout.GPTQ: "qweight",
+    PackedLayout.PACKED: "weight_packed",
+    PackedLayout.INT: "weight_scale",
+    PackedLayout.FLOAT: "weight_scale",
 }
 
 
@@ -47,7 +37,7 @@ class StoredScheme:
     rounds the activations, token by token, to the type that the weights have.
     """
 
-    layout: Layout
+    layout: PackedLayout
     num_bits: int
     group_size: int | None
     symmetric: bool
@@ -57,14 +47,14 @@ class StoredScheme:
     def suffixes(self) -> tuple[str, ...]:
         """The last part of the names of its tensors."""
         match self.layout:
-            case Layout.AWQ:
+            case PackedLayout.AWQ:
                 return ("qweight", "qzeros", "scales")
-            case Layout.GPTQ:
+            case PackedLayout.GPTQ:
                 return ("qweight", "qzeros", "scales", "g_idx")
-            case Layout.PACKED:
+            case PackedLayout.PACKED:
                 zero_point = () if self.symmetric else ("weight_zero_point",)
                 return ("weight_packed", "weight_scale", "weight_shape", *zero_point)
-            case Layout.INT | Layout.FLOAT:
+            case PackedLayout.INT | PackedLayout.FLOAT:
                 return ("weight", "weight_scale")
 
 
@@ -118,7 +108,7 @@ class _AwqConfig(_Stored):
     version: Literal["gemm"]
 
     def schemes(self) -> StoredSchemes:
-        own = StoredScheme(Layout.AWQ, self.bits, self.group_size, symmetric=False)
+        own = StoredScheme(PackedLayout.AWQ, self.bits, self.group_size, symmetric=False)
         return StoredSchemes({}, others=own)
 
 
@@ -130,7 +120,7 @@ class _GptqConfig(_Stored):
 
     def schemes(self) -> StoredSchemes:
         group_size = None if self.group_size == -1 else self.group_size
-        own = StoredScheme(Layout.GPTQ, self.bits, group_size, symmetric=False)
+        own = StoredScheme(PackedLayout.GPTQ, self.bits, group_size, symmetric=False)
         return StoredSchemes({}, others=own)
 
 
@@ -191,16 +181,16 @@ def _scheme(group: _Group, layout_name: str) -> StoredScheme | None:
     by_channel = weights.strategy == "channel"
     if by_channel != (weights.group_size in (None, -1)):
         return None
-    layout = next((it for it in Layout if it.value == layout_name), None)
+    layout = next((it for it in PackedLayout if it.value == layout_name), None)
     rounded = inputs is not None and inputs.type == weights.type
     fits = {
-        Layout.PACKED: weights.type == "int" and inputs is None,
-        Layout.INT: weights.type == "int" and rounded,
-        Layout.FLOAT: weights.type == "float" and rounded,
+        PackedLayout.PACKED: weights.type == "int" and inputs is None,
+        PackedLayout.INT: weights.type == "int" and rounded,
+        PackedLayout.FLOAT: weights.type == "float" and rounded,
     }
     if layout is None or not fits.get(layout, False):
         return None
-    if layout is not Layout.PACKED and not (
+    if layout is not PackedLayout.PACKED and not (
         by_channel and weights.symmetric and weights.num_bits == 8
     ):
         return None

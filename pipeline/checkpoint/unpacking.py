@@ -11,10 +11,11 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint.stored_scheme import Layout, StoredScheme
+from pipeline.checkpoint.stored_scheme import StoredScheme
 from pipeline.core.errors import InputError, shown
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.packing import awq, compressed_tensors, gptq
+from pipeline.params.variants import PackedLayout
 
 WORD_BITS = 32
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -32,9 +33,9 @@ def unpacked_weight(module: str, tensors: Mapping[str, Tensor], scheme: StoredSc
     """
     with _named(module):
         match scheme.layout:
-            case Layout.INT:
+            case PackedLayout.INT:
                 return _by_channel(tensors, torch.int8)
-            case Layout.FLOAT:
+            case PackedLayout.FLOAT:
                 return _by_channel(tensors, torch.float8_e4m3fn)
             case _:
                 integers, grid = _grouped(tensors, scheme)
@@ -63,11 +64,11 @@ class _MisfitError(Exception):
 
 def _grouped(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
     match scheme.layout:
-        case Layout.AWQ:
+        case PackedLayout.AWQ:
             return _awq(tensors, scheme)
-        case Layout.GPTQ:
+        case PackedLayout.GPTQ:
             return _gptq(tensors, scheme)
-        case Layout.PACKED:
+        case PackedLayout.PACKED:
             return _packed(tensors, scheme)
         case _:
             raise _MisfitError(f"layout {scheme.layout} has no groups")

@@ -114,7 +114,9 @@ class Aligner:
     ) -> None:
         self._student, self._teacher = student, teacher
         student.requires_grad_(False)
-        self._weights = {name: _weight(student, name).requires_grad_() for name in linears}
+        self._weights = {
+            name: student.get_parameter(f"{name}.weight").requires_grad_() for name in linears
+        }
         self._linears = linears
         self._stacks: list[_Stack] = []
         self._step_size: float | None = None
@@ -164,7 +166,8 @@ class Aligner:
         for batch in _batches(token_ids):
             outputs: dict[str, Tensor] = {}
             found = _log_probabilities(self._student, batch)
-            signs = _signs(found.shape, random).to(found.device)
+            signs = torch.randint(0, 2, found.shape, generator=random, dtype=torch.int8)
+            signs = signs.mul_(2).sub_(1).to(found.device)
             directions = (found.detach() / 2).exp() * signs
             gradients = torch.autograd.grad(found, list(outputs.values()), directions)
             for name, gradient in zip(outputs, gradients, strict=True):
@@ -223,12 +226,6 @@ def _stacked(linears: dict[str, AlignedLinear], curvatures: dict[str, Tensor]) -
             )
 
 
-def _weight(model: nn.Module, name: str) -> nn.Parameter:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, nn.Parameter)
-    return weight
-
-
 def _batches(token_ids: Tensor) -> Iterator[Tensor]:
     yield from torch.split(token_ids, max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1]))
 
@@ -237,10 +234,6 @@ def _log_probabilities(model: nn.Module, token_ids: Tensor) -> Tensor:
     """Positions × vocabulary, float32."""
     logits: Tensor = model(input_ids=token_ids, use_cache=False).logits
     return logits.flatten(0, 1).float().log_softmax(-1)
-
-
-def _signs(shape: torch.Size, random: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=random, dtype=torch.int8).mul_(2).sub_(1)
 
 
 def _kl(wanted: Tensor, found: Tensor) -> Tensor:

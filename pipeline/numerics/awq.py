@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 
 STEPS = 10
 SMALLEST_SCALE = 1e-4
@@ -23,10 +24,8 @@ LEAST_GAIN = 0.1
 def search_scales(
     weights: Sequence[Tensor],
     gram: Tensor,
+    scheme: GroupScheme,
     *,
-    num_bits: int,
-    group_size: int,
-    symmetric: bool,
     head_dim: int,
     shared_by: int,
 ) -> Tensor:
@@ -34,9 +33,9 @@ def search_scales(
 
     With m the root mean square of each input channel (√ diag G) and w that of each column of the
     weights, searches s = m^r and s = m^r / w^(1 − r) (AutoAWQ's duo scaling) over r in [0, 1) for
-    the least Σ tr(ΔW G ΔWᵀ) with ΔW = round(W · s) / s − W. Scales that save less than LEAST_GAIN
-    of the error are left out: GPTQ's feedback, which comes afterwards, makes up for as much, and
-    has it easier where the columns are alike.
+    the least Σ tr(ΔW G ΔWᵀ) with ΔW = round(W · s) / s − W, rounded as `scheme` says. Scales that
+    save less than LEAST_GAIN of the error are left out: GPTQ's feedback, which comes afterwards,
+    makes up for as much, and has it easier where the columns are alike.
 
     Where the input is the output of grouped-query attention, `shared_by` heads of `head_dim`
     channels in a row read the same value head: their channels get one scale, as the fold divides
@@ -51,7 +50,7 @@ def search_scales(
         error = torch.zeros((), device=gram.device)
         for weight in weights:
             scaled = weight * scales
-            grid = range_grid(scaled, num_bits=num_bits, group_size=group_size, symmetric=symmetric)
+            grid = range_grid(scaled, scheme)
             delta = grid.values(grid.round(scaled)).div_(scales).sub_(weight)
             error += output_error(delta, gram)
         return float(error)
@@ -62,14 +61,10 @@ def search_scales(
     best_error = (1 - LEAST_GAIN) * error_at(best_scales)
     for ratio in (step / STEPS for step in range(STEPS)):
         for denominator in (1.0, columns ** (1 - ratio)):
-            scales = _normalised(inputs**ratio / denominator)
+            wanted = (inputs**ratio / denominator).clamp(min=SMALLEST_SCALE)
+            # Centred around 1, so that neither side of the fold leaves float16's range.
+            scales = wanted / (wanted.max() * wanted.min()).sqrt()
             error = error_at(scales)
             if error < best_error:
                 best_error, best_scales = error, scales
     return best_scales
-
-
-def _normalised(scales: Tensor) -> Tensor:
-    """Centre the scales around 1 so that neither side of the fold leaves float16's range."""
-    clamped = scales.clamp(min=SMALLEST_SCALE)
-    return clamped / (clamped.max() * clamped.min()).sqrt()

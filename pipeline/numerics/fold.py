@@ -5,109 +5,99 @@ Only the arithmetic is here; which operation comes before which linear is in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import Fold, Rows
 from pipeline.numerics.awq import search_scales
-from pipeline.params.params import IntegerWeights
+from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
+from pipeline.params.linear_recipe import GroupScheme
 
 
 @dataclass(frozen=True)
 class FoldedLayer:
     """A layer that computes the same with other weights.
 
-    `tensors` are all of it, float32, of which folding touched those in `changed`; `grams` is G by
-    linear, of the inputs it has now; `multipliers` is what the columns of a linear were multiplied
-    by, float32, where that is not 1.
+    `layer` has all its tensors in float32, of which folding touched those in `changed`, and G of
+    the inputs that it has now. `scales` are those of each fold, by the operation before: one
+    float32 number for each of its outputs. `multipliers` is what the columns of a linear were
+    multiplied by, float32, where that is not 1.
     """
 
-    tensors: dict[str, Tensor]
-    grams: dict[str, Tensor]
+    layer: DecoderLayer
     changed: frozenset[str]
+    scales: dict[str, Tensor]
     multipliers: dict[str, Tensor]
 
 
 def fold_layer(
-    tensors: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
+    layer: DecoderLayer,
     folds: Sequence[Fold],
-    recipes: Mapping[str, IntegerWeights],
+    schemes: Mapping[str, GroupScheme],
     *,
-    symmetric: bool,
     head_dim: int,
-    shared_grams: Mapping[str, Tensor],
     norm_dtype: torch.dtype | None = None,
+    known_scales: Mapping[str, Tensor] | None = None,
 ) -> FoldedLayer:
-    """Search and apply all `folds` of a layer; arguments as in `search_fold`.
+    """Apply all `folds` of a layer, with the scales that are best for rounding its linears.
 
-    `recipes` say by linear how it will be rounded. `tensors` may have any float dtype; `grams` is
-    changed in place. Norms are rounded to `norm_dtype` (None: the dtype that each has).
+    `schemes` say by linear how it will be rounded. Scales are searched unless `known_scales` has
+    those of an earlier search. Tensors may have any float dtype; G is changed in place. Norms are
+    rounded to `norm_dtype` (None: the dtype that each has).
     """
-    working = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    scaled_grams = dict(grams)
+    tensors = {name: tensor.to(torch.float32) for name, tensor in layer.tensors.items()}
+    working = replace(layer, tensors=tensors)
     changed: set[str] = set()
+    searched: dict[str, Tensor] = {}
     multipliers: dict[str, Tensor] = {}
     for fold in reversed(folds):  # from the last operation back: a fold changes the one before
-        scales = search_fold(
-            working,
-            scaled_grams,
-            fold,
-            recipes[fold.linears[0]],
-            symmetric=symmetric,
-            head_dim=head_dim,
-            shared_grams=shared_grams,
-        )
+        if known_scales is None:
+            scales = _search(working, fold, schemes, head_dim=head_dim)
+        else:
+            scales = known_scales[fold.previous]
+        searched[fold.previous] = scales
         if bool((scales == 1).all()):
             continue
-        stored = norm_dtype or tensors[f"{fold.previous}.weight"].dtype
-        by_input = apply_fold(
-            working, scaled_grams, fold, scales, head_dim=head_dim, stored_dtype=stored
-        )
+        stored_dtype = norm_dtype or layer.weight(fold.previous).dtype
+        by_input = _apply(working, fold, scales, head_dim=head_dim, stored_dtype=stored_dtype)
+        working = replace(working, inputs=_divided(working.inputs, fold.linears, by_input))
         multipliers |= dict.fromkeys(fold.linears, by_input)
         changed |= {f"{fold.previous}.weight", f"{fold.previous}.bias"}
         changed |= {f"{name}.weight" for name in (*fold.linears, *fold.unquantized)}
-    return FoldedLayer(working, scaled_grams, frozenset(changed), multipliers)
+    return FoldedLayer(working, frozenset(changed), searched, multipliers)
 
 
-def search_fold(
-    working: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
-    fold: Fold,
-    recipe: IntegerWeights,
-    *,
-    symmetric: bool,
-    head_dim: int,
-    shared_grams: Mapping[str, Tensor],
+def _search(
+    working: DecoderLayer, fold: Fold, schemes: Mapping[str, GroupScheme], *, head_dim: int
 ) -> Tensor:
-    """The scales of the operation before, float32, one for each of its outputs.
+    """Search the scales of the operation before, float32, one for each of its outputs.
 
-    `working` holds the layer's tensors, float32, by name relative to it; `grams` is G by linear,
-    `shared_grams` G by the fold's `shared_input`. Linears without statistics count no error.
+    Linears without a scheme count no error.
     """
-    measured = [name for name in fold.linears if name in grams]
-    gram = shared_grams[fold.shared_input] if fold.shared_input else grams[measured[0]]
-    rows = _rows(fold, working[f"{fold.previous}.weight"].shape[0], gram.shape[0])
+    rounded = [name for name in fold.linears if name in schemes]
+    gram = next(
+        shared.gram
+        for shared in working.inputs
+        if (shared.key == fold.shared_input if fold.shared_input else rounded[0] in shared.linears)
+    )
+    rows = _rows(fold, working.weight(fold.previous).shape[0], gram.shape[0])
     num_outputs = rows.stop - rows.start
     width = head_dim if fold.by_value_head else num_outputs
     shared_by = gram.shape[0] // num_outputs
     scales = search_scales(
-        [working[f"{name}.weight"] for name in measured],
+        [working.weight(name) for name in rounded],
         gram,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size,
-        symmetric=symmetric,
+        schemes[rounded[0]],
         head_dim=width,
         shared_by=shared_by,
     )
     return scales.view(-1, shared_by, width)[:, 0].reshape(-1)
 
 
-def apply_fold(
-    working: dict[str, Tensor],
-    grams: dict[str, Tensor],
+def _apply(
+    working: DecoderLayer,
     fold: Fold,
     scales: Tensor,
     *,
@@ -116,41 +106,48 @@ def apply_fold(
 ) -> Tensor:
     """Divide the operation before by `scales` and multiply the linears' columns by them, in place.
 
-    `grams` follows, in place too: the linears' input is divided. A norm is rounded to
-    `stored_dtype`, and the scales are those that rounding really left. Returns what the columns
-    were multiplied by, one number for each input of the linears.
+    A norm is rounded to `stored_dtype`, and the scales are those that rounding really left. Returns
+    what the columns were multiplied by, one number for each input of the linears.
     """
-    weight, bias = f"{fold.previous}.weight", f"{fold.previous}.bias"
-    in_features = working[f"{fold.linears[0]}.weight"].shape[1]
-    rows = _rows(fold, working[weight].shape[0], in_features)
-    before = working[weight][rows] + fold.norm_offset
+    tensors, weight, bias = working.tensors, f"{fold.previous}.weight", f"{fold.previous}.bias"
+    in_features = working.weight(fold.linears[0]).shape[1]
+    rows = _rows(fold, tensors[weight].shape[0], in_features)
+    before = tensors[weight][rows] + fold.norm_offset
     divided = before / scales.view(-1, *[1] * (before.dim() - 1))
     if before.dim() == 1:
         stored = (divided - fold.norm_offset).to(stored_dtype).to(torch.float32) + fold.norm_offset
         scales = torch.where(stored == 0, 1.0, before / stored)
         divided = torch.where(stored == 0, before, stored)
-    working[weight] = _with_rows(working[weight], rows, divided - fold.norm_offset)
-    if bias in working:
-        working[bias] = _with_rows(working[bias], rows, working[bias][rows] / scales)
+    tensors[weight] = _with_rows(tensors[weight], rows, divided - fold.norm_offset)
+    if bias in tensors:
+        tensors[bias] = _with_rows(tensors[bias], rows, tensors[bias][rows] / scales)
     width = head_dim if fold.by_value_head else scales.shape[0]
     shared_by = in_features // scales.shape[0]
     by_input = scales.view(-1, 1, width).expand(-1, shared_by, -1).reshape(-1)
     for name in (*fold.linears, *fold.unquantized):
-        working[f"{name}.weight"] = working[f"{name}.weight"] * by_input
-    _divide_grams(grams, fold.linears, by_input)
+        tensors[f"{name}.weight"] = working.weight(name) * by_input
     return by_input
 
 
-def _divide_grams(grams: dict[str, Tensor], linears: tuple[str, ...], scales: Tensor) -> None:
-    """Divide G of `linears` on both sides; a G that others read as well is copied first."""
-    readers = {name: grams[name] for name in linears if name in grams}
-    others = {id(gram) for name, gram in grams.items() if name not in readers}
-    divided: dict[int, Tensor] = {}
-    for name, gram in readers.items():
-        if id(gram) not in divided:
-            own = gram.clone() if id(gram) in others else gram
-            divided[id(gram)] = own.div_(scales[:, None]).div_(scales)
-        grams[name] = divided[id(gram)]
+def _divided(
+    inputs: Sequence[SharedInput], linears: Sequence[str], scales: Tensor
+) -> tuple[SharedInput, ...]:
+    """Divide the inputs of `linears` by `scales`: their G is divided on both sides.
+
+    This is done in place, unless other linears read the same input: those keep it as it was.
+    """
+    divided: list[SharedInput] = []
+    for shared in inputs:
+        readers = tuple(name for name in shared.linears if name in linears)
+        others = tuple(name for name in shared.linears if name not in linears)
+        if readers:
+            gram = shared.gram.clone() if others else shared.gram
+            divided.append(
+                SharedInput(shared.key, readers, gram.div_(scales[:, None]).div_(scales))
+            )
+        if others or not readers:
+            divided.append(replace(shared, linears=others))
+    return tuple(divided)
 
 
 def _rows(fold: Fold, num_rows: int, in_features: int) -> slice:

@@ -5,14 +5,10 @@ bits of mantissa and no infinity. The largest weight of a channel becomes 448; t
 to nearest, ties to even.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid
-from pipeline.numerics.layer import QuantizedLayer, QuantizedLinear
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max
@@ -25,34 +21,12 @@ def round_to_e4m3(values: Tensor) -> Tensor:
     return values.clamp(-LARGEST, LARGEST).to(E4M3).to(torch.float32)
 
 
-def fp8_layer(tensors: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> QuantizedLayer:
-    """Round every linear of a layer that has statistics; they only measure the error.
+def round_channels(weight: Tensor) -> tuple[Tensor, Grid]:
+    """Round a weight (out × in, float32) to e4m3 numbers, in float32, and what they stand for.
 
-    Arguments as of `pipeline.numerics.layer.quantize_layer`. The `integers` of the result are e4m3
-    numbers, and its grid has one scale for each row and zero points of 0.
+    The grid has one scale for each row and zero points of 0.
     """
-    linears = {
-        name: _fp8_linear(tensors[f"{name}.weight"].to(torch.float32), gram)
-        for name, gram in grams.items()
-    }
-    return QuantizedLayer(linears=linears, changed={})
-
-
-def _fp8_linear(weight: Tensor, gram: Tensor) -> QuantizedLinear:
     scale = (weight.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    grid = Grid(
-        scale=scale,
-        zero=torch.zeros_like(scale),
-        num_bits=NUM_BITS,
-        group_size=weight.shape[1],
-    )
-    values = round_to_e4m3(weight / scale)
-    error, power = (
-        float(output_error(delta, gram)) for delta in (grid.values(values) - weight, weight)
-    )
-    return QuantizedLinear(
-        integers=values,
-        grid=grid,
-        relative_error=error / power if power > 0 else 0.0,
-        error_ratio=1.0,
-    )
+    zero = torch.zeros_like(scale)
+    grid = Grid(scale=scale, zero=zero, num_bits=NUM_BITS, group_size=weight.shape[1])
+    return round_to_e4m3(weight / scale), grid

@@ -7,10 +7,12 @@ that will be computed with.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from pipeline.params.linear_recipe import GroupScheme
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 CLIP_STEPS = 20
@@ -31,18 +33,10 @@ class Grid:
         parts = zip(
             torch.split(self.scale, num_rows), torch.split(self.zero, num_rows), strict=True
         )
-        return [
-            Grid(scale=scale, zero=zero, num_bits=self.num_bits, group_size=self.group_size)
-            for scale, zero in parts
-        ]
+        return [replace(self, scale=scale, zero=zero) for scale, zero in parts]
 
     def to(self, device: torch.device) -> "Grid":
-        return Grid(
-            scale=self.scale.to(device),
-            zero=self.zero.to(device),
-            num_bits=self.num_bits,
-            group_size=self.group_size,
-        )
+        return replace(self, scale=self.scale.to(device), zero=self.zero.to(device))
 
     @property
     def largest(self) -> int:
@@ -59,7 +53,7 @@ class Grid:
         return groups.mul_(self.scale.unsqueeze(-1)).flatten(1)
 
 
-def range_grid(weight: Tensor, *, num_bits: int, group_size: int, symmetric: bool) -> Grid:
+def range_grid(weight: Tensor, scheme: GroupScheme) -> Grid:
     """The grid that spans each group's range.
 
     Symmetric grids have their zero in the middle (2^(num_bits − 1)), one step more below it than
@@ -67,33 +61,30 @@ def range_grid(weight: Tensor, *, num_bits: int, group_size: int, symmetric: boo
     as llama.cpp's Q4_0 does: no step is wasted, and every reader multiplies by what is stored.
     Asymmetric ones span minimum to maximum, zero included.
     """
-    ends = _ends(weight, group_size, symmetric=symmetric)
-    return _spanning(ends, num_bits=num_bits, group_size=group_size)
+    return _spanning(_ends(weight, scheme), scheme)
 
 
-def search_clip(
-    weight: Tensor, gram: Tensor, *, num_bits: int, group_size: int, symmetric: bool
-) -> Grid:
+def search_clip(weight: Tensor, gram: Tensor, scheme: GroupScheme) -> Grid:
     """The shrink of each group's range that hurts the output least.
 
     Minimises, per row and group, δ Gₖ δᵀ with Gₖ the group's diagonal block of G and δ the rounding
     error of the group: the exact output error as far as the group alone decides it. This is AWQ's
     clip search (arXiv 2306.00978, section 3.2) with the second moments in place of samples.
     """
-    ends = _ends(weight, group_size, symmetric=symmetric)
-    blocks = diagonal_blocks(gram, group_size)
+    ends = _ends(weight, scheme)
+    blocks = diagonal_blocks(gram, scheme.group_size)
     best_shrink = torch.ones_like(ends[0])
     best_error = torch.full_like(best_shrink, torch.inf)
     for step in range(CLIP_STEPS):
         shrink = 1.0 - CLIP_LARGEST_SHRINK * step / CLIP_STEPS
-        grid = _spanning([it * shrink for it in ends], num_bits=num_bits, group_size=group_size)
+        grid = _spanning([it * shrink for it in ends], scheme)
         delta = grid.values(grid.round(weight)).sub_(weight)
-        by_group = _by_group(delta, group_size).transpose(0, 1)
+        by_group = _by_group(delta, scheme.group_size).transpose(0, 1)
         error = (by_group @ blocks).mul_(by_group).sum(-1).T
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_shrink.masked_fill_(better, shrink)
-    return _spanning([it * best_shrink for it in ends], num_bits=num_bits, group_size=group_size)
+    return _spanning([it * best_shrink for it in ends], scheme)
 
 
 def _by_group(matrix: Tensor, group_size: int) -> Tensor:
@@ -101,29 +92,29 @@ def _by_group(matrix: Tensor, group_size: int) -> Tensor:
     return matrix.view(matrix.shape[0], -1, group_size)
 
 
-def _ends(weight: Tensor, group_size: int, *, symmetric: bool) -> Sequence[Tensor]:
+def _ends(weight: Tensor, scheme: GroupScheme) -> Sequence[Tensor]:
     """What a grid has to reach in each group, one or two tensors of out_features × groups.
 
     Symmetric grids reach the value of the largest magnitude, asymmetric ones minimum and maximum.
     """
-    groups = _by_group(weight, group_size)
-    if symmetric:
+    groups = _by_group(weight, scheme.group_size)
+    if scheme.symmetric:
         return [groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)]
     return [groups.amin(-1).clamp_(max=0), groups.amax(-1).clamp_(min=0)]
 
 
-def _spanning(ends: Sequence[Tensor], *, num_bits: int, group_size: int) -> Grid:
+def _spanning(ends: Sequence[Tensor], scheme: GroupScheme) -> Grid:
     """The grid that reaches just what `_ends` says."""
     match ends:
         case [extreme]:
-            middle = 2 ** (num_bits - 1)
+            middle = 2 ** (scheme.num_bits - 1)
             scale = storable(-extreme / middle)
             zero = torch.full_like(scale, middle)
         case [low, high]:
-            largest = 2**num_bits - 1
+            largest = 2**scheme.num_bits - 1
             scale = storable((high - low) / largest)
             zero = (-low / scale).round_().clamp_(0, largest)
-    return Grid(scale=scale, zero=zero, num_bits=num_bits, group_size=group_size)
+    return Grid(scale=scale, zero=zero, num_bits=scheme.num_bits, group_size=scheme.group_size)
 
 
 def diagonal_blocks(gram: Tensor, group_size: int) -> Tensor:

@@ -1,24 +1,26 @@
-"""One decoder layer, quantized: a pure function of its weights, its statistics and the recipe."""
+"""One decoder layer, quantized: a pure function of its weights, its statistics and the recipes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import Fold
+from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
+from pipeline.numerics.fp8 import round_channels
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
 from pipeline.numerics.refine import refine
-from pipeline.params.params import IntegerWeights, Rounding
+from pipeline.params.linear_recipe import LinearRecipe
+from pipeline.params.variants import PackedLayout, Rounding
 
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """Integers (float32, out × in), their grid, and what they cost.
+    """Integers (float32, out × in), their grid, and what they cost; e4m3 numbers for FP8.
 
     `relative_error` is tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
     rounding to nearest on the grid of each group's range.
@@ -32,116 +34,87 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """The linears by name, and the other tensors that folding changed (norms, biases)."""
+    """The linears by local name, and the other tensors that folding changed (norms, biases).
+
+    `scales` are those that were folded, as in `FoldedLayer`.
+    """
 
     linears: dict[str, QuantizedLinear]
     changed: dict[str, Tensor]
+    scales: dict[str, Tensor]
 
 
 def quantize_layer(
-    tensors: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
+    layer: DecoderLayer,
     folds: Sequence[Fold],
-    recipe: IntegerWeights,
+    recipes: Mapping[str, LinearRecipe],
     *,
-    symmetric: bool,
     head_dim: int,
-    group_sizes: Mapping[str, int] = MappingProxyType({}),
-    shared_grams: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> QuantizedLayer:
-    """Quantize every linear that has statistics.
+    """Quantize every linear of `recipes`, which all have statistics.
 
-    `tensors` are the layer's tensors by name relative to the layer (`mlp.up_proj.weight`), any
-    float dtype; `grams` is G by linear name (`mlp.up_proj`), changed in place by folding, and
-    `shared_grams` G by what `folds` name as a shared input; `group_sizes` names the linears whose
-    group size is not the recipe's. Folded scales go into the tensors of the operation before,
-    rounded as the file stores them, so that the linears make up for exactly what is stored.
+    The layer's tensors may have any float dtype; G of its inputs is changed in place by folding.
+    Folded scales go into the tensors of the operation before, rounded as the file stores them, so
+    that the linears make up for exactly what is stored.
     """
-    recipes = {
-        name: recipe.model_copy(update={"group_size": group_sizes.get(name, recipe.group_size)})
-        for name in grams
-    }
-    folded = fold_layer(
-        tensors,
-        grams,
-        folds if recipe.scale_search else (),
-        recipes,
-        symmetric=symmetric,
-        head_dim=head_dim,
-        shared_grams=shared_grams,
-    )
+    folded = fold_layer(layer, folds, recipes, head_dim=head_dim)
+    tensors = folded.layer.tensors
     linears: dict[str, QuantizedLinear] = {}
-    for names in _together(folded.grams, recipes):
-        # What is quantized goes: a large layer leaves no room for a second copy of it.
-        sharing = {name: folded.tensors.pop(f"{name}.weight") for name in names}
-        linears |= _quantize_linears(
-            sharing, folded.grams[names[0]], recipes[names[0]], symmetric=symmetric
-        )
+    for shared in folded.layer.inputs:
+        for recipe in dict.fromkeys(recipes[name] for name in shared.linears):
+            names = [name for name in shared.linears if recipes[name] == recipe]
+            # What is quantized goes: a large layer leaves no room for a second copy of it.
+            weights = {name: tensors.pop(f"{name}.weight") for name in names}
+            linears |= _quantize_together(weights, shared.gram, recipe)
     changed = {
-        name: tensor.to(tensors[name].dtype)
-        for name, tensor in folded.tensors.items()
+        name: tensor.to(layer.tensors[name].dtype)
+        for name, tensor in tensors.items()
         if name in folded.changed
     }
-    return QuantizedLayer(linears=linears, changed=changed)
+    return QuantizedLayer(linears, changed, folded.scales)
 
 
-def _together(
-    grams: Mapping[str, Tensor], recipes: Mapping[str, IntegerWeights]
-) -> list[list[str]]:
-    """The linears that are rounded together: those with the same G and the same groups."""
-    together: dict[tuple[int, int], list[str]] = {}
-    for name, gram in grams.items():
-        together.setdefault((id(gram), recipes[name].group_size), []).append(name)
-    return list(together.values())
-
-
-def _quantize_linears(
-    weights: Mapping[str, Tensor], gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
+def _quantize_together(
+    weights: Mapping[str, Tensor], gram: Tensor, recipe: LinearRecipe
 ) -> dict[str, QuantizedLinear]:
-    """Linears that read the same input, rounded together: their rows do not see each other."""
+    """Round linears that read the same input in one matrix: their rows do not see each other."""
     stacked = torch.cat(list(weights.values()))
-    integers, grid = _rounded(stacked, gram, recipe, symmetric=symmetric)
+    if recipe.layout is PackedLayout.FLOAT:
+        integers, grid = round_channels(stacked)
+    else:
+        grid = (
+            search_clip(stacked, gram, recipe)
+            if recipe.clip_search
+            else range_grid(stacked, recipe)
+        )
+        if recipe.rounding is Rounding.GPTQ:
+            frac = recipe.dampening_frac
+            integers = round_with_feedback(stacked, gram, grid, dampening_frac=frac)
+        else:
+            integers = grid.round(stacked)
+        steady = dampened(gram, recipe.dampening_frac)
+        integers, grid = refine(stacked, steady, integers, grid, sweeps=recipe.refine_sweeps)
+        del steady  # as large as G
     num_rows = [weight.shape[0] for weight in weights.values()]
     integers_of = torch.split(integers, num_rows)
     parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
     return {
-        name: measured(weight, part, part_grid, gram, symmetric=symmetric)
+        name: measured(weight, part, part_grid, gram, recipe)
         for (name, weight), part, part_grid in parts
     }
 
 
-def _rounded(
-    weight: Tensor, gram: Tensor, recipe: IntegerWeights, *, symmetric: bool
-) -> tuple[Tensor, Grid]:
-    """Integers and their grid by the recipe: range, rounding, refinement."""
-    sizes = {"num_bits": recipe.num_bits, "group_size": recipe.group_size}
-    if recipe.clip_search:
-        grid = search_clip(weight, gram, **sizes, symmetric=symmetric)
-    else:
-        grid = range_grid(weight, **sizes, symmetric=symmetric)
-    if recipe.rounding is Rounding.GPTQ:
-        integers = round_with_feedback(weight, gram, grid, dampening_frac=recipe.dampening_frac)
-    else:
-        integers = grid.round(weight)
-    steady = dampened(gram, recipe.dampening_frac)
-    return refine(weight, steady, integers, grid, sweeps=recipe.refine_sweeps)
-
-
 def measured(
-    weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, *, symmetric: bool
+    weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, recipe: LinearRecipe
 ) -> QuantizedLinear:
-    """Integers and grid with what they cost `weight` (out × in, float32)."""
-    plain = range_grid(
-        weight, num_bits=grid.num_bits, group_size=grid.group_size, symmetric=symmetric
+    """Measure what integers and grid cost `weight` (out × in, float32)."""
+    error, power = (
+        float(output_error(delta, gram)) for delta in (grid.values(integers) - weight, weight)
     )
-    error, plain_error, power = (
-        float(output_error(delta, gram))
-        for delta in (
-            grid.values(integers) - weight,
-            plain.values(plain.round(weight)) - weight,
-            weight,
-        )
-    )
+    plain_error = error  # FP8 is rounded to nearest, and has no other grid
+    if recipe.layout is not PackedLayout.FLOAT:
+        plain = range_grid(weight, recipe)
+        plain_error = float(output_error(plain.values(plain.round(weight)) - weight, gram))
     return QuantizedLinear(
         integers=integers,
         grid=grid,

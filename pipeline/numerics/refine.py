@@ -10,6 +10,8 @@ is quadratic: with R = (W − Ŵ) G the best value of one weight is ŵⱼ + Rⱼ
 of a group's scale is (q̃ᵀ R) / (q̃ᵀ G q̃) over the group's columns, q̃ = q − zero. E never rises.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -41,13 +43,7 @@ def refine(
             scales[group] = _refit(centred, inside, block, scales[group])
             moved = centred * scales[group] - before
             residual.addmm_(gram[:, columns], moved, alpha=-1)
-    refitted = Grid(
-        scale=scales.T.contiguous(),
-        zero=grid.zero,
-        num_bits=grid.num_bits,
-        group_size=grid.group_size,
-    )
-    return chosen.T, refitted
+    return chosen.T, replace(grid, scale=scales.T.contiguous())
 
 
 def _descend(

@@ -45,6 +45,16 @@ class OnIndivisible(StrEnum):
     KEEP = "keep"
 
 
+class PackedLayout(StrEnum):
+    """How the tensors of one packed linear are laid out; the last three are compressed-tensors'."""
+
+    AWQ = "awq"
+    GPTQ = "gptq"
+    PACKED = "pack-quantized"
+    INT = "int-quantized"
+    FLOAT = "float-quantized"
+
+
 GroupSize = Literal[16, 32, 64, 128, 256]
 
 
@@ -82,6 +92,7 @@ class PackedParams(Record):
 class AwqParams(PackedParams):
     """AutoAWQ's gemm layout: asymmetric, with zero points."""
 
+    layout: ClassVar[PackedLayout] = PackedLayout.AWQ
     symmetric: ClassVar[bool] = False
 
     format: Literal["awq"]
@@ -95,6 +106,7 @@ class GptqParams(PackedParams):
     `group_size` null gives each output channel one scale.
     """
 
+    layout: ClassVar[PackedLayout] = PackedLayout.GPTQ
     symmetric: ClassVar[bool] = True
 
     format: Literal["gptq"]
@@ -126,6 +138,12 @@ class CompressedTensorsParams(PackedParams):
     format: Literal["compressed-tensors"]
     scheme: Scheme
     group_size: GroupSize | None
+
+    @property
+    def layout(self) -> PackedLayout:
+        if self.scheme is Scheme.W8A8:
+            return PackedLayout.INT
+        return PackedLayout.FLOAT if self.scheme is Scheme.FP8_DYNAMIC else PackedLayout.PACKED
 
     @property
     def num_bits(self) -> int:
@@ -173,18 +191,6 @@ class CompressedTensorsParams(PackedParams):
                 "expected null"
             )
         return value
-
-
-class IntegerWeights(Record):
-    """What the numerics need to know about one linear; `group_size` divides its inputs."""
-
-    num_bits: PositiveInt
-    group_size: PositiveInt
-    scale_search: bool
-    clip_search: bool
-    rounding: Rounding
-    refine_sweeps: int
-    dampening_frac: float
 
 
 class GgufType(StrEnum):

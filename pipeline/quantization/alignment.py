@@ -6,10 +6,9 @@ ends in the same bytes.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,28 +24,18 @@ from pipeline.checkpoint.reading import (
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from pipeline.numerics.align import AlignedLinear, Aligner
+from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.grid import Grid
-from pipeline.numerics.layer import QuantizedLinear, measured
+from pipeline.numerics.layer import measured
 from pipeline.numerics.packing.stored import stored_tensors
-from pipeline.params.params import PackedVariant
 from pipeline.params.variants import ALIGN_STEP_TOKENS
-from pipeline.quantization.layer_quantizer import LayerQuantizer
+from pipeline.quantization.grouping import Grouping
+from pipeline.quantization.layer_quantizer import DELETE_AND_QUANTIZE, LayerQuantizer
 
 SEED = 0
 ERRORS = ".errors"
+ERROR_FIELDS = ("relative_error", "error_ratio")
 EXPERTS = ".experts."
-DELETE_AND_QUANTIZE = "the file is damaged: delete its directory and quantize again"
-
-
-# Integers and grid by the name of the linear.
-Rounded = Mapping[str, tuple[Tensor, Grid]]
-
-
-class Errors(NamedTuple):
-    """Of one linear, as in `TensorCoverage`."""
-
-    relative_error: float
-    error_ratio: float
 
 
 def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
@@ -58,94 +47,86 @@ def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
         )
 
 
+def steps_of(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
+    """Cut `num_samples` of equally long windows of token ids into steps, samples × tokens each.
+
+    Windows come in a seeded order, all of them before any comes again.
+    """
+    random_order = random.Random(SEED)
+    order: list[int] = []
+    while len(order) < num_samples:
+        order += random_order.sample(range(len(windows)), len(windows))
+    token_ids = torch.tensor([list(windows[at]) for at in order[:num_samples]])
+    return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
+
+
 def align_checkpoint(
     base: Checkpoint,
     model_dir: Path,
-    recipe: PackedVariant,
-    windows: Sequence[Sequence[int]],
+    grouping: Grouping,
+    steps: Sequence[Tensor],
     quantizer: LayerQuantizer,
     *,
     learned_path: Path,
-) -> dict[str, Errors]:
-    """Align the packed checkpoint in `model_dir` on `windows` of token ids, equally long.
+) -> dict[str, dict[str, float]]:
+    """Align the packed checkpoint in `model_dir` by `steps` of token ids, samples × tokens.
 
     `learned_path` outlives a kill; the caller removes it when the result is safe. Returns the
-    errors of the linears as they are now, by their names.
+    errors of the linears as they are now, by their names: `relative_error` and `error_ratio` as in
+    `TensorCoverage`.
     """
     if not learned_path.exists():
-        aligned = _aligned(base, model_dir, quantizer, _steps(windows, recipe.align_samples))
-        learned: dict[str, Tensor] = {}
-        for name, it in _measured(base, quantizer, aligned, symmetric=recipe.symmetric):
-            packed = stored_tensors(it.integers, it.grid, recipe)
-            errors = torch.tensor([it.relative_error, it.error_ratio], dtype=torch.float64)
-            learned |= {f"{name}.{suffix}": tensor for suffix, tensor in packed.items()}
-            learned[f"{name}{ERRORS}"] = errors
-        save_tensors(learned_path, learned)
+        save_tensors(learned_path, _learned(base, model_dir, grouping, steps, quantizer))
     learned = read_tensors(learned_path, remedy=DELETE_AND_QUANTIZE)
     for shard_path in sorted(model_dir.glob("*.safetensors")):
         tensors = read_tensors(shard_path, remedy=DELETE_AND_QUANTIZE)
         save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
     return {
-        name.removesuffix(ERRORS): Errors(*it.tolist())
+        name.removesuffix(ERRORS): dict(zip(ERROR_FIELDS, it.tolist(), strict=True))
         for name, it in learned.items()
         if name.endswith(ERRORS)
     }
 
 
-def _aligned(
-    base: Checkpoint, model_dir: Path, quantizer: LayerQuantizer, steps: Sequence[Tensor]
-) -> Rounded:
-    """The packed linears by name, with better integers."""
+def _learned(
+    base: Checkpoint,
+    model_dir: Path,
+    grouping: Grouping,
+    steps: Sequence[Tensor],
+    quantizer: LayerQuantizer,
+) -> dict[str, Tensor]:
+    """Align, and return the tensors of all linears as files have them, and the errors of each."""
     packed = packed_integers(Checkpoint(model_dir))
     linears: dict[str, AlignedLinear] = {}
     grids: dict[str, Grid] = {}
-    for prefix, names in names_by_layer(base.names).items():
-        folded = quantizer.folded(prefix, base.tensors(names))
-        for inside, gram in folded.grams.items():
-            name = f"{prefix}.{inside}"
-            integers, grid = packed.pop(name)
-            grids[name] = grid.to(quantizer.device)
-            linears[name] = AlignedLinear(
-                folded.tensors[f"{inside}.weight"],
-                gram,
-                integers.to(quantizer.device),
-                grids[name],
-            )
+    for name, target, gram in _targets(base, quantizer):
+        integers, grid = packed.pop(name)
+        grids[name] = grid.to(quantizer.device)
+        linears[name] = AlignedLinear(target, gram, integers.to(quantizer.device), grids[name])
     student, teacher = (
         unpacked_model(it).to(quantizer.device) for it in (model_dir, base.directory)
     )
     aligner = Aligner(student, teacher, linears)
     for token_ids in track(steps, "align", total=len(steps)):
         aligner.step(token_ids.to(quantizer.device))
-    return {name: (integers, grids[name]) for name, integers in aligner.integers.items()}
+    aligned = aligner.integers
+    del aligner, student, teacher
+    learned: dict[str, Tensor] = {}
+    for name, target, gram in _targets(base, quantizer):
+        recipe = grouping.recipes[name]
+        made = measured(target, aligned[name], grids[name], gram, recipe)
+        stored = stored_tensors(made.integers, made.grid, recipe)
+        learned |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
+        learned[f"{name}{ERRORS}"] = torch.tensor(
+            [getattr(made, field) for field in ERROR_FIELDS], dtype=torch.float64
+        )
+    return learned
 
 
-def _measured(
-    base: Checkpoint,
-    quantizer: LayerQuantizer,
-    rounded: Rounded,
-    *,
-    symmetric: bool,
-) -> Iterator[tuple[str, QuantizedLinear]]:
-    """Every linear with what it costs, by what it was to stand for, which is made again."""
+def _targets(base: Checkpoint, quantizer: LayerQuantizer) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield each linear's name, the weight that was rounded (float32, out × in), and G."""
     for prefix, names in names_by_layer(base.names).items():
-        folded = quantizer.folded(prefix, base.tensors(names))
-        for inside, gram in folded.grams.items():
-            name = f"{prefix}.{inside}"
-            weight = folded.tensors[f"{inside}.weight"]
-            yield name, measured(weight, *rounded[name], gram, symmetric=symmetric)
-
-
-def _steps(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
-    """So many windows in a seeded order, all of them before any comes again, cut evenly."""
-    order = list(_shuffled(len(windows), num_samples))
-    token_ids = torch.tensor([list(windows[at]) for at in order])
-    return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
-
-
-def _shuffled(num_windows: int, num_samples: int) -> Iterator[int]:
-    """Numbers of windows."""
-    order = random.Random(SEED)
-    while num_samples > 0:
-        yield from order.sample(range(num_windows), num_windows)[:num_samples]
-        num_samples -= num_windows
+        layer = quantizer.folded(DecoderLayer.of(prefix, base.tensors(names)))
+        for shared in layer.inputs:
+            for linear in shared.linears:
+                yield layer.full_name(linear), layer.weight(linear), shared.gram

@@ -5,7 +5,8 @@ from math import prod
 
 from pipeline.architectures.folds import split_layer_name
 from pipeline.core.errors import FailureError
-from pipeline.params.variants import CompressedTensorsParams, GgufParams, PackedVariant, Scheme
+from pipeline.params.linear_recipe import LinearRecipe
+from pipeline.params.variants import GgufParams, PackedLayout
 from pipeline.records.variant import FULL_PRECISION_TYPES, TensorCoverage
 
 # Linears that choose experts: a few thousandths of the weights, which no release quantizes.
@@ -55,37 +56,28 @@ def packed_coverage(
     name: str,
     *,
     shape: tuple[int, ...],
-    recipe: PackedVariant,
-    group_size: int,
+    recipe: LinearRecipe,
     num_bytes: int,
     relative_error: float,
     error_ratio: float,
-    reason: str | None,
 ) -> TensorCoverage:
     """A linear in packed groups; `num_bytes` counts weights, scales and zero points."""
+    if recipe.layout is PackedLayout.FLOAT:
+        scheme = "FP8 e4m3"
+    else:
+        input_bits = 8 if recipe.layout is PackedLayout.INT else 16
+        zero_points = "symmetric" if recipe.symmetric else "asymmetric"
+        scheme = f"W{recipe.num_bits}A{input_bits} {zero_points}"
+    groups = "per channel" if recipe.group_size == shape[-1] else f"g{recipe.group_size}"
     return TensorCoverage(
         name=name,
         shape=shape,
-        scheme=f"{_scheme(recipe)} {_groups(group_size, shape)}",
+        scheme=f"{scheme} {groups}",
         bits_per_weight=8 * num_bytes / prod(shape),
         relative_error=relative_error,
         error_ratio=error_ratio,
-        reason=reason,
+        reason=recipe.reason,
     )
-
-
-def _scheme(recipe: PackedVariant) -> str:
-    if not isinstance(recipe, CompressedTensorsParams):
-        name = f"W{recipe.num_bits}A16"
-    elif recipe.scheme is Scheme.FP8_DYNAMIC:
-        return "FP8 e4m3"
-    else:
-        name = recipe.scheme.removesuffix("_ASYM")
-    return f"{name} {'symmetric' if recipe.symmetric else 'asymmetric'}"
-
-
-def _groups(group_size: int, shape: tuple[int, ...]) -> str:
-    return "per channel" if group_size == shape[-1] else f"g{group_size}"
 
 
 def kept_coverage(

@@ -6,20 +6,20 @@ are stored in float16, vectors in float32.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.architectures.folds import folds_of, head_dim_of, names_by_layer
+from pipeline.architectures.folds import folds_of, head_dim_of, layer_folds, names_by_layer
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.core.progress import track
+from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
-from pipeline.params.params import IntegerWeights
-from pipeline.quantization.layer_inputs import layer_inputs
+from pipeline.params.linear_recipe import GroupScheme
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FoldedCheckpoint:
 
     def gram(self, statistics: Statistics, linear: str) -> Tensor:
         """G of the linear's input as it is now."""
-        gram = statistics.grams([linear])[linear]
+        gram = statistics.gram(linear)
         scales = self.multipliers.get(linear)
         return gram if scales is None else gram.div_(scales[:, None]).div_(scales)
 
@@ -46,10 +46,10 @@ def write_folded(
     base_dir: Path,
     architecture: str,
     statistics: Statistics,
-    recipe: IntegerWeights,
+    scheme: GroupScheme,
     directory: Path,
 ) -> FoldedCheckpoint:
-    """Fill `directory` with the base, scaled for rounding by `recipe`, with zero points.
+    """Fill `directory` with the base, scaled for rounding by `scheme`.
 
     Raises InputError for an architecture whose folding is unknown.
     """
@@ -60,32 +60,27 @@ def write_folded(
     directory.mkdir()
     shards = track(by_layer.items(), "scale", total=len(by_layer))
     for number, (prefix, names) in enumerate(shards, start=1):
-        tensors = checkpoint.tensors(names)
-        if prefix:
-            linears = [it for it in statistics.linears if f"{it}.weight" in tensors]
-            inputs = layer_inputs(prefix, tensors, linears, statistics, folds)
-            layer = fold_layer(
-                inputs.tensors,
-                inputs.grams,
-                inputs.folds,
-                dict.fromkeys(inputs.grams, recipe),
-                symmetric=False,
+        layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
+        present = layer_folds(folds, layer.modules)
+        if present:
+            inputs = statistics.inputs(prefix, layer.modules, folds=present)
+            folded = fold_layer(
+                replace(layer, inputs=inputs),
+                present,
+                {name: scheme for it in inputs for name in it.linears},
                 head_dim=head_dim_of(checkpoint.config),
-                shared_grams=inputs.shared_grams,
                 norm_dtype=torch.float32,
             )
-            tensors = {f"{prefix}.{name}": it for name, it in layer.tensors.items()}
-            multipliers |= {f"{prefix}.{name}": it for name, it in layer.multipliers.items()}
-        save_tensors(directory / shard_name(number, len(by_layer)), _stored(tensors))
+            layer = folded.layer
+            multipliers |= {layer.full_name(it): by for it, by in folded.multipliers.items()}
+        # Matrices in float16, vectors in float32.
+        tensors = {
+            layer.full_name(name): it.to(torch.float32 if it.ndim == 1 else torch.float16)
+            for name, it in layer.tensors.items()
+        }
+        save_tensors(directory / shard_name(number, len(by_layer)), tensors)
     write_index(directory)
     for file in base_dir.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX_FILE:
             shutil.copyfile(file, directory / file.name)
     return FoldedCheckpoint(directory, multipliers)
-
-
-def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: it.to(torch.float32 if it.ndim == 1 else torch.float16)
-        for name, it in tensors.items()
-    }

@@ -17,7 +17,8 @@ from pipeline.core.files import require_free_space
 from pipeline.core.progress import note
 from pipeline.gguf import files as gguf
 from pipeline.numerics.gram import output_error
-from pipeline.params.params import GgufParams, GgufType, IntegerWeights, Rounding
+from pipeline.params.linear_recipe import GroupScheme
+from pipeline.params.params import GgufParams
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
 from pipeline.records.variant import TensorCoverage
@@ -45,10 +46,13 @@ def write_gguf(
     with TemporaryDirectory(dir=model_dir.parent) as work:
         source = FoldedCheckpoint(base_dir, {})
         if recipe.scale_search:
-            rounding = _rounding_of(recipe.type)
-            source = write_folded(
-                base_dir, architecture, statistics, rounding, Path(work) / "folded"
+            # A plain rounding that errs as llama.cpp's does, for the search of scales to look at.
+            scheme = GroupScheme(
+                num_bits=recipe.type.num_bits,
+                group_size=recipe.type.scale_group,
+                symmetric=False,
             )
+            source = write_folded(base_dir, architecture, statistics, scheme, Path(work) / "folded")
         full_path = Path(work) / "full.gguf"
         note("quantize: converting to GGUF")
         names = gguf.convert(
@@ -74,19 +78,6 @@ def write_gguf(
         coverage = _gguf_rows(full_path, output_path, linears_of, source, statistics, recipe)
         require_covered(coverage, implied=linears_of, kept=())
         return tuple(coverage)
-
-
-def _rounding_of(kind: GgufType) -> IntegerWeights:
-    """A plain rounding that errs as llama.cpp's does, for the search of scales to look at."""
-    return IntegerWeights(
-        num_bits=kind.num_bits,
-        group_size=kind.scale_group,
-        scale_search=True,
-        clip_search=False,
-        rounding=Rounding.NEAREST,
-        refine_sweeps=0,
-        dampening_frac=0.0,
-    )
 
 
 def _linears_by_tensor(names: Mapping[str, str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Which group size each linear gets, and which linears a packed format leaves alone.
+"""How each linear is quantized, and which linears a packed format leaves alone.
 
 Rules only: shapes in, a plan out. A linear does not divide when its inputs are no multiple of the
 group size, or when a row or column of its integers does not fill whole 32-bit words.
@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lcm
+from types import MappingProxyType
 
 from pipeline.core.errors import InputError
+from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.other_quantizers import BackendParams
 from pipeline.params.variants import (
     AwqParams,
@@ -33,25 +35,31 @@ FUSED_NAMES = {
 }
 EXPERTS = re.compile(r"^(.+\.experts)\.\d+\.[^.]+$")
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]  # out_features, in_features
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """The plan for one file.
+    """The plan for one file, by the names of linears.
 
-    `group_sizes` has the inputs per group of every linear that is quantized (all of its inputs,
-    where a channel has one scale); `kept` the reason for each that is not; `reason` says why the
-    groups of some are smaller than the recipe's, by linear.
+    `recipes` has every linear that is quantized, `kept` the reason for each that is not.
     """
 
-    group_sizes: Mapping[str, int]
+    recipes: Mapping[str, LinearRecipe]
     kept: Mapping[str, str]
-    reasons: Mapping[str, str]
+
+    def of_layer(self, prefix: str) -> dict[str, LinearRecipe]:
+        """Return the recipes of a decoder layer's linears, by their local names."""
+        start = f"{prefix}."
+        return {
+            name.removeprefix(start): recipe
+            for name, recipe in self.recipes.items()
+            if name.startswith(start)
+        }
 
 
 def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
-    """The plan for linears of these shapes (out_features, in_features), by name.
+    """Make the plan for linears of these shapes (out_features, in_features), by name.
 
     Raises InputError where the recipe's `on_indivisible` does not allow what would be needed, for
     rounded activations inside experts, which no evaluation here can round, and for the quantized
@@ -74,7 +82,7 @@ def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
         if (problem := _problem(recipe, shape, recipe.group_size))
     }
     if not problems:
-        return Grouping(_sizes(shapes, recipe.group_size), kept={}, reasons={})
+        return Grouping(_recipes(recipe, shapes), kept={})
     if recipe.on_indivisible is OnIndivisible.ERROR:
         raise _refusal(recipe, shapes, *next(iter(problems.items())))
     if recipe.on_indivisible is OnIndivisible.KEEP:
@@ -113,7 +121,31 @@ def fused_name(linear: str) -> str:
     return f"{parent}.{FUSED_NAMES.get(own, own)}".removeprefix(".")
 
 
-def _alignment(recipe: PackedVariant) -> Shape:
+def _recipes(
+    recipe: PackedVariant,
+    shapes: Mapping[str, Shape],
+    *,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    reasons: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, LinearRecipe]:
+    """Make the recipe of every linear; `sizes` has the group sizes that are not as asked."""
+    return {
+        name: LinearRecipe(
+            num_bits=recipe.num_bits,
+            group_size=sizes.get(name, recipe.group_size or in_features),
+            symmetric=recipe.symmetric,
+            layout=recipe.layout,
+            clip_search=recipe.clip_search,
+            rounding=recipe.rounding,
+            refine_sweeps=recipe.refine_sweeps,
+            dampening_frac=recipe.dampening_frac,
+            reason=reasons.get(name),
+        )
+        for name, (_, in_features) in shapes.items()
+    }
+
+
+def _alignment(recipe: PackedVariant) -> tuple[int, int]:
     """The multiples that outputs and inputs must be of, so that integers fill whole words."""
     per_block = lcm(WORD_BITS, recipe.num_bits) // recipe.num_bits
     match recipe:
@@ -140,10 +172,6 @@ def _problem(recipe: PackedVariant, shape: Shape, group_size: int | None) -> str
     if out_features % out_multiple:
         return f"its {out_features} outputs do not divide by {out_multiple}"
     return None
-
-
-def _sizes(shapes: Mapping[str, Shape], group_size: int | None) -> dict[str, int]:
-    return {name: group_size or in_features for name, (_, in_features) in shapes.items()}
 
 
 def _fitting(
@@ -193,7 +221,7 @@ def _keep(
             f"on_indivisible = keep: would leave every linear alone ({name}: {problem}); "
             "use another group_size or format"
         )
-    return Grouping(_sizes(quantized, recipe.group_size), kept=kept, reasons={})
+    return Grouping(_recipes(recipe, quantized), kept=kept)
 
 
 def _one_smaller_group(
@@ -207,22 +235,23 @@ def _one_smaller_group(
         f"group size {fitting[0]} instead of {recipe.group_size}: a file of this format has one "
         "size, and not every linear divides by a larger one"
     )
-    return Grouping(_sizes(shapes, fitting[0]), kept={}, reasons=dict.fromkeys(shapes, reason))
+    sizes, reasons = dict.fromkeys(shapes, fitting[0]), dict.fromkeys(shapes, reason)
+    return Grouping(_recipes(recipe, shapes, sizes=sizes, reasons=reasons), kept={})
 
 
 def _smaller_groups(
     recipe: CompressedTensorsParams, shapes: Mapping[str, Shape], problems: Mapping[str, str]
 ) -> Grouping:
     """For each linear that does not divide the largest group size that does."""
-    sizes = _sizes(shapes, recipe.group_size)
-    reasons = {}
+    sizes: dict[str, int] = {}
+    reasons: dict[str, str] = {}
     for name, problem in problems.items():
         fitting = _fitting(recipe, {name: shapes[name]}, at_most=recipe.group_size or 0)
         if not fitting:
             raise _nothing_smaller(name, problem)
         sizes[name] = fitting[0]
         reasons[name] = f"group size {fitting[0]}: {problem}"
-    return Grouping(sizes, kept={}, reasons=reasons)
+    return Grouping(_recipes(recipe, shapes, sizes=sizes, reasons=reasons), kept={})
 
 
 def _nothing_smaller(name: str, problem: str) -> InputError:

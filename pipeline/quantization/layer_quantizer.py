@@ -1,24 +1,22 @@
 """The decoder layers of one base, quantized one by one as a recipe says."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.architectures.folds import folds_of, head_dim_of
+from pipeline.architectures.folds import Fold, folds_of, head_dim_of, layer_folds
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import Checkpoint
-from pipeline.numerics.fold import FoldedLayer, fold_layer
-from pipeline.numerics.fp8 import fp8_layer
+from pipeline.checkpoint.reading import Checkpoint, read_tensors, save_tensors
+from pipeline.numerics.decoder_layer import DecoderLayer
+from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
-from pipeline.params.params import IntegerWeights, PackedVariant
-from pipeline.params.variants import CompressedTensorsParams, Scheme
+from pipeline.params.params import PackedVariant
 from pipeline.quantization.grouping import Grouping
-from pipeline.quantization.layer_inputs import LayerInputs, layer_inputs
 
-NOTHING = QuantizedLayer(linears={}, changed={})
-UNTOUCHED = FoldedLayer(tensors={}, grams={}, changed=frozenset(), multipliers={})
+DELETE_AND_QUANTIZE = "the file is damaged: delete its directory and quantize again"
 
 
 class LayerQuantizer:
@@ -35,11 +33,12 @@ class LayerQuantizer:
     ) -> None:
         """`work_dir` outlives a kill. Raises InputError where the architecture does not fit."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._checkpoint = checkpoint
         self._statistics = statistics
-        self._recipe = recipe
         self._grouping = grouping
         self._folds = folds_of(architecture) if recipe.scale_search else ()
+        self._head_dim = head_dim_of(checkpoint.config)
+        self._work_dir = work_dir
+        self._keeps_scales = recipe.align_samples > 0
         self._served = None
         if recipe.quantized_inputs:
             # Imported where it is needed: with what runs a model, it takes seconds.
@@ -54,72 +53,53 @@ class LayerQuantizer:
             )
 
     @torch.inference_mode()
-    def quantized(self, prefix: str, stored: Mapping[str, Tensor]) -> QuantizedLayer:
-        """What becomes of the tensors `stored` of the layer `prefix`, or of what is no layer."""
-        layer = NOTHING
-        if self._linears(stored):
-            inputs = self._inputs(prefix, stored)
+    def quantized(self, layer: DecoderLayer) -> QuantizedLayer:
+        """Quantize the stored tensors of a layer; those outside all layers stay as they are."""
+        recipes = self._grouping.of_layer(layer.prefix)
+        made = QuantizedLayer({}, {}, {})
+        if recipes:
+            folds = self._folds_of(layer)
             if self._served:
-                inputs = self._served.corrected(prefix, inputs)
-            layer = self._rounded(prefix, inputs)
+                own = self._served.corrected(layer.to(self.device), recipes)
+            else:
+                own = self._measured(layer, recipes, folds)
+            made = quantize_layer(own, folds, recipes, head_dim=self._head_dim)
+            if self._keeps_scales and folds:
+                save_tensors(self._scales_path(layer.prefix), made.scales)
         if self._served:
-            self._served.advance(prefix, layer)
-        return layer
+            self._served.advance(layer.prefix, made)
+        return made
 
     @torch.no_grad()
-    def folded(self, prefix: str, stored: Mapping[str, Tensor]) -> FoldedLayer:
-        """What `quantized` rounds, with G of its inputs in the base."""
-        if not self._linears(stored):
-            return UNTOUCHED
-        inputs = self._inputs(prefix, stored)
-        return fold_layer(
-            inputs.tensors,
-            inputs.grams,
-            inputs.folds,
-            {name: self._integers(size) for name, size in self._sizes(prefix, inputs).items()},
-            symmetric=self._recipe.symmetric,
-            head_dim=head_dim_of(self._checkpoint.config),
-            shared_grams=inputs.shared_grams,
-        )
+    def folded(self, layer: DecoderLayer) -> DecoderLayer:
+        """Return the weights that `quantized` rounded, with their inputs; for recipes that align.
 
-    def _linears(self, stored: Mapping[str, Tensor]) -> list[str]:
-        return [name for name in self._grouping.group_sizes if f"{name}.weight" in stored]
+        The scales that were found then are folded in again.
+        """
+        recipes = self._grouping.of_layer(layer.prefix)
+        if not recipes:
+            return layer
+        folds = self._folds_of(layer)
+        own = self._measured(layer, recipes, folds)
+        scales: dict[str, Tensor] = {}
+        if folds:
+            path = self._scales_path(layer.prefix)
+            stored = read_tensors(path, remedy=DELETE_AND_QUANTIZE)
+            scales = {name: tensor.to(self.device) for name, tensor in stored.items()}
+        return fold_layer(own, folds, recipes, head_dim=self._head_dim, known_scales=scales).layer
 
-    def _inputs(self, prefix: str, stored: Mapping[str, Tensor]) -> LayerInputs:
-        return layer_inputs(
-            prefix,
-            stored,
-            self._linears(stored),
-            self._statistics,
-            self._folds,
-            kept=self._grouping.kept,
-            device=self.device,
-        )
+    def _folds_of(self, layer: DecoderLayer) -> tuple[Fold, ...]:
+        """Find the folds of which the layer has all parts, none of them a linear that is kept."""
+        kept = self._grouping.kept
+        modules = {name for name in layer.modules if layer.full_name(name) not in kept}
+        return layer_folds(self._folds, modules)
 
-    def _rounded(self, prefix: str, inputs: LayerInputs) -> QuantizedLayer:
-        recipe = self._recipe
-        if isinstance(recipe, CompressedTensorsParams) and recipe.scheme is Scheme.FP8_DYNAMIC:
-            return fp8_layer(inputs.tensors, inputs.grams)
-        sizes = self._sizes(prefix, inputs)
-        return quantize_layer(
-            inputs.tensors,
-            inputs.grams,
-            inputs.folds,
-            self._integers(max(sizes.values())),
-            symmetric=recipe.symmetric,
-            head_dim=head_dim_of(self._checkpoint.config),
-            group_sizes=sizes,
-            shared_grams=inputs.shared_grams,
-        )
+    def _measured(
+        self, layer: DecoderLayer, linears: Collection[str], folds: Sequence[Fold]
+    ) -> DecoderLayer:
+        """Load the inputs of `linears`, and those that folds need, and move all to the device."""
+        inputs = self._statistics.inputs(layer.prefix, linears, folds=folds, device=self.device)
+        return replace(layer.to(self.device), inputs=inputs)
 
-    def _sizes(self, prefix: str, inputs: LayerInputs) -> dict[str, int]:
-        """The group size of each linear, by its name inside the layer."""
-        return {name: self._grouping.group_sizes[f"{prefix}.{name}"] for name in inputs.grams}
-
-    def _integers(self, group_size: int) -> IntegerWeights:
-        shared = set(IntegerWeights.model_fields) - {"num_bits", "group_size"}
-        return IntegerWeights(
-            num_bits=self._recipe.num_bits,
-            group_size=group_size,
-            **self._recipe.model_dump(include=shared),
-        )
+    def _scales_path(self, prefix: str) -> Path:
+        return self._work_dir / f"{prefix}.scales"

@@ -3,7 +3,7 @@
 The errors are measured on the weights that the packed files stand for, against the base's.
 """
 
-from collections.abc import Mapping
+from collections import Counter
 from math import prod
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pipeline.checkpoint.reading import Checkpoint, unpacked_weights
 from pipeline.core.errors import FailureError
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.other_quantizers import BackendParams
 from pipeline.quantization.coverage import implied_by_packing, kept_coverage, require_covered
 from pipeline.records.variant import TensorCoverage
@@ -34,7 +35,11 @@ def measured_coverage(
     quantized than the recipe implies: every matrix in a decoder layer.
     """
     base, stored = Checkpoint(base_dir), Checkpoint(model_dir)
-    num_bytes = _bytes_by_module(stored)
+    num_bytes: Counter[str] = Counter()  # by module, biases apart
+    for name in stored.names:
+        module, _, suffix = name.rpartition(".")
+        if suffix != "bias":
+            num_bytes[module] += stored.tensor(name).nbytes
     rows: list[TensorCoverage] = []
     for name, weight in unpacked_weights(model_dir):
         if name not in base.names:
@@ -49,7 +54,7 @@ def measured_coverage(
         if name in stored.names:
             rows.append(_kept_row(name, original, stored.tensor(name)))
         else:
-            gram = statistics.grams([linear])[linear] if linear in statistics.linears else None
+            gram = statistics.gram(linear) if linear in statistics.linears else None
             rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
     missing = sorted(set(base.names) - {row.name for row in rows})
     if missing:
@@ -57,16 +62,6 @@ def measured_coverage(
     implied = {row.name for row in rows if implied_by_packing(row.name, row.shape)}
     require_covered(rows, implied=implied, kept=())
     return tuple(sorted(rows, key=lambda row: row.name))
-
-
-def _bytes_by_module(stored: Checkpoint) -> Mapping[str, int]:
-    """What the tensors of each module take in the files, biases apart."""
-    sizes: dict[str, int] = {}
-    for name in stored.names:
-        module, _, suffix = name.rpartition(".")
-        if suffix != "bias":
-            sizes[module] = sizes.get(module, 0) + stored.tensor(name).nbytes
-    return sizes
 
 
 def _packed_row(
@@ -77,36 +72,30 @@ def _packed_row(
     recipe: BackendParams,
     num_bytes: int,
 ) -> TensorCoverage:
-    zero = "symmetric" if recipe.symmetric else "asymmetric"
-    errors = (None, None) if gram is None else _errors(original.float(), weight, gram, recipe)
+    """A quantized linear and, where G is known, its errors as in `TensorCoverage`."""
+    scheme = GroupScheme(
+        num_bits=recipe.num_bits, group_size=recipe.group_size, symmetric=recipe.symmetric
+    )
+    relative_error = error_ratio = None
+    if gram is not None:
+        original = original.float()
+        if recipe.folds_scales:
+            weight = _without_folded_scales(original, weight, gram)
+        plain = range_grid(original, scheme)
+        error = float(output_error(weight - original, gram))
+        power = float(output_error(original, gram))
+        plain_error = float(output_error(plain.values(plain.round(original)) - original, gram))
+        relative_error = error / power if power > 0 else 0.0
+        error_ratio = error / plain_error if plain_error > 0 else 1.0
+    zero_points = "symmetric" if recipe.symmetric else "asymmetric"
     return TensorCoverage(
         name=name,
         shape=tuple(original.shape),
-        scheme=f"W{recipe.num_bits}A16 {zero} g{recipe.group_size}",
+        scheme=f"W{recipe.num_bits}A16 {zero_points} g{recipe.group_size}",
         bits_per_weight=8 * num_bytes / prod(original.shape),
-        relative_error=errors[0],
-        error_ratio=errors[1],
+        relative_error=relative_error,
+        error_ratio=error_ratio,
         reason=None,
-    )
-
-
-def _errors(
-    original: Tensor, weight: Tensor, gram: Tensor, recipe: BackendParams
-) -> tuple[float, float]:
-    """tr(ΔW G ΔWᵀ) over tr(W G Wᵀ), and over the same of plain rounding to nearest."""
-    effective = _without_folded_scales(original, weight, gram) if recipe.folds_scales else weight
-    plain = range_grid(
-        original,
-        num_bits=recipe.num_bits,
-        group_size=recipe.group_size,
-        symmetric=recipe.symmetric,
-    )
-    error = float(output_error(effective - original, gram))
-    power = float(output_error(original, gram))
-    plain_error = float(output_error(plain.values(plain.round(original)) - original, gram))
-    return (
-        error / power if power > 0 else 0.0,
-        error / plain_error if plain_error > 0 else 1.0,
     )
 
 

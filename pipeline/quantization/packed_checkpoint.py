@@ -27,10 +27,11 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import track
+from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.layer import QuantizedLayer
 from pipeline.numerics.packing.stored import stored_tensors
 from pipeline.params.params import PackedVariant
-from pipeline.quantization.alignment import Errors, align_checkpoint, require_alignable
+from pipeline.quantization.alignment import align_checkpoint, require_alignable, steps_of
 from pipeline.quantization.coverage import (
     implied_by_packing,
     kept_coverage,
@@ -64,7 +65,8 @@ def write_packed(
     map_large_blocks()
     require_alignable(statistics.linears, num_samples=recipe.align_samples)
     checkpoint = Checkpoint(base_dir)
-    grouping = _grouping(recipe, statistics, checkpoint)
+    shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
+    grouping = plan_groups(recipe, shapes)
     finished_dir = model_dir.with_name("finished")
     quantizer = LayerQuantizer(
         checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
@@ -76,10 +78,11 @@ def write_packed(
     ]
     remaining = [unit for unit in units if not unit[0].exists()]
     for rows_path, shard_path, prefix, names in track(remaining, "quantize", total=len(remaining)):
-        rows = _write_shard(
-            shard_path, prefix, checkpoint.tensors(names), quantizer, recipe, grouping
-        )
+        layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
+        tensors, rows = _stored_layer(layer, quantizer.quantized(layer), grouping)
+        save_tensors(shard_path, tensors)
         write_record(rows_path, LayerCoverage(rows=tuple(rows)))
+        del layer, tensors
         give_back_free()
     coverage = [
         row
@@ -89,106 +92,70 @@ def write_packed(
     implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
     require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
     write_index(model_dir)
-    quantized = {f"{name}.weight" for name in grouping.group_sizes}
-    config = quantization_config(
-        recipe, grouping, unquantized=_unquantized(checkpoint, quantized=quantized)
-    )
+    # The file names the modules inside decoder layers whose matrices stay as they are.
+    unquantized = [
+        name.removesuffix(".weight")
+        for name in checkpoint.names
+        if split_layer_name(name)
+        and len(checkpoint.shape(name)) > 1
+        and name.removesuffix(".weight") not in grouping.recipes
+    ]
+    config = quantization_config(recipe, grouping, unquantized=unquantized)
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     learned_path = model_dir.with_name("learned.safetensors")
     if recipe.align_samples:
         errors = align_checkpoint(
             checkpoint,
             model_dir,
-            recipe,
-            statistics.token_ids(),
+            grouping,
+            steps_of(statistics.token_ids(), recipe.align_samples),
             quantizer,
             learned_path=learned_path,
         )
-        coverage = [_with_errors(row, errors) for row in coverage]
+        coverage = [
+            row.model_copy(update=errors.get(row.name.removesuffix(".weight"), {}))
+            for row in coverage
+        ]
     # First, and at once: what was learned fits layers that are not aligned yet.
     remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
 
 
-def _grouping(recipe: PackedVariant, statistics: Statistics, checkpoint: Checkpoint) -> Grouping:
-    shapes = {}
-    for name in statistics.linears:
-        out_features, in_features = checkpoint.shape(f"{name}.weight")
-        shapes[name] = (out_features, in_features)
-    return plan_groups(recipe, shapes)
-
-
-def _unquantized(checkpoint: Checkpoint, *, quantized: set[str]) -> list[str]:
-    """The modules inside decoder layers whose matrices stay as they are, for the file to name."""
-    return [
-        name.removesuffix(".weight")
-        for name in checkpoint.names
-        if split_layer_name(name) and len(checkpoint.shape(name)) > 1 and name not in quantized
-    ]
-
-
-def _with_errors(row: TensorCoverage, errors: Mapping[str, Errors]) -> TensorCoverage:
-    """The row of an aligned linear tells of what it is now; others stay."""
-    found = errors.get(row.name.removesuffix(".weight"))
-    return row.model_copy(update=found._asdict()) if found else row
-
-
-def _write_shard(
-    path: Path,
-    prefix: str,
-    stored: Mapping[str, Tensor],
-    quantizer: LayerQuantizer,
-    recipe: PackedVariant,
-    grouping: Grouping,
-) -> list[TensorCoverage]:
-    layer = quantizer.quantized(prefix, stored)
-    tensors, rows = _packed_tensors(prefix, stored, layer, recipe, grouping)
-    save_tensors(path, tensors)
-    return rows
-
-
-def _packed_tensors(
-    prefix: str,
-    stored: Mapping[str, Tensor],
-    layer: QuantizedLayer,
-    recipe: PackedVariant,
-    grouping: Grouping,
+def _stored_layer(
+    layer: DecoderLayer, quantized: QuantizedLayer, grouping: Grouping
 ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
-    """The tensors of one shard, and what became of each tensor of the base."""
+    """Return the tensors of a shard by name, and what became of each tensor of `layer`."""
     tensors: dict[str, Tensor] = {}
     rows: list[TensorCoverage] = []
-    for name, tensor in stored.items():
-        relative = name.removeprefix(f"{prefix}.")
-        module = relative.removesuffix(".weight")
-        if relative.endswith(".weight") and module in layer.linears:
-            linear = layer.linears[module]
-            packed = stored_tensors(linear.integers, linear.grid, recipe)
-            full_name = name.removesuffix(".weight")
-            tensors |= {f"{full_name}.{suffix}": it for suffix, it in packed.items()}
-            num_bytes = sum(it.nbytes for it in packed.values())
+    for local_name, tensor in layer.tensors.items():
+        name = layer.full_name(local_name)
+        linear = name.removesuffix(".weight")
+        made = quantized.linears.get(local_name.removesuffix(".weight"))
+        if made is not None and local_name.endswith(".weight"):
+            recipe = grouping.recipes[linear]
+            packed = stored_tensors(made.integers, made.grid, recipe)
+            tensors |= {f"{linear}.{suffix}": it for suffix, it in packed.items()}
             rows.append(
                 packed_coverage(
                     name,
                     shape=tuple(tensor.shape),
                     recipe=recipe,
-                    group_size=linear.grid.group_size,
-                    num_bytes=num_bytes,
-                    relative_error=linear.relative_error,
-                    error_ratio=linear.error_ratio,
-                    reason=grouping.reasons.get(full_name),
+                    num_bytes=sum(it.nbytes for it in packed.values()),
+                    relative_error=made.relative_error,
+                    error_ratio=made.error_ratio,
                 )
             )
         else:
-            tensors[name] = layer.changed.get(relative, tensor)
+            tensors[name] = quantized.changed.get(local_name, tensor)
             rows.append(
                 kept_coverage(
                     name,
                     shape=tuple(tensor.shape),
                     dtype=str(tensor.dtype).removeprefix("torch."),
                     num_bytes=tensor.nbytes,
-                    folded=relative in layer.changed,
-                    reason=grouping.kept.get(name.removesuffix(".weight")),
+                    folded=local_name in quantized.changed,
+                    reason=grouping.kept.get(linear),
                 )
             )
     return tensors, rows

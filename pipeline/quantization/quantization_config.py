@@ -7,8 +7,7 @@ https://github.com/vllm-project/compressed-tensors. Reading one back is in
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from pipeline.params.variants import (
     AwqParams,
@@ -21,14 +20,6 @@ from pipeline.quantization.grouping import Grouping, fused_name
 
 LM_HEAD = "lm_head"
 PER_CHANNEL = -1
-LAYOUTS = {
-    Scheme.W4A16: "pack-quantized",
-    Scheme.W4A16_ASYM: "pack-quantized",
-    Scheme.W8A16: "pack-quantized",
-    Scheme.W8A8: "int-quantized",
-    Scheme.FP8_DYNAMIC: "float-quantized",
-}
-
 Config = dict[str, object]
 
 
@@ -49,7 +40,7 @@ def _awq(recipe: AwqParams, grouping: Grouping, unquantized: Collection[str]) ->
     return {
         "quant_method": recipe.format,
         "bits": recipe.num_bits,
-        "group_size": next(iter(grouping.group_sizes.values())),
+        "group_size": next(iter(grouping.recipes.values())).group_size,
         "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": [LM_HEAD, *sorted(unquantized)] if unquantized else None,
@@ -60,7 +51,7 @@ def _gptq(recipe: GptqParams, grouping: Grouping, unquantized: Collection[str]) 
     """A module that is named both as it is stored and as an engine fuses it is skipped by all."""
     skipped = sorted({*unquantized, *map(fused_name, unquantized)})
     rules: dict[str, Config] = {f"-:^{re.escape(name)}$": {} for name in skipped}
-    group_size = next(iter(grouping.group_sizes.values()))
+    group_size = next(iter(grouping.recipes.values())).group_size
     return {
         "quant_method": recipe.format,
         "bits": recipe.num_bits,
@@ -80,37 +71,31 @@ def _compressed_tensors(
     recipe: CompressedTensorsParams, grouping: Grouping, unquantized: Collection[str]
 ) -> Config:
     """One config group for the most frequent group size, and one for each other one."""
-    layout = LAYOUTS[recipe.scheme]
+    by_channel = recipe.group_size is None
+    by_size: dict[int | None, list[str]] = {}
+    for name, linear in grouping.recipes.items():
+        by_size.setdefault(None if by_channel else linear.group_size, []).append(name)
+    by_frequency = sorted(by_size.items(), key=lambda it: len(it[1]), reverse=True)
+    # Engines round the activations, with one scale for each token.
+    token = {"strategy": "token", "dynamic": True, "observer": None}
+    inputs = _arguments(recipe, group_size=None) | token if recipe.rounds_inputs else None
     groups: dict[str, object] = {}
-    for number, (group_size, names) in enumerate(_names_by_size(recipe, grouping).items()):
+    for number, (group_size, names) in enumerate(by_frequency):
         groups[f"group_{number}"] = {
-            "targets": names if number else ["Linear"],
+            "targets": sorted(names) if number else ["Linear"],
             "weights": _arguments(recipe, group_size=group_size),
-            "input_activations": _token_arguments(recipe) if recipe.rounds_inputs else None,
+            "input_activations": inputs,
             "output_activations": None,
-            "format": layout,
+            "format": recipe.layout.value,
         }
     return {
         "quant_method": recipe.format,
-        "format": layout,
+        "format": recipe.layout.value,
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
         "ignore": [LM_HEAD, *sorted(unquantized)],
         "config_groups": groups,
-    }
-
-
-def _names_by_size(
-    recipe: CompressedTensorsParams, grouping: Grouping
-) -> Mapping[int | None, list[str]]:
-    """The linears of every group size, the most frequent first; None for one scale a channel."""
-    if recipe.group_size is None:
-        return {None: sorted(grouping.group_sizes)}
-    frequent = Counter(grouping.group_sizes.values()).most_common()
-    return {
-        size: sorted(name for name, own in grouping.group_sizes.items() if own == size)
-        for size, _ in frequent
     }
 
 
@@ -126,13 +111,4 @@ def _arguments(recipe: CompressedTensorsParams, *, group_size: int | None) -> Co
         "actorder": None,
         "observer": "minmax",
         "observer_kwargs": {},
-    }
-
-
-def _token_arguments(recipe: CompressedTensorsParams) -> Config:
-    """Activations are rounded in the engine, with one scale for each token."""
-    return _arguments(recipe, group_size=None) | {
-        "strategy": "token",
-        "dynamic": True,
-        "observer": None,
     }

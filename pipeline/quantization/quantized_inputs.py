@@ -8,7 +8,7 @@ so that memory grows neither with tokens nor with layers, and those that enter a
 until the next one is begun: a layer that was cut short is begun again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from pipeline.calibration.activations import measuring
 from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.layers import BATCH_TOKENS
 from pipeline.checkpoint.layered_model import LayeredModel
+from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.drift import DriftAccumulator, corrected
 from pipeline.numerics.layer import QuantizedLayer
-from pipeline.quantization.layer_inputs import LayerInputs
 
 
 class QuantizedInputs:
@@ -54,33 +54,35 @@ class QuantizedInputs:
                     stream.write(0, map(self._model.embed, batches))
         self._index_of = {it.prefix: index for index, it in enumerate(self._model.layers)}
 
-    def corrected(self, prefix: str, inputs: LayerInputs) -> LayerInputs:
-        """The layer with G of the quantized inputs, and weights that make up for their drift."""
-        index = self._index_of[prefix]
+    def corrected(self, layer: DecoderLayer, linears: Collection[str]) -> DecoderLayer:
+        """Measure the quantized inputs of `linears`; their weights make up for the drift."""
+        index = self._index_of[layer.prefix]
         for stream in (self._base, self._quantized):
             stream.drop(index - 1)
         with (
             torch.no_grad(),
-            self._model.loaded(index) as layer,
-            measuring(layer, DriftAccumulator) as measurement,
+            self._model.loaded(index) as module,
+            measuring(module, DriftAccumulator) as measurement,
         ):
             pairs = zip(self._base.read(index), self._quantized.read(index), strict=True)
             made = (self._model.run(index, torch.cat(pair)).chunk(2)[0] for pair in pairs)
             self._base.write(index + 1, made)
-        tensors, grams = dict(inputs.tensors), dict(inputs.grams)
+        local_name = {layer.full_name(name): name for name in linears}
+        tensors, inputs = dict(layer.tensors), []
         while measurement.inputs:  # what is done goes: a large layer leaves no room for all of it
             _, measured = measurement.inputs.popitem()
-            inside = (linear.removeprefix(f"{prefix}.") for linear in measured.linears)
-            names = [name for name in inside if name in inputs.grams]
+            names = tuple(local_name[name] for name in measured.linears if name in local_name)
+            if not names:
+                continue
             gram = measured.accumulator.gram()
-            grams |= dict.fromkeys(names, gram)
+            inputs.append(SharedInput(names[0], names, gram))
             tensors |= corrected(
-                {f"{name}.weight": tensors[f"{name}.weight"] for name in names},
+                {f"{name}.weight": layer.weight(name) for name in names},
                 measured.accumulator.drift(),
                 gram,
                 dampening_frac=self._dampening_frac,
             )
-        return replace(inputs, tensors=tensors, grams=grams)
+        return replace(layer, tensors=tensors, inputs=tuple(inputs))
 
     def advance(self, prefix: str, made: QuantizedLayer) -> None:
         """Run the quantized stream through what `made` leaves of the layer, if it is one."""
@@ -88,12 +90,11 @@ class QuantizedInputs:
         if index is None or index + 1 == len(self._model.layers):
             return
         values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
-        replaced = {f"{prefix}.{name}": it for name, it in (values | made.changed).items()}
-        self._run(self._quantized, index, replaced)
+        self._run(self._quantized, index, values | made.changed)
         if not made.linears:  # nothing was measured
             self._run(self._base, index, {})
 
-    def _run(self, stream: HiddenStates, index: int, replaced: dict[str, Tensor]) -> None:
+    def _run(self, stream: HiddenStates, index: int, replaced: Mapping[str, Tensor]) -> None:
         with torch.no_grad(), self._model.loaded(index, replaced):
             batches = stream.read(index)
             stream.write(index + 1, (self._model.run(index, batch) for batch in batches))

@@ -51,7 +51,7 @@ def test_a_damaged_matrix_is_one_line(layout: Layout, case: str) -> None:
     linear = statistics.linears[0]
     path = layout.statistics_dir / statistics.record.inputs[0].file
     DAMAGE[case](path)
-    is_one_line_about(path, lambda: statistics.grams([linear]))
+    is_one_line_about(path, lambda: statistics.gram(linear))
     is_one_line_about(path, lambda: statistics.diagonal(linear))
 
 
@@ -82,5 +82,5 @@ def test_damaged_token_ids_are_one_line(layout: Layout, text: str) -> None:
 def test_whole_statistics_are_read(calibrated: Layout) -> None:
     statistics = Statistics(calibrated)
     assert statistics.token_ids() == json.loads(calibrated.token_ids_path.read_bytes())
-    (gram,) = statistics.grams([statistics.linears[0]]).values()
+    gram = statistics.gram(statistics.linears[0])
     assert torch.equal(gram, gram.T)

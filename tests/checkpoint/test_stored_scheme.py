@@ -5,27 +5,28 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint.stored_scheme import Layout, StoredScheme, read_schemes
+from pipeline.checkpoint.stored_scheme import StoredScheme, read_schemes
 from pipeline.core.errors import InputError
+from pipeline.params.variants import PackedLayout
 from pipeline.quantization.grouping import plan_groups
 from pipeline.quantization.quantization_config import quantization_config
 from tests.packed_models import packed_recipe
 
 SHAPES = {"model.layers.0.mlp.up_proj": (64, 128), "model.layers.0.mlp.down_proj": (128, 96)}
 RECIPES = [
-    ("awq", 32, {}, StoredScheme(Layout.AWQ, 4, 32, symmetric=False)),
-    ("gptq", 32, {"num_bits": 3}, StoredScheme(Layout.GPTQ, 3, 32, symmetric=False)),
-    ("gptq", None, {"num_bits": 8}, StoredScheme(Layout.GPTQ, 8, None, symmetric=False)),
-    ("W4A16", 32, {}, StoredScheme(Layout.PACKED, 4, 32, symmetric=True)),
-    ("W4A16", None, {}, StoredScheme(Layout.PACKED, 4, None, symmetric=True)),
-    ("W4A16_ASYM", 32, {}, StoredScheme(Layout.PACKED, 4, 32, symmetric=False)),
-    ("W8A16", 32, {}, StoredScheme(Layout.PACKED, 8, 32, symmetric=True)),
-    ("W8A8", None, {}, StoredScheme(Layout.INT, 8, None, symmetric=True, rounds_inputs=True)),
+    ("awq", 32, {}, StoredScheme(PackedLayout.AWQ, 4, 32, symmetric=False)),
+    ("gptq", 32, {"num_bits": 3}, StoredScheme(PackedLayout.GPTQ, 3, 32, symmetric=False)),
+    ("gptq", None, {"num_bits": 8}, StoredScheme(PackedLayout.GPTQ, 8, None, symmetric=False)),
+    ("W4A16", 32, {}, StoredScheme(PackedLayout.PACKED, 4, 32, symmetric=True)),
+    ("W4A16", None, {}, StoredScheme(PackedLayout.PACKED, 4, None, symmetric=True)),
+    ("W4A16_ASYM", 32, {}, StoredScheme(PackedLayout.PACKED, 4, 32, symmetric=False)),
+    ("W8A16", 32, {}, StoredScheme(PackedLayout.PACKED, 8, 32, symmetric=True)),
+    ("W8A8", None, {}, StoredScheme(PackedLayout.INT, 8, None, symmetric=True, rounds_inputs=True)),
     (
         "FP8_DYNAMIC",
         None,
         {},
-        StoredScheme(Layout.FLOAT, 8, None, symmetric=True, rounds_inputs=True),
+        StoredScheme(PackedLayout.FLOAT, 8, None, symmetric=True, rounds_inputs=True),
     ),
 ]
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 
 VOCABULARY, HIDDEN, GROUP_SIZE = 64, 32, 16
 NAMES = ("first", "second")
@@ -48,7 +49,9 @@ def rounded(base: Predictor) -> tuple[Predictor, dict[str, AlignedLinear]]:
         base(token_ids(), False)
         for name in NAMES:
             weight = base.get_submodule(name).weight
-            grid = range_grid(weight, num_bits=3, group_size=GROUP_SIZE, symmetric=False)
+            grid = range_grid(
+                weight, GroupScheme(num_bits=3, group_size=GROUP_SIZE, symmetric=False)
+            )
             integers = grid.round(weight)
             gram = seen[name].T @ seen[name] / len(seen[name])
             linears[name] = AlignedLinear(weight.clone(), gram, integers, grid)

@@ -7,6 +7,7 @@ from torch import Tensor
 from pipeline.numerics.drift import SHARE, DriftAccumulator, corrected
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.grid import range_grid
+from pipeline.params.linear_recipe import GroupScheme
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ def test_what_is_rounded_then_is_nearer_to_the_output_of_the_base(base: Tensor) 
     better = corrected({"it": matrix}, accumulator.drift(), gram, dampening_frac=0.01)["it"]
     errors = []
     for target in (matrix, better):
-        grid = range_grid(target, num_bits=4, group_size=32, symmetric=False)
+        grid = range_grid(target, GroupScheme(num_bits=4, group_size=32, symmetric=False))
         integers = round_with_feedback(target, gram, grid, dampening_frac=0.01)
         output = quantized @ grid.values(integers).T
         errors.append(float((base @ matrix.T - output).square().mean()))

@@ -2,8 +2,12 @@
 
 import torch
 
-from pipeline.numerics.fp8 import LARGEST, fp8_layer, round_to_e4m3
+from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
+from pipeline.numerics.fp8 import LARGEST, round_to_e4m3
+from pipeline.numerics.layer import quantize_layer
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
+from pipeline.quantization.grouping import plan_groups
+from tests.packed_models import packed_recipe
 
 
 def every_e4m3() -> torch.Tensor:
@@ -38,8 +42,11 @@ def test_what_lies_beyond_the_ends_becomes_the_end() -> None:
 def test_a_layer_is_rounded_row_by_row() -> None:
     weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(1)).half()
     weight[3] = 0
-    layer = fp8_layer({"up.weight": weight}, {"up": torch.eye(24)})
-    linear = layer.linears["up"]
+    up = SharedInput("up", ("up",), torch.eye(24))
+    layer = DecoderLayer("model.layers.0", {"up.weight": weight}, (up,))
+    recipe = packed_recipe("FP8_DYNAMIC", group_size=None)
+    recipes = plan_groups(recipe, {"model.layers.0.up": (8, 24)}).of_layer("model.layers.0")
+    linear = quantize_layer(layer, (), recipes, head_dim=24).linears["up"]
     values = linear.grid.values(linear.integers)
     assert linear.grid.scale.shape == (8, 1)
     assert torch.equal(values[3], torch.zeros(24))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import GATED_FOLDS
+from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import (
     BLOCK,
@@ -16,7 +17,8 @@ from pipeline.numerics.gram import (
 )
 from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip, storable
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
-from pipeline.params.params import AwqParams, Rounding
+from pipeline.params.linear_recipe import GroupScheme, LinearRecipe
+from pipeline.params.variants import PackedLayout, Rounding
 
 HIDDEN, INTERMEDIATE, HEAD_DIM, KV_HEADS = 64, 96, 16, 2
 CPU = torch.device("cpu")
@@ -61,43 +63,36 @@ def layer_tensors() -> dict[str, Tensor]:
     return tensors
 
 
-def layer_grams() -> dict[str, Tensor]:
-    attention, output, mlp, down = (
-        gram_of(inputs(n, seed=n + i)) for i, n in enumerate((HIDDEN, HIDDEN, HIDDEN, INTERMEDIATE))
-    )
-    return {
-        "self_attn.q_proj": attention,
-        "self_attn.k_proj": attention,
-        "self_attn.v_proj": attention,
-        "self_attn.o_proj": output,
-        "mlp.gate_proj": mlp,
-        "mlp.up_proj": mlp,
-        "mlp.down_proj": down,
+def layer_inputs() -> tuple[SharedInput, ...]:
+    readers = {
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): HIDDEN,
+        ("self_attn.o_proj",): HIDDEN,
+        ("mlp.gate_proj", "mlp.up_proj"): HIDDEN,
+        ("mlp.down_proj",): INTERMEDIATE,
     }
+    return tuple(
+        SharedInput(names[0], names, gram_of(inputs(features, seed=features + i)))
+        for i, (names, features) in enumerate(readers.items())
+    )
 
 
 def quantized(
     *, scale_search: bool, clip_search: bool, rounding: Rounding, num_bits: int = 4
 ) -> QuantizedLayer:
-    recipe = AwqParams.model_construct(
-        format="awq",
+    layer = DecoderLayer("model.layers.0", layer_tensors(), layer_inputs())
+    recipe = LinearRecipe(
         num_bits=num_bits,
         group_size=32,
-        scale_search=scale_search,
+        symmetric=False,
+        layout=PackedLayout.PACKED,
         clip_search=clip_search,
         rounding=rounding,
         refine_sweeps=0,
         dampening_frac=0.01,
     )
-    return quantize_layer(
-        layer_tensors(),
-        layer_grams(),
-        GATED_FOLDS,
-        recipe,
-        symmetric=False,
-        head_dim=HEAD_DIM,
-        shared_grams={},
-    )
+    recipes = {name: recipe for it in layer.inputs for name in it.linears}
+    folds = GATED_FOLDS if scale_search else ()
+    return quantize_layer(layer, folds, recipes, head_dim=HEAD_DIM)
 
 
 def total_error(layer: QuantizedLayer) -> float:
@@ -151,7 +146,7 @@ def test_rounding_to_nearest_is_off_by_at_most_half_a_step(
     symmetric: bool, group_size: int
 ) -> None:
     matrix = weight(12, 64, seed=6)
-    grid = range_grid(matrix, num_bits=8, group_size=group_size, symmetric=symmetric)
+    grid = range_grid(matrix, GroupScheme(num_bits=8, group_size=group_size, symmetric=symmetric))
     scale = grid.scale.repeat_interleave(group_size, dim=1)
     error = (grid.values(grid.round(matrix)) - matrix).abs() / scale
     # Half a step inside the range. At its ends a rounded zero point, or the missing top step of a
@@ -172,7 +167,7 @@ def test_a_stored_scale_is_the_same_in_both_16_bit_types(scale: float) -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_values_on_the_grid_are_kept_exactly(symmetric: bool) -> None:
     matrix = weight(12, 64, seed=7)
-    grid = range_grid(matrix, num_bits=4, group_size=32, symmetric=symmetric)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=32, symmetric=symmetric))
     integers = grid.round(matrix)
     assert torch.equal(grid.round(grid.values(integers)), integers)
 
@@ -181,7 +176,7 @@ def test_values_on_the_grid_are_kept_exactly(symmetric: bool) -> None:
 def test_a_symmetric_grid_reaches_its_extreme_on_either_side(sign: float) -> None:
     matrix = weight(12, 64, seed=20)
     matrix[:, ::32] = 3.0 * sign
-    grid = range_grid(matrix, num_bits=4, group_size=32, symmetric=True)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=32, symmetric=True))
     reached = grid.values(grid.round(matrix))[:, ::32]
     torch.testing.assert_close(reached, matrix[:, ::32], rtol=1e-3, atol=0)
 
@@ -190,13 +185,13 @@ def test_a_group_of_zeros_stays_zero() -> None:
     matrix = weight(4, 64, seed=8)
     matrix[:, :32] = 0
     for symmetric in (True, False):
-        grid = range_grid(matrix, num_bits=4, group_size=32, symmetric=symmetric)
+        grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=32, symmetric=symmetric))
         assert torch.equal(grid.values(grid.round(matrix))[:, :32], torch.zeros(4, 32))
 
 
 def test_feedback_beats_rounding_to_nearest_on_the_same_grid() -> None:
     matrix, gram = weight(32, 64, seed=9), gram_of(inputs(64, seed=10))
-    grid = range_grid(matrix, num_bits=4, group_size=32, symmetric=False)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=32, symmetric=False))
     nearest = output_error(grid.values(grid.round(matrix)) - matrix, gram)
     integers = round_with_feedback(matrix, gram, grid, dampening_frac=0.01)
     assert output_error(grid.values(integers) - matrix, gram) < 0.7 * nearest
@@ -206,7 +201,7 @@ def test_feedback_beats_rounding_to_nearest_on_the_same_grid() -> None:
 
 def test_feedback_is_rounding_to_nearest_when_inputs_are_uncorrelated() -> None:
     matrix = weight(16, 64, seed=11)
-    grid = range_grid(matrix, num_bits=4, group_size=16, symmetric=True)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=16, symmetric=True))
     gram = torch.diag(torch.rand(64) + 0.1)
     assert torch.equal(
         round_with_feedback(matrix, gram, grid, dampening_frac=0.01), grid.round(matrix)
@@ -215,7 +210,7 @@ def test_feedback_is_rounding_to_nearest_when_inputs_are_uncorrelated() -> None:
 
 def test_feedback_follows_a_permutation_of_the_inputs() -> None:
     matrix, gram = weight(16, 48, seed=12), gram_of(inputs(48, seed=13))
-    grid = range_grid(matrix, num_bits=4, group_size=48, symmetric=False)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=48, symmetric=False))
     order = torch.randperm(48, generator=torch.Generator().manual_seed(14))
     plain = round_with_feedback(matrix, gram, grid, dampening_frac=0.01)
     permuted = round_with_feedback(
@@ -227,7 +222,7 @@ def test_feedback_follows_a_permutation_of_the_inputs() -> None:
 def test_feedback_is_the_textbook_algorithm() -> None:
     """Against a direct float64 form: quantize a column, then solve for the rest exactly."""
     matrix, gram = weight(6, 32, seed=15), gram_of(inputs(32, seed=16))
-    grid = range_grid(matrix, num_bits=3, group_size=32, symmetric=False)
+    grid = range_grid(matrix, GroupScheme(num_bits=3, group_size=32, symmetric=False))
     assert torch.equal(
         round_with_feedback(matrix, gram, grid, dampening_frac=0.01),
         textbook_gptq(matrix, gram, grid, dampening_frac=0.01),
@@ -254,8 +249,8 @@ def textbook_gptq(matrix: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: f
 def test_clip_search_never_hurts_the_error_it_minimises() -> None:
     matrix, gram = weight(16, 64, seed=17), gram_of(inputs(64, seed=18))
     for symmetric in (True, False):
-        sizes = {"num_bits": 4, "group_size": 64, "symmetric": symmetric}
-        full, clipped = range_grid(matrix, **sizes), search_clip(matrix, gram, **sizes)
+        scheme = GroupScheme(num_bits=4, group_size=64, symmetric=symmetric)
+        full, clipped = range_grid(matrix, scheme), search_clip(matrix, gram, scheme)
         errors = [
             output_error(it.values(it.round(matrix)) - matrix, gram) for it in (full, clipped)
         ]

@@ -8,13 +8,14 @@ from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, storable
 from pipeline.numerics.refine import refine
+from pipeline.params.linear_recipe import GroupScheme
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
 
 def rounded(*, num_bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor, Grid]:
     """A matrix, its dampened G, and GPTQ's integers with their grid."""
     matrix, gram = weight(32, 96, seed=21), gram_of(inputs(96, seed=22))
-    grid = range_grid(matrix, num_bits=num_bits, group_size=32, symmetric=symmetric)
+    grid = range_grid(matrix, GroupScheme(num_bits=num_bits, group_size=32, symmetric=symmetric))
     integers = round_with_feedback(matrix, gram, grid, dampening_frac=0.01)
     return matrix, dampened(gram, 0.01), integers, grid
 

@@ -8,6 +8,7 @@ from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.grid import Grid, range_grid
 from pipeline.numerics.refine import refine
 from pipeline.numerics.two_sided import descend
+from pipeline.params.linear_recipe import GroupScheme
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
 ROWS, COLUMNS = 48, 96
@@ -18,7 +19,7 @@ def problem(*, num_bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Grid, Te
     matrix = weight(ROWS, COLUMNS, seed=31)
     outputs = dampened(gram_of(inputs(ROWS, seed=32)), 0.1)
     gram = dampened(gram_of(inputs(COLUMNS, seed=33)), 0.01)
-    grid = range_grid(matrix, num_bits=num_bits, group_size=32, symmetric=symmetric)
+    grid = range_grid(matrix, GroupScheme(num_bits=num_bits, group_size=32, symmetric=symmetric))
     integers = round_with_feedback(matrix, gram, grid, dampening_frac=0.01)
     integers, grid = refine(matrix, gram, integers, grid, sweeps=4)
     return matrix, integers, grid, outputs, gram

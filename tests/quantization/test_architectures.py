@@ -1,18 +1,27 @@
 """Every architecture: folding changes nothing, and packed files stand for nearly the base."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.architectures.folds import FOLDS, folds_of, layer_folds, split_layer_name
+from pipeline.architectures.folds import (
+    FOLDS,
+    folds_of,
+    head_dim_of,
+    layer_folds,
+    names_by_layer,
+)
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import Layout
-from pipeline.numerics.fold import apply_fold, search_fold
+from pipeline.numerics.decoder_layer import DecoderLayer
+from pipeline.numerics.fold import fold_layer
+from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import AwqParams, GptqParams
 from pipeline.quantization.packed_checkpoint import write_packed
 from pipeline.records.variant import TensorCoverage
@@ -58,37 +67,30 @@ def folded_tensors(layout: Layout) -> dict[str, Tensor]:
     checkpoint, statistics = Checkpoint(layout.base_dir), Statistics(layout)
     folds = folds_of(base_manifest(layout).architecture)
     generator = torch.Generator().manual_seed(3)
-    tensors = {name: checkpoint.tensor(name).float() for name in checkpoint.names}
-    for prefix in {split[0] for name in tensors if (split := split_layer_name(name))}:
-        working = {
-            name.removeprefix(f"{prefix}."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(f"{prefix}.")
+    scheme = GroupScheme(num_bits=4, group_size=16, symmetric=False)
+    tensors: dict[str, Tensor] = {}
+    for prefix, names in names_by_layer(checkpoint.names).items():
+        layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
+        present = layer_folds(folds, layer.modules)
+        schemes = {name: scheme for fold in present for name in fold.linears}
+        inputs = statistics.inputs(prefix, layer.modules, folds=present)
+        assert {name for it in inputs for name in it.linears} == set(schemes)
+        layer, head_dim = replace(layer, inputs=inputs), head_dim_of(checkpoint.config)
+        scales = fold_layer(layer, present, schemes, head_dim=head_dim).scales
+        # Searched scales of random weights are mild: make them far from 1.
+        strong = {
+            name: it * torch.randn(it.shape, generator=generator).exp()
+            for name, it in scales.items()
         }
-        linears = [it for it in statistics.linears if it.startswith(f"{prefix}.")]
-        grams = {
-            name.removeprefix(f"{prefix}."): gram
-            for name, gram in statistics.grams(linears).items()
-        }
-        modules = {name.removesuffix(".weight") for name in working}
-        present = layer_folds(folds, modules)
-        assert {linear for fold in present for linear in fold.linears} == set(grams)
-        config = checkpoint.config
-        heads = config["hidden_size"] // config["num_attention_heads"]
-        head_dim = config.get("head_dim") or heads
-        for fold in reversed(present):
-            scales = search_fold(
-                working, grams, fold, RECIPES["awq"], symmetric=False, head_dim=head_dim,
-                shared_grams={
-                    it.shared_input: statistics.shared_gram(f"{prefix}.{it.shared_input}")
-                    for it in present
-                    if it.shared_input
-                },
-            )  # fmt: skip
-            # Searched scales of random weights are mild: make them far from 1.
-            scales = scales * torch.randn(scales.shape, generator=generator).exp()
-            apply_fold(working, grams, fold, scales, head_dim=head_dim, stored_dtype=torch.float32)
-        tensors |= {f"{prefix}.{name}": tensor for name, tensor in working.items()}
+        folded = fold_layer(
+            layer,
+            present,
+            schemes,
+            head_dim=head_dim,
+            norm_dtype=torch.float32,
+            known_scales=strong,
+        )
+        tensors |= {layer.full_name(name): it for name, it in folded.layer.tensors.items()}
     return tensors
 
 

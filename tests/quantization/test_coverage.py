@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.core.errors import FailureError
+from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.params import GgufParams, GgufType
 from pipeline.quantization.coverage import (
     gguf_coverage,
@@ -11,6 +12,7 @@ from pipeline.quantization.coverage import (
     packed_coverage,
     require_covered,
 )
+from pipeline.quantization.grouping import plan_groups
 from pipeline.records.variant import TensorCoverage
 from tests.packed_models import packed_recipe
 
@@ -18,16 +20,18 @@ UP, DOWN = (f"model.layers.0.mlp.{own}_proj.weight" for own in ("up", "down"))
 SHAPE = (64, 128)
 
 
+def linear_recipe(name: str, kind: str, *, group_size: int | None) -> LinearRecipe:
+    return plan_groups(packed_recipe(kind, group_size=group_size), {name: SHAPE}).recipes[name]
+
+
 def quantized(name: str) -> TensorCoverage:
     return packed_coverage(
         name,
         shape=SHAPE,
-        recipe=packed_recipe("awq", group_size=32),
-        group_size=32,
+        recipe=linear_recipe(name, "awq", group_size=32),
         num_bytes=64 * 128 // 2 + 1024,
         relative_error=0.01,
         error_ratio=0.8,
-        reason=None,
     )
 
 
@@ -91,12 +95,10 @@ def test_the_scheme_is_named(name: str, group_size: int | None, shown: str) -> N
     row = packed_coverage(
         UP,
         shape=SHAPE,
-        recipe=packed_recipe(name, group_size=group_size),
-        group_size=group_size or SHAPE[1],
+        recipe=linear_recipe(UP, name, group_size=group_size),
         num_bytes=5120,
         relative_error=0.01,
         error_ratio=0.8,
-        reason=None,
     )
     assert (row.scheme, row.bits_per_weight) == (shown, 5.0)
 

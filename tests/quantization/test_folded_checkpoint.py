@@ -11,19 +11,11 @@ from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import Layout
 from pipeline.numerics import awq
-from pipeline.params.params import IntegerWeights, Rounding
+from pipeline.params.linear_recipe import GroupScheme
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
 from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
 
-ROUNDING = IntegerWeights(
-    num_bits=2,
-    group_size=16,
-    scale_search=True,
-    clip_search=False,
-    rounding=Rounding.NEAREST,
-    refine_sweeps=0,
-    dampening_frac=0.0,
-)
+SCHEME = GroupScheme(num_bits=2, group_size=16, symmetric=False)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +29,7 @@ def folded(layout: Layout) -> FoldedCheckpoint:
         layout.base_dir,
         base_manifest(layout).architecture,
         Statistics(layout),
-        ROUNDING,
+        SCHEME,
         layout.root / "folded",
     )
 
@@ -77,7 +69,7 @@ def test_the_second_moments_are_those_of_the_folded_inputs(tmp_path: Path, name:
     )
     measured = Statistics(again)
     for linear in statistics.linears:
-        expected = measured.grams([linear])[linear]
+        expected = measured.gram(linear)
         found = made.gram(statistics, linear)
         assert (found - expected).norm() < 0.01 * expected.norm(), linear
         assert torch.allclose(made.diagonal(statistics, linear), found.diagonal(), rtol=1e-4)

@@ -30,17 +30,28 @@ def plan(
     return plan_groups(packed_recipe(name, group_size=group_size, on_indivisible=rule), shapes)
 
 
+def sizes(grouping: Grouping) -> dict[str, int]:
+    return {name: recipe.group_size for name, recipe in grouping.recipes.items()}
+
+
+def reasons(grouping: Grouping) -> dict[str, str]:
+    """Why the groups of some linears are smaller than asked."""
+    return {name: it.reason for name, it in grouping.recipes.items() if it.reason}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("rule", ["error", "smaller_group", "keep"])
 def test_what_divides_needs_no_rule(name: str, rule: str) -> None:
     grouping = plan(name, ODD_DOWN, group_size=32, rule=rule)
-    assert grouping == Grouping(dict.fromkeys(ODD_DOWN, 32), kept={}, reasons={})
+    assert sizes(grouping) == dict.fromkeys(ODD_DOWN, 32)
+    assert not grouping.kept
+    assert not reasons(grouping)
 
 
 @pytest.mark.parametrize("name", ["gptq", "W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC"])
 def test_without_groups_a_channel_is_one_group(name: str) -> None:
     grouping = plan(name, ODD_DOWN, group_size=None, rule="error")
-    assert grouping.group_sizes == {module: shape[1] for module, shape in ODD_DOWN.items()}
+    assert sizes(grouping) == {module: shape[1] for module, shape in ODD_DOWN.items()}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -64,18 +75,18 @@ def test_error_says_when_no_group_size_would_do() -> None:
 @pytest.mark.parametrize("name", ["awq", "gptq"])
 def test_a_file_with_one_group_size_gets_the_largest_that_divides_all(name: str) -> None:
     grouping = plan(name, ODD_DOWN, group_size=128, rule="smaller_group")
-    assert grouping.group_sizes == dict.fromkeys(ODD_DOWN, 32)
+    assert sizes(grouping) == dict.fromkeys(ODD_DOWN, 32)
     assert not grouping.kept
-    assert set(grouping.reasons) == set(ODD_DOWN)
-    assert grouping.reasons[f"{LAYER}.mlp.up_proj"].startswith("group size 32 instead of 128: ")
+    assert set(reasons(grouping)) == set(ODD_DOWN)
+    assert reasons(grouping)[f"{LAYER}.mlp.up_proj"].startswith("group size 32 instead of 128: ")
 
 
 @pytest.mark.parametrize("name", ["W4A16", "W4A16_ASYM", "W8A16"])
 def test_compressed_tensors_gives_one_linear_a_smaller_group(name: str) -> None:
     grouping = plan(name, ODD_DOWN, group_size=128, rule="smaller_group")
     down = f"{LAYER}.mlp.down_proj"
-    assert grouping.group_sizes == dict.fromkeys(ODD_DOWN, 128) | {down: 32}
-    assert grouping.reasons == {down: "group size 32: its 288 inputs do not divide by 128"}
+    assert sizes(grouping) == dict.fromkeys(ODD_DOWN, 128) | {down: 32}
+    assert reasons(grouping) == {down: "group size 32: its 288 inputs do not divide by 128"}
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "W4A16_ASYM"])
@@ -88,7 +99,7 @@ def test_a_smaller_group_cannot_help_outputs(name: str) -> None:
 def test_keep_leaves_alone_what_does_not_divide(name: str) -> None:
     grouping = plan(name, ODD_DOWN, group_size=128, rule="keep")
     assert grouping.kept == {f"{LAYER}.mlp.down_proj": "kept: its 288 inputs do not divide by 128"}
-    assert set(grouping.group_sizes) == set(ODD_DOWN) - set(grouping.kept)
+    assert set(grouping.recipes) == set(ODD_DOWN) - set(grouping.kept)
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "W4A16_ASYM"])
@@ -121,7 +132,7 @@ def test_experts_of_a_layer_are_kept_together() -> None:
     others = {"model.layers.3.self_attn.o_proj": (128, 128)}
     grouping = plan("gptq", shapes | others, group_size=128, rule="keep")
     assert set(grouping.kept) == set(shapes)
-    assert set(grouping.group_sizes) == set(others)
+    assert set(grouping.recipes) == set(others)
     assert {fused_name(name) for name in shapes} == {experts}
 
 
@@ -157,7 +168,7 @@ def test_awq_has_four_bits_and_groups() -> None:
 def test_experts_have_no_quantized_inputs() -> None:
     recipe = packed_recipe("awq", group_size=32, quantized_inputs=True)
     dense = {f"{LAYER}.mlp.up_proj": (64, 64)}
-    assert set(plan_groups(recipe, dense).group_sizes) == set(dense)
+    assert set(plan_groups(recipe, dense).recipes) == set(dense)
     expert = {f"{LAYER}.mlp.experts.0.up_proj": (64, 64)}
     with pytest.raises(InputError, match=r"^quantized_inputs = true: .* gets other .*set it to fa"):
         plan_groups(recipe, dense | expert)
@@ -168,3 +179,12 @@ def test_activations_inside_experts_are_not_rounded(name: str) -> None:
     shapes = {f"{LAYER}.mlp.experts.{number}.up_proj": (64, 64) for number in range(2)}
     with pytest.raises(InputError, match=f"scheme = {name}: .*experts.0.up_proj is an expert"):
         plan(name, shapes, group_size=None, rule="keep")
+
+
+def test_a_layer_has_the_recipes_of_its_own_linears_alone() -> None:
+    up = {f"model.layers.{number}.mlp.up_proj": (64, 64 * number) for number in (1, 2, 10)}
+    grouping = plan("gptq", up, group_size=None, rule="error")
+    assert {name: it.group_size for name, it in grouping.of_layer("model.layers.1").items()} == {
+        "mlp.up_proj": 64
+    }
+    assert not grouping.of_layer("")

@@ -1,6 +1,7 @@
 """Quantized inputs: those that the quantized model really has, and what they are good for."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from pipeline.checkpoint.names import WEIGHTS_FILE
 from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Layout
+from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.drift import DriftAccumulator, corrected
 from pipeline.numerics.grid import range_grid
 from pipeline.numerics.layer import QuantizedLayer, QuantizedLinear
-from pipeline.quantization.layer_inputs import LayerInputs, layer_inputs
+from pipeline.params.linear_recipe import GroupScheme
 from pipeline.quantization.packed_checkpoint import write_packed
 from pipeline.quantization.quantized_inputs import QuantizedInputs
 from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
@@ -28,15 +30,19 @@ DENSE = [name for name in CONFIGS if name not in ("mixtral", "qwen3-moe")]
 FRACTION = 0.01
 
 
-def rounded(inputs: LayerInputs) -> QuantizedLayer:
+def rounded(layer: DecoderLayer) -> QuantizedLayer:
     """The base's linears, three bits, to nearest; and norms that are halved."""
     linears = {}
-    for name in inputs.grams:
-        weight = inputs.tensors[f"{name}.weight"].float()
-        grid = range_grid(weight, num_bits=3, group_size=16, symmetric=True)
+    for name in (linear for it in layer.inputs for linear in it.linears):
+        weight = layer.weight(name).float()
+        grid = range_grid(weight, GroupScheme(num_bits=3, group_size=16, symmetric=True))
         linears[name] = QuantizedLinear(grid.round(weight), grid, 0.0, 1.0)
     norm = "post_attention_layernorm.weight"
-    return QuantizedLayer(linears, changed={norm: inputs.tensors[norm] / 2})
+    return QuantizedLayer(linears, {norm: layer.tensors[norm] / 2}, {})
+
+
+def grams(layer: DecoderLayer) -> dict[str, Tensor]:
+    return {linear: it.gram for it in layer.inputs for linear in it.linears}
 
 
 def inputs_of(model_dir: Path, module: str) -> Tensor:
@@ -53,47 +59,42 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
     """Nothing drifts in the first layer; the second reads what the first one became gives."""
     layout = calibrated_model(tmp_path, name)
     statistics, checkpoint = Statistics(layout), Checkpoint(layout.base_dir)
-    by_layer = names_by_layer(checkpoint.names)
-    before = {
-        prefix: layer_inputs(
-            prefix,
-            checkpoint.tensors(names),
-            [it for it in statistics.linears if it.startswith(f"{prefix}.")],
-            statistics,
-            (),
-        )
-        for prefix, names in by_layer.items()
-        if prefix
-    }
+    before = {}
+    for prefix, names in names_by_layer(checkpoint.names).items():
+        layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
+        inputs = statistics.inputs(prefix, layer.modules)
+        if inputs:
+            before[prefix] = replace(layer, inputs=inputs)
     served = QuantizedInputs(
         layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
     )
     first, second = before
-    after = served.corrected(first, before[first])
-    for linear, gram in before[first].grams.items():
-        torch.testing.assert_close(after.grams[linear], gram, rtol=1e-4, atol=1e-5)
-        weight = before[first].tensors[f"{linear}.weight"].float()
-        assert torch.equal(after.tensors[f"{linear}.weight"], weight)
+    linears = grams(before[first]).keys()
+    after = served.corrected(replace(before[first], inputs=()), linears)
+    assert grams(after).keys() == linears
+    for linear, gram in grams(before[first]).items():
+        torch.testing.assert_close(grams(after)[linear], gram, rtol=1e-4, atol=1e-5)
+        assert torch.equal(after.weight(linear), before[first].weight(linear).float())
     made = rounded(before[first])
     served.advance(first, made)
-    after = served.corrected(second, before[second])
+    after = served.corrected(before[second], grams(before[second]))
 
     values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
     stored = {f"{first}.{it}": value for it, value in (values | made.changed).items()}
     changed = tmp_path / "changed"
     shutil.copytree(layout.base_dir, changed)
     save_file(load_file(layout.base_dir / WEIGHTS_FILE) | stored, changed / WEIGHTS_FILE)
-    linear = next(iter(before[second].grams))
+    linear = next(iter(grams(before[second])))
     pair = [inputs_of(it, f"{second}.{linear}") for it in (layout.base_dir, changed)]
     expected = DriftAccumulator(pair[0].shape[-1], CPU)
     expected.add(torch.cat(pair))
-    torch.testing.assert_close(after.grams[linear], expected.gram(), rtol=1e-3, atol=1e-4)
-    weight = before[second].tensors[f"{linear}.weight"]
+    torch.testing.assert_close(grams(after)[linear], expected.gram(), rtol=1e-3, atol=1e-4)
+    weight = before[second].weight(linear)
     (own,) = corrected(
         {"": weight}, expected.drift(), expected.gram(), dampening_frac=FRACTION
     ).values()
-    change = after.tensors[f"{linear}.weight"] - weight
-    assert (after.tensors[f"{linear}.weight"] - own).norm() < 1e-3 * change.norm()
+    change = after.weight(linear) - weight
+    assert (after.weight(linear) - own).norm() < 1e-3 * change.norm()
 
 
 def variant_of(layout: Layout, name: str, format_name: str, **changes: object) -> Path:
@@ -141,6 +142,6 @@ def test_layers_of_which_nothing_is_quantized_pass_both_on(tmp_path: Path) -> No
     served = QuantizedInputs(
         layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
     )
-    served.advance("model.layers.0", QuantizedLayer({}, {}))
+    served.advance("model.layers.0", QuantizedLayer({}, {}, {}))
     base, quantized = sorted((tmp_path / "work").glob("*/00001.states"))
     assert base.read_bytes() == quantized.read_bytes()

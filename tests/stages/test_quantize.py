@@ -134,7 +134,7 @@ def test_statistics_cover_every_linear_and_share_inputs(layout: Layout) -> None:
         f"model.layers.0.self_attn.{it}_proj" for it in "qkv"
     )
     assert statistics.record.num_tokens == NUM_SAMPLES * SAMPLE_TOKENS
-    gram = statistics.grams(["model.layers.1.mlp.down_proj"])["model.layers.1.mlp.down_proj"]
+    gram = statistics.gram("model.layers.1.mlp.down_proj")
     assert gram.shape == (288, 288)
     assert torch.linalg.eigvalsh(gram.double()).min() > -1e-5 * gram.diagonal().max()
 
@@ -388,7 +388,7 @@ def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Layout, na
         assert row.relative_error != before[row.name].relative_error
         if name != "awq":
             weight = checkpoint.tensor(row.name).float()
-            gram = statistics.grams([linear])[linear]
+            gram = statistics.gram(linear)
             error, power = (
                 float(output_error(it, gram)) for it in (weights[row.name] - weight, weight)
             )
