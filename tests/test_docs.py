@@ -96,7 +96,7 @@ def test_targets_of_make_are_in_the_makefile(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_named_files_exist(name: str) -> None:
-    named = re.compile(rf"^(?:{'|'.join(FOLDERS)})/[\w./-]*$")
+    named = re.compile(rf"^(?:{'|'.join(FOLDERS)})/(?!.*NAME)[\w./-]*$")
     paths = [word for line in code(TEXTS[name]) for word in line.split() if named.match(word)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
@@ -154,6 +154,23 @@ def test_keys_in_yaml_are_those_of_the_records(name: str) -> None:
         for key, value in YAML(typ="safe").load(shared + block).items():
             kinds = alternatives(known.get(key, LicenseDecision))
             assert list(wrong_keys(kinds, value, key)) == []
+
+
+def keys_of(kind: Any) -> Iterator[str]:
+    """The keys of a record and of all records in it."""
+    for it in alternatives(kind):
+        if isinstance(it, type) and issubclass(it, BaseModel):
+            for key, field in it.model_fields.items():
+                yield key
+                yield from keys_of(field.annotation)
+        else:
+            for inner in get_args(it):
+                yield from keys_of(inner)
+
+
+def test_every_parameter_is_explained() -> None:
+    words = set(re.findall(r"\w+", " ".join(TEXTS.values())))
+    assert sorted(set(keys_of(Params)) - words) == []
 
 
 def test_a_wrong_key_would_be_found() -> None:
