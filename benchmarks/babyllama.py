@@ -17,9 +17,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT, copy_repository
-from pipeline.domain.evaluated import EvaluationRecord
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
-from pipeline.domain.params import Params
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.params.reading import read_params
+from pipeline.records.evaluation import EvaluationRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 
 SHARED_DIR = ROOT.parent / "shared"
@@ -144,7 +144,7 @@ def _write_lines(path: Path, texts: list[str]) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         layout = make_workspace(Path(work), source=str(MODEL_DIR), variants=tuple(VARIANTS))
-        params = Params.model_validate(YAML(typ="safe").load(layout.params_path))
+        params = read_params(layout.params_path)
         fetch.run(layout, params)
         calibrate.run(layout, params)
         evaluate.run(layout, params, BASE)

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.adapters import registry_retry
-from pipeline.adapters.files import remove_tree
 from pipeline.cli import main as quantline
-from pipeline.domain.errors import QuantlineError
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import Receipts
+from pipeline.core.errors import QuantlineError
+from pipeline.core.files import remove_tree
+from pipeline.core.workspace import Layout
+from pipeline.oci import retry as registry_retry
+from pipeline.records.release import Receipts
 from pipeline.stages import publish
 from tests.registry_server import registry_server, release_params, write_packages
 

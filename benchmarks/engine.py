@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from benchmarks.result import Row, publish
-from pipeline.adapters.checkpoint import save_tensors, shard_name, unpacked_model, write_index
-from pipeline.adapters.packed_checkpoint import write_packed
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.statistics import Statistics
-from pipeline.domain.layout import PARAMS_FILE, Layout
-from pipeline.domain.params import AwqParams, GptqParams, PackedVariant
-from pipeline.domain.variants import CompressedTensorsParams, Scheme
-from tests.architectures import CONFIGS, base_manifest, calibrated_model, token_windows
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import save_tensors, shard_name, unpacked_model, write_index
+from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.params.params import AwqParams, GptqParams, PackedVariant
+from pipeline.params.reading import read_params
+from pipeline.params.variants import CompressedTensorsParams, Scheme
+from pipeline.quantization.packed_checkpoint import write_packed
+from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
 from tests.evaluation_files import write_evaluation_files
 from tests.killed import run_stage
 from tests.models import byte_bpe, write_json

@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import copy_repository
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.suite_file import read_suite
-from pipeline.adapters.workspace import read_workspace
-from pipeline.domain.layout import BASE, Layout
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.suite_file import read_suite
+from pipeline.params.workspace import read_workspace
 from pipeline.stages import calibrate, fetch, quantize
 
 VARIANTS = ("awq-w4-g128", "gptq-w4-g128", "ct-w4a16-g128", "gguf-q8-0", "gguf-q4-k-m")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import beta, binom
 
 from benchmarks.result import Row, publish
-from pipeline.domain.drops import (
+from pipeline.gate.drops import (
     MEAN,
     Progress,
     Step,
@@ -23,11 +23,11 @@ from pipeline.domain.drops import (
     drop_verdicts,
     held_drops,
 )
-from pipeline.domain.flips import Flips
-from pipeline.domain.gate_params import SequentialParams, Spending
-from pipeline.domain.paired import PairedTask, from_drops
-from pipeline.domain.selection import Verdict
-from pipeline.domain.sequential import look_sizes
+from pipeline.gate.flips import Flips
+from pipeline.gate.paired import PairedTask, from_drops
+from pipeline.gate.sequential import look_sizes
+from pipeline.params.gate import SequentialParams, Spending
+from pipeline.records.selection import Verdict
 
 RUNS = 10_000
 SEED = 0

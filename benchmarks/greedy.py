@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result import Row, publish
-from pipeline.adapters.canary import reference_texts, served_texts
-from pipeline.adapters.candidates import candidates_of, launch_of, scorer_of
-from pipeline.adapters.scorer import Scorer
-from pipeline.adapters.token_forest import Span
-from pipeline.adapters.workspace import read_workspace
-from pipeline.domain.distance import log_softmax
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
+from pipeline.engines.distance import log_softmax
+from pipeline.engines.scorer import Scorer
+from pipeline.engines.token_forest import Span
+from pipeline.params.backend_check import chosen_judge
+from pipeline.params.workspace import read_workspace
+from pipeline.serving.canary import reference_texts, served_texts
+from pipeline.serving.candidates import candidates_of, launch_of, scorer_of
 from pipeline.stages.benchmark import prompts_of
 
 NUM_PROMPTS = 20
@@ -32,8 +33,9 @@ def main() -> None:
     asked = prompts_of(layout, params, num_prompts=NUM_PROMPTS)
     tokenizer, prompts = asked.tokenizer, asked.ids
     rows: list[Row] = []
+    packed_judge = chosen_judge(params.evaluate.packed_judge)
     for candidate in candidates_of(layout, params.serve):
-        with closing(scorer_of(candidate)) as scorer:
+        with closing(scorer_of(layout, candidate, packed_judge)) as scorer:
             expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
             with launch_of(layout, params.serve, candidate, port=None).serve() as server:
                 texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)

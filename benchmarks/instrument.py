@@ -9,20 +9,20 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.result import Row, publish
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.judge import measure
-from pipeline.adapters.lm_eval import loaded_tasks
-from pipeline.adapters.lm_eval_model import ScoredModel
-from pipeline.adapters.lm_eval_run import TaskQuestions, run_tasks
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.statistics import Statistics
-from pipeline.adapters.suite_file import read_suite
-from pipeline.adapters.texts import read_texts, token_windows
-from pipeline.adapters.transformers_scorer import TransformersScorer
-from pipeline.domain.evaluated import Distance, EvaluationRecord, TaskScore
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.workspace import BASE, Layout
+from pipeline.engines.in_transformers import TransformersScorer
+from pipeline.evaluation.judge import measure
+from pipeline.evaluation.lm_eval_model import ScoredModel
+from pipeline.evaluation.task_runs import TaskQuestions, run_tasks
 from pipeline.numerics.grid import range_grid
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
+from pipeline.params.suite_file import read_suite
+from pipeline.records.evaluation import Distance, EvaluationRecord, TaskScore
+from pipeline.tasks.loading import loaded_tasks
 
 GROUP_SIZE = 128
 ROUNDED_BITS = (4, 3)

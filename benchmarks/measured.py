@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.adapters.statistics import Statistics
-from pipeline.adapters.workspace import read_workspace
-from pipeline.domain.layout import Layout
-from pipeline.domain.params import Params
+from pipeline.calibration.statistics import Statistics
+from pipeline.core.workspace import Layout
+from pipeline.params.params import Params
+from pipeline.params.workspace import read_workspace
 from pipeline.stages import calibrate, quantize
 
 BYTES_PER_MAXRSS = 1024  # getrusage(2) on Linux

@@ -21,19 +21,19 @@ from ruamel.yaml import YAML
 from benchmarks.babyllama import MODEL_DIR, make_workspace
 from benchmarks.measured import Cost
 from benchmarks.result import commit
-from pipeline.adapters.backends import ROOT, environment_dir, set_up_backend
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.judge import measure
-from pipeline.adapters.llama_cpp import LlamaCppScorer
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.scorer import Scorer
-from pipeline.adapters.statistics import Statistics
-from pipeline.adapters.texts import read_texts, token_windows
-from pipeline.adapters.transformers_scorer import TransformersScorer
-from pipeline.adapters.workspace import read_workspace
-from pipeline.domain.backends import BackendWeights
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
-from pipeline.domain.record import Record, sha256_hex
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.record import Record, sha256_hex
+from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.engines.in_llama_cpp import LlamaCppScorer
+from pipeline.engines.in_transformers import TransformersScorer
+from pipeline.engines.scorer import Scorer
+from pipeline.evaluation.judge import measure
+from pipeline.params.other_quantizers import BackendWeights
+from pipeline.params.workspace import read_workspace
+from pipeline.quantization.other_quantizers import ROOT, environment_dir, set_up_backend
+from pipeline.records.manifest_file import read_base_manifest
 from pipeline.stages import fetch
 
 STOP_GRACE_S = 60.0

@@ -25,8 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from benchmarks.babyllama import PACKED
 from benchmarks.quantizer_runs import Measurement, Run, make_run
 from benchmarks.result import Row, publish, republish
-from pipeline.adapters.progress import note
-from pipeline.domain.params import VariantParams
+from pipeline.core.progress import note
+from pipeline.params.params import VariantParams
 
 Recipe = dict[str, Any]
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from benchmarks.counting_proxy import Counted, counting_proxy
 from benchmarks.damage import count_found
 from benchmarks.result import Row, publish
-from pipeline.adapters.files import file_sha256, remove_tree
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import Receipts
+from pipeline.core.files import file_sha256, remove_tree
+from pipeline.core.workspace import Layout
+from pipeline.records.release import Receipts
 from tests.nginx_server import nginx_server
 from tests.registry_server import (
     PASSWORD,
@@ -181,7 +181,7 @@ def ends_right(layout: Layout, server: Server, direction: str) -> bool:
 
 def hostile_refused() -> int:
     """How many cases of the tests of hostile registries and archives are refused."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/adapters/test_hostile.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/registry/test_hostile.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = PASSED.search(done.stdout)
     assert found is not None, done.stdout

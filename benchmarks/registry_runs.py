@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests.registry_server import release_params
 

@@ -24,9 +24,19 @@ import torch
 
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
-from pipeline.adapters import gguf, xllamacpp
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.engine import (
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.environments import SERVE_PYTHON
+from pipeline.core.errors import FailureError
+from pipeline.core.progress import note
+from pipeline.gguf import files as gguf
+from pipeline.params.params import GgufType
+from pipeline.params.serving import Scenario, ServiceLevel
+from pipeline.records.benchmarks import LoadRound
+from pipeline.records.rounds import Estimate, estimate, ratio
+from pipeline.serving import llama_cpp as xllamacpp
+from pipeline.serving.fleet import Fleet, Launch
+from pipeline.serving.load import LoadGenerator
+from pipeline.serving.server import (
     HOST,
     SERVED_NAME,
     Server,
@@ -34,16 +44,7 @@ from pipeline.adapters.engine import (
     local_session,
     started,
 )
-from pipeline.adapters.fleet import Fleet, Launch
-from pipeline.adapters.load import LoadGenerator
-from pipeline.adapters.progress import note
-from pipeline.adapters.serve_environment import SERVE_PYTHON
-from pipeline.adapters.vllm import ENVIRONMENT, dtype_of, kernel_of
-from pipeline.domain.errors import FailureError
-from pipeline.domain.params import GgufType
-from pipeline.domain.rounds import Estimate, estimate, ratio
-from pipeline.domain.serve_params import Scenario, ServiceLevel
-from pipeline.domain.serving import LoadRound
+from pipeline.serving.vllm import ENVIRONMENT, dtype_of, kernel_of
 
 PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
 PLAIN_CPU = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.adapters.checkpoint import save_tensors
+from pipeline.checkpoint.reading import save_tensors
 from tests.models import byte_bpe, write_json
 from tests.packed_models import pack_nearest, packed_recipe
 

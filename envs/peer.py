@@ -9,17 +9,18 @@ rebuild those.
 import sys
 from pathlib import Path
 
-from setup import ENVS_DIR, ROOT, Environment, nvidia_gpu_answers, set_up, stop
+from environment import ENVS_DIR, ROOT, Environment
+from setup import nvidia_gpu_answers, set_up_all, stop, torch_list
 
 PEERS_DIR = ENVS_DIR / "peers"
 NEEDS_GPU = ("auto-gptq",)
-USUAL_MINUTES = 5
 
 
-def environment_of(name: str) -> Environment:
-    """`.venv-NAME`, made from `envs/peers/NAME.txt`."""
+def environment_of(name: str, *, has_gpu: bool) -> Environment:
+    """Return `.venv-NAME`, made from `envs/peers/NAME.txt`."""
+    pins_path = PEERS_DIR / f"{name}.txt"
     return Environment(
-        ROOT / f".venv-{name}", PEERS_DIR / f"{name}.txt", USUAL_MINUTES, (Path(__file__),)
+        ROOT / f".venv-{name}", torch_list(has_gpu=has_gpu), pins_path, (Path(__file__),)
     )
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
     has_gpu = nvidia_gpu_answers()
     if name in NEEDS_GPU and not has_gpu:
         stop(f"{name}: needs an NVIDIA GPU, and `nvidia-smi` finds none")
-    set_up(environment_of(name), has_gpu=has_gpu, finish=lambda environment: None)
+    set_up_all({environment_of(name, has_gpu=has_gpu): None})
 
 
 if __name__ == "__main__":

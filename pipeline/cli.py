@@ -1,172 +1,287 @@
-"""The command line: one subcommand for each stage of the graph, and verbs for operators.
+"""The command line: one command for each stage of the graph, and those an operator needs beside it.
 
-It reads and checks the parameters, calls one of them with its arguments, and turns every
-QuantlineError into one line and its exit code (1 failure, 2 bad input, 3 nothing approved). Nothing
-else catches them.
+A command checks the parameters and calls the `run` of its module, which is imported only then: help
+and completion load no model library. `pipeline.cli_app` turns what stops a command into one line.
 """
 
-import argparse
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from keyword import iskeyword
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pipeline.adapters.workspace import read_workspace
-from pipeline.domain.errors import QuantlineError
-from pipeline.domain.layout import Layout
+import typer
 
-INTERRUPTED_EXIT_CODE = 130
+from pipeline.cli_app import BESIDE_THE_GRAPH, RELEASES, STAGES, command, main
+from pipeline.core.errors import QuantlineError
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+
+if TYPE_CHECKING:
+    from pipeline.params.params import Params
 
 # Idle threads of torch sleep instead of spinning: on a machine that does anything else as well,
 # spinning costs several times what it saves. Read once, when a stage loads torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a subcommand; a name with dashes is an option.
-
-    A `repeated` one may be given several times over, and is handed over value by value.
-    """
-
-    name: str
-    help: str
-    choices: tuple[str, ...] | None = None
-    required: bool = True
-    repeated: bool = False
+def _layout() -> Layout:
+    return Layout(Path.cwd())
 
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand; `reads_params` for those that need the whole of params.yaml."""
+def _workspace() -> "tuple[Layout, Params]":
+    """The workspace and its parameters, checked. Raises InputError."""
+    from pipeline.params.workspace import read_workspace
 
-    summary: str
-    arguments: tuple[Argument, ...] = ()
-    reads_params: bool = True
-
-
-VARIANT = Argument("name", "a key of `variants` in params.yaml")
-EVALUATED = Argument("names", f"{VARIANT.help}, or `base`; several share a run", repeated=True)
-
-STAGES = {
-    "fetch": Command("get the pinned base checkpoint and verify every file"),
-    "calibrate": Command("measure the second moments of every linear input"),
-    "quantize": Command("make one variant", (VARIANT,)),
-    "evaluate": Command("score the base or variants", (EVALUATED,)),
-    "select": Command("decide which variants may be released"),
-    "benchmark": Command("serve the approved variants and the base under load"),
-    "package": Command("make a self-contained directory of each approved variant"),
-    "publish": Command("push the packages to the registry"),
-    "report": Command("write the report"),
-}
-
-REF = Argument(
-    "ref", "TAG, HOST/REPOSITORY:TAG or oci:DIRECTORY:TAG; @sha256:... may stand for :TAG"
-)
-PLACE = Argument(
-    "place", "HOST/REPOSITORY or oci:DIRECTORY; without it, the one of params.yaml", required=False
-)
-FILE = Argument("file", "a tar file")
-
-# What an operator asks beside the graph: `pipeline.verbs` has a module for each. Those for releases
-# read no more of params.yaml than where the registry is, where a reference does not say it.
-VERBS = {
-    "plan": Command("predict memory, disk and time of a run, and refuse one that cannot fit"),
-    "explain": Command("say why a variant got its verdict", (VARIANT,)),
-    "ls": Command("list releases and aliases", (PLACE,), reads_params=False),
-    "show": Command("describe a release, or an alias and its history", (REF,), reads_params=False),
-    "verify": Command(
-        "check digests, license, evidence and signature of a release",
-        (
-            REF,
-            Argument("--key", "the signer's public key (PEM)", required=False),
-            Argument("--identity", "who signed without a key, such as an address", required=False),
-            Argument("--issuer", "the URL that vouches for the identity", required=False),
-            Argument("--trusted-root", "Sigstore's, from a file (JSON)", required=False),
-        ),
-        reads_params=False,
-    ),
-    "pull": Command(
-        "bring a release to this machine",
-        (
-            REF,
-            Argument("--to", "what it is for", choices=("vllm", "ollama", "dir")),
-            Argument("--into", "the directory; else a new one, or OLLAMA_MODELS", required=False),
-        ),
-        reads_params=False,
-    ),
-    "promote": Command(
-        "point an alias at a release",
-        (REF, Argument("alias", "such as latest or prod")),
-        reads_params=False,
-    ),
-    "rollback": Command(
-        "point an alias at what it stood for before",
-        (Argument("alias", "such as prod, or HOST/REPOSITORY:prod"),),
-        reads_params=False,
-    ),
-    "record": Command("tag the current commit with the published version", reads_params=False),
-    "export": Command("write a release and its evidence into one file", (REF, FILE), False),
-    "import": Command("publish the releases of such a file", (FILE, PLACE), False),
-}
+    layout = _layout()
+    return layout, read_workspace(layout)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand in the current directory; returns the exit code."""
-    chosen = _parser().parse_args(arguments)
-    # Being told to end is like Ctrl-C: what this process started ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    layout = Layout(Path.cwd())
+def _variants(context: typer.Context) -> list[str]:
+    """The variants of params.yaml, for completion; none where it cannot be read."""
+    from pipeline.params.reading import read_yaml
+
+    directory = context.parent.params.get("directory") if context.parent else None
     try:
-        package = "stages" if chosen.command in STAGES else "verbs"
-        suffix = "_" if iskeyword(chosen.command) else ""
-        module = import_module(f"pipeline.{package}.{chosen.command}{suffix}")
-        command = (STAGES | VERBS)[chosen.command]
-        given = {key: value for key, value in vars(chosen).items() if key != "command"}
-        repeated = [it for one in command.arguments if one.repeated for it in given.pop(one.name)]
-        if command.reads_params:
-            module.run(layout, read_workspace(layout), *repeated, **given)
-        else:
-            module.run(layout, *repeated, **given)
-    except QuantlineError as error:
-        print(f"quantline {chosen.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        again = "interrupted; run the same command to go on"
-        print(f"quantline {chosen.command}: {again}", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
-    return 0
+        values = read_yaml(Path(directory or ".") / PARAMS_FILE)
+    except QuantlineError:
+        return []
+    variants = values.get("variants") if isinstance(values, dict) else None
+    return [str(name) for name in variants] if isinstance(variants, dict) else []
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="quantline",
-        description="From one FP16 language model to quantized releases that people can trust.",
-        epilog="`dvc repro` runs all of them in order and redoes only what has changed.",
+def _models(context: typer.Context) -> list[str]:
+    return [BASE, *_variants(context)]
+
+
+VARIANT_HELP: Final = f"A key of `variants` in {PARAMS_FILE}"
+Variant = Annotated[
+    str, typer.Argument(metavar="NAME", help=f"{VARIANT_HELP}.", autocompletion=_variants)
+]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME",
+        help=f"{VARIANT_HELP}, or `{BASE}`; several share a run.",
+        autocompletion=_models,
+    ),
+]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="TAG, HOST/REPOSITORY:TAG or oci:DIRECTORY:TAG; @sha256:... may stand for :TAG.",
+    ),
+]
+Place = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PLACE",
+        help=f"HOST/REPOSITORY or oci:DIRECTORY; without it, the one of {PARAMS_FILE}.",
+    ),
+]
+TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
+
+
+@command(STAGES, "fetch")
+def fetch() -> None:
+    """Get the pinned base checkpoint and verify every file."""
+    from pipeline.stages.fetch import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "calibrate")
+def calibrate() -> None:
+    """Measure the second moments of every linear input."""
+    from pipeline.stages.calibrate import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "quantize awq-w4-g128")
+def quantize(name: Variant) -> None:
+    """Make one variant."""
+    from pipeline.stages.quantize import run
+
+    run(*_workspace(), name)
+
+
+@command(STAGES, "evaluate base", "evaluate awq-w4-g128 gguf-q4-k-m")
+def evaluate(names: Models) -> None:
+    """Score the base or variants."""
+    from pipeline.stages.evaluate import run
+
+    run(*_workspace(), *names)
+
+
+@command(STAGES, "select")
+def select() -> None:
+    """Decide which variants may be released."""
+    from pipeline.stages.select import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "benchmark")
+def benchmark() -> None:
+    """Serve the approved variants and the base under load."""
+    from pipeline.stages.benchmark import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "package")
+def package() -> None:
+    """Make a self-contained directory of each approved variant."""
+    from pipeline.stages.package import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "publish")
+def publish() -> None:
+    """Push the packages to the registry."""
+    from pipeline.stages.publish import run
+
+    run(*_workspace())
+
+
+@command(STAGES, "report")
+def report() -> None:
+    """Write the report."""
+    from pipeline.stages.report import run
+
+    run(*_workspace())
+
+
+@command(BESIDE_THE_GRAPH, "plan")
+def plan() -> None:
+    """Predict memory, disk and time of a run, and refuse one that cannot fit."""
+    from pipeline.verbs.plan import run
+
+    run(*_workspace())
+
+
+@command(BESIDE_THE_GRAPH, "explain gguf-q2-k")
+def explain(name: Variant) -> None:
+    """Say why a variant got its verdict."""
+    from pipeline.verbs.explain import run
+
+    run(*_workspace(), name)
+
+
+@command(BESIDE_THE_GRAPH, "record")
+def record() -> None:
+    """Tag the current commit with the published version."""
+    from pipeline.verbs.record import run
+
+    run(_layout())
+
+
+@command(RELEASES, "ls", "ls registry.example.org/team/model")
+def ls(place: Place = None) -> None:
+    """List releases and aliases."""
+    from pipeline.verbs.ls import run
+
+    run(_layout(), place=place)
+
+
+@command(RELEASES, "show 1.0.0-awq-w4-g128", "show registry.example.org/team/model:prod")
+def show(ref: Ref) -> None:
+    """Describe a release, or an alias and its history."""
+    from pipeline.verbs.show import run
+
+    run(_layout(), ref=ref)
+
+
+@command(
+    RELEASES,
+    "verify 1.0.0-awq-w4-g128 --key key.pub",
+    "verify prod --identity jane@example.org --issuer https://example.org",
+)
+def verify(
+    ref: Ref,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The signer's public key (PEM).")
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(metavar="WHO", help="Who signed without a key, such as an address."),
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option(metavar="URL", help="The URL that vouches for the identity.")
+    ] = None,
+    trusted_root: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sigstore's, from a file (JSON).")
+    ] = None,
+) -> None:
+    """Check digests, license, evidence and signature of a release."""
+    from pipeline.verbs.verify import run
+
+    run(
+        _layout(),
+        ref=ref,
+        key=key,
+        identity=identity,
+        issuer=issuer,
+        trusted_root=trusted_root,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in (STAGES | VERBS).items():
-        subparser = commands.add_parser(name, help=command.summary, description=command.summary)
-        for argument in command.arguments:
-            _add(subparser, argument)
-    return parser
 
 
-def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
-    if argument.name.startswith("--"):
-        parser.add_argument(
-            argument.name,
-            help=argument.help,
-            choices=argument.choices,
-            required=argument.required,
-        )
-    else:
-        nargs = "+" if argument.repeated else None if argument.required else "?"
-        parser.add_argument(argument.name, help=argument.help, nargs=nargs)
+@command(
+    RELEASES,
+    "pull 1.0.0-awq-w4-g128 --to vllm",
+    "pull oci:artifacts/registry:1.0.0-gguf-q4-k-m --to dir --into model",
+)
+def pull(
+    ref: Ref,
+    to: Annotated[Literal["vllm", "ollama", "dir"], typer.Option(help="What it is for.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The directory; else a new one, or OLLAMA_MODELS."),
+    ] = None,
+) -> None:
+    """Bring a release to this machine."""
+    from pipeline.verbs.pull import run
+
+    run(_layout(), ref=ref, to=to, into=into)
+
+
+@command(RELEASES, "promote 1.0.0-awq-w4-g128 prod")
+def promote(
+    ref: Ref, alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as latest or prod.")]
+) -> None:
+    """Point an alias at a release."""
+    from pipeline.verbs.promote import run
+
+    run(_layout(), ref=ref, alias=alias)
+
+
+@command(RELEASES, "rollback prod")
+def rollback(
+    alias: Annotated[
+        str, typer.Argument(metavar="ALIAS", help="Such as prod, or HOST/REPOSITORY:prod.")
+    ],
+) -> None:
+    """Point an alias at what it stood for before."""
+    from pipeline.verbs.rollback import run
+
+    run(_layout(), alias=alias)
+
+
+@command(RELEASES, "export 1.0.0-awq-w4-g128 release.tar")
+def export(ref: Ref, file: TarFile) -> None:
+    """Write a release and its evidence into one file."""
+    from pipeline.verbs.export import run
+
+    run(_layout(), ref=ref, file=file)
+
+
+@command(RELEASES, "import release.tar oci:mirror", name="import")
+def import_(file: TarFile, place: Place = None) -> None:
+    """Publish the releases of such a file."""
+    from pipeline.verbs.import_ import run
+
+    run(_layout(), file=file, place=place)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,17 @@
 from pathlib import Path
 
 import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from pipeline.cli import main
+from pipeline.cli_app import app
 from tests.registry_server import PASSWORD
+
+GROUP = get_command(app)
+assert isinstance(GROUP, TyperGroup)
+COMMANDS = {name: it for name, it in GROUP.commands.items() if isinstance(it, TyperCommand)}
+"""Every command by its name."""
 
 AWQ, GGUF = "1.2.3-awq-w4-g128", "1.2.3-gguf-q4-k-m"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from tests.registry_server import use_registry, write_packages
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.

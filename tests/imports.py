@@ -1,6 +1,7 @@
 """Which modules of this package a module needs, read from its source without running it."""
 
 import ast
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.support import ROOT
@@ -22,11 +23,16 @@ def module_path(name: str) -> Path | None:
     return None
 
 
-def imports_of(path: Path) -> set[Path]:
-    """The files of this package that a module imports, at any depth of its code."""
+def imports_of(path: Path, *, without: Collection[str] = ()) -> set[Path]:
+    """The files of this package that a module imports, at any depth of its code.
+
+    `without` names functions of the module that are left out.
+    """
     found = set()
     source = path / "__init__.py" if path.is_dir() else path
-    for node in ast.walk(ast.parse(source.read_text())):
+    body = ast.parse(source.read_text()).body
+    kept = [it for it in body if not (isinstance(it, ast.FunctionDef) and it.name in without)]
+    for node in (node for statement in kept for node in ast.walk(statement)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.support import ROOT
 
-PROC = Path("/proc")
 POLL_S = 0.002
 LIMIT_S = 300
 
@@ -53,23 +54,21 @@ def run_stage(root: Path, *arguments: str, kill_after_s: float | None = None) ->
 
 def started_program(process: subprocess.Popen[str], word: str) -> int:
     """The process id of what the process starts whose command has that word, once it has."""
-    children = PROC / str(process.pid) / "task" / str(process.pid) / "children"
     deadline = time.monotonic() + LIMIT_S
     while process.poll() is None and time.monotonic() < deadline:
-        for pid in map(int, children.read_text().split()):
-            with suppress(FileNotFoundError):
-                if word in (PROC / str(pid) / "cmdline").read_text():
-                    return pid
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children():
+                if word in " ".join(child.cmdline()):
+                    return child.pid
         time.sleep(POLL_S)
     raise AssertionError(f"it started no {word}")
 
 
 def is_running(pid: int) -> bool:
     try:
-        state = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def work_state(root: Path) -> dict[Path, int]:

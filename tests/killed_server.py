@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.adapters.process import Daemon
+from pipeline.core.process import Daemon
 
 if __name__ == "__main__":
     # A shell that runs its jobs in the background has them ignore Ctrl-C, and their children too.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.adapters.process import Daemon, free_port
+from pipeline.core.process import Daemon, free_port
 from tests.registry_server import (
     READY_TIMEOUT_S,
     Server,

@@ -7,13 +7,13 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from pipeline.domain.grouping import plan_groups
-from pipeline.domain.params import PackedVariant
-from pipeline.domain.quantization_config import quantization_config
-from pipeline.domain.variants import Scheme
 from pipeline.numerics.fp8 import fp8_layer
 from pipeline.numerics.grid import range_grid
 from pipeline.numerics.packing.stored import stored_tensors
+from pipeline.params.params import PackedVariant
+from pipeline.params.variants import Scheme
+from pipeline.quantization.grouping import plan_groups
+from pipeline.quantization.quantization_config import quantization_config
 from tests.models import tiny_llama, write_json
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.adapters.files import directory_records, file_record, file_sha256, write_record
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.process import Daemon, free_port, run_program
-from pipeline.domain.layout import Layout
-from pipeline.domain.manifest import FileRecord
-from pipeline.domain.params import Audience, Params
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.release import (
+from pipeline.core.file_records import FileRecord
+from pipeline.core.files import directory_records, file_record, file_sha256, write_record
+from pipeline.core.process import Daemon, free_port, run_program
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.params.params import Audience, Params
+from pipeline.params.reading import read_params
+from pipeline.records.release import (
     BaseReference,
     CalibrationReference,
     PackageEntry,

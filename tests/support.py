@@ -8,6 +8,7 @@ from typing import NoReturn
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+STOP_POLL_S = 0.01  # how soon a server of the standard library sees that it has to stop
 
 
 def missing(reason: str) -> NoReturn:

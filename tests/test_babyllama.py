@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.babyllama import make_workspace
-from pipeline.domain.layout import Layout
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.selection import Selection
+from pipeline.core.workspace import Layout
+from pipeline.records.selection import Selection
+from pipeline.records.statistics import VariantRecord
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.support import serve_python, shared_dir
 

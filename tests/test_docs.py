@@ -13,10 +13,10 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.domain.manifest import LicenseDecision
-from pipeline.domain.params import Params
-from pipeline.domain.serve_params import Scenario
-from pipeline.domain.suites import Suites
+from pipeline.core.file_records import LicenseDecision
+from pipeline.params.params import Params
+from pipeline.params.serving import Scenario
+from pipeline.params.suites import Suites
 from tests.support import ROOT
 
 README = ROOT / "README.md"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.adapters.files import directory_records
+from pipeline.core.files import directory_records
 from tests.models import tiny_llama
 
 

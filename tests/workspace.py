@@ -5,40 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.adapters.checkpoint_files import read_config
-from pipeline.adapters.files import directory_records, write_record
-from pipeline.adapters.license_files import read_license_facts
-from pipeline.adapters.license_rules import license_rules
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.suite_file import SUITES_FILE
-from pipeline.domain.evaluated import (
-    Control,
-    Distance,
-    DocumentRecord,
-    EvaluationRecord,
-    TaskScore,
-)
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.manifest import BaseManifest, tree_digest
-from pipeline.domain.params import GgufParams, Params
-from pipeline.domain.quantized import (
-    ComparedTexts,
-    Decontamination,
-    StatisticsRecord,
-    TensorCoverage,
-    VariantRecord,
-)
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.rounds import ratio
-from pipeline.domain.selection import (
-    DropVerdict,
-    Selection,
-    TaskVerdict,
-    VariantVerdict,
-    Verdict,
-)
-from pipeline.domain.serve_params import ServeParams
-from pipeline.domain.serving import (
+from pipeline.checkpoint.checks import read_config
+from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.files import directory_records, write_record
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.licensing.reading import read_license_facts
+from pipeline.licensing.rules import license_rules
+from pipeline.params.params import GgufParams, Params
+from pipeline.params.reading import read_params
+from pipeline.params.serving import ServeParams
+from pipeline.params.suite_file import SUITES_FILE
+from pipeline.records.benchmarks import (
     Benchmarks,
     Canary,
     Latency,
@@ -48,6 +26,28 @@ from pipeline.domain.serving import (
     ServedModel,
     ServerMemory,
     SkippedModel,
+)
+from pipeline.records.evaluation import (
+    Control,
+    Distance,
+    DocumentRecord,
+    EvaluationRecord,
+    TaskScore,
+)
+from pipeline.records.rounds import ratio
+from pipeline.records.selection import (
+    DropVerdict,
+    Selection,
+    TaskVerdict,
+    VariantVerdict,
+    Verdict,
+)
+from pipeline.records.statistics import (
+    ComparedTexts,
+    Decontamination,
+    StatisticsRecord,
+    TensorCoverage,
+    VariantRecord,
 )
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -259,6 +259,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         base_digest=base_digest(layout),
         backend="transformers",
         backend_version="5.19.0",
+        device="cpu",
         suite="demo",
         tasks=tasks,
         perplexity=5.25 * (1 + harm),
@@ -312,6 +313,7 @@ def control(distance: Distance, tasks: dict[str, TaskScore], documents: bytes) -
     return Control(
         backend="llama.cpp",
         backend_version="llama-cpp-python 0.3.36",
+        device="cpu",
         artifact_digest=SHA,
         tasks=tasks,
         perplexity=5.25,

@@ -1,11 +1,11 @@
 """A program of its own: one quantizer that is not ours, run in the environment that belongs to it.
 
 Run as `.venv-BACKEND/bin/python envs/peers/run_backend.py REQUEST.json`; the request is a
-`BackendRequest` of pipeline/domain/backends.py, whose package is not installed here. Each function
-below calls one library as its documentation does, on exactly the calibration samples of the
-request, and lets it write its own kind of checkpoint. What a library needs beyond that to run at
-all stands in a comment where it is done. On a CPU the libraries compute in float32: half precision
-is emulated there, many times slower.
+`BackendRequest` of pipeline/params/other_quantizers.py, whose package is not installed here. Each
+function below calls one library as its documentation does, on exactly the calibration samples of
+the request, and lets it write its own kind of checkpoint. What a library needs beyond that to run
+at all stands in a comment where it is done. On a CPU the libraries compute in float32: half
+precision is emulated there, many times slower.
 """
 
 import json

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.domain.variants import ALIGN_BATCH_TOKENS
 from pipeline.numerics.gptq import dampened
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
+from pipeline.params.variants import ALIGN_BATCH_TOKENS
 
 # Of the step after which L would be least, by its slope and curvature along the first step. That
 # is less than a hundredth of the whole step, as the matrices all answer to the same error.

@@ -1,7 +1,7 @@
 """Folding AWQ's channel scales into the operation before, so that they cost nothing at run time.
 
 Only the arithmetic is here; which operation comes before which linear is in
-`pipeline.domain.architecture`.
+`pipeline.architectures.folds`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import Fold, Rows
-from pipeline.domain.params import IntegerWeights
+from pipeline.architectures.folds import Fold, Rows
 from pipeline.numerics.awq import search_scales
+from pipeline.params.params import IntegerWeights
 
 
 @dataclass(frozen=True)

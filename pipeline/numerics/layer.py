@@ -7,13 +7,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import Fold
-from pipeline.domain.params import IntegerWeights, Rounding
+from pipeline.architectures.folds import Fold
 from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.gptq import dampened, round_with_feedback
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
 from pipeline.numerics.refine import refine
+from pipeline.params.params import IntegerWeights, Rounding
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 vLLM serves checkpoints, llama.cpp GGUF files; one load generator drives all through the same API.
 Before the load, greedy text from the server is compared with the engine that scored the same file,
-so that what is measured is what was evaluated. The base runs in the fastest of the types that it
+so that what is measured is what was evaluated; that engine writes it before any server runs, and
+gives its memory back. The base runs in the fastest of the types that it
 may have. Then all models run in rounds, one load after the other, until their ratios to the base
 are known well enough or the time is spent. What it costs is not reckoned here but in the report.
 """
@@ -11,10 +12,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from time import monotonic
 
-from pipeline.adapters.canary import Prompts, Reference, reference_of
-from pipeline.adapters.candidates import (
+from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.core.allocator import readable_memory_errors
+from pipeline.core.errors import FailureError
+from pipeline.core.files import write_record
+from pipeline.core.progress import note
+from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.workspace import Layout
+from pipeline.params.backend_check import chosen_judge
+from pipeline.params.params import Params
+from pipeline.params.serving import ServeParams
+from pipeline.planning.capacity import memory_for_servers
+from pipeline.records.benchmarks import Benchmarks
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.serving.canary import Prompts, Reference, reference_of
+from pipeline.serving.candidates import (
     SPARE_TOKENS,
     Candidate,
     candidates_of,
@@ -22,24 +37,13 @@ from pipeline.adapters.candidates import (
     launch_of,
     scorer_of,
 )
-from pipeline.adapters.capacity import memory_for_servers
-from pipeline.adapters.checkpoint import tokenizer_of
-from pipeline.adapters.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
-from pipeline.adapters.endpoint import require_usable
-from pipeline.adapters.engine import chosen_port
-from pipeline.adapters.files import write_record
-from pipeline.adapters.fleet import Fleet
-from pipeline.adapters.load import LoadGenerator
-from pipeline.adapters.machine import this_machine
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.progress import note
-from pipeline.adapters.texts import read_texts, token_windows
-from pipeline.adapters.vllm import AUTO_DTYPE
-from pipeline.domain.errors import FailureError
-from pipeline.domain.layout import Layout
-from pipeline.domain.params import Params
-from pipeline.domain.serve_params import ServeParams
-from pipeline.domain.serving import Benchmarks
+from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
+from pipeline.serving.endpoint import require_usable
+from pipeline.serving.fleet import Fleet
+from pipeline.serving.load import LoadGenerator
+from pipeline.serving.machine import this_machine
+from pipeline.serving.server import chosen_port
+from pipeline.serving.vllm import AUTO_DTYPE
 
 NUM_CANARY_PROMPTS = 8
 CANARY_PROMPT_TOKENS = 32
@@ -63,7 +67,8 @@ def run(layout: Layout, params: Params) -> None:
     A model that its engine does not support, or whose context is too short for the load, is
     recorded as skipped. The file is written after every load, marked as partial until all is done.
     Raises InputError for a port that is taken, a key that is not set or files that are not the
-    approved ones, and FailureError after everything else was measured when a server failed.
+    approved ones; FailureError for too little memory before any server starts, and when a server
+    failed after everything else was measured.
     """
     serve = params.serve
     candidates = candidates_of(layout, serve)
@@ -72,6 +77,7 @@ def run(layout: Layout, params: Params) -> None:
     chosen_port(serve.port)
     ports = _ports(serve)
     prompts = prompts_of(layout, params, num_prompts=NUM_CANARY_PROMPTS)
+    references = _references(layout, params, candidates, prompts)
     generator = LoadGenerator(
         layout.base_dir,
         service_level=serve.service_level,
@@ -83,7 +89,8 @@ def run(layout: Layout, params: Params) -> None:
         contenders: list[Contender] = []
         for candidate in candidates:
             base = contenders[0] if contenders else None
-            contenders.append(_brought_forward(contest, candidate, base, ports))
+            reference = references[candidate.path]
+            contenders.append(_brought_forward(contest, candidate, reference, base, ports))
         _run_rounds(contest, contenders)
     failed = [it for it in contenders if it.problem is not None]
     _write(contest, contenders, complete=not failed)
@@ -115,13 +122,35 @@ def prompts_of(layout: Layout, params: Params, *, num_prompts: int) -> Prompts:
     return Prompts(tokenizer, ids)
 
 
+def _references(
+    layout: Layout, params: Params, candidates: Sequence[Candidate], prompts: Prompts
+) -> dict[Path, Reference]:
+    """What the engine that scored each file writes, by its path; one model is loaded at a time."""
+    packed_judge = chosen_judge(params.evaluate.packed_judge)
+    references: dict[Path, Reference] = {}
+    for candidate in candidates:
+        if candidate.path in references:  # an endpoint serves it as well
+            continue
+        note(f"benchmark: {candidate.name}: the text to expect")
+        with (
+            readable_memory_errors(f"benchmark: {candidate.name}", "use a machine with more"),
+            closing(scorer_of(layout, candidate, packed_judge)) as scorer,
+        ):
+            references[candidate.path] = reference_of(
+                scorer, prompts, max_new_tokens=CANARY_NEW_TOKENS
+            )
+    return references
+
+
 def _brought_forward(
-    contest: Contest, candidate: Candidate, base: Contender | None, ports: Iterator[int | None]
+    contest: Contest,
+    candidate: Candidate,
+    reference: Reference,
+    base: Contender | None,
+    ports: Iterator[int | None],
 ) -> Contender:
     """A model with its server up, compared and warmed up, in the fastest of its types."""
     note(f"benchmark: {candidate.name}")
-    with closing(scorer_of(candidate)) as scorer:
-        reference = reference_of(scorer, contest.prompts, max_new_tokens=CANARY_NEW_TOKENS)
     fastest: Contender | None = None
     for dtype in _dtypes(contest.serve, candidate, base):
         contender = _contender(contest, candidate, reference, dtype=dtype, port=next(ports))

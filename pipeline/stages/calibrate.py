@@ -6,24 +6,24 @@ quantize it.
 
 import torch
 
-from pipeline.adapters.calibration import calibrate_layers
-from pipeline.adapters.calibration_text import calibration_sample, write_token_ids
-from pipeline.adapters.checkpoint import tokenizer_of
-from pipeline.adapters.files import (
+from pipeline.architectures.folds import require_folds
+from pipeline.calibration.layers import calibrate_layers
+from pipeline.calibration.sample import calibration_sample, write_token_ids
+from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import (
     directory_records,
     resumable_directory,
     work_key,
     write_record,
 )
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.progress import note
-from pipeline.adapters.room import fetched_source, require_room
-from pipeline.domain.architecture import require_folds
-from pipeline.domain.layout import Layout
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import StatisticsRecord
-from pipeline.domain.stage_needs import calibrate_need
+from pipeline.core.progress import note
+from pipeline.core.workspace import Layout
+from pipeline.params.params import Params
+from pipeline.planning.room import fetched_source, require_room
+from pipeline.planning.stage_needs import calibrate_need
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.statistics import StatisticsRecord
 
 
 def run(layout: Layout, params: Params) -> None:

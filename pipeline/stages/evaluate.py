@@ -4,82 +4,95 @@ What is scored is the packed file itself: AWQ and GPTQ checkpoints in vLLM, or i
 the weights their files stand for; GGUF files in llama.cpp. Base and variant read the same token
 ids, made by the base's tokenizer. With the base, every engine but transformers that judges variants
 is judged: the base in that engine shows what the engine alone changes, and is what variants in it
-are compared with.
+are compared with, by scores as by KL and perplexity. A variant is not scored by an engine, or on a
+kind of device, in which the base was not.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.adapters.backend_check import chosen_judge, require_judge
-from pipeline.adapters.checkpoint import tokenizer_of
-from pipeline.adapters.files import (
+from pipeline.checkpoint.reading import model_config, tokenizer_of
+from pipeline.core.allocator import readable_memory_errors
+from pipeline.core.errors import InputError
+from pipeline.core.files import (
     directory_records,
     new_directory,
-    read_bytes,
+    read_record,
     write_bytes,
     write_record,
 )
-from pipeline.adapters.judge import Judge, Judgement, Subject, read_held_out
-from pipeline.adapters.lm_eval import loaded_tasks
-from pipeline.adapters.lm_eval_run import Stopping, TaskQuestions
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.progress import note
-from pipeline.adapters.room import fetched_source, require_room
-from pipeline.adapters.scorer import BrokenModelError
-from pipeline.adapters.stopping import stopping_rule
-from pipeline.adapters.subjects import Subjects, base_subject
-from pipeline.adapters.suite_file import read_suite
-from pipeline.domain.coverage import quantized_bits
-from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import Control, DocumentRecord, EvaluationRecord
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import PackedJudge, Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.stage_needs import evaluate_need
+from pipeline.core.progress import note
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.engines.scorer import BrokenModelError, engine_of
+from pipeline.evaluation.engines import Subjects, base_subject
+from pipeline.evaluation.judge import Judge, Judgement, Subject, read_held_out
+from pipeline.evaluation.stopping import stopping_rule
+from pipeline.evaluation.task_runs import TaskQuestions
+from pipeline.params.backend_check import chosen_judge, require_judge
+from pipeline.params.params import PackedJudge, Params
+from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import Suite
+from pipeline.planning.room import fetched_source, require_room
+from pipeline.planning.stage_needs import evaluate_need
+from pipeline.quantization.coverage import quantized_bits
+from pipeline.records.evaluation import Control, DocumentRecord, EvaluationRecord
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.scored import control_in, read_base_in, read_scored
+from pipeline.records.statistics import VariantRecord
+from pipeline.tasks.loading import loaded_tasks
+
+NO_MEMORY_REMEDY = "lower evaluate.batch_size or evaluate.window_tokens, or use a larger machine"
 
 
 def run(layout: Layout, params: Params, *names: str) -> None:
     """Write `artifacts/evaluations/<name>` of each name: `base` or a variant.
 
     Everything cheap is checked before a model is loaded. Raises InputError for wrong parameters,
-    texts or tasks, or a variant that does not belong to this base, BrokenModelError for a base
-    whose logits are not finite; of such a variant the record says so.
+    texts or tasks, a variant that does not belong to this base, or a base that was not scored where
+    the variant would be; BrokenModelError for a base whose logits are not finite; of such a variant
+    the record says so. FailureError for too little memory.
     """
     evaluate = params.evaluate
     packed_judge = chosen_judge(evaluate.packed_judge)
     require_judge(packed_judge)
     base = read_base_manifest(layout)
-    reference = base_subject(layout.base_dir, base.digest)
     tokenizer = tokenizer_of(layout.base_dir)
     variants = {name: _variant(layout, params, base.digest, name) for name in names if name != BASE}
     for name in names:
         require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
     held_out = read_held_out(layout.root, evaluate, tokenizer)
-    subjects = Subjects(reference, tokenizer, held_out.texts, packed_judge)
+    vocab_size = int(model_config(layout.base_dir).get_text_config().vocab_size)
+    subjects = Subjects(
+        base_subject(layout.base_dir, base.digest),
+        layout.base_dir,
+        tokenizer,
+        vocab_size,
+        held_out.texts,
+        packed_judge,
+        params.model.gguf_pre_tokenizer,
+    )
     suite = read_suite(layout.root, evaluate.suite)
-    with loaded_tasks(layout.root, suite) as tasks, closing(reference.scorer):
+    with loaded_tasks(layout.root, suite) as tasks, closing(subjects.base.scorer):
         questions = [
             TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
         ]
         judge = Judge(
-            base.digest, tokenizer, held_out, questions, evaluate, layout.scores_cache_dir
+            base.digest,
+            tokenizer,
+            vocab_size,
+            held_out,
+            questions,
+            evaluate,
+            layout.scores_cache_dir,
         )
-        if BASE in names:
-            _evaluate_base(layout, params, judge, subjects)
-        for name, variant in variants.items():
-            subject = subjects.variant(name, variant.digest, layout.model_dir(name))
-            stopping = stopping_rule(
-                layout,
-                params.gate,
-                suite,
-                name,
-                backend=subject.scorer.backend,
-                bits=quantized_bits(variant.coverage),
-            )
-            with closing(subject.scorer):
-                _evaluate_variant(layout, judge, name, subject, reference, stopping)
+        for name in sorted(names, key=lambda it: it != BASE):  # others are compared with it
+            with readable_memory_errors(f"evaluate {name}", NO_MEMORY_REMEDY):
+                if name == BASE:
+                    _evaluate_base(layout, params, judge, subjects)
+                else:
+                    _evaluate_variant(layout, params, suite, judge, subjects, variants[name])
 
 
 def _evaluate_base(layout: Layout, params: Params, judge: Judge, subjects: Subjects) -> None:
@@ -92,19 +105,38 @@ def _evaluate_base(layout: Layout, params: Params, judge: Judge, subjects: Subje
 
 def _evaluate_variant(
     layout: Layout,
+    params: Params,
+    suite: Suite,
     judge: Judge,
-    name: str,
-    subject: Subject,
-    reference: Subject,
-    stopping: Stopping | None,
+    subjects: Subjects,
+    variant: VariantRecord,
 ) -> None:
+    """Compared with the base in the engine that scores the variant."""
+    name = variant.name
+    subject = subjects.variant(name, variant.digest, layout.model_dir(name))
+    base = read_scored(layout, BASE)
+    if base.record.artifact_digest != judge.base_digest:
+        raise InputError(
+            f"{layout.evaluation_path(BASE)}: of another base; run `quantline evaluate base` again"
+        )
+    engine = engine_of(subject.scorer)
+    control = control_in(layout, base.record, engine, name=name)
+    stopping = stopping_rule(
+        read_base_in(layout, base, engine, name=name),
+        params.gate,
+        suite,
+        name,
+        bits=quantized_bits(variant.coverage),
+    )
     note(f"evaluate: {name}: suite {judge.evaluate.suite}, {subject.scorer.backend}")
     with new_directory(layout.evaluation_dir(name)) as partial:
+        reference = subjects.reference(control, work_dir=partial)
         own, broken = None, None
-        try:
-            own = judge.judge(subject, reference, stopping)
-        except BrokenModelError as error:
-            broken = str(error)
+        with closing(subject.scorer), closing(reference.scorer):
+            try:
+                own = judge.judge(subject, reference, stopping)
+            except BrokenModelError as error:
+                broken = str(error)
         _write(layout, judge, name, subject, partial, own=own, broken=broken)
 
 
@@ -127,6 +159,7 @@ def _write(
         base_digest=judge.base_digest,
         backend=subject.scorer.backend,
         backend_version=subject.scorer.backend_version,
+        device=subject.scorer.device,
         suite=judge.evaluate.suite,
         tasks=own.suite.scores if own else {},
         perplexity=own.perplexity if own else None,
@@ -147,9 +180,7 @@ def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> Var
     if name not in params.variants:
         raise InputError(f"{name}: not in params.yaml; known: {BASE}, {', '.join(params.variants)}")
     path = layout.variant_path(name)
-    variant = VariantRecord.from_bytes(
-        read_bytes(path, made_by=f"quantize {name}"), source=str(path)
-    )
+    variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
     if variant.base_digest != base_digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
     if directory_records(layout.model_dir(name)) != variant.files:
@@ -169,17 +200,13 @@ def _controls(
     if subjects.packed_judge is not PackedJudge.TRANSFORMERS:
         backends.append(subjects.packed_judge.value)
     for backend in backends:
-        with subjects.control(
-            backend,
-            layout.base_dir,
-            pre_tokenizer=params.model.gguf_pre_tokenizer,
-            work_dir=partial,
-        ) as subject:
+        with subjects.control(backend, work_dir=partial) as subject:
             it = judge.judge(subject, subjects.base)
         assert it.distance is not None, "there is a reference"
         controls[backend] = Control(
             backend=subject.scorer.backend,
             backend_version=subject.scorer.backend_version,
+            device=subject.scorer.device,
             artifact_digest=subject.digest,
             tasks=it.suite.scores,
             perplexity=it.perplexity,

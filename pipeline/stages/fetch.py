@@ -9,14 +9,28 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from pipeline.adapters.checkpoint_files import (
+from pipeline.checkpoint.checks import (
     check_tokenizer,
     check_weights,
     read_config,
     read_shards,
     takes_more_than_text,
 )
-from pipeline.adapters.files import (
+from pipeline.checkpoint.names import (
+    CheckpointSource,
+    parse_hub_source,
+    sidecar_names,
+    weight_names,
+)
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import (
+    AppliedLicense,
+    BaseManifest,
+    FileRecord,
+    LicenseFacts,
+    tree_digest,
+)
+from pipeline.core.files import (
     directory_records,
     readable_disk_errors,
     remove_tree,
@@ -24,29 +38,16 @@ from pipeline.adapters.files import (
     require_free_space,
     write_record,
 )
-from pipeline.adapters.hub import open_hub
-from pipeline.adapters.hub_dataset import fetch_dataset
-from pipeline.adapters.license_files import read_decision, read_license_facts
-from pipeline.adapters.license_rules import license_rules
-from pipeline.adapters.local_model import LocalCheckpoint
-from pipeline.adapters.progress import ByteProgress, note
-from pipeline.domain.checkpoint import (
-    CheckpointSource,
-    parse_hub_source,
-    sidecar_names,
-    weight_names,
-)
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import data_rule, require_allowed, require_data_allowed, resolve
-from pipeline.domain.manifest import (
-    AppliedLicense,
-    BaseManifest,
-    FileRecord,
-    LicenseFacts,
-    tree_digest,
-)
-from pipeline.domain.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
+from pipeline.core.progress import ByteProgress, note
+from pipeline.core.workspace import Layout
+from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
+from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.licensing.rules import license_rules
+from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.sources.dataset import fetch_dataset
+from pipeline.sources.hub import open_hub
+from pipeline.sources.local import LocalCheckpoint
 
 DOWNLOAD_SUFFIX = ".download"
 MAX_SIDECAR_BYTES = 1 << 28
@@ -106,9 +107,7 @@ def intact_manifest(
     """The manifest of an earlier run whose files are there, whole, and what this run would take."""
     if not layout.base_manifest_path.is_file() or not layout.base_dir.is_dir():
         return None
-    manifest = BaseManifest.from_bytes(
-        layout.base_manifest_path.read_bytes(), source=str(layout.base_manifest_path)
-    )
+    manifest = read_base_manifest(layout)
     if manifest.source != model.source or directory_records(layout.base_dir) != manifest.files:
         return None
     return manifest if source.is_unchanged(manifest.files) else None

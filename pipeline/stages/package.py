@@ -13,40 +13,25 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapters.evidence_files import read_evidence
-from pipeline.adapters.files import (
+from pipeline.checkpoint.names import CARD_FILE, LEGAL_FILE
+from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.files import (
     directory_records,
     file_record,
     file_sha256,
     new_directory,
-    read_bytes,
+    read_record,
     write_bytes,
     write_record,
 )
-from pipeline.adapters.license_files import read_text
-from pipeline.adapters.model_card import render_card
-from pipeline.adapters.modelfile import read_modelfile_facts
-from pipeline.adapters.package_files import copy_verified, write_license
-from pipeline.adapters.progress import note
-from pipeline.adapters.signing import public_key_sha256, sign_directory
-from pipeline.adapters.source_commit import source_commit
-from pipeline.domain.bill_of_materials import bill_of_materials
-from pipeline.domain.checkpoint import CARD_FILE, LEGAL_FILE
-from pipeline.domain.evidence import Evidence
-from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import LICENSE_FILE, require_allowed, require_data_allowed
-from pipeline.domain.manifest import BaseManifest, FileRecord
-from pipeline.domain.model_card import (
-    base_reference,
-    calibration_reference,
-    quantization_name,
-    release_license,
-)
-from pipeline.domain.modelfile import ModelfileFacts, modelfile
-from pipeline.domain.notice import notice_text, unchanged_files
-from pipeline.domain.params import GgufParams, Params
-from pipeline.domain.provenance import provenance
-from pipeline.domain.release import (
+from pipeline.core.progress import note
+from pipeline.core.workspace import Layout
+from pipeline.licensing.licenses import LICENSE_FILE, require_allowed, require_data_allowed
+from pipeline.licensing.reading import read_text
+from pipeline.ollama.modelfile import ModelfileFacts, modelfile
+from pipeline.ollama.modelfile_facts import read_modelfile_facts
+from pipeline.params.params import GgufParams, Params
+from pipeline.records.release import (
     BOM_SUFFIX,
     GENERATED_FILES,
     MANIFEST_FILE,
@@ -58,7 +43,22 @@ from pipeline.domain.release import (
     PackageIndex,
     PackageManifest,
 )
-from pipeline.domain.selection import Selection
+from pipeline.records.selection import Selection
+from pipeline.release.bill_of_materials import bill_of_materials
+from pipeline.release.card_facts import (
+    base_reference,
+    calibration_reference,
+    quantization_name,
+    release_license,
+)
+from pipeline.release.evidence import Evidence
+from pipeline.release.evidence_reading import read_evidence
+from pipeline.release.model_card import render_card
+from pipeline.release.notice import notice_text, unchanged_files
+from pipeline.release.package_files import copy_verified, write_license
+from pipeline.release.provenance import provenance
+from pipeline.release.signing import public_key_sha256, sign_directory
+from pipeline.release.source_commit import source_commit
 
 
 def run(layout: Layout, params: Params) -> None:
@@ -68,9 +68,7 @@ def run(layout: Layout, params: Params) -> None:
     evaluated, or when the key cannot sign. Packages of variants that are no longer approved
     disappear.
     """
-    selection = Selection.from_bytes(
-        read_bytes(layout.selection_path, made_by="select"), source=str(layout.selection_path)
-    )
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     facts = read_modelfile_facts(layout.base_dir)
     key_sha256 = _signing_key_sha256(layout, params)
     everything = [

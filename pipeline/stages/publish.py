@@ -1,32 +1,26 @@
 """publish: the packages become releases in a registry, or in an OCI image layout on disk.
 
-A tag names one content for ever: publishing the same packages again changes nothing, and a tag
-that names something else stops the stage before anything is sent. What accompanies a release, such
-as its bill of materials, is attached to it. A GGUF release gets a second manifest for Ollama, of
-the same weights.
+A tag names one content for ever: publishing the same packages again changes nothing but mends what
+is damaged in a layout, and a tag that names something else stops the stage before anything is sent.
+What accompanies a release, such as its bill of materials, is attached to it. A GGUF release gets a
+second manifest for Ollama, of the same weights.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.adapters.files import file_record, read_bytes, write_record
-from pipeline.adapters.oci_blob import Blob, bytes_blob
-from pipeline.adapters.oci_referrers import attach, new_evidence
-from pipeline.adapters.oci_store import Store, is_published, push_once, transfer
-from pipeline.adapters.ollama_files import push_ollama_model, read_ollama_model
-from pipeline.adapters.progress import note
-from pipeline.adapters.registry_place import open_place, place_of
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.manifest import FileRecord
-from pipeline.domain.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
-from pipeline.domain.oci import MANIFEST_TYPE, Descriptor
-from pipeline.domain.ollama import OllamaModel
-from pipeline.domain.params import Params
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.referrers import EVALUATION, EVALUATION_SUFFIX, EvidenceKind, kind_of_file
-from pipeline.domain.release import (
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import FileRecord
+from pipeline.core.files import file_record, read_bytes, read_record, write_record
+from pipeline.core.progress import note
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.oci.blob import Blob, bytes_blob
+from pipeline.oci.records import MANIFEST_TYPE, Descriptor
+from pipeline.oci.store import Store, is_published, push_once, transfer
+from pipeline.params.params import Params
+from pipeline.records.release import (
     MANIFEST_FILE,
     SIGNATURE_SUFFIX,
     PackageEntry,
@@ -38,6 +32,17 @@ from pipeline.domain.release import (
     Receipts,
     release_tag,
 )
+from pipeline.registry.evidence import attach, new_evidence
+from pipeline.registry.evidence_kinds import (
+    EVALUATION,
+    EVALUATION_SUFFIX,
+    EvidenceKind,
+    kind_of_file,
+)
+from pipeline.registry.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
+from pipeline.registry.ollama_files import push_ollama_model, read_ollama_model
+from pipeline.registry.ollama_manifest import OllamaModel
+from pipeline.registry.places import open_place, place_of
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,14 @@ def run(layout: Layout, params: Params) -> None:
     Raises InputError when a tag is taken or a package was changed, FailureError when the registry
     fails; the same command then continues with what is missing.
     """
-    index = PackageIndex.from_bytes(
-        read_bytes(layout.packages_path, made_by="package"), source=str(layout.packages_path)
-    )
+    index = read_record(PackageIndex, layout.packages_path, made_by="package")
     store = open_place(layout, place_of(layout, params.registry))
     releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
-    waiting = [it for it in releases if not is_published(store, it.digest, it.tag)]
-    for release in waiting:
-        _verify(release)
-    for release in waiting:
-        _push(store, release)
     for release in releases:
+        is_published(store, release.digest, release.tag)  # raises when the tag is taken
+        _verify(release)
+    for release in releases:
+        _push(store, release)
         _accompany(store, release)
     write_record(layout.receipts_path, _receipts(store, releases, params))
 
@@ -105,7 +107,7 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
     data = read_bytes(path, made_by="package")
     if sha256_hex(data) != entry.manifest_sha256:
         raise InputError(f"{path}: not the one that packages.json names; run `quantline package`")
-    package = PackageManifest.from_bytes(data, source=str(path))
+    package = PackageManifest.from_bytes(data, source=str(path), made_by="package")
     manifest_file = FileRecord(path=MANIFEST_FILE, size=len(data), sha256=sha256_hex(data))
     files = tuple(sorted((*package.files, manifest_file), key=lambda file: file.path))
     layers = tuple(layer(file) for file in files)

@@ -9,30 +9,30 @@ from pathlib import Path
 
 import torch
 
-from pipeline.adapters import gguf
-from pipeline.adapters.backend_check import require_runnable
-from pipeline.adapters.files import (
+from pipeline.calibration.statistics import Statistics
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import (
     directory_records,
     new_directory,
     resumable_directory,
     work_key,
     write_record,
 )
-from pipeline.adapters.gguf_variant import write_gguf
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.packed_checkpoint import write_packed
-from pipeline.adapters.progress import note
-from pipeline.adapters.room import fetched_source, require_room
-from pipeline.adapters.statistics import Statistics
-from pipeline.domain.backends import BackendWeights
-from pipeline.domain.coverage import bits_per_weight
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import gguf_metadata
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import GgufParams, Params, VariantParams
-from pipeline.domain.quantize_need import quantize_need
-from pipeline.domain.quantized import VariantRecord
+from pipeline.core.progress import note
+from pipeline.core.workspace import Layout
+from pipeline.gguf import files as gguf
+from pipeline.licensing.licenses import gguf_metadata
+from pipeline.params.backend_check import require_runnable
+from pipeline.params.other_quantizers import BackendWeights
+from pipeline.params.params import GgufParams, Params, VariantParams
+from pipeline.planning.quantize_need import quantize_need
+from pipeline.planning.room import fetched_source, require_room
+from pipeline.quantization.coverage import bits_per_weight
+from pipeline.quantization.gguf_variant import write_gguf
+from pipeline.quantization.packed_checkpoint import write_packed
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.statistics import VariantRecord
 
 
 def run(layout: Layout, params: Params, name: str) -> None:
@@ -65,7 +65,7 @@ def run(layout: Layout, params: Params, name: str) -> None:
             tools = gguf.tool_versions()
         elif isinstance(recipe, BackendWeights):
             # Imported where it is needed: with what it reads the samples by, it takes seconds.
-            from pipeline.adapters.backends import write_with_backend
+            from pipeline.quantization.other_quantizers import write_with_backend
 
             variant = write_with_backend(layout, params, base, recipe, statistics, model_dir)
             coverage, tools = variant.coverage, variant.versions

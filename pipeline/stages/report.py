@@ -4,26 +4,20 @@ It is written whatever the outcome; when nothing was approved the stage says so 
 code after that, so that the page is there to explain why.
 """
 
-from pathlib import Path
-from typing import TypeVar
-
-from pipeline.adapters.files import read_bytes, write_bytes
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.params_file import read_prices
-from pipeline.adapters.progress import note
-from pipeline.adapters.report_page import render_report
-from pipeline.domain.errors import NothingApprovedError
-from pipeline.domain.evaluated import EvaluationRecord
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import StatisticsRecord, VariantRecord
-from pipeline.domain.record import Record
-from pipeline.domain.release import Receipts
-from pipeline.domain.report import Facts
-from pipeline.domain.selection import Selection
-from pipeline.domain.serving import Benchmarks
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
+from pipeline.core.errors import NothingApprovedError
+from pipeline.core.files import read_record, write_bytes
+from pipeline.core.progress import note
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.params import Params
+from pipeline.params.reading import read_prices
+from pipeline.records.benchmarks import Benchmarks
+from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.release import Receipts
+from pipeline.records.selection import Selection
+from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.report.facts import Facts
+from pipeline.report.page import render_report
 
 
 def run(layout: Layout, params: Params) -> None:
@@ -40,32 +34,32 @@ def run(layout: Layout, params: Params) -> None:
 
 
 def _facts(layout: Layout, params: Params) -> Facts:
-    selection = _read(Selection, layout.selection_path, made_by="select")
+    selection = read_record(Selection, layout.selection_path, made_by="select")
     base = read_base_manifest(layout)
     return Facts(
         params=params,
         base=base,
-        statistics=_read(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
+        statistics=read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(layout, BASE),
         evaluations={name: _evaluation(layout, name) for name in selection.variants},
         variants={
-            name: _read(VariantRecord, layout.variant_path(name), made_by="quantize")
+            name: read_record(VariantRecord, layout.variant_path(name), made_by=f"quantize {name}")
             for name in selection.variants
         },
         prices=read_prices(layout.root / params.economics.prices),
-        benchmarks=_read_if_there(Benchmarks, layout.benchmarks_path),
-        receipts=_read_if_there(Receipts, layout.receipts_path),
+        benchmarks=(
+            read_record(Benchmarks, layout.benchmarks_path, made_by="benchmark")
+            if layout.benchmarks_path.exists()
+            else None
+        ),
+        receipts=(
+            read_record(Receipts, layout.receipts_path, made_by="publish")
+            if layout.receipts_path.exists()
+            else None
+        ),
     )
 
 
 def _evaluation(layout: Layout, name: str) -> EvaluationRecord:
-    return _read(EvaluationRecord, layout.evaluation_path(name), made_by="evaluate")
-
-
-def _read(record: type[AnyRecord], path: Path, *, made_by: str) -> AnyRecord:
-    return record.from_bytes(read_bytes(path, made_by=made_by), source=str(path))
-
-
-def _read_if_there(record: type[AnyRecord], path: Path) -> AnyRecord | None:
-    return record.from_bytes(path.read_bytes(), source=str(path)) if path.exists() else None
+    return read_record(EvaluationRecord, layout.evaluation_path(name), made_by=f"evaluate {name}")

@@ -4,18 +4,18 @@ Always ends in a `selection.json`, also when nothing passes: that is a result as
 report shows it.
 """
 
-from pipeline.adapters.files import read_bytes, write_record
-from pipeline.adapters.manifest_file import read_base_manifest
-from pipeline.adapters.progress import note
-from pipeline.adapters.scored_files import read_base_in, read_scored
-from pipeline.adapters.suite_file import read_suite
-from pipeline.domain.comparison import Scored
-from pipeline.domain.coverage import quantized_bits
-from pipeline.domain.errors import InputError
-from pipeline.domain.gate import Candidate, decide
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_record, write_record
+from pipeline.core.progress import note
+from pipeline.core.workspace import BASE, Layout
+from pipeline.gate.comparison import Scored
+from pipeline.gate.verdicts import Candidate, decide
+from pipeline.params.params import Params
+from pipeline.params.suite_file import read_suite
+from pipeline.quantization.coverage import quantized_bits
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.scored import read_base_in, read_scored
+from pipeline.records.statistics import VariantRecord
 
 
 def run(layout: Layout, params: Params) -> None:
@@ -48,9 +48,7 @@ def _margins(layout: Layout, base: Scored, default: float) -> dict[str, float]:
 
 
 def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
-    path = layout.variant_path(name)
-    data = read_bytes(path, made_by=f"quantize {name}")
-    variant = VariantRecord.from_bytes(data, source=str(path))
+    variant = read_record(VariantRecord, layout.variant_path(name), made_by=f"quantize {name}")
     own = read_scored(layout, name)
     if own.record.artifact_digest != variant.digest:
         raise InputError(
@@ -58,7 +56,7 @@ def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
             f"`quantline evaluate {name}` again"
         )
     return Candidate(
-        base=read_base_in(layout, base, own.record.backend),
+        base=read_base_in(layout, base, own.record.engine, name=name),
         own=own,
         format=variant.recipe.format,
         bits_per_weight=quantized_bits(variant.coverage),

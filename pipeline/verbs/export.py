@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from pipeline.adapters.oci_archive import write_archive
-from pipeline.adapters.oci_referrers import find_evidence, referrers_index
-from pipeline.adapters.oci_release import read_release
-from pipeline.adapters.oci_store import StoredManifest
-from pipeline.adapters.progress import ByteProgress
-from pipeline.adapters.registry_place import open_release
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import REF_NAME_ANNOTATION, Descriptor
-from pipeline.domain.referrers import referrers_tag
-from pipeline.domain.release import release_tag
+from pipeline.core.progress import ByteProgress
+from pipeline.core.workspace import Layout
+from pipeline.oci.archive import write_archive
+from pipeline.oci.records import REF_NAME_ANNOTATION, Descriptor
+from pipeline.oci.store import StoredManifest
+from pipeline.records.release import release_tag
+from pipeline.registry.evidence import find_evidence, referrers_index
+from pipeline.registry.evidence_kinds import referrers_tag
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import read_release
 
 
-def run(layout: Layout, *, ref: str, file: str) -> None:
+def run(layout: Layout, *, ref: str, file: Path) -> None:
     """Write the archive `file`. Raises InputError or FailureError; then there is no file."""
     store, name = open_release(layout, ref)
     release = read_release(store, name)
@@ -33,7 +33,7 @@ def run(layout: Layout, *, ref: str, file: str) -> None:
     total_bytes = sum(blob.size for blob in blobs)
     with ByteProgress(f"export {release.package.title}", total_bytes=total_bytes) as progress:
         write_archive(
-            Path(file),
+            file,
             store,
             blobs,
             manifests,

@@ -5,24 +5,24 @@ They get the tags of their own versions, whatever the file calls them, and these
 
 from pathlib import Path
 
-from pipeline.adapters.oci_archive import Archive
-from pipeline.adapters.oci_blob import Advance, Blob, bytes_blob
-from pipeline.adapters.oci_referrers import Evidence, NewEvidence, attach, find_evidence
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.oci_store import Store, is_published, push_once, read_blob, transfer
-from pipeline.adapters.ollama_files import push_ollama_model
-from pipeline.adapters.registry_place import open_reference
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import Descriptor
-from pipeline.domain.ollama import ollama_model
-from pipeline.domain.referrers import REFERRERS_TAG
-from pipeline.domain.release import MODELFILE, release_tag
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.oci.archive import Archive
+from pipeline.oci.blob import Advance, Blob, bytes_blob
+from pipeline.oci.records import Descriptor
+from pipeline.oci.store import Store, is_published, push_once, read_blob, transfer
+from pipeline.records.release import MODELFILE, release_tag
+from pipeline.registry.evidence import Evidence, NewEvidence, attach, find_evidence
+from pipeline.registry.evidence_kinds import REFERRERS_TAG
+from pipeline.registry.ollama_files import push_ollama_model
+from pipeline.registry.ollama_manifest import ollama_model
+from pipeline.registry.places import open_reference
+from pipeline.registry.stored_release import StoredRelease, read_release
 
 
-def run(layout: Layout, *, file: str, place: str | None) -> None:
+def run(layout: Layout, *, file: Path, place: str | None) -> None:
     """Publish what is in the archive `file`. Raises InputError or FailureError."""
-    archive = Archive(Path(file))
+    archive = Archive(file)
     store, name = open_reference(layout, place)
     if name is not None:
         raise InputError(f"{place}: expected HOST/REPOSITORY or oci:DIRECTORY without a tag")
@@ -37,14 +37,14 @@ def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
     package = release.package
     tag = release_tag(package.version, package.variant)
     evidence = find_evidence(archive, release.digest)
-    if not is_published(store, release.digest, tag):
+    is_published(store, release.digest, tag)  # raises before anything is sent for a taken tag
 
-        def push(blob: Descriptor, advance: Advance) -> None:
-            store.push_blob(archive.blob(blob), advance)
+    def push(blob: Descriptor, advance: Advance) -> None:
+        store.push_blob(archive.blob(blob), advance)
 
-        total_bytes = sum(blob.size for blob in release.blobs)
-        transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
-        push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
+    total_bytes = sum(blob.size for blob in release.blobs)
+    transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
+    push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
     attach(store, release.digest, [_brought(archive, it) for it in evidence])
     if package.format == "gguf" and MODELFILE in release.contents.files:
         modelfile = read_blob(archive, release.contents.files[MODELFILE])

@@ -3,13 +3,13 @@
 A tag of Ollama's manifest is listed as well, as it is what `ollama pull` names.
 """
 
-from pipeline.adapters.oci_store import require_manifest
-from pipeline.adapters.registry_place import open_reference
-from pipeline.domain.aliases import ALIAS, HISTORY_SUFFIX
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import DOCKER_MANIFEST_TYPE
-from pipeline.domain.referrers import REFERRERS_TAG
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.oci.records import DOCKER_MANIFEST_TYPE
+from pipeline.oci.store import require_manifest
+from pipeline.registry.aliases import ALIAS, HISTORY_SUFFIX
+from pipeline.registry.evidence_kinds import REFERRERS_TAG
+from pipeline.registry.places import open_reference
 
 DIGEST_CHARACTERS = len("sha256:") + 12
 

@@ -4,16 +4,16 @@ It reads the model's configuration and headers, counts the suite's tokens, measu
 fast this machine multiplies, and prints a table. It refuses a run that cannot fit.
 """
 
-from pipeline.adapters.capacity import capacity, measured_speed
-from pipeline.adapters.model_source import read_source
-from pipeline.adapters.task_texts import suite_tokens
-from pipeline.domain.architecture import require_folds
-from pipeline.domain.errors import InputError
-from pipeline.domain.figures import NBSP, bytes_text
-from pipeline.domain.layout import Layout
-from pipeline.domain.params import Params
-from pipeline.domain.plan import TIME_FACTOR, Capacity, predict, refusal, table
-from pipeline.domain.stage_needs import Source, Speed
+from pipeline.architectures.folds import require_folds
+from pipeline.core.errors import InputError
+from pipeline.core.formatting import NBSP, bytes_text
+from pipeline.core.workspace import Layout
+from pipeline.params.params import Params
+from pipeline.planning.capacity import capacity, measured_speed
+from pipeline.planning.model_source import read_source
+from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
+from pipeline.planning.stage_needs import Source, Speed
+from pipeline.tasks.texts import suite_tokens
 
 
 def run(layout: Layout, params: Params) -> None:

@@ -1,10 +1,10 @@
 """promote: an alias such as `prod` points at a release from now on, and its history says so."""
 
-from pipeline.adapters.oci_aliases import promote
-from pipeline.adapters.oci_release import read_release
-from pipeline.adapters.registry_place import open_release
-from pipeline.domain.aliases import require_alias
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
+from pipeline.registry.alias_moves import promote
+from pipeline.registry.aliases import require_alias
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import read_release
 
 
 def run(layout: Layout, *, ref: str, alias: str) -> None:

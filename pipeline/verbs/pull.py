@@ -7,17 +7,20 @@ is replaced, and a killed pull goes on where it was.
 
 import shlex
 from pathlib import Path
+from typing import Literal
 
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.ollama_files import default_models_dir, pull_into_models
-from pipeline.adapters.registry_place import open_release
-from pipeline.adapters.release_files import pull_files
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import release_tag
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.records.release import release_tag
+from pipeline.registry.ollama_files import default_models_dir, pull_into_models
+from pipeline.registry.places import open_release
+from pipeline.registry.pulling import pull_files
+from pipeline.registry.stored_release import StoredRelease, read_release
 
 
-def run(layout: Layout, *, ref: str, to: str, into: str | None) -> None:
+def run(
+    layout: Layout, *, ref: str, to: Literal["vllm", "ollama", "dir"], into: Path | None
+) -> None:
     """Pull and print where it is, or the command that serves it.
 
     Raises InputError for a release that the target cannot use, FailureError when the store fails.
@@ -25,13 +28,13 @@ def run(layout: Layout, *, ref: str, to: str, into: str | None) -> None:
     store, name = open_release(layout, ref)
     release = read_release(store, name)
     if to == "ollama":
-        models_dir = Path(into) if into else default_models_dir()
+        models_dir = into or default_models_dir()
         model = pull_into_models(store, release, models_dir)
         print(f"OLLAMA_MODELS={shlex.quote(str(models_dir))} ollama run {model}")
         return
     if to == "vllm" and release.package.format == "gguf":
         raise InputError(f"{release.reference}: gguf, which vLLM does not serve; use --to ollama")
-    target = Path(into) if into else Path(_directory_name(release))
+    target = into or Path(_directory_name(release))
     pull_files(store, release, target)
     print(f"vllm serve {shlex.quote(str(target))}" if to == "vllm" else target)
 

@@ -4,18 +4,18 @@ A command of its own, because the tag has to name the commit that holds the fini
 does not exist yet while publish runs.
 """
 
-from pipeline.adapters.files import read_bytes
-from pipeline.adapters.git_tags import tag_commit, tag_prefix
-from pipeline.adapters.params_file import read_yaml
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.release import Receipts
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_record
+from pipeline.core.workspace import Layout
+from pipeline.params.reading import read_yaml
+from pipeline.records.release import Receipts
+from pipeline.release.git_tags import tag_commit, tag_prefix
 
 
 def run(layout: Layout) -> None:
     """Tag the current commit. Raises InputError when nothing was published or it is not there."""
     path = layout.receipts_path
-    receipts = Receipts.from_bytes(read_bytes(path, made_by="publish"), source=str(path))
+    receipts = read_record(Receipts, path, made_by="publish")
     versions = {
         receipt.tag.removesuffix(f"-{variant}") for variant, receipt in receipts.releases.items()
     }

@@ -1,8 +1,8 @@
 """rollback: an alias points again at what it stood for before its last promotion."""
 
-from pipeline.adapters.oci_aliases import rollback
-from pipeline.adapters.registry_place import open_release
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
+from pipeline.registry.alias_moves import rollback
+from pipeline.registry.places import open_release
 
 
 def run(layout: Layout, *, alias: str) -> None:

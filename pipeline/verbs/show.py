@@ -1,13 +1,13 @@
 """show: what a release is, what accompanies it, and, of an alias, where it pointed before."""
 
-from pipeline.adapters.oci_aliases import read_history
-from pipeline.adapters.oci_referrers import find_evidence
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.registry_place import open_release
-from pipeline.domain.aliases import ALIAS
-from pipeline.domain.errors import printable
-from pipeline.domain.figures import NBSP, bytes_text
-from pipeline.domain.layout import Layout
+from pipeline.core.errors import printable
+from pipeline.core.formatting import NBSP, bytes_text
+from pipeline.core.workspace import Layout
+from pipeline.registry.alias_moves import read_history
+from pipeline.registry.aliases import ALIAS
+from pipeline.registry.evidence import find_evidence
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(layout: Layout, *, ref: str) -> None:

@@ -1,36 +1,35 @@
 """verify: whether a release is whole and has what it must have; works without a network.
 
-Every byte is compared with its digest, the parts of the release with each other, and the license
-and the evidence must be there. Where the caller says who signed, by a public key or by an identity,
-so must that signature over exactly these files. Otherwise a signature is reported and not checked.
+Every byte is compared with its digest as it passes, and nothing is kept; the parts of the release
+are compared with each other, and the license and the evidence must be there. Where the caller says
+who signed, by a public key or by an identity, so must that signature over exactly these files; it
+is checked first, by their digests. Otherwise a signature is reported and not checked.
 """
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from pipeline.adapters.oci_blob import Advance
-from pipeline.adapters.oci_referrers import Evidence, find_evidence, read_evidence
-from pipeline.adapters.oci_release import StoredRelease, read_release
-from pipeline.adapters.oci_store import ReadableStore, transfer, verified_chunks
-from pipeline.adapters.registry_place import open_release
-from pipeline.adapters.release_files import pull_files
-from pipeline.adapters.signature_check import Identity, KeyOwner, Signer, check_signature
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.licenses import LICENSE_FILE
-from pipeline.domain.oci import Descriptor
-from pipeline.domain.referrers import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.workspace import Layout
+from pipeline.licensing.licenses import LICENSE_FILE
+from pipeline.oci.blob import Advance
+from pipeline.oci.records import Descriptor
+from pipeline.oci.store import ReadableStore, transfer, verified_chunks
+from pipeline.registry.evidence import Evidence, find_evidence, read_evidence
+from pipeline.registry.evidence_kinds import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
+from pipeline.registry.places import open_release
+from pipeline.registry.stored_release import StoredRelease, read_release
+from pipeline.release.signature_check import Identity, KeyOwner, Signer, check_signature
 
 
 def run(
     layout: Layout,
     *,
     ref: str,
-    key: str | None,
+    key: Path | None,
     identity: str | None,
     issuer: str | None,
-    trusted_root: str | None,
+    trusted_root: Path | None,
 ) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
     signer = _signer(key, identity, issuer, trusted_root)
@@ -38,13 +37,13 @@ def run(
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
     _require_evidence(store, release, evidence)
-    if signer is None:
-        _read_every_byte(store, release)
-        signed = any(it.kind is SIGNATURE for it in evidence)
-        signature = "there, not checked (--key or --identity says whose)" if signed else "none"
-    else:
+    if signer is not None:
         _check_signature(store, release, evidence, signer)
         signature = f"by {signer}"
+    else:
+        signed = any(it.kind is SIGNATURE for it in evidence)
+        signature = "there, not checked (--key or --identity says whose)" if signed else "none"
+    _read_every_byte(store, release)
     kinds = ", ".join(dict.fromkeys(it.kind.name for it in evidence))
     print(f"{release.reference}: {release.package.title}, {release.digest}")
     print(f"digests of {len(release.contents.files)} files: right")
@@ -54,7 +53,7 @@ def run(
 
 
 def _signer(
-    key: str | None, identity: str | None, issuer: str | None, trusted_root: str | None
+    key: Path | None, identity: str | None, issuer: str | None, trusted_root: Path | None
 ) -> Signer | None:
     """Who is to have signed, if the caller says so. Raises InputError."""
     if (identity is None) != (issuer is None):
@@ -64,8 +63,8 @@ def _signer(
     if trusted_root is not None and identity is None:
         raise InputError("--trusted-root: expected --identity and --issuer as well")
     if identity is not None and issuer is not None:
-        return Identity(identity, issuer, Path(trusted_root) if trusted_root else None)
-    return KeyOwner(Path(key)) if key is not None else None
+        return Identity(identity, issuer, trusted_root)
+    return KeyOwner(key) if key is not None else None
 
 
 def _require_evidence(
@@ -109,17 +108,15 @@ def _check_signature(
     signatures = [it for it in evidence if it.kind is SIGNATURE]
     if not signatures:
         raise FailureError(f"{release.reference}: no signature")
-    with TemporaryDirectory(prefix="quantline-verify-") as directory:
-        files = Path(directory) / "files"
-        pull_files(store, release, files)
-        for number, signature in enumerate(signatures, start=1):
-            path = Path(directory) / f"signature-{number}"
-            path.write_bytes(read_evidence(store, signature))
-            source = store.reference(signature.manifest.digest)
-            try:
-                check_signature(files, path, signer=signer, source=source)
-            except FailureError:
-                if number == len(signatures):
-                    raise
-            else:
-                return
+    files = {
+        path: layer.digest.removeprefix("sha256:") for path, layer in release.contents.files.items()
+    }
+    for number, signature in enumerate(signatures, start=1):
+        source = store.reference(signature.manifest.digest)
+        try:
+            check_signature(read_evidence(store, signature), files, signer=signer, source=source)
+        except FailureError:
+            if number == len(signatures):
+                raise
+        else:
+            return

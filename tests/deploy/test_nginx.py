@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.adapters.process import run_program
 from pipeline.cli import main
-from pipeline.domain.layout import Layout
+from pipeline.core.process import run_program
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests import ollama_client
 from tests.nginx_server import nginx_server

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.domain.architecture import GATED_FOLDS
-from pipeline.domain.params import AwqParams, Rounding
+from pipeline.architectures.folds import GATED_FOLDS
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import (
     BLOCK,
@@ -17,6 +16,7 @@ from pipeline.numerics.gram import (
 )
 from pipeline.numerics.grid import Grid, diagonal_blocks, range_grid, search_clip, storable
 from pipeline.numerics.layer import QuantizedLayer, quantize_layer
+from pipeline.params.params import AwqParams, Rounding
 
 HIDDEN, INTERMEDIATE, HEAD_DIM, KV_HEADS = 64, 96, 16, 2
 CPU = torch.device("cpu")

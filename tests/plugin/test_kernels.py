@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.engine import HOST, SERVED_NAME, chosen_port, local_session, started
-from pipeline.adapters.vllm import ENVIRONMENT, kernel_of
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.serving.server import HOST, SERVED_NAME, chosen_port, local_session, started
+from pipeline.serving.vllm import ENVIRONMENT, kernel_of
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmarks.engine import every_format
-from pipeline.adapters.checkpoint import unpacked_model, unpacked_weights
-from pipeline.adapters.packed_checkpoint import write_packed
-from pipeline.adapters.statistics import Statistics
-from pipeline.domain.params import CompressedTensorsParams, PackedVariant
-from tests.architectures import CONFIGS, base_manifest, calibrated_model
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.params.params import CompressedTensorsParams, PackedVariant
+from pipeline.quantization.packed_checkpoint import write_packed
+from tests.architecture_models import CONFIGS, base_manifest, calibrated_model
 from tests.readers.test_readers import IDS, run_reader
 
 Tensors = dict[str, torch.Tensor]

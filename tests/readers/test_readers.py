@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.adapters.checkpoint import unpacked_model, unpacked_weights
-from pipeline.domain.layout import Layout
-from pipeline.domain.quantized import VariantRecord
+from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.core.workspace import Layout
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import quantize
 from tests.readers import gptq_reference
 from tests.stages.test_quantize import calibrated, packed, params_for

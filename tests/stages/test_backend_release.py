@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.adapters.backends import environment_dir
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.release import PackageManifest
-from pipeline.domain.selection import Selection, Verdict
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.params import Params
+from pipeline.quantization.other_quantizers import environment_dir
+from pipeline.records.release import PackageManifest
+from pipeline.records.selection import Selection, Verdict
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, package, quantize, select
-from tests.adapters.test_backends import LIBRARIES
+from tests.quantization.test_other_quantizers import LIBRARIES
 from tests.stages.test_evaluate import write_inputs
 from tests.support import ROOT
 from tests.workspace import Workspace, write_benchmarks

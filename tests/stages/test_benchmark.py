@@ -1,21 +1,28 @@
 """benchmark on tiny models: what it serves, what it skips, and what it refuses to begin."""
 
 import socket
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from pipeline.adapters import gguf
-from pipeline.adapters.files import directory_records, write_record
-from pipeline.adapters.process import free_port
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import BASE
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import GgufParams, Params
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.selection import Verdict
-from pipeline.domain.serving import Benchmarks, FailedModel, ServedModel, SkippedModel
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import directory_records, write_record
+from pipeline.core.process import free_port
+from pipeline.core.workspace import BASE, Layout
+from pipeline.gguf import files as gguf
+from pipeline.params.params import GgufParams, PackedJudge, Params
+from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
+from pipeline.records.selection import Verdict
+from pipeline.records.statistics import VariantRecord
+from pipeline.serving import candidates
+from pipeline.serving.fleet import Fleet
 from pipeline.stages import benchmark
+from tests.models import tiny_llama
 from tests.support import serve_python
 from tests.workspace import Workspace, make_workspace, verdict_on, write_evaluation, write_selection
 
@@ -118,6 +125,79 @@ def test_files_that_were_not_approved_are_refused(tmp_path: Path) -> None:
     write_record(path, record.model_copy(update={"digest": "ab" * 32}))
     with pytest.raises(InputError, match="not the files that were approved"):
         benchmark.run(workspace.layout, with_params(workspace))
+
+
+def test_too_little_memory_for_the_expected_text_is_one_line_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path, {})
+    workspace.layout.benchmarks_path.unlink()
+    monkeypatch.setattr(candidates, "memory_for_servers", lambda: 1000)
+    with pytest.raises(
+        FailureError, match=r"^base: the engine that scored it needs .* are free"
+    ) as it:
+        benchmark.run(workspace.layout, with_params(workspace))
+    assert "\n" not in str(it.value)
+    assert not workspace.layout.benchmarks_path.exists()
+
+
+def test_memory_that_torch_does_not_get_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path, {})
+
+    def huge(_: Path) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(candidates, "unpacked_model", huge)
+    with pytest.raises(FailureError, match=r"^benchmark: base: out of memory; use a machine") as it:
+        benchmark.run(workspace.layout, with_params(workspace))
+    assert "\n" not in str(it.value)
+
+
+def test_all_texts_are_written_and_models_closed_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file's once, one model at a time; an endpoint is compared with what it serves."""
+    workspace = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
+    with_real_gguf(workspace, APPROVED)
+    events: list[str] = []
+    for kind in (candidates.TransformersScorer, candidates.LlamaCppScorer):
+        monkeypatch.setattr(kind, "close", noting(kind.close, f"{kind.backend} closed", events))
+    monkeypatch.setattr(Fleet, "server", noting(Fleet.server, "server", events))
+    mine = {
+        "url": f"http://127.0.0.1:{free_port()}",
+        "model": "m",
+        "serves": BASE,
+        "command": None,
+        "api_key_variable": None,
+    }
+    params = with_params(workspace, endpoints={"mine": mine}, startup_timeout_s=1)
+    with pytest.raises(FailureError):
+        benchmark.run(workspace.layout, params)
+    assert events[:2] == ["transformers closed", "llama.cpp closed"]
+    assert set(events[2:]) == {"server"}
+
+
+def noting(method: Callable[..., Any], event: str, events: list[str]) -> Callable[..., Any]:
+    """The method, which writes down that it was called."""
+
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        events.append(event)
+        return method(*arguments, **keywords)
+
+    return noted
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_compared_with_the_engine_that_scored_it(tmp_path: Path) -> None:
+    serve_python()
+    layout = Layout(tmp_path)
+    tiny_llama(layout.base_dir, heads=2)
+    base = candidates.Candidate(BASE, "ab" * 32, layout.base_dir, file_type=None)
+    for packed_judge in (PackedJudge.VLLM, PackedJudge.TRANSFORMERS):
+        with closing(candidates.scorer_of(layout, base, packed_judge)) as scorer:
+            assert scorer.backend == packed_judge
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapters import gguf, subjects
-from pipeline.adapters.checkpoint import tokenizer_of, unpacked_model
-from pipeline.adapters.files import directory_records, file_sha256, write_record
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.scored_files import read_scored
-from pipeline.adapters.scorer import BrokenModelError
-from pipeline.domain.comparison import rows_of
-from pipeline.domain.errors import InputError
-from pipeline.domain.evaluated import DocumentRecord, EvaluationRecord
-from pipeline.domain.gate_params import GateParams
-from pipeline.domain.layout import BASE, PARAMS_FILE, Layout
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import EvaluateParams, PackedJudge, Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import directory_records, file_sha256, write_record
+from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.engines.in_llama_cpp import LlamaCppScorer
+from pipeline.engines.scorer import BrokenModelError
+from pipeline.engines.token_forest import Span
+from pipeline.evaluation import engines as subjects
+from pipeline.gate.comparison import rows_of
+from pipeline.gguf import files as gguf
+from pipeline.params.gate import GateParams, SequentialParams, Spending
+from pipeline.params.params import EvaluateParams, PackedJudge, Params
+from pipeline.params.reading import read_params
+from pipeline.records.evaluation import DocumentRecord, EvaluationRecord
+from pipeline.records.scored import read_scored
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python
@@ -136,6 +140,21 @@ def changed(params: Params, **changes: object) -> Params:
     return params.model_copy(update={"evaluate": own})
 
 
+def kl_in_llama_cpp(layout: Layout, model_dir: Path, tmp_path: Path) -> float:
+    """Of a GGUF to the base, both in llama.cpp, by the definition."""
+    base_path, own_path = tmp_path / "base.gguf", next(model_dir.glob("*.gguf"))
+    gguf.convert(
+        layout.base_dir, base_path, model_name=BASE, pre_tokenizer="gpt-2", weight_names=()
+    )
+    rows = []
+    for path in (base_path, own_path):
+        with closing(LlamaCppScorer(path, label="direct")) as scorer:
+            spans = [Span(ids=tuple(it), start=0) for it in held_out(layout).tolist()]
+            rows.append(torch.from_numpy(np.stack(scorer.logits(spans)))[:, :-1])
+    base, own = (torch.log_softmax(it.double(), dim=-1) for it in rows)
+    return float((base.exp() * (base - own)).sum(-1).mean())
+
+
 def log_probabilities(model_dir: Path, windows: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         return torch.log_softmax(unpacked_model(model_dir)(windows).logits.double(), dim=-1)
@@ -184,6 +203,94 @@ def test_the_base_has_no_distance_and_eight_bits_are_near_it(made: tuple[Layout,
         "llama.cpp",
         "transformers",
     )
+
+
+def test_a_gguf_is_as_far_from_the_base_as_both_are_in_llama_cpp(
+    made: tuple[Layout, Params], tmp_path: Path
+) -> None:
+    """What the engine changes in the base is no part of KL and of the perplexity ratio."""
+    layout, _ = made
+    base, own = record_of(layout, BASE), record_of(layout, "gguf-q8-0")
+    distance, control = own.distance, base.controls["llama.cpp"]
+    assert distance is not None
+    assert own.perplexity is not None
+    kl = kl_in_llama_cpp(layout, layout.model_dir("gguf-q8-0"), tmp_path)
+    assert distance.kl == pytest.approx(kl, rel=1e-5)
+    ratio = own.perplexity / control.perplexity
+    assert distance.perplexity_ratio == pytest.approx(ratio, rel=1e-12)
+
+
+def test_a_gguf_is_evaluated_without_the_base_in_float32(
+    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, params = copied
+    before = directory_records(layout.evaluation_dir("gguf-q8-0"))
+    shutil.rmtree(layout.scores_cache_dir)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model of transformers was loaded")
+
+    monkeypatch.setattr(subjects, "unpacked_model", refuse)
+    evaluate.run(layout, params, "gguf-q8-0")
+    assert directory_records(layout.evaluation_dir("gguf-q8-0")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("awq-w4", {"device": "cuda"}),
+        ("awq-w4", {"backend_version": "0.1"}),
+        ("gguf-q8-0", {"controls": {}}),
+    ],
+)
+def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
+    copied: tuple[Layout, Params],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    change: dict[str, object],
+) -> None:
+    layout, params = copied
+    path = layout.evaluation_path(BASE)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    monkeypatch.setattr(subjects.LateScorer, "_scorer", None)
+    with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
+        evaluate.run(layout, params, name)
+
+
+def test_a_base_that_was_fetched_again_has_to_be_evaluated_again(
+    copied: tuple[Layout, Params],
+) -> None:
+    layout, params = copied
+    path = layout.evaluation_path(BASE)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"artifact_digest": "ab" * 32}))
+    with pytest.raises(InputError, match="of another base; run `quantline evaluate base` again"):
+        evaluate.run(layout, params, "gguf-q8-0")
+
+
+def test_fewer_documents_than_looks_are_one_line(copied: tuple[Layout, Params]) -> None:
+    layout, params = copied
+    gate = params.gate.model_copy(
+        update={"sequential": SequentialParams(looks=4, spending=Spending.POCOCK)}
+    )
+    few = changed(params, max_documents=3).model_copy(update={"gate": gate})
+    evaluate.run(layout, few, BASE)
+    with pytest.raises(InputError, match=r"looks = 4: trades has 3 documents, .* use at most 3"):
+        evaluate.run(layout, few, "gguf-q8-0")
+
+
+def test_memory_that_is_not_there_is_one_line(
+    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, params = copied
+    shutil.rmtree(layout.scores_cache_dir)
+
+    def huge(_: Path) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(subjects, "unpacked_model", huge)
+    with pytest.raises(FailureError, match=r"^evaluate base: out of memory; lower eval") as caught:
+        evaluate.run(layout, params, BASE)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_evaluation_names_what_it_was_made_from(made: tuple[Layout, Params]) -> None:

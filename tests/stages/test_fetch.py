@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import directory_records, file_sha256
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import PARAMS_FILE, Layout
-from pipeline.domain.manifest import BaseManifest, tree_digest
-from pipeline.domain.params import Params
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.files import directory_records, file_sha256
+from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
 from pipeline.stages import fetch
 from tests.disk import run_on_tiny_disk
 from tests.hub_server import COMMIT, Hub, serve_hub
@@ -384,9 +384,9 @@ def test_a_real_model_comes_through_a_hub(hub: Hub, layout: Layout) -> None:
 ON_TINY_DISK = """
 import sys
 from pathlib import Path
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import FailureError
-from pipeline.domain.layout import Layout
+from pipeline.params.reading import read_params
+from pipeline.core.errors import FailureError
+from pipeline.core.workspace import Layout
 from pipeline.stages import fetch
 layout = Layout(Path(sys.argv[1]))
 params = read_params(Path("params.yaml"))

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.adapters.files import directory_records, file_sha256, write_record
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.release import PackageIndex, PackageManifest
-from pipeline.domain.selection import Selection, Verdict
+from pipeline.core.errors import InputError
+from pipeline.core.files import directory_records, file_sha256, write_record
+from pipeline.core.workspace import Layout
+from pipeline.records.release import PackageIndex, PackageManifest
+from pipeline.records.selection import Selection, Verdict
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.workspace import Workspace, make_workspace, write_benchmarks

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from pipeline.adapters.files import directory_records, file_sha256
-from pipeline.domain.errors import InputError
-from pipeline.domain.release import PackageIndex
-from pipeline.domain.selection import Verdict
+from pipeline.core.errors import InputError
+from pipeline.core.files import directory_records, file_sha256
+from pipeline.records.release import PackageIndex
+from pipeline.records.selection import Verdict
 from pipeline.stages import package
 from tests.support import ROOT
 from tests.workspace import Workspace, make_workspace

@@ -10,13 +10,13 @@ import pytest
 from gguf import GGUFReader
 from huggingface_hub import ModelCard
 
-from pipeline.adapters import gguf
-from pipeline.adapters.license_rules import license_rules
-from pipeline.domain.license_rule import words_sha256
-from pipeline.domain.licenses import gguf_metadata
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.release import PackageManifest
-from pipeline.domain.selection import Verdict
+from pipeline.core.record import sha256_hex
+from pipeline.gguf import files as gguf
+from pipeline.licensing.licenses import gguf_metadata
+from pipeline.licensing.rule import words_sha256
+from pipeline.licensing.rules import license_rules
+from pipeline.records.release import PackageManifest
+from pipeline.records.selection import Verdict
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.support import ROOT, missing

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.params import Audience, Params
-from pipeline.domain.selection import Verdict
+from pipeline.core.errors import InputError
+from pipeline.core.files import file_sha256
+from pipeline.core.workspace import Layout
+from pipeline.params.params import Audience, Params
+from pipeline.params.reading import read_params
+from pipeline.records.selection import Verdict
 from pipeline.stages import fetch, package
 from tests.support import ROOT
 from tests.workspace import Workspace, make_workspace, measured

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.adapters.files import file_sha256
-from pipeline.adapters.registry_place import open_place
-from pipeline.domain.errors import FailureError, InputError
-from pipeline.domain.layout import Layout
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.reference import LayoutDirectory
-from pipeline.domain.release import PackageIndex, Receipts
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.files import file_sha256
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.oci.reference import LayoutDirectory
+from pipeline.records.release import PackageIndex, Receipts
+from pipeline.registry.places import open_place
 from pipeline.stages import publish
 from tests.registry_server import (
     PASSWORD,
@@ -120,6 +120,20 @@ def test_publishing_to_a_layout_again_changes_nothing(layout: Layout) -> None:
     for path, data in stored.items():
         if path.startswith("blobs/"):
             assert path == f"blobs/sha256/{sha256_hex(data)}"
+
+
+@pytest.mark.parametrize("damage", ["another byte", "gone"])
+def test_publishing_to_a_layout_again_mends_every_blob(layout: Layout, damage: str) -> None:
+    publish.run(layout, release_params())
+    stored = files_of(layout.registry_dir)
+    for name, data in stored.items():
+        path = layout.registry_dir / name
+        if name.startswith("blobs/") and damage == "gone":
+            path.unlink()
+        elif name.startswith("blobs/") and data:
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    publish.run(layout, release_params())
+    assert files_of(layout.registry_dir) == stored
 
 
 def test_the_same_packages_have_the_same_digests_everywhere(layout: Layout, server: Server) -> None:
@@ -279,7 +293,7 @@ def test_skopeo_copies_the_layout_to_a_registry_and_back(
 PUBLISH_PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests.registry_server import release_params
 publish.run(Layout(Path(sys.argv[1])), release_params(url=sys.argv[2] or None))

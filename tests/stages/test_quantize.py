@@ -10,20 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapters.checkpoint import Checkpoint, unpacked_model, unpacked_weights
-from pipeline.adapters.files import directory_records, file_sha256
-from pipeline.adapters.gguf import read_tensors
-from pipeline.adapters.params_file import read_params
-from pipeline.adapters.statistics import Statistics
-from pipeline.adapters.texts import token_ids_sha256
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import PARAMS_FILE, Layout
-from pipeline.domain.manifest import tree_digest
-from pipeline.domain.params import Params
-from pipeline.domain.quantized import VariantRecord
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import Checkpoint, unpacked_model, unpacked_weights
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import tree_digest
+from pipeline.core.files import directory_records, file_sha256
+from pipeline.core.texts import token_ids_sha256
+from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.gguf.files import read_tensors
 from pipeline.numerics.gram import output_error
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
-from tests.architectures import tiny_model
+from tests.architecture_models import tiny_model
 from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama
 from tests.support import ROOT

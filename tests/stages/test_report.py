@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.params_file import read_prices
-from pipeline.domain.errors import InputError, NothingApprovedError
-from pipeline.domain.params import Params
-from pipeline.domain.prices import PriceList
-from pipeline.domain.quantized import VariantRecord
-from pipeline.domain.selection import Verdict
+from pipeline.core.errors import InputError, NothingApprovedError
+from pipeline.params.params import Params
+from pipeline.params.prices import PriceList
+from pipeline.params.reading import read_prices
+from pipeline.records.selection import Verdict
+from pipeline.records.statistics import VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
 from tests.workspace import Workspace, make_workspace, write_benchmarks

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import directory_records
-from pipeline.domain.layout import Layout
+from pipeline.core.files import directory_records
+from pipeline.core.workspace import Layout
 from pipeline.stages import fetch
 from tests.evaluation_files import write_evaluation_files
 from tests.killed import run_stage

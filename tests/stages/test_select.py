@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import InputError
-from pipeline.domain.gate_params import GateClass
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.selection import Selection, Verdict
+from pipeline.core.errors import InputError
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.gate import GateClass, SequentialParams, Spending
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
+from pipeline.records.selection import Selection, Verdict
 from pipeline.stages import select
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -165,6 +165,8 @@ def test_a_gguf_is_compared_with_the_base_in_llama_cpp(workspace: tuple[Layout, 
     layout.control_documents_path("llama.cpp").write_bytes(rows)
     for name, old in (("gguf-q8-0", None), (BASE, "llama.cpp")):
         record = json.loads(layout.evaluation_path(name).read_text())
+        if old is None:
+            record["backend_version"] = "llama-cpp-python 0.3.36"
         where = record["controls"][old] if old else record
         where["documents_sha256"] = sha256_hex(rows)
         where["tasks"]["trades_en"]["value"] = (0.91 * 400 - 60) / 400
@@ -172,3 +174,49 @@ def test_a_gguf_is_compared_with_the_base_in_llama_cpp(workspace: tuple[Layout, 
     verdict = selected(layout, params).variants["gguf-q8-0"]
     assert verdict.verdict is Verdict.APPROVED
     assert verdict.tasks["trades_en"].right_to_wrong == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ("vllm", {"backend": "vllm", "backend_version": "vllm 0.32.0"}),
+        (
+            "llama-cpp-python 9.9",
+            {"backend": "llama.cpp", "backend_version": "llama-cpp-python 9.9"},
+        ),
+        ("on cuda", {"device": "cuda"}),
+    ],
+)
+def test_a_base_that_this_engine_did_not_score_is_refused(
+    workspace: tuple[Layout, Params], own: str, other: dict[str, str]
+) -> None:
+    """Neither another engine nor another version or device stands in for it."""
+    layout, params = workspace
+    path = layout.evaluation_path("gguf-q8-0")
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    with pytest.raises(
+        InputError, match=r"the base was scored by transformers \(5\.19\.0\) on cpu, l"
+    ):
+        select.run(layout, params)
+    with pytest.raises(
+        InputError, match=rf"expected .*{own}.* which scores gguf-q8-0: run `quantline "
+    ):
+        select.run(layout, params)
+
+
+def test_more_looks_than_documents_are_refused(workspace: tuple[Layout, Params]) -> None:
+    layout, params = workspace
+    gate = params.gate.model_copy(
+        update={"sequential": SequentialParams(looks=20, spending=Spending.POCOCK)}
+    )
+    for name in (BASE, *params.variants):
+        record = json.loads(layout.evaluation_path(name).read_text())
+        rows = layout.documents_path(name).read_bytes().splitlines(keepends=True)
+        few = b"".join([*rows[:400], *rows[400:403]])
+        record["documents_sha256"] = sha256_hex(few)
+        record["tasks"]["tales_es"] |= {"num_documents": 3, "value": 1.0}
+        layout.documents_path(name).write_bytes(few)
+        layout.evaluation_path(name).write_text(json.dumps(record))
+    message = r"gate\.sequential\.looks = 20: tales_es has 3 documents, .* use at most 3"
+    with pytest.raises(InputError, match=message):
+        select.run(layout, params.model_copy(update={"gate": gate}))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.params_file import read_params
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import BASE, Layout
-from pipeline.domain.params import Params
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import BASE, Layout
+from pipeline.params.params import Params
+from pipeline.params.reading import read_params
 from pipeline.stages import select
 from pipeline.verbs import explain
 from tests.models import tiny_llama

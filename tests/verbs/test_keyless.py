@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, refused, run
 from tests.keyless import Sigstore

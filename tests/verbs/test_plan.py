@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipeline.adapters import capacity, room, serve_environment
-from pipeline.adapters.files import directory_records
-from pipeline.adapters.params_file import read_params
 from pipeline.cli import main
-from pipeline.domain.errors import InputError
-from pipeline.domain.layout import PARAMS_FILE, Layout
-from pipeline.domain.plan import predict
+from pipeline.core import environments as serve_environment
+from pipeline.core.errors import InputError
+from pipeline.core.files import directory_records
+from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.params.reading import read_params
+from pipeline.planning import capacity, room
+from pipeline.planning.plan import predict
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama, write_json
@@ -32,11 +34,17 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def with_memory(monkeypatch: pytest.MonkeyPatch, path: Path, *, kib: int) -> None:
+def with_memory(monkeypatch: pytest.MonkeyPatch, procfs: Path, *, kib: int) -> None:
     """A machine whose kernel reports so much memory, all of it free."""
-    path.write_text(f"MemTotal: {kib} kB\nMemAvailable: {kib} kB\nSwapTotal: 0 kB\n")
-    monkeypatch.setattr(capacity, "MEMINFO", path)
-    monkeypatch.setattr(capacity, "CGROUP_LIMIT", path.with_name("no-limit"))
+    procfs.mkdir()
+    free = {"MemTotal": kib, "MemFree": kib, "MemAvailable": kib, "Buffers": 0}
+    cached = {"Cached": 0, "Shmem": 0, "Active": 0, "Inactive": 0}
+    swap = {"SwapTotal": 0, "SwapFree": 0}
+    lines = [f"{key}: {value} kB\n" for key, value in (free | cached | swap).items()]
+    (procfs / "meminfo").write_text("".join(lines))
+    (procfs / "vmstat").write_text("pswpin 0\npswpout 0\n")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(procfs))
+    monkeypatch.setattr(capacity, "CGROUP_LIMIT", procfs / "no-limit")
 
 
 def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
@@ -54,7 +62,7 @@ def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
 def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_memory(monkeypatch, workspace / "meminfo", kib=100 << 10)
+    with_memory(monkeypatch, workspace / "proc", kib=100 << 10)
     assert main(["plan"]) == 2
     captured = capsys.readouterr()
     assert "whole run" in captured.out
@@ -92,7 +100,7 @@ def test_an_architecture_that_cannot_be_quantized_is_refused_before_it_is_fetche
 def test_a_container_has_the_memory_it_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_memory(monkeypatch, tmp_path / "meminfo", kib=1 << 20)
+    with_memory(monkeypatch, tmp_path / "proc", kib=1 << 20)
     limit, used = tmp_path / "max", tmp_path / "current"
     monkeypatch.setattr(capacity, "CGROUP_LIMIT", limit)
     monkeypatch.setattr(capacity, "CGROUP_USED", used)

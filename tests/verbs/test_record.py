@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.domain.layout import Layout
+from pipeline.core.workspace import Layout
 from pipeline.stages import publish
 from tests.registry_server import release_params, write_packages
 

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.adapters.files import directory_records
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import blob_digest
+from pipeline.core.files import directory_records
+from pipeline.core.workspace import Layout
+from pipeline.oci.records import blob_digest
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, run
 from tests.registry_server import registry_server, release_params, use_registry

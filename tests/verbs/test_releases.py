@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.files import directory_records, file_sha256
-from pipeline.adapters.oci_blob import Blob, bytes_blob
-from pipeline.adapters.oci_layout import ImageLayout
-from pipeline.adapters.oci_referrers import NewEvidence, attach, new_evidence
-from pipeline.domain.layout import Layout
-from pipeline.domain.oci import EMPTY_INDEX, INDEX_TYPE
-from pipeline.domain.record import sha256_hex
-from pipeline.domain.referrers import BOM, referrers_tag
+from pipeline.core.files import directory_records, file_sha256
+from pipeline.core.record import sha256_hex
+from pipeline.core.workspace import Layout
+from pipeline.oci.blob import Blob, bytes_blob
+from pipeline.oci.layout import ImageLayout
+from pipeline.oci.records import EMPTY_INDEX, INDEX_TYPE
+from pipeline.registry.evidence import NewEvidence, attach, new_evidence
+from pipeline.registry.evidence_kinds import BOM, referrers_tag
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, refused, run
 from tests.modelfile_reader import read_modelfile

@@ -2,8 +2,8 @@
 
 It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics` on 127.0.0.1, and serves
 `--users` requests at the same time. A prompt's beginning that a slot has seen is not read again, as
-llama.cpp does by itself. The first line it prints is a JSON object that says what runs: the version
-and the CPU features that this build of llama.cpp uses.
+llama.cpp does by itself. Before it serves, it prints a line that is a JSON object and says what
+runs: the version and the CPU features that this build of llama.cpp uses.
 """
 
 import argparse

@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from pipeline.domain.variants import (
+from pipeline.numerics.grid import Grid
+from pipeline.numerics.packing import awq, compressed_tensors, gptq
+from pipeline.params.variants import (
     AwqParams,
     CompressedTensorsParams,
     GptqParams,
     PackedVariant,
     Scheme,
 )
-from pipeline.numerics.grid import Grid
-from pipeline.numerics.packing import awq, compressed_tensors, gptq
 
 
 def stored_tensors(integers: Tensor, grid: Grid, recipe: PackedVariant) -> dict[str, Tensor]:

@@ -1,0 +1,218 @@
+"""Measuring the inputs of one decoder layer's linears, once for each distinct input.
+
+A linear is known by its name in the checkpoint. The experts of a mixture, which transformers keeps
+in one parameter, are measured one by one on the tokens that the router sends to each, and all
+together; an expert that sees fewer tokens than an input has channels would leave its G without full
+rank, and an error in the directions it never saw would look free: it gets the statistics of all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.architectures.folds import expert_number
+from pipeline.checkpoint.layered_model import DecoderLayer
+from pipeline.core.errors import InputError
+from pipeline.numerics.gram import GramAccumulator
+from pipeline.records.statistics import ExpertStatistics
+
+EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
+KNOWN_EXPERTS = {
+    "has_gate": True,
+    "has_bias": False,
+    "is_transposed": False,
+    "is_concatenated": True,
+}
+
+Accumulator = TypeVar("Accumulator", bound=GramAccumulator)
+
+
+@dataclass
+class MeasuredInput(Generic[Accumulator]):
+    """An input, the linears that read it, and its second moments."""
+
+    linears: list[str]
+    accumulator: Accumulator
+
+
+@dataclass
+class LayerMeasurement(Generic[Accumulator]):
+    """What the inputs of one layer amount to; filled while the layer runs.
+
+    `new_accumulator` makes what an input is added to, from its number of channels and its device.
+    """
+
+    new_accumulator: Callable[[int, torch.device], Accumulator]
+    inputs: dict[str, MeasuredInput[Accumulator]] = field(default_factory=dict)
+    experts: list[ExpertStatistics] = field(default_factory=list)
+    _key_of: dict[str, str] = field(default_factory=dict)
+    _last: tuple[Tensor, str] | None = None
+
+    def record(self, linears: Sequence[str], tensor: Tensor) -> None:
+        """Add a batch of the input of `linears`; who is handed the same tensor shares an entry."""
+        name = linears[0]
+        if name not in self._key_of:
+            self._discover(linears, tensor)
+        if self._key_of[name] == name:
+            self.inputs[name].accumulator.add(tensor)
+
+    def _discover(self, linears: Sequence[str], tensor: Tensor) -> None:
+        if self._last is not None and self._last[0] is tensor:
+            key = self._last[1]
+            self.inputs[key].linears += linears
+        else:
+            key = linears[0]
+            accumulator = self.new_accumulator(tensor.shape[-1], tensor.device)
+            self.inputs[key] = MeasuredInput(list(linears), accumulator)
+        self._key_of[linears[0]] = key
+        self._last = (tensor, key)
+
+
+@contextmanager
+def measuring(
+    layer: DecoderLayer, new_accumulator: Callable[[int, torch.device], Accumulator]
+) -> Iterator[LayerMeasurement[Accumulator]]:
+    """Record every input of the layer's linears while the block runs it.
+
+    Those of experts go into plain second moments.
+    """
+    measurement = LayerMeasurement(new_accumulator)
+    mixtures: list[_Mixture] = []
+    handles = []
+    for path, module in layer.module.named_modules():
+        if isinstance(module, nn.Linear):
+            linears = _linears(layer.sources.get(f"{path}.weight", ()))
+            if linears:
+                handles.append(module.register_forward_pre_hook(_hook(measurement, linears)))
+        elif _is_fused_experts(module):
+            mixture = _Mixture(module, path, layer)
+            module.forward = mixture.forward
+            mixtures.append(mixture)
+    try:
+        yield measurement
+        for mixture in mixtures:
+            mixture.report(measurement)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for mixture in mixtures:
+            del mixture.module.forward
+
+
+def _hook(measurement: LayerMeasurement[Any], linears: Sequence[str]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        measurement.record(linears, inputs[0])
+
+    return hook
+
+
+def _linears(tensors: Sequence[str]) -> list[str]:
+    return [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+
+
+def _is_fused_experts(module: nn.Module) -> bool:
+    parameters = dict(module.named_parameters(recurse=False))
+    return all(name in parameters and parameters[name].dim() == 3 for name in EXPERT_PARAMETERS)
+
+
+@dataclass
+class _ExpertInputs:
+    """One input of every expert of a mixture: the linears that read it, and its second moments."""
+
+    linears: list[list[str]]
+    seen: list[GramAccumulator]
+
+    @classmethod
+    def of(cls, parameter: Tensor, sources: Sequence[str]) -> "_ExpertInputs":
+        """Of the linears that transformers keeps in `parameter`, experts × outputs × inputs."""
+        by_expert: dict[int | None, list[str]] = {}
+        for linear in _linears(sources):
+            by_expert.setdefault(expert_number(linear), []).append(linear)
+        num_experts, _, in_features = parameter.shape
+        if set(by_expert) != set(range(num_experts)):
+            raise InputError(
+                "the checkpoint does not store experts one by one; this architecture cannot be "
+                "calibrated"
+            )
+        return cls(
+            linears=[by_expert[number] for number in range(num_experts)],
+            seen=[GramAccumulator(in_features, parameter.device) for _ in range(num_experts)],
+        )
+
+    def starving(self) -> list[int]:
+        """The experts that saw fewer tokens than this input has channels."""
+        return [at for at, it in enumerate(self.seen) if it.num_tokens < it.in_features]
+
+    def pooled(self) -> GramAccumulator:
+        """All that the experts saw."""
+        whole = GramAccumulator(self.seen[0].in_features, self.seen[0].device)
+        for accumulator in self.seen:
+            whole.merge(accumulator)
+        return whole
+
+
+class _Mixture:
+    """The experts of one layer: their forward pass, with every input recorded."""
+
+    def __init__(self, module: Any, path: str, layer: DecoderLayer) -> None:
+        """Raises InputError when the experts are stored or work in an unknown way."""
+        if any(getattr(module, key, None) is not value for key, value in KNOWN_EXPERTS.items()):
+            raise InputError(
+                f"{type(module).__name__}: its experts work in a way that is not known here; this "
+                "architecture cannot be calibrated"
+            )
+        self.module = module
+        self._gate_up, self._down = (
+            _ExpertInputs.of(getattr(module, name), layer.sources[f"{path}.{name}"])
+            for name in EXPERT_PARAMETERS
+        )
+        self._all = GramAccumulator(
+            module.gate_up_proj.shape[-1], device=module.gate_up_proj.device
+        )
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """tokens × hidden, and for each token its experts and their weights, to tokens × hidden.
+
+        The sum over a token's experts of weight · down(act(gate(x)) · up(x)), expert by expert.
+        """
+        self._all.add(hidden_states)
+        total = torch.zeros_like(hidden_states)
+        for expert in range(self.module.num_experts):
+            tokens, rank = torch.where(top_k_index == expert)
+            sent = hidden_states[tokens]
+            self._gate_up.seen[expert].add(sent)
+            gate_up = functional.linear(sent, self.module.gate_up_proj[expert])
+            inner = self.module._apply_gate(gate_up)
+            self._down.seen[expert].add(inner)
+            output = functional.linear(inner, self.module.down_proj[expert])
+            total.index_add_(0, tokens, output * top_k_weights[tokens, rank, None])
+        return total
+
+    def report(self, measurement: LayerMeasurement[Any]) -> None:
+        """Hand over each expert's inputs, or those of all where an expert saw too few tokens."""
+        name = self._gate_up.linears[0][0].rpartition(".0.")[0]
+        measurement.inputs[name] = MeasuredInput([], self._all)
+        if self._down.starving():
+            measurement.inputs[f"{name}.inner"] = MeasuredInput([], self._down.pooled())
+        pooled: dict[int, tuple[str, ...]] = {}
+        for side, key in ((self._gate_up, name), (self._down, f"{name}.inner")):
+            starving = side.starving()
+            for expert, linears in enumerate(side.linears):
+                if expert in starving:
+                    measurement.inputs[key].linears += linears
+                    pooled[expert] = (*pooled.get(expert, ()), *linears)
+                else:
+                    measurement.inputs[linears[0]] = MeasuredInput(linears, side.seen[expert])
+        measurement.experts += [
+            ExpertStatistics(
+                name=f"{name}.{expert}",
+                num_tokens=seen.num_tokens,
+                pooled=pooled.get(expert, ()),
+            )
+            for expert, seen in enumerate(self._gate_up.seen)
+        ]

@@ -1,0 +1,108 @@
+"""One row of calibration data as the text that a model reads.
+
+A row has `text`, or `messages` ([{"role", "content"}], the form of chat services), or the older
+`conversations` ([{"from", "value"}]). Messages are put into the form the model was trained on by
+its tokenizer's chat template: a Jinja program from the checkpoint, which transformers runs in
+Jinja's sandbox (https://huggingface.co/docs/transformers/chat_templating). The sandbox limits what
+a template reaches, not how long it runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.calibration.documents import ROW_KEYS
+from pipeline.core.errors import InputError, shown
+from pipeline.core.texts import encodable
+
+# Names of roles in rows with `conversations`, as ShareGPT exports write them.
+ROLE_OF_SPEAKER = {"human": "user", "gpt": "assistant"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: what the model reads, and the same without the marks of a template.
+
+    `has_marks` says that `text` begins and ends as the template wants it, so that a tokenizer must
+    add nothing around it.
+    """
+
+    text: str
+    content: str
+    has_marks: bool
+
+
+def document_of(row: object, where: str, tokenizer: Any) -> Document:
+    """Read a row; messages come before conversations before text.
+
+    Raises InputError, beginning with `where`, for a row that has none of them in the right form,
+    for messages without a chat template, and for a template that fails.
+    """
+    values = row if isinstance(row, dict) else {}
+    key = next((it for it in ROW_KEYS if values.get(it) is not None), None)
+    if key is None:
+        found = f"the keys {shown(list(row))}" if isinstance(row, dict) else shown(row)
+        raise InputError(f"{where}: found {found}; expected {', '.join(ROW_KEYS[:-1])} or text")
+    if key == "text":
+        text = _plain(values[key], f"{where}: text")
+        return Document(text, _without_special_tokens(text, tokenizer), has_marks=False)
+    messages = _messages(values[key], where, key)
+    content = "\n".join(message["content"] for message in messages)
+    return Document(_rendered(messages, where, tokenizer), content, has_marks=True)
+
+
+def _messages(turns: object, where: str, key: str) -> list[dict[str, str]]:
+    if not isinstance(turns, list) or not turns:
+        raise InputError(f"{where}: {key} = {shown(turns)}: expected a list of turns")
+    names = ("role", "content") if key == "messages" else ("from", "value")
+    return [_message(turn, f"{where}: {key}, turn {it}", names) for it, turn in enumerate(turns, 1)]
+
+
+def _message(turn: object, where: str, names: tuple[str, str]) -> dict[str, str]:
+    role, content = names
+    speaker = turn.get(role) if isinstance(turn, Mapping) else None
+    if not isinstance(turn, Mapping) or not isinstance(speaker, str):
+        raise InputError(f'{where}: found {shown(turn)}; expected an object with "{role}"')
+    return {
+        "role": ROLE_OF_SPEAKER.get(speaker, speaker) if role == "from" else speaker,
+        "content": _plain(turn.get(content), f'{where}: "{content}"'),
+    }
+
+
+def _plain(value: object, where: str) -> str:
+    """A string that can be written as UTF-8; also one given as a list of parts of text."""
+    if isinstance(value, list) and value and all(_is_text_part(it) for it in value):
+        value = "".join(it["text"] for it in value)
+    if not isinstance(value, str):
+        raise InputError(f"{where}: found {shown(value)}; expected text")
+    return encodable(value, where)
+
+
+def _is_text_part(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and type(part.get("text")) is str
+
+
+def _rendered(messages: list[dict[str, str]], where: str, tokenizer: Any) -> str:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(
+            f"{where}: has messages, and the model has no chat template; use data with a plain "
+            '"text", or a model with a template'
+        )
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception as error:  # a template is a program and can fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{where}: the model's chat template fails on it: {reason[:200]}; leave the row out, "
+            'or use data with a plain "text"'
+        ) from error
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the model's chat template makes {shown(text)}, expected text")
+    return text
+
+
+def _without_special_tokens(text: str, tokenizer: Any) -> str:
+    """The text with each special token as a space: chat marks must not hide what stands there."""
+    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+        text = text.replace(token, " ")
+    return text

@@ -1,0 +1,81 @@
+"""Streaming calibration: one decoder layer of weights and of statistics in memory at a time.
+
+A work directory holds one file of statistics for each finished layer and, between layers, the
+hidden states that enter the next one. The states that leave a layer appear before its statistics,
+and those that entered it go away after: a kill at any moment loses the layer in work and nothing
+else.
+
+The same machine, threads and inputs give the same bytes. One and two threads gave the same bytes
+for dense models; with experts, whose batches are of any size, an activation function that is cut
+elsewhere for each number of threads can differ in its last bit.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.calibration.activations import LayerMeasurement, measuring
+from pipeline.calibration.hidden_states import HiddenStates, token_batches
+from pipeline.calibration.statistics import read_layer, write_layer
+from pipeline.checkpoint.layered_model import LayeredModel
+from pipeline.core.allocator import give_back_free, map_large_blocks
+from pipeline.core.progress import track
+from pipeline.numerics.gram import GramAccumulator
+from pipeline.records.statistics import LayerStatistics, LinearStatistics
+
+BATCH_TOKENS = 4096
+
+
+def calibrate_layers(
+    model_dir: Path, windows: Sequence[Sequence[int]], device: torch.device, work_dir: Path
+) -> list[LayerStatistics]:
+    """Leave one file for each decoder layer in `work_dir`, a resumable directory, and nothing else.
+
+    `windows` are equally long lists of token ids. Returns what the files hold, in order.
+    Raises InputError for an architecture that cannot be run layer by layer.
+    """
+    map_large_blocks()
+    batches = token_batches(windows, num_tokens=BATCH_TOKENS)
+    with torch.inference_mode():
+        model = LayeredModel(model_dir, device)
+        paths = [work_dir / f"{layer.prefix}.safetensors" for layer in model.layers]
+        states = HiddenStates(work_dir, batches, num_layers=len(paths))
+        start = next((at for at, path in enumerate(paths) if not path.exists()), len(paths))
+        if start < len(paths) and not states.exist(start):
+            start = 0
+            states.write(0, map(model.embed, batches))
+        remaining = range(start, len(paths))
+        for index in track(remaining, "calibrate", total=len(remaining)):
+            _measure_layer(model, index, states, paths[index])
+            give_back_free()
+    for index in range(len(paths)):
+        states.drop(index)  # there after a kill at the wrong moment
+    return [read_layer(path) for path in paths]
+
+
+def _measure_layer(model: LayeredModel, index: int, states: HiddenStates, path: Path) -> None:
+    """Run all batches through one layer: first its output appears, then its statistics."""
+    with model.loaded(index) as layer, measuring(layer, GramAccumulator) as measurement:
+        states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
+    _write_measurement(path, measurement)
+    states.drop(index)
+
+
+def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator]) -> None:
+    record = LayerStatistics(
+        inputs=tuple(
+            LinearStatistics(
+                key=key,
+                file=path.name,
+                in_features=entry.accumulator.in_features,
+                num_tokens=entry.accumulator.num_tokens,
+                linears=tuple(entry.linears),
+            )
+            for key, entry in measurement.inputs.items()
+        ),
+        experts=tuple(measurement.experts),
+    )
+    # Each matrix goes as soon as its triangle is packed.
+    packed = {key: measurement.inputs.pop(key).accumulator.packed() for key in record.keys}
+    write_layer(path, record, packed)

@@ -1,0 +1,106 @@
+"""The statistics directory: second moments by decoder layer, written once, read by all variants.
+
+The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pipeline.checkpoint.reading import read_tensors, save_tensors
+from pipeline.core.errors import InputError, printable
+from pipeline.core.files import read_bytes, read_record
+from pipeline.core.record import first_problem
+from pipeline.core.texts import token_ids_sha256
+from pipeline.core.workspace import Layout
+from pipeline.numerics.gram import packed_diagonal, unpack_upper
+from pipeline.records.statistics import LayerStatistics, LinearStatistics, StatisticsRecord
+
+RECORD_KEY = "statistics"
+DELETE_AND_MEASURE = "the file is damaged: delete it and run `quantline calibrate` again"
+CPU = torch.device("cpu")
+
+
+def write_layer(path: Path, record: LayerStatistics, packed: Mapping[str, Tensor]) -> None:
+    """Write one layer atomically: packed upper triangles of G by key, and what they are."""
+    save_tensors(path, packed, note=(RECORD_KEY, record.to_bytes().decode()))
+
+
+def read_layer(path: Path) -> LayerStatistics:
+    """What the file of a layer holds. Raises InputError when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text: str = (file.metadata() or {}).get(RECORD_KEY, "")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read: {printable(str(error))}; {DELETE_AND_MEASURE}"
+        ) from error
+    return LayerStatistics.from_bytes(text.encode(), source=str(path), made_by="calibrate")
+
+
+class Statistics:
+    """Read access to G by the name of a linear."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.record = read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate")
+        self._directory = layout.statistics_dir
+        self._token_ids_path = layout.token_ids_path
+        self._of_key = {entry.key: entry for entry in self.record.inputs}
+        self._of_linear: dict[str, LinearStatistics] = {
+            linear: entry for entry in self.record.inputs for linear in entry.linears
+        }
+
+    def token_ids(self) -> list[list[int]]:
+        """The windows that were read, equally long. Raises InputError when they are not those."""
+        path = self._token_ids_path
+        data = read_bytes(path, made_by="calibrate")
+        try:
+            windows = TypeAdapter(list[list[int]]).validate_json(data, strict=True)
+        except ValidationError as error:
+            raise InputError(f"{path}: {first_problem(error)}; {DELETE_AND_MEASURE}") from error
+        try:
+            found = token_ids_sha256(windows)
+        except OverflowError:  # an id that no vocabulary has
+            found = ""
+        if found != self.record.token_ids_sha256:
+            raise InputError(f"{path}: not the token ids that were read; {DELETE_AND_MEASURE}")
+        return windows
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Every linear that has statistics, in the order of the model."""
+        return tuple(self._of_linear)
+
+    def in_features(self, linear: str) -> int:
+        return self._of_linear[linear].in_features
+
+    def grams(self, linears: list[str], *, device: torch.device = CPU) -> dict[str, Tensor]:
+        """G of each linear, float32; linears that read the same input share one tensor."""
+        by_key = {self._of_linear[name].key: self._of_linear[name] for name in linears}
+        loaded = {key: self._load(entry).to(device) for key, entry in by_key.items()}
+        return {name: loaded[self._of_linear[name].key] for name in linears}
+
+    def shared_gram(self, key: str) -> Tensor:
+        """G of the input that all experts of a layer share, float32."""
+        return self._load(self._of_key[key])
+
+    def diagonal(self, linear: str) -> Tensor:
+        """diag G, the mean of x² by input channel: llama.cpp's importance matrix."""
+        entry = self._of_linear[linear]
+        return packed_diagonal(self._packed(entry), entry.in_features)
+
+    def _load(self, entry: LinearStatistics) -> Tensor:
+        return unpack_upper(self._packed(entry), entry.in_features)
+
+    def _packed(self, entry: LinearStatistics) -> Tensor:
+        """The stored triangle. Raises InputError when its file is missing or damaged."""
+        path = self._directory / entry.file
+        packed = read_tensors(path, [entry.key], remedy=DELETE_AND_MEASURE)[entry.key]
+        length = entry.in_features * (entry.in_features + 1) // 2
+        if packed.dtype is not torch.float32 or packed.shape != (length,):
+            raise InputError(f"{path}: {entry.key} is not what was written; {DELETE_AND_MEASURE}")
+        return packed

@@ -1,0 +1,176 @@
+"""Whether a directory holds a checkpoint that the pipeline can work with.
+
+Everything here is cheap: it reads configuration, the tokenizer and the headers of weights, never
+the weights. Each problem is one line that names the file, the value, what was expected and what
+to do. It does not say whether the architecture can be quantized; the stages that do so say that.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from pipeline.checkpoint.names import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILES,
+)
+from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
+from pipeline.core.errors import InputError, shown
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
+FULL_PRECISION = frozenset({"F16", "BF16", "F32", "F64"})
+QUANTIZED_DTYPES = frozenset(
+    {"F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+)
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+USE_ANOTHER = "use another checkpoint or revision"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says: the first of its `architectures`, and its `model_type`."""
+
+    architecture: str
+    model_type: str
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """A JSON object from a file that was made elsewhere. Raises InputError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name}: missing; {USE_ANOTHER}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path.name}: not valid JSON in UTF-8; get the file again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.name}: expected a JSON object; get the file again")
+    return value
+
+
+def takes_more_than_text(model_dir: Path) -> bool:
+    """Whether a model has parts for images or sound, by the sections of its config.json."""
+    sections = read_json_object(model_dir / CONFIG_FILE)
+    return any(isinstance(sections.get(key), dict) for key in ("vision_config", "audio_config"))
+
+
+def read_config(model_dir: Path) -> ModelConfig:
+    """Read config.json and refuse what cannot be quantized safely.
+
+    Raises InputError when it is missing or malformed, when the model needs code of its own
+    (`auto_map`), and when it is quantized already.
+    """
+    config = read_json_object(model_dir / CONFIG_FILE)
+    _refuse_remote_code(config, CONFIG_FILE)
+    for key in QUANTIZATION_KEYS:
+        if config.get(key) is not None:
+            raise InputError(
+                f"{CONFIG_FILE}: has {key}, so it is quantized already; use the full-precision "
+                "model it was made from"
+            )
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    if (
+        not isinstance(architectures, list)
+        or not architectures
+        or not isinstance(architectures[0], str)
+    ):
+        raise InputError(
+            f"{CONFIG_FILE}: architectures = {shown(architectures)}, expected a list such as "
+            f'["LlamaForCausalLM"]; {USE_ANOTHER}'
+        )
+    if not isinstance(model_type, str):
+        raise InputError(
+            f"{CONFIG_FILE}: model_type = {shown(model_type)}, expected a name such as "
+            f'"llama"; {USE_ANOTHER}'
+        )
+    return ModelConfig(architecture=architectures[0], model_type=model_type)
+
+
+def check_tokenizer(model_dir: Path) -> None:
+    """Raise InputError unless there is a tokenizer that loads without code of its own."""
+    names = [name for name in TOKENIZER_FILES if (model_dir / name).is_file()]
+    if not names:
+        raise InputError(
+            f"no tokenizer: expected {' or '.join(TOKENIZER_FILES)} among the files; {USE_ANOTHER}"
+        )
+    if (model_dir / TOKENIZER_CONFIG_FILE).is_file():
+        config = read_json_object(model_dir / TOKENIZER_CONFIG_FILE)
+        _refuse_remote_code(config, TOKENIZER_CONFIG_FILE)
+    if names[0] == TOKENIZER_FILES[0]:
+        try:
+            Tokenizer.from_file(str(model_dir / names[0]))
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(
+                f"{names[0]}: the tokenizers library cannot read it ({shown(str(error))}); "
+                "get the file again"
+            ) from error
+
+
+def _refuse_remote_code(config: Mapping[str, object], name: str) -> None:
+    if config.get("auto_map") is not None:
+        raise InputError(
+            f"{name}: has auto_map, so it needs Python code from the checkpoint, which is never "
+            "run here; use a model that transformers supports by itself"
+        )
+
+
+def read_shards(model_dir: Path) -> dict[str, set[str]] | None:
+    """The tensors of each shard by model.safetensors.index.json; None when there is no index.
+
+    Raises InputError when the index is malformed or names anything but a plain safetensors file.
+    """
+    if not (model_dir / INDEX_FILE).is_file():
+        return None
+    weight_map = read_json_object(model_dir / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(
+            f"{INDEX_FILE}: weight_map = {shown(weight_map)}, expected an object from tensor to "
+            f"file; {USE_ANOTHER}"
+        )
+    shards: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
+            raise InputError(
+                f"{INDEX_FILE}: tensor {shown(tensor)} is in {shown(file)}, expected a file such "
+                f"as model-00001-of-00002.safetensors; {USE_ANOTHER}"
+            )
+        shards.setdefault(file, set()).add(tensor)
+    return shards
+
+
+def check_weights(
+    model_dir: Path, names: Collection[str], *, shards: Mapping[str, Collection[str]] | None
+) -> dict[str, TensorInfo]:
+    """Check the headers of the weight files `names`; return every tensor by its name.
+
+    `shards` is what the index promises, None without one. Raises InputError when a header is
+    wrong, when a shard's tensors are not those the index lists, when a tensor has a quantized
+    dtype, and when there is none in floating point.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for name in names:
+        header = read_header(model_dir / name)
+        if shards is not None and name in shards:
+            _compare_with_index(name, header, shards[name])
+        for tensor, info in header.items():
+            if info.dtype in QUANTIZED_DTYPES:
+                raise InputError(
+                    f"{name}: tensor {shown(tensor)} has dtype {info.dtype}, so the model is "
+                    "quantized already; use the full-precision model it was made from"
+                )
+        tensors.update(header)
+    if not any(info.dtype in FULL_PRECISION for info in tensors.values()):
+        raise InputError(f"{', '.join(names)}: no tensor in floating point; {USE_ANOTHER}")
+    return tensors
+
+
+def _compare_with_index(name: str, header: Collection[str], promised: Collection[str]) -> None:
+    for tensor in sorted(set(promised) ^ set(header)):
+        found = "missing, though" if tensor in promised else "there, though not in what"
+        raise InputError(
+            f"{name}: tensor {shown(tensor)} is {found} {INDEX_FILE} lists; {USE_ANOTHER}"
+        )

@@ -1,0 +1,235 @@
+"""A model of which one decoder layer at a time has its weights in memory.
+
+The model is transformers' own class for the configuration, built without weights; code from a
+checkpoint is never run. To run one layer, its tensors are read from safetensors and converted by
+transformers' own rules, and the model's own body is called with every layer but that one passing
+its input through: masks, position embeddings and sliding windows are exactly those that the model
+hands to the layer. All is float32.
+
+What it cannot run is said in one line: layers that are not in one list, or that return more than
+their hidden states.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+
+from pipeline.architectures.folds import split_layer_name
+from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
+from pipeline.checkpoint.reading import Checkpoint, model_config
+from pipeline.core.errors import InputError, shown
+
+META = torch.device("meta")
+
+
+def require_layered(directory: Path) -> None:
+    """Raises InputError for an architecture without one list of decoder layers; reads config.json.
+
+    Whether its layers do nothing but follow each other shows only when they are run.
+    """
+    decoder_layers(_empty_model(directory))
+
+
+def _empty_model(directory: Path) -> PreTrainedModel:
+    """The model of a configuration, its parameters without values."""
+    config = model_config(directory)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    return model
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """A layer's module, and the checkpoint's tensors that each of its parameters is made from.
+
+    `prefix` is the layer's name in the checkpoint (`model.layers.3`). `sources` has the parameters
+    by their name in the module, the tensors by their full name.
+    """
+
+    prefix: str
+    module: nn.Module
+    sources: dict[str, tuple[str, ...]]
+
+
+class LayeredModel:
+    """A causal language model whose decoder layers are loaded one by one."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        """Load everything but the embeddings, the decoder layers and the output projection.
+
+        Raises InputError for an architecture that transformers or this class does not know.
+        """
+        self._checkpoint = Checkpoint(directory)
+        self._device = device
+        self._model = _empty_model(directory)
+        self._model.eval()
+        for module in self._model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+        self._body: PreTrainedModel = self._model.base_model
+        self._embedding = self._model.get_input_embeddings()
+        self._embedding_name = next(
+            name for name, it in self._model.named_parameters() if it is self._embedding.weight
+        )
+        self._sources = sources_by_parameter(self._model, self._checkpoint.names)
+        path, modules = decoder_layers(self._model)
+        self._paths = [f"{path}.{number}." for number in range(len(modules))]
+        self.layers = list(map(self._layer, self._paths, modules))
+        self._load_rest(path)
+
+    def _load_rest(self, layers_path: str) -> None:
+        in_body = {id(parameter) for parameter in self._body.parameters()}
+        self._load(
+            name
+            for name, parameter in self._model.named_parameters()
+            if id(parameter) in in_body
+            and name != self._embedding_name
+            and not name.startswith(f"{layers_path}.")
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the model hands to its first layer for `ids`: batch × tokens × hidden, float32."""
+        seen: list[Tensor] = []
+
+        def first(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            seen.append(hidden_states)
+            return hidden_states
+
+        with self._looked_up_embeddings(), self._only(0, first), self._known_to_work():
+            self._body(input_ids=ids.to(self._device), use_cache=False)
+        return seen[0]
+
+    def run(self, index: int, states: Tensor) -> Tensor:
+        """What layer `index`, loaded, makes of its input: batch × tokens × hidden, float32."""
+        layer = self.layers[index].module
+        states = states.to(self._device)
+        made: list[Tensor] = []
+
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            output = type(layer).forward(layer, states, *args, **kwargs)
+            if not isinstance(output, Tensor):
+                raise InputError(
+                    f"{type(layer).__name__}: returns a {type(output).__name__}, expected the "
+                    "hidden states alone; this architecture cannot be calibrated"
+                )
+            made.append(output)
+            return output
+
+        with self._only(index, forward), self._known_to_work():
+            self._body(inputs_embeds=states, use_cache=False)
+        return made[0]
+
+    @contextmanager
+    def loaded(
+        self, index: int, replaced: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Iterator[DecoderLayer]:
+        """Layer `index` with its weights, which are freed at the end.
+
+        `replaced` are tensors to take instead of the checkpoint's, by name.
+        """
+        layer = self.layers[index]
+        try:
+            self._load((self._paths[index] + name for name in layer.sources), replaced)
+            yield layer
+        finally:
+            for module in layer.module.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    module._parameters[name] = nn.Parameter(parameter.to(META), requires_grad=False)
+
+    def _load(
+        self, parameters: Iterable[str], replaced: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
+        """Read what some parameters are made from and put it into the model, float32."""
+        wanted = list(parameters)
+        names = [name for parameter in wanted for name in self._sources.get(parameter, ())]
+        info, _ = convert_and_load_state_dict_in_model(
+            self._model,
+            {it: replaced[it] if it in replaced else self._checkpoint.tensor(it) for it in names},
+            LoadStateDictConfig(
+                device_map={"": self._device},
+                dtype=torch.float32,
+                weight_mapping=get_model_conversion_mapping(self._model),
+            ),
+        )
+        unusable = {key for key, *_ in info.mismatched_keys} | set(info.conversion_errors)
+        for parameter in wanted:
+            if parameter in unusable or self._model.get_parameter(parameter).is_meta:
+                raise self._missing(parameter)
+
+    def _missing(self, name: str) -> InputError:
+        return InputError(
+            f"{self._checkpoint.directory}: {name}: missing, or of another shape than config.json "
+            "says; fetch the model again or use another revision"
+        )
+
+    @contextmanager
+    def _only(self, index: int, forward: Callable[..., Tensor]) -> Iterator[None]:
+        """Let layer `index` do `forward`, and every other layer pass its input through."""
+
+        def through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return hidden_states
+
+        modules = [layer.module for layer in self.layers]
+        try:
+            for number, module in enumerate(modules):
+                module.forward = forward if number == index else through
+            yield
+        finally:
+            for module in modules:
+                del module.forward
+
+    @contextmanager
+    def _known_to_work(self) -> Iterator[None]:
+        """One line for a model whose body does more than call its layers one after the other."""
+        try:
+            yield
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{type(self._model).__name__}: cannot be run layer by layer "
+                f"({shown(str(error))}); this architecture cannot be calibrated"
+            ) from error
+
+    @contextmanager
+    def _looked_up_embeddings(self) -> Iterator[None]:
+        """Give the embedding only the rows that are asked for, read from the mapped file."""
+        embedding = self._embedding
+        sources = self._sources.get(self._embedding_name, ())
+        if len(sources) != 1:
+            raise self._missing(self._embedding_name)
+        table, empty = self._checkpoint.tensor(sources[0]), embedding.weight
+        embedding.padding_idx = None  # it matters in training alone
+
+        def forward(ids: Tensor) -> Tensor:
+            rows, places = torch.unique(ids, return_inverse=True)
+            used = table[rows.cpu()].to(self._device, torch.float32)
+            embedding.weight = nn.Parameter(used, requires_grad=False)
+            looked_up: Tensor = type(embedding).forward(embedding, places)
+            return looked_up
+
+        try:
+            embedding.forward = forward
+            yield
+        finally:
+            del embedding.forward
+            embedding.weight = empty
+
+    def _layer(self, path: str, module: nn.Module) -> DecoderLayer:
+        """The layer that the model knows as `path`. Raises InputError when it has no tensors."""
+        names = [name for name, _ in module.named_parameters()]
+        sources = {name: self._sources.get(path + name, ()) for name in names}
+        tensors = [tensor for made_from in sources.values() for tensor in made_from]
+        split = split_layer_name(tensors[0]) if tensors else None
+        if split is None:
+            raise self._missing(path.removesuffix("."))
+        return DecoderLayer(prefix=split[0], module=module, sources=sources)

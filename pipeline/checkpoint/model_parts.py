@@ -1,0 +1,49 @@
+"""Where a transformers model has its decoder layers, and which tensors its parameters come from.
+
+transformers renames and merges tensors while it loads a checkpoint (experts become one parameter);
+its own tables are asked, so that names are those it would find.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from pipeline.core.errors import InputError
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list of decoder layers and its name. Raises InputError unless there is exactly one."""
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "layers"
+    ]
+    if len(lists) != 1:
+        raise InputError(
+            f"{type(model).__name__}: has {len(lists)} lists of layers, expected one; this "
+            "architecture cannot be calibrated"
+        )
+    return lists[0]
+
+
+def sources_by_parameter(
+    model: PreTrainedModel, tensors: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The tensors of a checkpoint that each parameter is made from.
+
+    Parameters cut from one tensor are listed by the first of them alone.
+    """
+    transforms = get_model_conversion_mapping(model)
+    renamings = [it for it in transforms if isinstance(it, WeightRenaming)]
+    converters = [it for it in transforms if isinstance(it, WeightConverter)]
+    parameters, prefix = model.state_dict(), model.base_model_prefix
+    sources: dict[str, tuple[str, ...]] = {}
+    for name in tensors:
+        parameter, _ = rename_source_key(name, renamings, converters, prefix, parameters)
+        if parameter not in parameters and name in parameters:
+            parameter = name
+        sources[parameter] = (*sources.get(parameter, ()), name)
+    return sources

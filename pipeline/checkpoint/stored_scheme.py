@@ -1,0 +1,220 @@
+"""How the linears of a packed checkpoint are stored, read from its config.json alone.
+
+The file is somebody else's: every value is checked, and what is not supported is one line. Module
+names are compared as text; regular expressions in `targets` are refused, because a pattern from
+outside can run for hours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.core.errors import InputError, shown
+from pipeline.core.record import first_problem
+
+CONFIG_KEY = "quantization_config"
+ANY_LINEAR = "Linear"
+
+
+class Layout(StrEnum):
+    """How one linear's tensors are laid out."""
+
+    AWQ = "awq"
+    GPTQ = "gptq"
+    PACKED = "pack-quantized"
+    INT = "int-quantized"
+    FLOAT = "float-quantized"
+
+
+# The tensor that a linear of each layout has and no other module has.
+MARKS = {
+    Layout.AWQ: "qweight",
+    Layout.GPTQ: "qweight",
+    Layout.PACKED: "weight_packed",
+    Layout.INT: "weight_scale",
+    Layout.FLOAT: "weight_scale",
+}
+
+
+@dataclass(frozen=True)
+class StoredScheme:
+    """One linear's storage.
+
+    `group_size` None is one scale for each output channel; `rounds_inputs` says that an engine
+    rounds the activations, token by token, to the type that the weights have.
+    """
+
+    layout: Layout
+    num_bits: int
+    group_size: int | None
+    symmetric: bool
+    rounds_inputs: bool = False
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The last part of the names of its tensors."""
+        match self.layout:
+            case Layout.AWQ:
+                return ("qweight", "qzeros", "scales")
+            case Layout.GPTQ:
+                return ("qweight", "qzeros", "scales", "g_idx")
+            case Layout.PACKED:
+                zero_point = () if self.symmetric else ("weight_zero_point",)
+                return ("weight_packed", "weight_scale", "weight_shape", *zero_point)
+            case Layout.INT | Layout.FLOAT:
+                return ("weight", "weight_scale")
+
+
+@dataclass(frozen=True)
+class StoredSchemes:
+    """The scheme of every linear that has one: by name, or the one of all others."""
+
+    by_name: Mapping[str, StoredScheme]
+    others: StoredScheme | None
+
+    def of(self, module: str) -> StoredScheme | None:
+        return self.by_name.get(module, self.others)
+
+
+def read_schemes(config: Mapping[str, object]) -> StoredSchemes | None:
+    """The schemes by config.json; None for a checkpoint that is not quantized.
+
+    Raises InputError for anything that cannot be unpacked here.
+    """
+    value = config.get(CONFIG_KEY)
+    if value is None:
+        return None
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    if not isinstance(method, str) or method not in READERS:
+        raise InputError(
+            f"{CONFIG_KEY}.quant_method = {shown(method)}: expected {', '.join(READERS)}; use "
+            "another checkpoint"
+        )
+    try:
+        return READERS[method].validate_python(value).schemes()
+    except ValidationError as error:
+        raise InputError(
+            f"{CONFIG_KEY}.{first_problem(error, value)}; this cannot be read here: use another "
+            "checkpoint"
+        ) from error
+
+
+class _Stored(BaseModel):
+    """Keys that say nothing about how weights are stored are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class _AwqConfig(_Stored):
+    bits: Literal[4]
+    group_size: PositiveInt
+    zero_point: Literal[True]
+    version: Literal["gemm"]
+
+    def schemes(self) -> StoredSchemes:
+        own = StoredScheme(Layout.AWQ, self.bits, self.group_size, symmetric=False)
+        return StoredSchemes({}, others=own)
+
+
+class _GptqConfig(_Stored):
+    bits: Literal[2, 3, 4, 8]
+    group_size: PositiveInt | Literal[-1]
+    desc_act: Literal[False]
+    checkpoint_format: Literal["gptq"] = "gptq"
+
+    def schemes(self) -> StoredSchemes:
+        group_size = None if self.group_size == -1 else self.group_size
+        own = StoredScheme(Layout.GPTQ, self.bits, group_size, symmetric=False)
+        return StoredSchemes({}, others=own)
+
+
+class _Weights(_Stored):
+    num_bits: Literal[3, 4, 8]
+    type: Literal["int", "float"]
+    symmetric: bool
+    strategy: Literal["group", "channel"]
+    group_size: PositiveInt | Literal[-1] | None = None
+    dynamic: Literal[False] = False
+    actorder: Literal["weight", "static"] | None = None
+
+
+class _Inputs(_Stored):
+    num_bits: Literal[8]
+    type: Literal["int", "float"]
+    symmetric: Literal[True]
+    strategy: Literal["token"]
+    dynamic: Literal[True]
+
+
+class _Group(_Stored):
+    targets: Annotated[list[str], Field(min_length=1)]
+    weights: _Weights
+    input_activations: _Inputs | None = None
+    output_activations: None = None
+    format: str | None = None
+
+
+class _CompressedTensorsConfig(_Stored):
+    format: str
+    config_groups: dict[str, _Group]
+    kv_cache_scheme: None = None
+
+    def schemes(self) -> StoredSchemes:
+        by_target: dict[str, StoredScheme] = {}
+        for name, group in self.config_groups.items():
+            scheme = _scheme(group, group.format or self.format)
+            if scheme is None:
+                raise InputError(
+                    f"{CONFIG_KEY}.config_groups.{shown(name)}: expected integers of 3, 4 or 8 "
+                    "bits in pack-quantized, or 8 per channel in int-quantized or float-quantized; "
+                    "use another checkpoint"
+                )
+            for target in group.targets:
+                if target.startswith("re:"):
+                    raise InputError(
+                        f"{CONFIG_KEY}: target {shown(target)}: expected {ANY_LINEAR} or the name "
+                        "of a module; use another checkpoint"
+                    )
+                by_target[target] = scheme
+        return StoredSchemes(by_target, others=by_target.pop(ANY_LINEAR, None))
+
+
+def _scheme(group: _Group, layout_name: str) -> StoredScheme | None:
+    """The scheme of a config group; None when its keys do not fit together."""
+    weights, inputs = group.weights, group.input_activations
+    by_channel = weights.strategy == "channel"
+    if by_channel != (weights.group_size in (None, -1)):
+        return None
+    layout = next((it for it in Layout if it.value == layout_name), None)
+    rounded = inputs is not None and inputs.type == weights.type
+    fits = {
+        Layout.PACKED: weights.type == "int" and inputs is None,
+        Layout.INT: weights.type == "int" and rounded,
+        Layout.FLOAT: weights.type == "float" and rounded,
+    }
+    if layout is None or not fits.get(layout, False):
+        return None
+    if layout is not Layout.PACKED and not (
+        by_channel and weights.symmetric and weights.num_bits == 8
+    ):
+        return None
+    return StoredScheme(
+        layout=layout,
+        num_bits=weights.num_bits,
+        group_size=None if by_channel else weights.group_size,
+        symmetric=weights.symmetric,
+        rounds_inputs=inputs is not None,
+    )
+
+
+READERS: dict[str, TypeAdapter[_AwqConfig | _GptqConfig | _CompressedTensorsConfig]] = {
+    "awq": TypeAdapter(_AwqConfig),
+    "gptq": TypeAdapter(_GptqConfig),
+    "compressed-tensors": TypeAdapter(_CompressedTensorsConfig),
+}

@@ -1,0 +1,161 @@
+"""The Typer application: its headings, its options before a command, and how a command ends.
+
+Every QuantlineError and every wrong usage becomes one line on standard error and its exit code
+(1 failure, 2 bad input, 3 nothing approved, 130 interrupted). Nothing else catches them. The
+commands are in `pipeline.cli`.
+"""
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import chdir
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from pipeline.core.errors import InputError, QuantlineError, printable
+
+PROGRAM: Final = "quantline"
+USAGE_EXIT_CODE: Final = 2
+INTERRUPTED: Final = "interrupted; run the same command to go on"
+INTERRUPTED_EXIT_CODE: Final = 130
+
+STAGES: Final = "Stages, in the order in which `dvc repro` runs them"
+BESIDE_THE_GRAPH: Final = "Before and after a run"
+RELEASES: Final = "Releases, without a pipeline"
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., None])
+
+
+class Command(TyperCommand):
+    """A command whose help ends with examples: its epilog."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Show a required argument as `REF`, an optional one as `[REF]`."""
+        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List arguments without their Python types, then options."""
+        for heading, kind in (("Arguments", TyperArgument), ("Options", TyperOption)):
+            params = [param for param in self.get_params(ctx) if isinstance(param, kind)]
+            records = [record for param in params if (record := param.get_help_record(ctx))]
+            if kind is TyperArgument:
+                records = [(name.partition(" <")[0], text) for name, text in records]
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(f"\nExamples:\n{self.epilog}\n")
+
+
+class CommandGroups(TyperGroup):
+    """All commands: listed under the heading of each, and with one line for whatever stops one."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(name) for name in self.commands)
+        for heading in (STAGES, BESIDE_THE_GRAPH, RELEASES):
+            with formatter.section(heading):
+                formatter.write_dl(
+                    (name.ljust(width), (command.help or "").partition("\n")[0].rstrip("."))
+                    for name, command in self.commands.items()
+                    if isinstance(command, Command) and command.rich_help_panel == heading
+                )
+
+    def invoke(self, ctx: Any) -> None:
+        # Imported where it is needed: help and completion do without it.
+        from pipeline.core.system_errors import readable_system_errors
+
+        try:
+            with readable_system_errors():
+                super().invoke(ctx)
+        except typer.TyperException as error:
+            raise _StoppedError(_usage_message(error), USAGE_EXIT_CODE, ctx) from error
+        except QuantlineError as error:
+            raise _StoppedError(str(error), error.exit_code, ctx) from error
+        except KeyboardInterrupt as error:
+            raise _StoppedError(INTERRUPTED, INTERRUPTED_EXIT_CODE, ctx) from error
+
+
+class _StoppedError(Exception):
+    """Why a command stopped, as one line, and the exit code. It passes through Typer unseen."""
+
+    def __init__(self, message: str, exit_code: int, context: Any = None) -> None:
+        command = context.invoked_subcommand if context else None
+        super().__init__(f"{PROGRAM} {command}: {message}" if command else f"{PROGRAM}: {message}")
+        self.exit_code = exit_code
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    said = printable(" ".join(error.format_message().replace("Value error, ", "").split()))
+    context = getattr(error, "ctx", None)
+    expected = f" (expected: {' '.join(context.get_usage().split()[1:])})" if context else ""
+    return f"{said[:1].lower()}{said[1:].rstrip('.')}{expected}; add --help to see how"
+
+
+app = typer.Typer(
+    cls=CommandGroups,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def command(
+    heading: str, *examples: str, name: str | None = None
+) -> Callable[[AnyFunction], AnyFunction]:
+    """Register a function under a heading of the help; `examples` are its arguments, as typed."""
+    epilog = "\n".join(f"  {PROGRAM} {example}" for example in examples)
+    return app.command(name, cls=Command, rich_help_panel=heading, epilog=epilog)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _go_there(
+    context: typer.Context,
+    directory: Annotated[
+        Path | None,
+        typer.Option("-C", metavar="DIR", help="Run in that workspace, as git and make do."),
+    ] = None,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """From one FP16 language model to quantized releases that people can trust."""
+    if directory is not None:
+        try:
+            context.with_resource(chdir(directory))
+        except OSError as error:
+            raise InputError(f"-C {directory}: {error.strerror}; expected a workspace") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, of `arguments` or of this process; returns the exit code."""
+    # Being told to end is like Ctrl-C: what this process started ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code: int | None = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        if code == INTERRUPTED_EXIT_CODE:  # Typer's own code, before it reaches the command
+            raise KeyboardInterrupt
+    except _StoppedError as stopped:
+        return _reported(stopped)
+    except typer.TyperException as error:
+        return _reported(_StoppedError(_usage_message(error), USAGE_EXIT_CODE))
+    except KeyboardInterrupt:
+        return _reported(_StoppedError(INTERRUPTED, INTERRUPTED_EXIT_CODE))
+    return code or 0
+
+
+def _reported(stopped: _StoppedError) -> int:
+    print(stopped, file=sys.stderr)
+    return stopped.exit_code

@@ -1,0 +1,64 @@
+"""What the machine refuses to any command, as one line: memory, and access to files.
+
+Stages map what they expect where it happens. This is for what can happen on every line of them, and
+`pipeline.cli` applies it once. It does not import torch, which most commands do without.
+"""
+
+import errno
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.core.errors import FailureError
+from pipeline.core.files import readable_disk_errors
+
+# What torch and the libraries under it say in a RuntimeError of no narrower type.
+CPU_MESSAGES = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|std::bad_alloc")
+GPU_MESSAGES = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|SOLVER|DNN)_STATUS_ALLOC_FAILED"
+)
+REQUEST = re.compile(r"[Tt]ri?ed to allocate (\d+(?:\.\d+)? \w+)")
+
+
+@contextmanager
+def readable_system_errors() -> Iterator[None]:
+    """Raise FailureError for memory that ran out and for a file or directory without access.
+
+    An error that some other error was raised from counts too: a library may wrap it.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if (memory := exhausted_memory(cause)) is not None:
+                request = REQUEST.search(str(cause))
+                wanted = f" ({request[1]} more were asked for)" if request else ""
+                raise FailureError(
+                    f"{memory} ran out{wanted}; end other programs that use it, or use a machine "
+                    "with more: `quantline plan` says what each stage needs"
+                ) from error
+            cause = cause.__cause__
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            with readable_disk_errors(Path(error.filename)):
+                raise
+        raise
+
+
+def exhausted_memory(error: BaseException) -> str | None:
+    """Which memory an error says ran out: `GPU memory`, `memory` or None."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "GPU memory"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
+        return "memory"
+    if isinstance(error, RuntimeError):
+        if GPU_MESSAGES.search(str(error)):
+            return "GPU memory"
+        if CPU_MESSAGES.search(str(error)):
+            return "memory"
+    return None

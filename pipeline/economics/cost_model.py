@@ -1,0 +1,188 @@
+"""What the measured models cost to serve, from a benchmark, a price list and the parameters.
+
+The arithmetic is in `economics`. Costs are those of the first scenario; each model is reckoned at
+the load with the most requests per second among those that are quick enough.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from pipeline.core.errors import InputError
+from pipeline.economics.arithmetic import (
+    DAYS_PER_MONTH,
+    SECONDS_PER_MONTH,
+    BreakEven,
+    Capacity,
+    MeasuredLoad,
+    MonthlyCosts,
+    TokenCosts,
+    break_even,
+    capacity,
+    token_costs,
+    tokens_per_month,
+    usd_of_tokens,
+)
+from pipeline.params.prices import PriceList
+from pipeline.params.serving import EconomicsParams, Scenario
+from pipeline.records.benchmarks import Benchmarks, LoadResult, ServedModel
+from pipeline.report.serving import served_models
+
+# The curves reach from a tenth to a hundred times the wanted load, in steps of a tenth of a decade.
+CURVE_DECADES = range(-10, 21)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """US dollars a month by tokens a day; `marks` are where it meets an API's price."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    marks: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedCost:
+    """One model at the load that decides its cost."""
+
+    name: str
+    scheme: str
+    plan: Capacity
+    tokens: TokenCosts
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Everything that costs are reckoned from."""
+
+    params: EconomicsParams
+    prices: PriceList
+    scenario: Scenario
+    served: tuple[ServedCost, ...]
+    too_slow: tuple[str, ...]
+
+    @property
+    def costs(self) -> MonthlyCosts:
+        it = self.params
+        return MonthlyCosts(
+            usd_per_machine=self.prices.usd_per_month(it.hardware),
+            usd_operations=it.usd_operations_per_month,
+            usd_monitoring=it.usd_monitoring_per_month,
+            usd_storage=it.usd_storage_per_month,
+        )
+
+    @property
+    def tokens_in(self) -> int:
+        return self.scenario.prefix_tokens + self.scenario.input_tokens
+
+    @property
+    def input_share(self) -> float:
+        return self.tokens_in / self.scenario.context_tokens
+
+    @property
+    def tokens_per_month(self) -> float:
+        """Of the wanted load."""
+        return tokens_per_month(
+            self.params.requests_per_day, tokens_per_query=self.scenario.context_tokens
+        )
+
+    def machine_tokens_per_month(self, served: ServedCost) -> float:
+        """What one machine does in a month at the stated utilisation."""
+        return served.plan.load.tokens_per_s * SECONDS_PER_MONTH * self.params.utilisation
+
+    def break_even(self, served: ServedCost, api: str) -> BreakEven | None:
+        price = self.prices.apis[api].usd_per_million_tokens(input_share=self.input_share)
+        return break_even(
+            self.costs,
+            machine_tokens_per_month=self.machine_tokens_per_month(served),
+            api_usd_per_million_tokens=price,
+        )
+
+
+def cost_model(
+    benchmarks: Benchmarks,
+    params: EconomicsParams,
+    prices: PriceList,
+    schemes: Mapping[str, str],
+) -> CostModel:
+    """`schemes` are the variants' formats. Raises InputError for hardware that has no price."""
+    if params.hardware not in prices.hardware:
+        raise InputError(
+            f"economics.hardware = {params.hardware}: not in {params.prices}; expected one of "
+            f"{', '.join(prices.hardware)}, or add it there"
+        )
+    name, scenario = next(iter(benchmarks.load.scenarios.items()))
+    served, too_slow = [], []
+    for model_name, model in served_models(benchmarks).items():
+        plan = capacity(
+            params.requests_per_day,
+            measured_loads(model, name),
+            latency_p95_ms=params.latency_p95_ms,
+            utilisation=params.utilisation,
+        )
+        if plan is None:
+            too_slow.append(model_name)
+            continue
+        tokens = token_costs(
+            prices.usd_per_month(params.hardware), plan.load, utilisation=params.utilisation
+        )
+        served.append(ServedCost(model_name, schemes.get(model_name, model.dtype), plan, tokens))
+    return CostModel(params, prices, scenario, tuple(served), tuple(too_slow))
+
+
+def measured_loads(model: ServedModel, scenario: str) -> list[MeasuredLoad]:
+    return [_measured(load) for load in model.loads if load.scenario == scenario]
+
+
+def _measured(load: LoadResult) -> MeasuredLoad:
+    first, whole = (
+        load.median_of(lambda it: it.ttft_ms.mean),
+        load.median_of(lambda it: it.e2el_ms.mean),
+    )
+    return MeasuredLoad(
+        concurrency=load.concurrency,
+        requests_per_s=load.median_of(lambda it: it.requests_per_s),
+        input_tokens_per_s=load.median_of(lambda it: it.input_tokens / it.duration_s),
+        output_tokens_per_s=load.median_of(lambda it: it.output_tokens / it.duration_s),
+        latency_mean_ms=whole,
+        latency_p95_ms=load.median_of(lambda it: it.e2el_ms.p95),
+        prefill_share=first / whole,
+    )
+
+
+def cost_curves(model: CostModel) -> tuple[Curve, ...]:
+    """The bill by volume: of the cheapest model of one's own, and of every API."""
+    if not model.served:
+        return ()
+    wanted = model.tokens_per_month / DAYS_PER_MONTH
+    volumes = [wanted * 10 ** (step / 10) for step in CURVE_DECADES]
+    cheapest = min(model.served, key=lambda it: it.tokens.usd_per_million_tokens)
+    curves = []
+    marks = []
+    for name, price in model.prices.apis.items():
+        usd = price.usd_per_million_tokens(input_share=model.input_share)
+        curves.append(Curve(price.label, _api_points(volumes, usd)))
+        even = model.break_even(cheapest, name)
+        if even is not None and volumes[0] <= even.tokens_per_day <= volumes[-1]:
+            monthly = model.costs.usd_total(num_machines=even.num_machines)
+            marks.append((even.tokens_per_day, monthly))
+    capacity_tokens = model.machine_tokens_per_month(cheapest)
+    own = tuple(
+        (
+            volume,
+            model.costs.usd_total(
+                num_machines=max(1, ceil(volume * DAYS_PER_MONTH / capacity_tokens))
+            ),
+        )
+        for volume in volumes
+    )
+    return (Curve(f"{cheapest.name}, own machines", own, tuple(marks)), *curves)
+
+
+def _api_points(
+    volumes: Sequence[float], usd_per_million: float
+) -> tuple[tuple[float, float], ...]:
+    return tuple(
+        (it, usd_of_tokens(it * DAYS_PER_MONTH, usd_per_million_tokens=usd_per_million))
+        for it in volumes
+    )

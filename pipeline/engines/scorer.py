@@ -1,0 +1,270 @@
+"""What every engine that scores text must offer, and the parts of scoring they share.
+
+An engine takes token ids and gives logits; it never sees text, so that all engines score the same
+tokens. What goes into one pass is decided here, from sorted sequences, so that the order in which
+requests arrive changes nothing; beginnings that sequences share are computed once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.progress import track
+from pipeline.engines.distance import Floats, log_softmax
+from pipeline.engines.token_forest import Forest, Span, forests
+from pipeline.records.evaluation import Engine
+
+LOGITS_BUDGET_BYTES = 1 << 29
+
+FOREST_TOKENS = 32
+"""Nodes of a forest for each sequence of the batch size: more makes attention cost more."""
+
+MAX_SEQUENCES = 64
+"""In one pass."""
+
+Logits = npt.NDArray[np.float32]
+Finished = Callable[[Sequence[int]], bool]
+
+
+class BrokenModelError(FailureError):
+    """A model's logits are not numbers: nothing that it computes means anything."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Sum of the natural log-probabilities of a continuation; is it what greedy decoding says?"""
+
+    logprob: float
+    is_greedy: bool
+
+
+class Sharing(Protocol):
+    """What computes the beginnings that sequences of at most `max_shared_length` share once."""
+
+    @property
+    def max_shared_length(self) -> int: ...
+
+    def forest_logits(self, forest: Forest) -> Logits:
+        """The logits [wanted nodes, vocabulary] of a forest."""
+        ...
+
+
+class Scorer(Protocol):
+    """One loaded model. `label` names it in errors; `max_length` is its context in tokens."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def backend_version(self) -> str: ...
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def sharing(self) -> Sharing | None:
+        """The same model, where the engine can read forests with it."""
+        ...
+
+    def logits(self, batch: Sequence[Span]) -> list[Logits]:
+        """For each span the logits [positions from `start` on, vocabulary]."""
+        ...
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
+    ) -> list[list[int]]:
+        """Continue each prompt with its most likely tokens.
+
+        A prompt ends after the token at which `finished`, called with its new tokens, is true, or
+        after `max_new_tokens`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the scorer is of no use afterwards."""
+        ...
+
+
+def engine_of(scorer: Scorer) -> Engine:
+    """What is recorded of a scorer; known before its model is loaded."""
+    return Engine(scorer.backend, scorer.backend_version, scorer.device)
+
+
+class LateScorer:
+    """A Scorer that is loaded when it is first asked something, which may be never.
+
+    What `open_scorer` raises comes out of that first use. A closed one can be used again.
+    """
+
+    def __init__(
+        self,
+        open_scorer: Callable[[], Scorer],
+        *,
+        label: str,
+        backend: str,
+        backend_version: str,
+        device: str,
+    ) -> None:
+        self.label = label
+        self.backend = backend
+        self.backend_version = backend_version
+        self.device = device
+        self._open = open_scorer
+        self._opened: Scorer | None = None
+
+    @property
+    def _scorer(self) -> Scorer:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self._scorer.vocab_size
+
+    @cached_property
+    def max_length(self) -> int:
+        return self._scorer.max_length
+
+    @property
+    def sharing(self) -> Sharing | None:
+        return self._scorer.sharing
+
+    def logits(self, batch: Sequence[Span]) -> list[Logits]:
+        return self._scorer.logits(batch)
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
+    ) -> list[list[int]]:
+        return self._scorer.greedy(prompts, max_new_tokens=max_new_tokens, finished=finished)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+def continuation_answers(
+    scorer: Scorer, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
+) -> list[Answer]:
+    """The answer for each pair of context ids and continuation ids.
+
+    Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
+    input are computed once. Raises InputError for a continuation that is empty or longer than the
+    model's context, BrokenModelError for logits that are not finite.
+    """
+    spans = [_span(scorer, context, continuation) for context, continuation in pairs]
+    users: dict[Span, list[int]] = {}
+    for number, span in enumerate(spans):
+        users.setdefault(span, []).append(number)
+    answers: dict[int, Answer] = {}
+    for span, rows in _span_logits(scorer, list(users), batch_size=batch_size):
+        log_probabilities = log_softmax(rows)
+        for number in users[span]:
+            answers[number] = _answer(log_probabilities, pairs[number][1])
+    return [answers[number] for number in range(len(pairs))]
+
+
+def _span(scorer: Scorer, context: list[int], continuation: list[int]) -> Span:
+    if not 0 < len(continuation) <= scorer.max_length:
+        raise InputError(
+            f"{scorer.label}: a continuation of {len(continuation)} tokens; expected 1 to "
+            f"{scorer.max_length}, the model's context: correct the task"
+        )
+    inputs = (context + continuation)[-(scorer.max_length + 1) : -1]
+    return Span(ids=tuple(inputs), start=len(inputs) - len(continuation))
+
+
+def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
+    targets = np.asarray(continuation)
+    chosen = log_probabilities[np.arange(len(targets)), targets]
+    return Answer(
+        logprob=float(chosen.sum()),
+        is_greedy=bool((log_probabilities.argmax(axis=-1) == targets).all()),
+    )
+
+
+def _span_logits(
+    scorer: Scorer, spans: Sequence[Span], *, batch_size: int
+) -> Iterator[tuple[Span, Logits]]:
+    """Logits of each span, in forests where the engine can, else in batches of like length."""
+    passes: list[Iterator[tuple[Span, Logits]]] = []
+    alone = set(spans)
+    if sharing := scorer.sharing:
+        short = [span for span in spans if len(span.ids) <= sharing.max_shared_length]
+        planted = forests(
+            short,
+            max_nodes=min(FOREST_TOKENS * batch_size, _room(scorer)),
+            max_sequences=MAX_SEQUENCES,
+        )
+        passes += [_forest_rows(scorer, sharing, forest) for forest in planted]
+        alone -= set(short)
+    by_length = sorted(alone, key=lambda span: (-len(span.ids), span))
+    batches = _batches(by_length, batch_size=_fitting(scorer, by_length, batch_size=batch_size))
+    passes += [_batch_rows(scorer, batch) for batch in batches]
+    for rows in track(passes, f"{scorer.label}: scoring", total=len(passes)):
+        yield from rows
+
+
+def _forest_rows(scorer: Scorer, sharing: Sharing, forest: Forest) -> Iterator[tuple[Span, Logits]]:
+    rows = sharing.forest_logits(forest)
+    _require_finite(scorer, rows)
+    row_of = {node: row for row, node in enumerate(forest.wanted)}
+    for span, path in zip(forest.spans, forest.paths, strict=True):
+        yield span, rows[[row_of[node] for node in path[span.start :]]]
+
+
+def _batch_rows(scorer: Scorer, batch: Sequence[Span]) -> Iterator[tuple[Span, Logits]]:
+    for span, rows in zip(batch, scorer.logits(batch), strict=True):
+        _require_finite(scorer, rows)
+        yield span, rows
+
+
+def window_logits(
+    scorer: Scorer, windows: Sequence[Sequence[int]], *, batch_size: int
+) -> Iterator[Logits]:
+    """The logits [tokens, vocabulary] of each window in turn; only one batch is kept.
+
+    Raises BrokenModelError for logits that are not finite.
+    """
+    spans = [Span(ids=tuple(window), start=0) for window in windows]
+    for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
+        for _, rows in _batch_rows(scorer, batch):
+            yield rows
+
+
+def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
+    remaining = iter(spans)
+    while batch := list(islice(remaining, batch_size)):
+        yield batch
+
+
+def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
+    """`batch_size`, or less where the logits of the longest spans would take too much memory."""
+    longest = max((len(span.ids) for span in spans), default=1)
+    return max(1, min(batch_size, _room(scorer) // longest))
+
+
+def _room(scorer: Scorer) -> int:
+    """How many positions may have logits in memory at a time."""
+    return max(1, LOGITS_BUDGET_BYTES // (4 * scorer.vocab_size))
+
+
+def _require_finite(scorer: Scorer, rows: Logits) -> None:
+    if not np.isfinite(rows).all():
+        raise BrokenModelError(
+            f"{scorer.label}: {scorer.backend} computed logits that are not finite numbers; the "
+            "model is broken: change its recipe or remove it from params.yaml"
+        )

@@ -1,0 +1,32 @@
+"""When the evaluation of a variant may stop: the gate's sequential rule on the base's answers.
+
+The base is scored whole before; a variant is compared with it after each look. What the rule is,
+`pipeline.gate.sequential` says.
+"""
+
+from pipeline.evaluation.task_runs import Rows, Stopping
+from pipeline.gate.comparison import Scored
+from pipeline.gate.sequential import require_documents
+from pipeline.gate.verdicts import next_step
+from pipeline.params.gate import GateParams
+from pipeline.params.suites import Suite
+
+
+def stopping_rule(
+    base: Scored, gate: GateParams, suite: Suite, name: str, *, bits: float
+) -> Stopping | None:
+    """The rule for a variant of so many bits per weight; None where all documents are scored.
+
+    `base` is the base in the variant's engine. Raises InputError for a task with fewer documents
+    than looks, and the rule does so when the variant was scored on other documents than the base.
+    """
+    if gate.sequential is None:
+        return None
+    for task, score in base.record.tasks.items():
+        require_documents(task, score.num_documents, gate.sequential)
+    margins, limits = suite.margins(gate.margin), gate.classes[gate.class_of(bits)]
+
+    def open_tasks(rows: Rows) -> tuple[str, ...]:
+        return next_step(base, rows, margins, limits, gate, name=name).open_tasks
+
+    return Stopping(gate.sequential.looks, open_tasks)

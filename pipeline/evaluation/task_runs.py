@@ -1,0 +1,232 @@
+"""Asking a model the questions of loaded lm-eval tasks, and scoring its answers as lm-eval does.
+
+The requests of a task are built once, with lm-eval's own rules and for all of its documents; then
+any of them can be asked, so that an evaluation may stop early. The digest of requests says what was
+asked, to the letter. Models are those of `pipeline.evaluation.lm_eval_model`.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean, mean_stderr
+from lm_eval.utils import handle_non_serializable, hash_string
+
+from pipeline.core.errors import InputError
+from pipeline.core.record import sha256_hex
+from pipeline.evaluation.lm_eval_model import ScoredModel, chat_text
+from pipeline.gate.sequential import look_sizes, order_key
+from pipeline.params.suite_file import SUITES_FILE
+from pipeline.records.evaluation import DocumentRecord, TaskScore
+from pipeline.tasks.loading import LoadedTask
+
+Rows = tuple[DocumentRecord, ...]
+Remembered = Callable[[str, Callable[[], Rows]], Rows]
+"""Called with the digest of what is asked: the rows from an earlier run, else computed now."""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """How a sequential evaluation goes: it looks so many times at the answers so far.
+
+    `open_tasks` is called with all rows; the tasks it names get their next documents.
+    """
+
+    num_looks: int
+    open_tasks: Callable[[Rows], Collection[str]]
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    scores: dict[str, TaskScore]
+    documents: Rows
+
+
+def computed(_digest: str, compute: Callable[[], Rows]) -> Rows:
+    return compute()
+
+
+def run_tasks(
+    questions: Sequence["TaskQuestions"],
+    model: ScoredModel,
+    *,
+    remembered: Remembered = computed,
+    stopping: Stopping | None = None,
+) -> SuiteResult:
+    """Score a model on all documents of every task, or until `stopping` names no more tasks."""
+    num_looks = stopping.num_looks if stopping else 1
+    rows: dict[str, Rows] = {it.name: () for it in questions}
+    open_tasks: Collection[str] = rows.keys()
+    for look in range(num_looks):
+        for task in questions:
+            if task.name in open_tasks:
+                stop = look_sizes(task.num_documents, num_looks)[look]
+                numbers = task.order(sequential=stopping is not None)[len(rows[task.name]) : stop]
+                ask = partial(task.ask, model, numbers)
+                rows[task.name] += remembered(task.digest(numbers), ask)
+        if stopping is not None:
+            open_tasks = stopping.open_tasks(tuple(chain.from_iterable(rows.values())))
+    in_order = {name: sorted(it, key=lambda row: row.doc_id) for name, it in rows.items()}
+    return SuiteResult(
+        scores={it.name: task_score(it.loaded, in_order[it.name]) for it in questions},
+        documents=tuple(chain.from_iterable(in_order.values())),
+    )
+
+
+class TaskQuestions:
+    """The requests of one task by document, for any model; documents are numbered from 0.
+
+    At most the first `max_documents` (None: all). `tokenizer` is the base's, for tasks that ask
+    through its chat template.
+    """
+
+    def __init__(self, loaded: LoadedTask, tokenizer: Any, *, max_documents: int | None) -> None:
+        self.name = loaded.name
+        self.loaded = loaded
+        documents: list[tuple[Any, list[Instance]]] = []
+        for part in loaded.parts:
+            documents += _requests(part, tokenizer, chat=loaded.chat, max_documents=max_documents)
+        self._documents = documents[:max_documents]
+
+    @property
+    def num_documents(self) -> int:
+        return len(self._documents)
+
+    def order(self, *, sequential: bool) -> list[int]:
+        """All documents; for a sequential evaluation in the order of `sequential.ordered`."""
+        numbers = range(self.num_documents)
+        if not sequential:
+            return list(numbers)
+        clusters = {number: self._identity(number)[1] for number in numbers}
+        return sorted(numbers, key=lambda number: (order_key(clusters[number]), number))
+
+    def _identity(self, number: int) -> tuple[str, str]:
+        """The hash of a document as lm-eval has it, and its cluster."""
+        document = self._documents[number][1][0].doc
+        as_text = json.dumps(
+            document, indent=2, default=handle_non_serializable, ensure_ascii=False
+        )
+        doc_hash = hash_string(as_text)
+        field = self.loaded.cluster
+        return doc_hash, doc_hash if field is None else hash_string(str(document[field]))
+
+    def digest(self, numbers: Sequence[int]) -> str:
+        """sha256 of the task's rules, and of each request of these documents with its answer."""
+        rules = [self.name, self.loaded.metric, self.loaded.filter, str(self.loaded.cluster)]
+        rules += [_config_text(part) for part in self.loaded.parts]
+        asked = [
+            [number, str(part.doc_to_target(it[0].doc)), [request.arguments for request in it]]
+            for number, (part, it) in ((number, self._documents[number]) for number in numbers)
+        ]
+        return sha256_hex(json.dumps([rules, asked], default=_source_text).encode())
+
+    def ask(self, model: ScoredModel, numbers: Sequence[int]) -> Rows:
+        """The row of each of these documents. Raises InputError like the model's methods."""
+        requests: dict[str, list[Instance]] = {}
+        for number in numbers:
+            for request in self._documents[number][1]:
+                requests.setdefault(request.request_type, []).append(request)
+        for kind, asked in requests.items():
+            for request, answer in zip(asked, getattr(model, kind)(asked), strict=True):
+                request.resps = [answer] * request.repeats
+        return tuple(self._row(number) for number in numbers)
+
+    def _row(self, number: int) -> DocumentRecord:
+        part, requests = self._documents[number]
+        part._instances = requests
+        part.apply_filters()
+        document = requests[0].doc
+        answers = [request.resps[0] for request in requests]
+        generated = answers[0] if isinstance(answers[0], str) else None
+        metrics = part.process_results(
+            document, [request.filtered_resps[self.loaded.filter] for request in requests]
+        )
+        doc_hash, cluster = self._identity(number)
+        return DocumentRecord(
+            task=self.name,
+            doc_id=number,
+            doc_hash=doc_hash,
+            cluster=cluster,
+            prompt_hash=hash_string(requests[0].arguments[0]),
+            target=str(part.doc_to_target(document)),
+            logprobs=None if generated is not None else tuple(_logprob(it) for it in answers),
+            generated=generated,
+            metrics={
+                name: numbers
+                for name, value in metrics.items()
+                if (numbers := _numbers(value)) is not None
+            },
+        )
+
+
+def _requests(
+    part: Any, tokenizer: Any, *, chat: bool, max_documents: int | None
+) -> list[tuple[Any, list[Instance]]]:
+    """The task and the requests of each of its documents, with the examples lm-eval would give."""
+    part.build_all_requests(
+        limit=max_documents,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        chat_template=partial(chat_text, tokenizer) if chat else None,
+        tokenizer_name=str(tokenizer.name_or_path) if chat else "",
+    )
+    by_document: dict[int, list[Instance]] = {}
+    for request in part.instances:
+        by_document.setdefault(request.doc_id, []).append(request)
+    return [(part, sorted(it, key=lambda request: request.idx)) for it in by_document.values()]
+
+
+def _config_text(part: Any) -> str:
+    """The task's settings, without the metadata, which says where its file is."""
+    settings = part.dump_config() | {"metadata": str(part.VERSION)}
+    return json.dumps(settings, default=_source_text, sort_keys=True)
+
+
+def _source_text(value: object) -> str:
+    """A function of a task by its source, so that a digest follows every change."""
+    return inspect.getsource(value) if inspect.isfunction(value) else str(value)
+
+
+def task_score(loaded: LoadedTask, rows: Sequence[DocumentRecord]) -> TaskScore:
+    """lm-eval's aggregate of the metric over these documents.
+
+    Its standard error is that of a mean; what lm-eval would bootstrap has none. Raises InputError
+    for a metric that is no number for each document, such as BLEU.
+    """
+    values = [row.metrics[loaded.metric] for row in rows if loaded.metric in row.metrics]
+    if len(values) < len(rows):
+        raise InputError(
+            f"{SUITES_FILE}: {loaded.name}: metric = {loaded.metric!r}: has no number for each "
+            "document, and the gate compares documents; name another metric of the task"
+        )
+    aggregate = loaded.parts[0].aggregation()[loaded.metric]
+    has_stderr = aggregate is mean and len(values) > 1
+    return TaskScore(
+        metric=loaded.metric,
+        value=float(aggregate(values)),
+        stderr=float(mean_stderr(values)) if has_stderr else None,
+        higher_is_better=loaded.higher_is_better,
+        num_documents=len(rows),
+        version=loaded.version,
+    )
+
+
+def _logprob(answer: float | tuple[float, bool]) -> float:
+    return float(answer[0] if isinstance(answer, tuple) else answer)
+
+
+def _numbers(value: object) -> float | tuple[float, ...] | None:
+    """A metric's value for one document; None when it is text, such as BLEU's pair of texts."""
+    if isinstance(value, (bool, int, float, np.number)):
+        return float(value)
+    if isinstance(value, (tuple, list)) and all(
+        isinstance(it, (bool, int, float, np.number)) for it in value
+    ):
+        return tuple(float(it) for it in value)
+    return None

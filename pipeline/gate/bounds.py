@@ -1,0 +1,60 @@
+"""Bounds on how far the variant's distributions may be from the base's: mean KL, perplexity ratio.
+
+An interval decides, not its middle: the upper end has to be within the bound to approve, and the
+lower end above it to reject.
+"""
+
+from math import ceil, isclose
+
+from scipy.special import ndtri
+
+from pipeline.engines.distance import CONFIDENCE
+from pipeline.params.gate import GateClass
+from pipeline.records.evaluation import Distance
+from pipeline.records.selection import BoundVerdict, Verdict
+
+KL = "KL in nats per token"
+PERPLEXITY = "perplexity ratio to the base"
+
+
+def bound_verdicts(
+    distance: Distance, limits: GateClass, *, num_tokens: int, power: float
+) -> dict[str, BoundVerdict]:
+    """Both bounds; the intervals were measured on `num_tokens` tokens."""
+    measured = {
+        KL: (distance.kl, distance.kl_low, distance.kl_high, limits.max_kl),
+        PERPLEXITY: (
+            distance.perplexity_ratio,
+            distance.perplexity_ratio_low,
+            distance.perplexity_ratio_high,
+            limits.max_perplexity_ratio,
+        ),
+    }
+    return {
+        name: _bound(value, low, high, limit, num_tokens=num_tokens, power=power)
+        for name, (value, low, high, limit) in measured.items()
+    }
+
+
+def _bound(
+    value: float, low: float, high: float, limit: float, *, num_tokens: int, power: float
+) -> BoundVerdict:
+    if high <= limit:
+        verdict = Verdict.APPROVED
+    elif low > limit:
+        verdict = Verdict.REJECTED
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    further = None
+    if verdict is Verdict.INCONCLUSIVE and not isclose(value, limit):
+        further = _further_tokens((high - low) / 2, abs(limit - value), num_tokens, power)
+    return BoundVerdict(
+        verdict=verdict, value=value, low=low, high=high, limit=limit, further_tokens=further
+    )
+
+
+def _further_tokens(half_width: float, gap: float, num_tokens: int, power: float) -> int:
+    """The width of an interval falls with the root of the tokens; `power` as for documents."""
+    quantile = float(ndtri(0.5 + CONFIDENCE / 2))
+    factor = (half_width / gap * (quantile + float(ndtri(power))) / quantile) ** 2
+    return max(1, ceil((factor - 1) * num_tokens))

@@ -1,0 +1,164 @@
+"""Bringing the evaluations of the base and of a variant together, document by document.
+
+It refuses what was not measured alike; it judges nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from statistics import fmean
+
+from pipeline.core.errors import InputError
+from pipeline.gate.drops import History
+from pipeline.gate.paired import RATES, PairedTask, paired_task
+from pipeline.gate.sequential import ordered, require_documents, sizes_so_far
+from pipeline.params.gate import SequentialParams
+from pipeline.records.evaluation import Distance, DocumentRecord, EvaluationRecord, TaskScore
+
+Rows = Sequence[DocumentRecord]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation with its rows."""
+
+    record: EvaluationRecord
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the gate judges: of every task the pairs at each look, and the scores of base and
+    variant; the distance, and how many tokens it is over."""
+
+    history: History
+    scores: Mapping[str, tuple[TaskScore, TaskScore]]
+    distance: Distance
+    num_tokens: int
+
+
+def compare(base: Scored, own: Scored, sequential: SequentialParams | None) -> Comparison:
+    """Raises InputError when the two were not scored alike."""
+    distance = comparable_distance(base.record, own.record)
+    return Comparison(
+        history=history_of(base, own.rows, sequential, name=own.record.name),
+        scores={task: (it, own.record.tasks[task]) for task, it in base.record.tasks.items()},
+        distance=distance,
+        num_tokens=own.record.num_tokens,
+    )
+
+
+def history_of(
+    base: Scored, own_rows: Rows, sequential: SequentialParams | None, *, name: str
+) -> dict[str, tuple[PairedTask, ...]]:
+    """Of every task the pairs after each look, from the rows that variant `name` has so far.
+
+    Raises InputError for documents or prompts that are not the base's, a number of them at which no
+    look was planned, fewer of them than looks, or a score that is made of its documents in an
+    unknown way.
+    """
+    for task, score in base.record.tasks.items():
+        require_documents(task, score.num_documents, sequential)
+        _require_known_score(score, rows_of(base.rows, task), task)
+    return {
+        task: _looks(*row_pairs(base.rows, own_rows, task, name=name), score, sequential, name)
+        for task, score in base.record.tasks.items()
+    }
+
+
+def _looks(
+    base_rows: Rows,
+    own_rows: Rows,
+    score: TaskScore,
+    sequential: SequentialParams | None,
+    name: str,
+) -> tuple[PairedTask, ...]:
+    try:
+        sizes = sizes_so_far(len(own_rows), score.num_documents, sequential)
+    except InputError as error:
+        raise InputError(
+            f"{name}: {own_rows[0].task}: {error}; run `quantline evaluate {name}` again"
+        ) from error
+    return tuple(
+        paired_task(
+            base_rows[:size],
+            own_rows[:size],
+            metric=score.metric,
+            higher_is_better=score.higher_is_better,
+        )
+        for size in sizes
+    )
+
+
+def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
+    """Every document adds a number to the score, which is their mean or one of RATES."""
+    values = [row.metrics.get(score.metric) for row in rows]
+    if score.metric in RATES and None not in values:
+        return
+    numbers = [value for value in values if isinstance(value, float)]
+    known = numbers and len(numbers) == len(values)
+    if not known or not isclose(fmean(numbers), score.value, abs_tol=1e-6):
+        raise InputError(
+            f"{task}: {score.metric} is no mean over documents, so the gate cannot compare it "
+            "document by document; name another metric in eval/suites.yaml"
+        )
+
+
+def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
+    """The variant's distance to the base. Raises InputError when they were not scored alike."""
+    comparisons = {
+        "base": own.base_digest == base.artifact_digest and own.distance is not None,
+        "suite": own.suite == base.suite,
+        "set of tasks": _task_facts(own) == _task_facts(base),
+        "text": own.token_ids_sha256 == base.token_ids_sha256,
+    }
+    for what, is_same in comparisons.items():
+        if not is_same:
+            raise _not_alike(own.name, what)
+    assert own.distance is not None
+    return own.distance
+
+
+def rows_of(rows: Rows, task: str) -> list[DocumentRecord]:
+    """A task's rows, in the order that a sequential evaluation takes."""
+    return ordered([row for row in rows if row.task == task])
+
+
+def row_pairs(
+    base_rows: Rows, own_rows: Rows, task: str, *, name: str
+) -> tuple[list[DocumentRecord], list[DocumentRecord]]:
+    """The documents of a task that variant `name` was scored on, in both evaluations.
+
+    Raises InputError when they are not the first ones of the base's, prompt by prompt.
+    """
+    own = rows_of(own_rows, task)
+    base = rows_of(base_rows, task)[: len(own)]
+    if not own or list(map(_identity, own)) != list(map(_identity, base)):
+        raise _not_alike(name, f"set of documents of {task}")
+    return base, own
+
+
+def _identity(row: DocumentRecord) -> tuple[int, str, str]:
+    return row.doc_id, row.doc_hash, row.prompt_hash
+
+
+def _task_facts(evaluation: EvaluationRecord) -> dict[str, tuple[str, str]]:
+    return {name: (score.metric, score.version) for name, score in evaluation.tasks.items()}
+
+
+def _not_alike(name: str, what: str) -> InputError:
+    return InputError(
+        f"{name}: evaluated with another {what} than the base; run "
+        f"`quantline evaluate base` and `quantline evaluate {name}` again"
+    )
+
+
+def task_recovery(base: TaskScore, variant: TaskScore) -> float:
+    """How much of the base's score the variant has: 1 is all, above 1 is better than the base.
+
+    Variant ÷ base, or base ÷ variant where lower is better. A base that scores nothing has nothing
+    to lose, and a variant without any error cannot be better: both count as 1.
+    """
+    if base.higher_is_better:
+        return variant.value / base.value if base.value > 0 else 1.0
+    return base.value / variant.value if variant.value > 0 else 1.0

@@ -1,0 +1,183 @@
+"""GGUF files: conversion by llama.cpp's converter, quantization by its library, reading back.
+
+The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+import torch
+from gguf import GGML_QUANT_SIZES, GGUFReader, ReaderTensor
+from gguf.quants import dequantize
+from llama_cpp._logger import llama_log_callback
+from torch import Tensor
+
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.process import run_program
+from pipeline.gguf.convert import ConversionRequest
+from pipeline.params.params import GgufType
+
+CONVERTER_DIR = Path(sys.prefix) / "share" / "llama.cpp"
+UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
+UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of a file that is mapped, not read: its shape as in the checkpoint, its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    bits_per_weight: float
+    stored: ReaderTensor
+
+    def values(self) -> Tensor:
+        """What it stands for, float32, read and dequantized anew at every call."""
+        values = np.array(dequantize(self.stored.data, self.stored.tensor_type), np.float32)
+        return torch.from_numpy(values).view(self.shape)
+
+
+def tool_versions() -> dict[str, str]:
+    return {"llama-cpp-python": version("llama-cpp-python")}
+
+
+def convert(
+    model_dir: Path,
+    output_path: Path,
+    *,
+    model_name: str,
+    pre_tokenizer: str | None,
+    weight_names: tuple[str, ...],
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write the F16 GGUF of a checkpoint; returns the GGUF name of every name in `weight_names`.
+
+    `metadata` are values of the file's `general.…` that take the place of the model card's.
+    Raises InputError when the converter is not set up, does not know a tensor or does not recognise
+    the tokenizer; FailureError with its last lines for anything else.
+    """
+    if not (CONVERTER_DIR / "conversion").is_dir():
+        raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")
+    work_dir = output_path.parent
+    request = ConversionRequest(
+        converter_dir=CONVERTER_DIR,
+        model_dir=model_dir,
+        output_path=output_path,
+        model_name=model_name,
+        pre_tokenizer=pre_tokenizer,
+        names=weight_names,
+        names_path=work_dir / "names.json",
+        metadata=dict(metadata or {}),
+    )
+    request_path = work_dir / "request.json"
+    request_path.write_bytes(request.to_bytes())
+    log_path = work_dir / "convert.log"
+    try:
+        run_program(
+            [sys.executable, "-m", "pipeline.gguf.convert", request_path],
+            log_path=log_path,
+            environment={"HF_HUB_OFFLINE": "1"},
+        )
+    except FailureError as error:
+        if unknown := UNKNOWN_TENSOR.search(log_path.read_text(errors="replace")):
+            raise InputError(
+                f"{unknown[1]}: llama.cpp has no such tensor in this architecture; use another "
+                "format than gguf for this model"
+            ) from error
+        if UNKNOWN_PRE_TOKENIZER in log_path.read_text(errors="replace"):
+            raise InputError(
+                f"model.gguf_pre_tokenizer = {pre_tokenizer}: llama.cpp's converter does not "
+                "recognise this tokenizer by itself; state llama.cpp's name of its pre-tokenizer, "
+                "such as gpt-2 for plain byte-level BPE"
+            ) from error
+        raise
+    names: dict[str, str] = json.loads(request.names_path.read_bytes())
+    return names
+
+
+def quantize(
+    source_path: Path, output_path: Path, file_type: GgufType, importance: Mapping[str, Vector]
+) -> None:
+    """Quantize a GGUF file with llama.cpp, on all cores that this process may use.
+
+    Threads share the rows of a tensor, each of which is quantized by itself: their number changes
+    no byte.
+
+    `importance` is the mean of x² per input channel by GGUF tensor name (llama.cpp's imatrix);
+    empty for none. Raises FailureError with llama.cpp's last lines.
+    """
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.nthread = len(os.sched_getaffinity(0))
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
+    entries = _importance_entries(importance)
+    if importance:
+        parameters.imatrix = ctypes.cast(
+            entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data)
+        )
+    with captured_log() as lines:
+        code = llama_cpp.llama_model_quantize(
+            str(source_path).encode(), str(output_path).encode(), ctypes.byref(parameters)
+        )
+    if code != 0:
+        free_mib = shutil.disk_usage(output_path.parent).free / 2**20
+        last_words = " ".join(" | ".join(lines[-3:]).split())
+        raise FailureError(
+            f"llama.cpp could not write {file_type}: {last_words} "
+            f"({free_mib:.0f} MiB of disk are free)"
+        )
+
+
+@contextmanager
+def captured_log() -> Iterator[list[str]]:
+    """Collects what llama.cpp logs inside the block, instead of printing it."""
+    lines: list[str] = []
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def collect(level: int, text: bytes, user_data: object) -> None:
+        lines.append(text.decode(errors="replace").strip())
+
+    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+
+
+def _importance_entries(importance: Mapping[str, Vector]) -> ctypes.Array[ctypes.Structure]:
+    """llama.cpp's array of names and vectors; the entry after the last stays empty."""
+    entries: ctypes.Array[ctypes.Structure] = (
+        llama_cpp.llama_model_imatrix_data * (len(importance) + 1)
+    )()
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = values.size
+    return entries
+
+
+def read_tensors(path: Path) -> Iterator[GgufTensor]:
+    """Every tensor of a GGUF file, in the order of the file."""
+    for tensor in GGUFReader(path).tensors:
+        block_weights, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
+        yield GgufTensor(
+            name=tensor.name,
+            shape=tuple(int(size) for size in reversed(tensor.shape)),
+            type=tensor.tensor_type.name,
+            bits_per_weight=8 * block_bytes / block_weights,
+            stored=tensor,
+        )

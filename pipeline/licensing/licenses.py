@@ -1,0 +1,163 @@
+"""What the license of a base model demands of somebody who releases a quantized copy of it.
+
+The texts decide, not the rules written from them: a license applies by its own words, which the
+model card and the chain of base models must not contradict. Whatever is missing, unknown or
+contradictory stops the run until a person has read the text and signed a decision. The rules are
+data, in `pipeline/licensing/rules.yaml`. This is no legal advice, and it does not say
+what a particular company may do.
+"""
+
+import re
+
+from pipeline.core.errors import InputError, shown
+from pipeline.core.file_records import AppliedLicense, LicenseDecision, LicenseFacts
+from pipeline.core.workspace import DECISIONS_FILE
+from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
+from pipeline.params.params import Audience, ReleaseParams
+
+# Values of a model card's `license` that name no license.
+UNSPECIFIC_IDS = frozenset({"other", "unknown"})
+LICENSE_FILE = "LICENSE"
+"""Where the text of the license is in every release."""
+OWN_DATA = "own"
+"""The value of `calibration.license` for data that belongs to whoever runs this."""
+
+
+def stated_id(facts: LicenseFacts) -> str | None:
+    """The license the model card names: `license`, or `license_name` where that says `other`."""
+    if facts.id is None or facts.id.lower() in UNSPECIFIC_IDS:
+        return facts.name
+    return facts.id
+
+
+def resolve(
+    facts: LicenseFacts,
+    rules: LicenseRules,
+    decision: LicenseDecision | None,
+    *,
+    multimodal: bool,
+) -> LicenseRule:
+    """The rule that applies to a checkpoint.
+
+    Without a `decision` it is that of the license text among its files, if its card and its base
+    models say nothing else. Raises InputError with what a person must decide, or when the text is
+    no longer the one that was decided on.
+    """
+    if decision is not None:
+        _require_same_text(facts, decision)
+        return rules.named(decision.license, key=f"{DECISIONS_FILE}: license")
+    rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
+    doubt = _doubt(facts, rules, rule)
+    if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
+        doubt = (
+            f"the {rule.name} gives no rights in its multimodal models to persons and companies "
+            "of the European Union"
+        )
+    if doubt is not None or rule is None:
+        text = facts.text_sha256 or "that of a file you name under `text`"
+        raise InputError(
+            f"license: {doubt}; a person has to read it and sign the decision in {DECISIONS_FILE} "
+            f"(text_sha256: {text}), and model.license has to name it"
+        )
+    return rule
+
+
+def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
+    """What keeps the license from being certain; None when nothing does."""
+    stated = stated_id(facts)
+    card = f"the model card says {shown(stated)}" if stated else "the model card names no license"
+    if facts.text_path is None:
+        return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which has to go along"
+    if stated is not None and rules.by_id(stated) is None:
+        return f"{card}, for which there is no rule"
+    if text_rule is None:
+        return f"{card}, and the text in {facts.text_path} is none that a rule was written from"
+    if stated is not None and stated.lower() != text_rule.id:
+        return f"{card}, but the text in {facts.text_path} is the {text_rule.name}"
+    for name in facts.base_model:
+        base_rule = rules.by_base_model(name)
+        if base_rule is None:
+            return f"it is made from {shown(name)}, whose license is not known here"
+        if base_rule != text_rule:
+            return (
+                f"it is made from {shown(name)} under the {base_rule.name}, but the text in "
+                f"{facts.text_path} is the {text_rule.name}"
+            )
+    return None
+
+
+def _require_same_text(facts: LicenseFacts, decision: LicenseDecision) -> None:
+    """Raise InputError when the checkpoint's license is not the one that was decided on."""
+    decided = f"{decision.decided_by} on {decision.decided_on}"
+    if decision.text is None and facts.text_sha256 is None:
+        raise InputError(
+            f"{DECISIONS_FILE}: the checkpoint has no LICENSE file; name the text that {decided} "
+            "decided on, a file beside params.yaml, under `text`"
+        )
+    if facts.text_sha256 is not None and facts.text_sha256 != decision.text_sha256:
+        raise InputError(
+            f"{DECISIONS_FILE}: {decided} decided on the text {decision.text_sha256}, but "
+            f"{facts.text_path} is {facts.text_sha256}; read it and decide again"
+        )
+
+
+def require_allowed(rule: LicenseRule, release: ReleaseParams) -> None:
+    """Raise InputError where the license forbids the release that is asked for."""
+    if rule.grants is not Grant.ANY and release.commercial:
+        raise InputError(
+            f"release.commercial = true: the {rule.name} allows {rule.grants.value} purposes only; "
+            "use another model, or get a license from its owner and add a rule for it"
+        )
+    if not _begins_with(release.name, name_prefix(rule, release.audience)):
+        raise InputError(
+            f"release.name = {release.name!r}: the {rule.name} wants a name that begins with "
+            f"{rule.name_prefix!r} for what is passed on"
+        )
+
+
+def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> None:
+    """Raise InputError where the license of the calibration data forbids the release."""
+    if rule is not None and rule.grants is not Grant.ANY and release.commercial:
+        raise InputError(
+            f"calibration.license = {rule.id!r}: allows {rule.grants.value} purposes only, and "
+            "release.commercial is true; calibrate on other text"
+        )
+
+
+def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
+    """The rule of `calibration.license`; None for data of one's own. Raises InputError."""
+    if license_id.lower() == OWN_DATA:
+        return None
+    return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
+
+
+def name_prefix(rule: LicenseRule, audience: Audience) -> str:
+    """What the release's name must begin with; nothing for what is not passed on."""
+    return "" if audience is Audience.INTERNAL else rule.name_prefix or ""
+
+
+def display_text(rule: LicenseRule, audience: Audience, *, name: str) -> str | None:
+    """The sentence that the license wants shown; None for what is not passed on."""
+    if rule.display_text is None or audience is Audience.INTERNAL:
+        return None
+    return rule.display_text.format(name=name)
+
+
+def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
+    """What a GGUF file says of its license and maker under `general.…`.
+
+    The values stand in the file from its conversion on, so that what is released is, byte for byte,
+    what was evaluated. `license` is an SPDX expression, as the format asks:
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+    return {
+        "license": license.expression,
+        "license_name": license.name,
+        "license_link": LICENSE_FILE,
+        "quantized_by": quantized_by,
+    }
+
+
+def _begins_with(name: str, prefix: str) -> bool:
+    """Whether a release's name, whose words are joined by dashes or underscores, begins so."""
+    return re.sub(r"[-_]", " ", name).startswith(prefix)

@@ -1,0 +1,117 @@
+"""What a checkpoint's own files say about its license, and what a person decided about it.
+
+The card's metadata is the YAML front matter of README.md
+(https://huggingface.co/docs/hub/model-cards#model-card-metadata). It is read, never judged; what
+follows from it is in `pipeline.licensing.licenses`.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.checkpoint.names import CARD_FILE, license_text
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import LicenseDecision, LicenseFacts
+from pipeline.core.files import file_sha256
+from pipeline.core.progress import note
+from pipeline.core.record import first_problem
+from pipeline.core.workspace import DECISIONS_FILE, Layout
+from pipeline.licensing.rule import words_sha256
+from pipeline.params.reading import read_yaml
+
+FENCE = "---"
+
+
+def read_license_facts(model_dir: Path) -> LicenseFacts:
+    """The license facts of the files in `model_dir`.
+
+    Several licenses in one card are joined with " AND ". A card whose front matter is not valid
+    YAML counts as stating nothing, and a note says so.
+    """
+    card = read_front_matter(model_dir / CARD_FILE)
+    text = license_text([path.name for path in model_dir.iterdir() if path.is_file()])
+    return LicenseFacts(
+        id=" AND ".join(_strings(card.get("license"))) or None,
+        name=" AND ".join(_strings(card.get("license_name"))) or None,
+        link=" ".join(_strings(card.get("license_link"))) or None,
+        text_path=text,
+        text_sha256=file_sha256(model_dir / text) if text else None,
+        text_words_sha256=words_sha256(read_text(model_dir / text)) if text else None,
+        base_model=_strings(card.get("base_model")),
+    )
+
+
+def read_text(path: Path) -> str:
+    """A legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
+    return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+
+
+def read_decision(layout: Layout, name: str | None) -> LicenseDecision | None:
+    """The decision `name` of license-decisions.yaml; None when `model.license` names none.
+
+    Raises InputError when there is no such decision, when something is missing in it, or when the
+    license text it brings is not the one it was signed for.
+    """
+    if name is None:
+        return None
+    path = layout.decisions_path
+    values = (read_yaml(path) if path.exists() else None) or {}
+    try:
+        data = json.dumps(values, default=str)
+        decisions = TypeAdapter(dict[str, LicenseDecision]).validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{DECISIONS_FILE}: {first_problem(error, values)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{DECISIONS_FILE}: expected plain keys and values") from error
+    decision = decisions.get(name)
+    if decision is None:
+        known = ", ".join(decisions) or "none"
+        raise InputError(
+            f"model.license = {name!r}: expected null or a decision of {DECISIONS_FILE} ({known}); "
+            "sign it there"
+        )
+    if decision.text is not None:
+        _require_signed_text(layout.root / decision.text, decision)
+    return decision
+
+
+def _require_signed_text(path: Path, decision: LicenseDecision) -> None:
+    if not path.is_file():
+        raise InputError(f"{DECISIONS_FILE}: text = {decision.text}: no such file; put it there")
+    if file_sha256(path) != decision.text_sha256:
+        raise InputError(
+            f"{DECISIONS_FILE}: {decision.text} is not the text that {decision.decided_by} decided "
+            f"on ({decision.text_sha256}); read it and decide again"
+        )
+
+
+def read_front_matter(card_path: Path) -> dict[object, object]:
+    """Read the YAML between the first two fences of a model card; empty when there is none.
+
+    huggingface_hub's ModelCard reads YAML 1.1 and takes the last of two equal keys; here the card
+    is YAML 1.2, in which the language `no` is a text, and a key twice makes it invalid: a license
+    that is stated twice must not be chosen silently.
+    """
+    try:
+        lines = card_path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    if not lines or lines[0].rstrip() != FENCE:
+        return {}
+    ends = [number for number, line in enumerate(lines) if number and line.rstrip() == FENCE]
+    if not ends:
+        return {}
+    try:
+        card = YAML(typ="safe", pure=True).load("\n".join(lines[1 : ends[0]]))
+    except Exception:  # a stranger's file: the library raises whatever it stumbles over
+        note(f"{CARD_FILE}: its front matter is not valid YAML, so it states nothing")
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """A string or a list of strings as a tuple; anything else is left out."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())

@@ -1,0 +1,166 @@
+"""What a registry can do wrong, each in one line for the user.
+
+Text from a registry is hostile: it is shortened, and shown without control characters, without
+queries (which may hold tokens) and without credentials.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.errors import printable as shown
+from pipeline.oci.tls import bundle_setting, is_broken_line, tls_problem
+
+CONNECT_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 300.0  # a registry hashes a finished upload before it answers
+TIMEOUT: Final = (CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S)
+MAX_ANSWER_BYTES: Final = 4 << 20
+READ_BYTES: Final = 1 << 20
+# https://www.rfc-editor.org/rfc/rfc9110#section-15.6 and https://www.rfc-editor.org/rfc/rfc6585
+BUSY: Final = (429, 500, 502, 503, 504)
+
+
+class TransientError(FailureError):
+    """A failure that may be gone in a moment; `retry_after_s` is what the registry asks for."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL; all empty when it is malformed."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises, too
+    except ValueError:
+        return urlsplit("")
+    return parts
+
+
+def read_chunks(answer: requests.Response, host: str) -> Iterator[bytes]:
+    """The body of an answer as it was sent: nothing is decompressed, so nothing can expand.
+
+    Raises TransientError when the line breaks before all that was announced has arrived.
+    """
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise nonsense(host, f"in the encoding {encoding!r}")
+    try:
+        while chunk := answer.raw.read(READ_BYTES, decode_content=False):
+            yield chunk
+    except (HTTPError, OSError) as error:
+        raise TransientError(
+            f"the registry {shown(host)} cannot be reached: the connection broke; run the same "
+            "command again"
+        ) from error
+    finally:
+        answer.close()
+
+
+def read_short(answer: requests.Response, host: str) -> bytes:
+    """The body of an answer. Raises FailureError above MAX_ANSWER_BYTES or on a broken line."""
+    data = b""
+    for chunk in read_chunks(answer, host):
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
+            raise nonsense(host, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
+    return data
+
+
+def discard(answer: requests.Response) -> None:
+    """Be done with an answer whose body does not matter.
+
+    Its connection is used again, or closed where the body is too long to be read to its end.
+    """
+    with answer, suppress(HTTPError, OSError):
+        answer.raw.read(READ_BYTES, decode_content=False)
+
+
+def nonsense(host: str, what: str) -> FailureError:
+    return FailureError(
+        f"{host} answers {shown(what)}, which a registry does not; check its address"
+    )
+
+
+@contextmanager
+def readable_network_errors(host: str) -> Iterator[None]:
+    """Turn a request without an answer into one line."""
+    try:
+        yield
+    except requests.RequestException as error:
+        raise _unreachable(host, error) from error
+    except OSError as error:  # requests looks for the file itself, and has no error of its own
+        raise InputError(f"{bundle_setting()}: no such file; expected certificates") from error
+
+
+def _unreachable(host: str, error: requests.RequestException) -> FailureError:
+    """Return the line for a request without an answer; transient when a connection broke."""
+    found = re.search(r"\[Errno -?\d+\] ([\w .]+)", str(error))
+    broke = is_broken_line(error) or (error.args and isinstance(error.args[0], ProtocolError))
+    if isinstance(error, requests.exceptions.SSLError) and not broke:
+        reason = tls_problem(error, host)
+    elif isinstance(error, requests.ConnectTimeout):
+        reason = f"no connection within {CONNECT_TIMEOUT_S:.0f} s"
+    elif isinstance(error, requests.Timeout):
+        reason = f"no answer within {ANSWER_TIMEOUT_S:.0f} s"
+    else:
+        reason = found[1].lower() if found else "the connection broke"
+    return (TransientError if broke else FailureError)(
+        f"the registry {shown(host)} cannot be reached: {reason}; check its address and run the "
+        "same command again"
+    )
+
+
+def no_login(host: str) -> FailureError:
+    return FailureError(
+        f"{host} wants a login and there is none; run `docker login {host}`, then the same "
+        "command again"
+    )
+
+
+def refused_login(host: str, username: str) -> FailureError:
+    return FailureError(
+        f"{host} refuses the login of {shown(username)}; run `docker login {host}` again"
+    )
+
+
+def refusal(
+    method: str, url: str, answer: requests.Response, *, repository: str, username: str | None
+) -> FailureError:
+    """The line for an answer that was not expected."""
+    where = split_url(url)
+    host, status = shown(where.netloc), answer.status_code
+    if status == requests.codes.unauthorized:
+        return refused_login(host, username) if username else no_login(host)
+    if status == requests.codes.forbidden:
+        return FailureError(
+            f"{host}: {shown(username or 'an anonymous user')} has no permission for {repository}; "
+            f"ask its owner, change registry.repository, or `docker login {host}` as somebody else"
+        )
+    if 300 <= status < 400:
+        target = shown(split_url(answer.headers.get("Location", "")).netloc)
+        return FailureError(
+            f"{host} sends {method} on to {target or 'nowhere'}; use the address of the "
+            "registry itself"
+        )
+    https = f" (https://{host}, if it speaks TLS)" if where.scheme == "http" else ""
+    line = (
+        f"{host}: answer {status} to {method} {shown(where.path)}; check its address{https}, or "
+        "run the same command again later"
+    )
+    if status in BUSY:
+        return TransientError(line, retry_after_s=_retry_after_s(answer))
+    return FailureError(line)
+
+
+def _retry_after_s(answer: requests.Response) -> float:
+    """What `Retry-After` asks for in seconds; its other form, a date, counts as nothing."""
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0.0

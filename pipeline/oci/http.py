@@ -1,0 +1,194 @@
+"""HTTP to one OCI registry: signing in when it asks, never following anywhere with credentials.
+
+`send` tries again what is worth it: broken connections and answers that say the registry is busy.
+`attempt` is one try, for requests that must not be repeated blindly.
+
+Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from http.cookiejar import DefaultCookiePolicy
+from threading import Lock
+from typing import Final
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from pipeline.core.errors import InputError
+from pipeline.oci.docker_credentials import Credentials
+from pipeline.oci.errors import (
+    TIMEOUT,
+    discard,
+    nonsense,
+    readable_network_errors,
+    refusal,
+    split_url,
+)
+from pipeline.oci.login import Anonymous, sign_in
+from pipeline.oci.retry import patiently
+
+MAX_REDIRECTS: Final = 5
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+CONNECTIONS: Final = 16
+
+Body = Iterable[bytes] | bytes | None
+
+
+class RegistryHttp:
+    """Requests to the registry at `url` that concern `repository`. Threads may share it.
+
+    Only `read` leaves the body of an answer to be read, in a `with` block that frees its
+    connection. The connections of all other answers are free again at once.
+    """
+
+    def __init__(self, url: str, repository: str, credentials: Credentials | None) -> None:
+        self._url = split_url(url)
+        if not self._url.hostname:
+            raise InputError(f"registry.url = {url!r}: expected a URL such as https://host:5000")
+        self._repository = repository
+        self._credentials = credentials
+        self._session = requests.Session()
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        self._auth: AuthBase = Anonymous()
+        self._signing_in = Lock()
+
+    @property
+    def host(self) -> str:
+        return self._url.netloc
+
+    def url(self, path: str) -> str:
+        """The URL of a resource of the repository, such as `manifests/TAG`."""
+        return f"{self._url.scheme}://{self.host}/v2/{self._repository}/{path}"
+
+    def location(self, answer: requests.Response) -> str:
+        """The `Location` of an answer, relative or not, as a URL; TLS is never left."""
+        given = answer.headers.get("Location", "")
+        try:
+            url = urljoin(answer.url or self.url(""), given)
+        except ValueError:
+            url = ""
+        schemes = ("https",) if self._url.scheme == "https" else ("http", "https")
+        if not given or split_url(url).scheme not in schemes:
+            raise nonsense(self.host, f"the location {given!r}")
+        return url
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], Body] = lambda: None,
+    ) -> requests.Response:
+        """Send one request, again while the registry is busy, and return its answer's head.
+
+        `body` is called for every try. Raises FailureError when the status is none of `expect`, or
+        when there is no answer.
+        """
+        return patiently(
+            lambda: self.attempt(method, url, expect=expect, headers=headers, body=body)
+        )
+
+    def attempt(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], Body] = lambda: None,
+    ) -> requests.Response:
+        """`send` without further tries, apart from the one after signing in.
+
+        Raises TransientError for what is worth another try, FailureError for the rest.
+        """
+        answer = self._open(method, url, expect, headers, body)
+        discard(answer)
+        return answer
+
+    def read(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """`send` that follows redirects, and whose answer's body is still to be read.
+
+        Registries send readers of blobs on to their storage.
+        """
+        expected = (*expect, *REDIRECTS)
+        for _ in range(MAX_REDIRECTS):
+            answer = patiently(partial(self._open, method, url, expected, headers))
+            if method == "HEAD" or not answer.ok or answer.is_redirect:
+                discard(answer)
+            if not answer.is_redirect:
+                return answer
+            url = self.location(answer)
+        raise nonsense(self.host, f"with more than {MAX_REDIRECTS} redirects")
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None,
+        body: Callable[[], Body] = lambda: None,
+    ) -> requests.Response:
+        """One try; the answer holds its connection until it is closed or read to its end."""
+        auth = self._auth
+        answer = self._send_once(method, url, headers, body(), auth)
+        if answer.status_code == requests.codes.unauthorized and self._is_own(url):
+            discard(answer)
+            auth = self._signed_in(answer, instead_of=auth)
+            answer = self._send_once(method, url, headers, body(), auth)
+        if answer.status_code not in expect:
+            discard(answer)
+            username = self._credentials.username if self._credentials else None
+            raise refusal(method, url, answer, repository=self._repository, username=username)
+        return answer
+
+    def _signed_in(self, answer: requests.Response, *, instead_of: AuthBase) -> AuthBase:
+        """A new login, or the one that another thread has just got."""
+        with self._signing_in:
+            if self._auth is instead_of:
+                self._auth = sign_in(
+                    self._session,
+                    answer.headers.get("WWW-Authenticate", ""),
+                    registry=self._url,
+                    repository=self._repository,
+                    credentials=self._credentials,
+                )
+            return self._auth
+
+    def _is_own(self, url: str) -> bool:
+        parts = split_url(url)
+        return (parts.scheme, parts.netloc) == (self._url.scheme, self._url.netloc)
+
+    def _send_once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        body: Body,
+        auth: AuthBase,
+    ) -> requests.Response:
+        with readable_network_errors(split_url(url).netloc):
+            return self._session.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                auth=auth if self._is_own(url) else Anonymous(),
+                stream=True,
+                allow_redirects=False,
+                timeout=TIMEOUT,
+            )

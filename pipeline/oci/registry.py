@@ -1,0 +1,170 @@
+"""A registry server: tags, blobs and manifests over the OCI distribution protocol.
+
+oras-py (0.2.43) covers this protocol too, and is not used: it holds whole layers in memory unless
+told to cut them up, resumes nothing, does not compare digests on a pull, writes into place and
+retries every error. What is left of it after that is building URLs.
+
+Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urljoin
+
+import requests
+
+from pipeline.core.errors import FailureError
+from pipeline.oci.blob import Advance, Blob
+from pipeline.oci.docker_credentials import credentials_for
+from pipeline.oci.errors import nonsense, read_chunks, read_short
+from pipeline.oci.http import RegistryHttp
+from pipeline.oci.records import (
+    INDEX_TYPE,
+    MANIFEST_TYPES,
+    TAG_PATTERN,
+    Descriptor,
+    ImageIndex,
+    OciRecord,
+    blob_digest,
+    descriptor_of,
+)
+from pipeline.oci.reference import is_digest
+from pipeline.oci.store import StoredManifest
+from pipeline.oci.upload import Upload, UploadJournal, check_digest
+
+MAX_PAGES: Final = 100
+NEXT_PAGE: Final = re.compile(r"<([^>]*)>; *rel=\"?next\"?")
+NO_REFERRERS_API: Final = (404, 405)
+
+
+class TagList(OciRecord):
+    """One page of a repository's tags; Docker's registry answers null where there are none."""
+
+    name: str
+    tags: tuple[str, ...] | None
+
+
+class Registry:
+    """One repository of a registry server. All methods raise FailureError in one line."""
+
+    def __init__(self, url: str, repository: str) -> None:
+        host = url.split("://")[1]
+        self._http = RegistryHttp(url, repository, credentials_for(host))
+        self._journal = UploadJournal(self._http.url(""))
+        self._repository = repository
+
+    def reference(self, name: str) -> str:
+        separator = "@" if is_digest(name) else ":"
+        return f"{self._http.host}/{self._repository}{separator}{name}"
+
+    def tags(self) -> tuple[str, ...]:
+        """All tags, in the registry's order; none when it does not know the repository."""
+        tags: list[str] = []
+        url = self._http.url("tags/list")
+        for _ in range(MAX_PAGES):
+            with self._http.read("GET", url, expect=(200, 404)) as answer:
+                if answer.status_code == requests.codes.not_found:
+                    return tuple(tags)
+                page = TagList.from_stranger(read_short(answer, self._http.host), source=url)
+            tags += page.tags or ()
+            if bad := next((tag for tag in tags if not re.fullmatch(TAG_PATTERN, tag)), None):
+                raise nonsense(self._http.host, f"the tag {bad!r}")
+            following = NEXT_PAGE.match(answer.headers.get("Link", ""))
+            if following is None:
+                return tuple(tags)
+            # Only the query is taken from the answer: the tags are this repository's.
+            url = urljoin(url, "?" + following[1].partition("?")[2])
+        raise nonsense(self._http.host, f"more than {MAX_PAGES} pages of tags")
+
+    def manifest(self, name: str) -> StoredManifest | None:
+        """What a tag or digest names, or None when the registry does not have it.
+
+        The digest is computed from the manifest's bytes, whatever the registry says it is.
+        """
+        with self._http.read(
+            "GET",
+            self._http.url(f"manifests/{name}"),
+            headers={"Accept": ", ".join(MANIFEST_TYPES)},
+            expect=(200, 404),
+        ) as answer:
+            if answer.status_code == requests.codes.not_found:
+                return None
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+            if content_type not in MANIFEST_TYPES:
+                raise nonsense(self._http.host, f"{content_type or 'something'} for a manifest")
+            data = read_short(answer, self._http.host)
+        if is_digest(name) and blob_digest(data) != name:
+            raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
+        check_digest(answer, blob_digest(data), self._http.host)
+        return StoredManifest(descriptor_of(data, content_type), data)
+
+    def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a blob from `start`, not compared with its digest.
+
+        Raises TransientError when the line breaks.
+        """
+        part = {"Range": f"bytes={start}-"} if start else {}
+        with self._http.read(
+            "GET", self._http.url(f"blobs/{blob.digest}"), headers=part, expect=(200, 206)
+        ) as answer:
+            skipped = start
+            if answer.status_code == requests.codes.partial_content:
+                if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                    raise nonsense(self._http.host, "another part of a blob than was asked for")
+                skipped = 0
+            for chunk in read_chunks(answer, self._http.host):
+                if wanted := chunk[skipped:]:
+                    yield wanted
+                skipped = max(skipped - len(chunk), 0)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Do nothing: a registry server knows no locks."""
+        yield
+
+    def push_blob(self, blob: Blob, advance: Advance) -> None:
+        """Upload a blob unless the registry has it."""
+        if self._has(blob.descriptor):
+            advance(blob.descriptor.size)
+        else:
+            Upload(self._http, blob, journal=self._journal, advance=advance).run()
+
+    def push_manifest(self, manifest: Blob, tag: str | None = None) -> None:
+        """Store a manifest whose blobs are there, under its digest and `tag`."""
+        digest = manifest.descriptor.digest
+        name = tag or digest
+        answer = self._http.send(
+            "PUT",
+            self._http.url(f"manifests/{name}"),
+            headers={"Content-Type": manifest.descriptor.media_type},
+            body=lambda: b"".join(manifest.chunks()),
+            expect=(201,),
+        )
+        check_digest(answer, digest, self._http.host)
+        stored = self.manifest(name)
+        if stored is None or stored.descriptor.digest != digest:
+            raise nonsense(
+                self._http.host, f"another manifest under {name} than the one it was sent"
+            )
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
+        """What the referrers API lists, or None where there is no such API."""
+        url = self._http.url(f"referrers/{digest}")
+        with self._http.read("GET", url, expect=(200, *NO_REFERRERS_API)) as answer:
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+            if answer.status_code != requests.codes.ok or content_type != INDEX_TYPE:
+                return None
+            data = read_short(answer, self._http.host)
+        return ImageIndex.from_stranger(data, source=url).manifests
+
+    def _has(self, blob: Descriptor) -> bool:
+        answer = self._http.read("HEAD", self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))
+        if answer.status_code == requests.codes.not_found:
+            return False
+        size = answer.headers.get("Content-Length")
+        if size != str(blob.size):
+            raise nonsense(self._http.host, f"the size {size} for a blob of {blob.size} bytes")
+        check_digest(answer, blob.digest, self._http.host)
+        return True

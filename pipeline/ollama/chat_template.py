@@ -1,0 +1,64 @@
+"""What a checkpoint's own chat template does, seen by letting it render known conversations.
+
+The template is a Jinja program from the checkpoint; transformers runs it in Jinja's sandbox.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import AutoTokenizer
+
+from pipeline.core.errors import InputError
+from pipeline.ollama.chat_families import PROBES, TOOLS, Conversation, GoTwin, go_twin
+
+ANSWER: Final = "A1B2C3"
+"""An assistant's answer that no template contains."""
+
+
+class ChatTemplate:
+    """The chat template of the checkpoint in a directory."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Raises InputError when there is no tokenizer that loads."""
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                model_dir, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{model_dir}: no tokenizer that loads: {reason}") from error
+
+    def render(self, conversation: Conversation) -> str | None:
+        """The text of a conversation up to the answer; None when the template refuses it."""
+        last = conversation.messages[-1]["role"]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(conversation.messages),
+                tools=list(TOOLS) if conversation.has_tools else None,
+                tokenize=False,
+                add_generation_prompt=last != "assistant",
+            )
+        except Exception:  # a template is a program and can fail in any way
+            return None
+        return text if isinstance(text, str) else None
+
+    def go_twin(self) -> GoTwin:
+        """The Go template that renders alike, if there is one."""
+        bos = self._tokenizer.bos_token or ""
+        begins = self._tokenizer("a").input_ids[:1]
+        return go_twin(
+            {name: self.render(conversation) for name, conversation in PROBES.items()},
+            bos=bos,
+            adds_bos=begins == [self._tokenizer.bos_token_id],
+        )
+
+    def end_of_turn(self) -> str | None:
+        """The special token that ends an assistant's answer; None when there is none."""
+        messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER})
+        text = self.render(Conversation(messages))
+        if text is None or ANSWER not in text:
+            return None
+        rest = text.partition(ANSWER)[2].lstrip()
+        special = self._tokenizer.added_tokens_decoder.values()
+        tokens = [token.content for token in special if token.special and token.content]
+        return max((token for token in tokens if rest.startswith(token)), key=len, default=None)

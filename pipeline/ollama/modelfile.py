@@ -1,0 +1,104 @@
+"""Writing an Ollama Modelfile: only what its grammar can say.
+
+The grammar has no escapes: a value is bare, in double quotes, or between two fences of three double
+quotes. Text that contains such a fence cannot be written and is refused; so is a stop token with
+characters that do not print, which Ollama's reader drops. The GGUF file holds the chat template,
+and Ollama runs it from version 0.30 on; for older ones stands a Go template here, where one is
+proved to do the same. There is no SYSTEM: a default system message is part of the chat template.
+
+Format: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx and, for the grammar,
+https://github.com/ollama/ollama/blob/main/parser/parser.go
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.core.errors import InputError
+from pipeline.ollama.chat_families import GoTwin
+
+FENCE: Final = '"""'
+RUNS_EMBEDDED_TEMPLATES: Final = "0.30.0"
+# A key-value cache that fits beside a small model's weights; `PARAMETER num_ctx` is a start, and
+# Ollama's own default does not fit models with a shorter context.
+MAX_CONTEXT: Final = 8192
+
+# Ollama's names of the sampling values of generation_config.json.
+SAMPLING_PARAMETERS: Final = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repeat_penalty",
+}
+WHOLE_NUMBERS: Final = ("top_k",)
+
+
+@dataclass(frozen=True)
+class ModelfileFacts:
+    """What a GGUF file needs said beside it.
+
+    `stop` are the texts of the tokens that end an answer; `sampling` has the names of
+    SAMPLING_PARAMETERS' keys; `context_tokens` is the longest the model was made for. `go_twin` is
+    None for a model without a chat template.
+    """
+
+    stop: tuple[str, ...]
+    sampling: dict[str, float]
+    context_tokens: int
+    go_twin: GoTwin | None
+
+    @property
+    def needs_embedded_template(self) -> bool:
+        """Whether only the chat template inside the file says how a conversation is written."""
+        return self.go_twin is not None and self.go_twin.template is None
+
+
+def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> str:
+    """The Modelfile of `gguf_file`, which lies beside it.
+
+    Raises InputError for a text that the grammar cannot say.
+    """
+    lines = [f"FROM {_bare('./' + gguf_file)}"]
+    twin = facts.go_twin
+    if twin is not None and twin.template is not None:
+        lines.append(f"TEMPLATE {_fenced(twin.template, what='the chat template')}")
+    elif twin is not None:
+        lines += [f"# no TEMPLATE: {twin.reason}", f"REQUIRES {RUNS_EMBEDDED_TEMPLATES}"]
+    lines.append(f"PARAMETER num_ctx {min(facts.context_tokens, MAX_CONTEXT)}")
+    for name, value in facts.sampling.items():
+        number = f"{value:.0f}" if name in WHOLE_NUMBERS else f"{value:g}"
+        lines.append(f"PARAMETER {SAMPLING_PARAMETERS[name]} {number}")
+    lines += [f"PARAMETER stop {_quoted(text)}" for text in facts.stop]
+    lines.append(f"LICENSE {_fenced(_printable(license_text), what='the license text')}")
+    return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """The text as Ollama's reader keeps it, which drops what does not print; spaces stay spaces."""
+    kept = (" " if it.isspace() and it not in "\r\n\t" else it for it in text.strip())
+    return "".join(it for it in kept if it.isprintable() or it in "\r\n\t")
+
+
+def _bare(text: str) -> str:
+    if not text.isprintable() or '"' in text:
+        raise InputError(f"Modelfile: {text!r} cannot be written; rename the file")
+    return text
+
+
+def _quoted(text: str) -> str:
+    if not text.isprintable():
+        raise InputError(
+            f"Modelfile: the stop token {text!r} cannot be written; correct eos_token_id in "
+            "generation_config.json"
+        )
+    return _fenced(text, what="the stop token") if '"' in text else f'"{text}"'
+
+
+def _fenced(text: str, *, what: str) -> str:
+    if FENCE in text:
+        raise InputError(
+            f"Modelfile: {what} contains {FENCE}, which the format cannot say; take the gguf "
+            "variants out of params.yaml"
+        )
+    return f"{FENCE}{text}{FENCE}"

@@ -1,0 +1,104 @@
+"""The shapes of the base before it is fetched: from its configuration and headers, never weights.
+
+Of a model on a hub only config.json, the index and the first bytes of each weight file are read.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+from pipeline.checkpoint.checks import read_shards
+from pipeline.checkpoint.layered_model import require_layered
+from pipeline.checkpoint.names import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    CheckpointSource,
+    HubSource,
+    parse_hub_source,
+    weight_names,
+)
+from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.core.errors import InputError, shown
+from pipeline.core.workspace import Layout
+from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams
+from pipeline.planning.checkpoint_source import directory_source, source_of
+from pipeline.planning.stage_needs import Source
+from pipeline.records.manifest_file import read_base_manifest
+from pipeline.sources.hub import HubCheckpoint, current_endpoint, open_hub
+from pipeline.sources.hub_errors import readable_hub_errors
+from pipeline.sources.local import LocalCheckpoint
+
+MAX_DIMENSION = 1 << 40
+
+
+def read_source(layout: Layout, model: ModelParams) -> Source:
+    """The base as `model.source` names it; what is fetched already is not asked for again.
+
+    Raises InputError or FailureError as fetching it would, and InputError for an architecture that
+    cannot be calibrated.
+    """
+    if is_fetched(layout, model):
+        require_layered(layout.base_dir)
+        return directory_source(layout.base_dir)
+    if not model.source.startswith(HUB_PREFIX):
+        is_demo = model.source == DEMO_SOURCE
+        model_dir = layout.demo_model_dir if is_demo else layout.root / model.source
+        LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+        require_layered(model_dir)
+        return directory_source(model_dir)
+    source = parse_hub_source(model.source)
+    hub = open_hub(source)
+    with TemporaryDirectory() as work:
+        return _listed_source(hub, source, Path(work))
+
+
+def is_fetched(layout: Layout, model: ModelParams) -> bool:
+    """Whether `base/` was made by fetch from this source."""
+    return (
+        layout.base_manifest_path.is_file()
+        and layout.base_dir.is_dir()
+        and read_base_manifest(layout).source == model.source
+    )
+
+
+def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> Source:
+    """A checkpoint of a hub, or of its cache when working offline."""
+    sizes = hub.sizes()
+    for name in (CONFIG_FILE, INDEX_FILE):
+        if name in sizes:
+            hub.take(name, work_dir, advance=lambda _: None)
+    require_layered(work_dir)
+    names = weight_names(sizes, shards=read_shards(work_dir))
+    tensors: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if isinstance(hub, HubCheckpoint):
+            tensors |= _remote_shapes(source, name)
+        else:
+            hub.take(name, work_dir, advance=lambda _: None)
+            tensors |= {key: it.shape for key, it in read_header(work_dir / name).items()}
+            (work_dir / name).unlink()
+    return source_of(work_dir, tensors, sizes, names)
+
+
+def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
+    endpoint = current_endpoint()
+    with readable_hub_errors(source, endpoint=endpoint, name=name):
+        try:
+            header = HfApi(endpoint=endpoint).parse_safetensors_file_metadata(
+                source.repo, name, revision=source.revision
+            )
+        except (NotASafetensorsRepoError, SafetensorsParsingError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{source}: {name}: its header cannot be read; use another checkpoint"
+            ) from error
+    return {tensor: _checked(name, it.shape) for tensor, it in header.tensors.items()}
+
+
+def _checked(name: str, shape: object) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(
+        type(it) is int and 0 <= it < MAX_DIMENSION for it in shape
+    ):
+        raise InputError(f"{name}: a tensor has the shape {shown(shape)}; use another checkpoint")
+    return tuple(shape)

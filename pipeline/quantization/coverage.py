@@ -1,0 +1,169 @@
+"""Accounting for every tensor: its stored scheme, its bits, its error, or why it was left alone."""
+
+from collections.abc import Collection, Sequence
+from math import prod
+
+from pipeline.architectures.folds import split_layer_name
+from pipeline.core.errors import FailureError
+from pipeline.params.variants import CompressedTensorsParams, GgufParams, PackedVariant, Scheme
+from pipeline.records.statistics import TensorCoverage
+
+FULL_PRECISION_TYPES = ("F32", "F16", "BF16", "float32", "float16", "bfloat16")
+# Linears that choose experts: a few thousandths of the weights, which no release quantizes.
+ROUTER_NAMES = ("gate", "router", "shared_expert_gate")
+
+
+def is_router(module: str) -> bool:
+    return module.rpartition(".")[2] in ROUTER_NAMES
+
+
+def implied_by_packing(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a packed recipe quantizes this tensor: a matrix in a decoder layer, no router.
+
+    Stacks of matrices count, kernels of convolutions along a channel (… × 1 × n) do not.
+    """
+    return (
+        split_layer_name(name) is not None
+        and len(shape) > 1
+        and min(shape[-2:]) > 1
+        and not is_router(name.removesuffix(".weight"))
+    )
+
+
+def require_covered(
+    coverage: Sequence[TensorCoverage], *, implied: Collection[str], kept: Collection[str]
+) -> None:
+    """Raise FailureError when less is quantized than the recipe implies.
+
+    `implied` are the tensors that the recipe quantizes by its nature, `kept` those of them that it
+    said to leave alone.
+    """
+    rows = [row for row in coverage if row.name in implied]
+    missed = [row for row in rows if row.scheme in FULL_PRECISION_TYPES and row.name not in kept]
+    if not missed:
+        return
+    total = sum(prod(row.shape) for row in rows)
+    left = sum(prod(row.shape) for row in rows if row.scheme in FULL_PRECISION_TYPES)
+    expected = 1 - sum(prod(row.shape) for row in rows if row.name in kept) / total
+    raise FailureError(
+        f"{missed[0].name}: stayed {missed[0].scheme} ({missed[0].reason}); "
+        f"{1 - left / total:.1%} of the linears' weights are quantized where the recipe implies "
+        f"{expected:.1%}; this model needs another format"
+    )
+
+
+def packed_coverage(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    recipe: PackedVariant,
+    group_size: int,
+    num_bytes: int,
+    relative_error: float,
+    error_ratio: float,
+    reason: str | None,
+) -> TensorCoverage:
+    """A linear in packed groups; `num_bytes` counts weights, scales and zero points."""
+    return TensorCoverage(
+        name=name,
+        shape=shape,
+        scheme=f"{_scheme(recipe)} {_groups(group_size, shape)}",
+        bits_per_weight=8 * num_bytes / prod(shape),
+        relative_error=relative_error,
+        error_ratio=error_ratio,
+        reason=reason,
+    )
+
+
+def _scheme(recipe: PackedVariant) -> str:
+    if not isinstance(recipe, CompressedTensorsParams):
+        name = f"W{recipe.num_bits}A16"
+    elif recipe.scheme is Scheme.FP8_DYNAMIC:
+        return "FP8 e4m3"
+    else:
+        name = recipe.scheme.removesuffix("_ASYM")
+    return f"{name} {'symmetric' if recipe.symmetric else 'asymmetric'}"
+
+
+def _groups(group_size: int, shape: tuple[int, ...]) -> str:
+    return "per channel" if group_size == shape[-1] else f"g{group_size}"
+
+
+def kept_coverage(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: str,
+    num_bytes: int,
+    folded: bool,
+    reason: str | None,
+) -> TensorCoverage:
+    """A tensor of the base that is stored as it was, or with AWQ's scales folded in.
+
+    `reason` is why a linear was left alone, None for what is no linear.
+    """
+    if folded:
+        reason = "kept: AWQ's scales are folded in"
+    elif reason is None and len(shape) == 1:
+        reason = "kept: a vector"
+    elif reason is None and is_router(name.removesuffix(".weight")):
+        reason = "kept: chooses the experts"
+    elif reason is None and implied_by_packing(name, shape):
+        reason = "kept: calibration measured no input of it"
+    elif reason is None:
+        reason = "kept: not a linear inside a decoder layer"
+    return TensorCoverage(
+        name=name,
+        shape=shape,
+        scheme=dtype,
+        bits_per_weight=8 * num_bytes / prod(shape),
+        relative_error=None,
+        error_ratio=None,
+        reason=reason,
+    )
+
+
+def gguf_coverage(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    stored_type: str,
+    tensor_bits: float,
+    relative_error: float | None,
+    recipe: GgufParams,
+) -> TensorCoverage:
+    """A tensor of a GGUF file. Mixed types are llama.cpp's recipe; a fallback is said."""
+    block_weights = recipe.type.block_weights
+    if len(shape) == 1:
+        reason = "kept: a vector"
+    elif shape[-1] % block_weights:
+        reason = (
+            f"rows of {shape[-1]} do not divide by {block_weights}: llama.cpp fell back to "
+            f"{stored_type}"
+        )
+    elif stored_type in FULL_PRECISION_TYPES:
+        reason = "kept by llama.cpp"
+    else:
+        reason = None
+    return TensorCoverage(
+        name=name,
+        shape=shape,
+        scheme=stored_type,
+        bits_per_weight=tensor_bits,
+        relative_error=relative_error,
+        error_ratio=None,
+        reason=reason,
+    )
+
+
+def bits_per_weight(coverage: Sequence[TensorCoverage]) -> float:
+    """The average over all weights of the model."""
+    weights = [prod(row.shape) for row in coverage]
+    bits = sum(row.bits_per_weight * n for row, n in zip(coverage, weights, strict=True))
+    return bits / sum(weights)
+
+
+def quantized_bits(coverage: Sequence[TensorCoverage]) -> float:
+    """The average over the quantized weights alone; over all of them where none is."""
+    quantized = [row for row in coverage if row.scheme not in FULL_PRECISION_TYPES]
+    return bits_per_weight(quantized or coverage)

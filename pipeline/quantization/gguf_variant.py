@@ -1,0 +1,147 @@
+"""Making a GGUF variant: scales and importance from the statistics, llama.cpp, and proof.
+
+The errors reported are measured on the file that was written, against the F16 file it came from.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.architectures.folds import expert_number
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.core.files import require_free_space
+from pipeline.core.progress import note
+from pipeline.gguf import files as gguf
+from pipeline.numerics.gram import output_error
+from pipeline.params.params import GgufParams, GgufType, IntegerWeights, Rounding
+from pipeline.quantization.coverage import gguf_coverage, require_covered
+from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
+from pipeline.records.statistics import TensorCoverage
+
+
+def write_gguf(
+    base_dir: Path,
+    architecture: str,
+    recipe: GgufParams,
+    statistics: Statistics,
+    model_dir: Path,
+    *,
+    model_name: str,
+    metadata: Mapping[str, str],
+    pre_tokenizer: str | None,
+) -> tuple[TensorCoverage, ...]:
+    """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
+
+    `model_name` becomes the file's `general.name`, `metadata` what else it says there. Returns what
+    became of every tensor. Raises InputError for an architecture whose folding is unknown, where
+    the recipe asks for scales, FailureError when llama.cpp leaves a linear unquantized.
+    """
+    num_copies = 4 if recipe.scale_search else 3
+    require_free_space(model_dir, num_copies * Checkpoint(base_dir).weight_bytes)
+    with TemporaryDirectory(dir=model_dir.parent) as work:
+        source = FoldedCheckpoint(base_dir, {})
+        if recipe.scale_search:
+            rounding = _rounding_of(recipe.type)
+            source = write_folded(
+                base_dir, architecture, statistics, rounding, Path(work) / "folded"
+            )
+        full_path = Path(work) / "full.gguf"
+        note("quantize: converting to GGUF")
+        names = gguf.convert(
+            source.directory,
+            full_path,
+            model_name=model_name,
+            metadata=metadata,
+            pre_tokenizer=pre_tokenizer,
+            weight_names=tuple(f"{name}.weight" for name in statistics.linears),
+        )
+        linears_of = _linears_by_tensor(names)
+        importance = (
+            {
+                tensor: np.concatenate([source.diagonal(statistics, it) for it in linears])
+                for tensor, linears in linears_of.items()
+            }
+            if recipe.imatrix
+            else {}
+        )
+        output_path = model_dir / f"model-{recipe.type}.gguf"
+        note(f"quantize: {recipe.type} by llama.cpp")
+        gguf.quantize(full_path, output_path, recipe.type, importance)
+        coverage = _gguf_rows(full_path, output_path, linears_of, source, statistics, recipe)
+        require_covered(coverage, implied=linears_of, kept=())
+        return tuple(coverage)
+
+
+def _rounding_of(kind: GgufType) -> IntegerWeights:
+    """A plain rounding that errs as llama.cpp's does, for the search of scales to look at."""
+    return IntegerWeights(
+        num_bits=kind.num_bits,
+        group_size=kind.scale_group,
+        scale_search=True,
+        clip_search=False,
+        rounding=Rounding.NEAREST,
+        refine_sweeps=0,
+        dampening_frac=0.0,
+    )
+
+
+def _linears_by_tensor(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """The linears that each tensor of the file holds: one, or all experts of a layer in order."""
+    linears: dict[str, list[str]] = {}
+    for name, tensor in names.items():
+        linears.setdefault(tensor, []).append(name.removesuffix(".weight"))
+    return {
+        tensor: sorted(its, key=lambda it: expert_number(it) or 0)
+        for tensor, its in linears.items()
+    }
+
+
+def _gguf_rows(
+    full_path: Path,
+    output_path: Path,
+    linears_of: Mapping[str, Sequence[str]],
+    source: FoldedCheckpoint,
+    statistics: Statistics,
+    recipe: GgufParams,
+) -> list[TensorCoverage]:
+    """What became of each tensor, measured on the file that was written, one at a time."""
+    full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
+    rows = []
+    for tensor in gguf.read_tensors(output_path):
+        error = None
+        if linears := linears_of.get(tensor.name):
+            original = full[tensor.name].values()
+            change = tensor.values() - original
+            error = _relative_error(change, original, linears, source, statistics)
+        rows.append(
+            gguf_coverage(
+                tensor.name,
+                shape=tensor.shape,
+                stored_type=tensor.type,
+                tensor_bits=tensor.bits_per_weight,
+                relative_error=error,
+                recipe=recipe,
+            )
+        )
+    return rows
+
+
+def _relative_error(
+    change: Tensor,
+    original: Tensor,
+    linears: Sequence[str],
+    source: FoldedCheckpoint,
+    statistics: Statistics,
+) -> float:
+    """tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), both summed over the linears that lie one below the other."""
+    error = power = 0.0
+    parts = (it.flatten(0, -2).chunk(len(linears)) for it in (change, original))
+    for linear, delta, weight in zip(linears, *parts, strict=True):
+        gram = source.gram(statistics, linear)
+        error += float(output_error(delta, gram))
+        power += float(output_error(weight, gram))
+    return error / power if power > 0 else 0.0

@@ -1,0 +1,151 @@
+"""What another quantizer did to every tensor, read from the files that it wrote.
+
+The errors are measured on the weights that the packed files stand for, against the base's.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import Checkpoint, unpacked_weights
+from pipeline.core.errors import FailureError
+from pipeline.numerics.gram import output_error
+from pipeline.numerics.grid import range_grid
+from pipeline.params.other_quantizers import BackendParams
+from pipeline.quantization.coverage import implied_by_packing, kept_coverage, require_covered
+from pipeline.records.statistics import TensorCoverage
+
+BALANCE_STEPS = 4
+OUTPUT_STEPS = 2
+OUTPUT_DAMPENING = 1e-4
+HALF_PRECISION = 2.0**-7  # relative; further apart than any rounding to bfloat16 or float16
+
+
+def measured_coverage(
+    base_dir: Path, model_dir: Path, recipe: BackendParams, statistics: Statistics
+) -> tuple[TensorCoverage, ...]:
+    """One row for each tensor of the base, sorted by name.
+
+    Raises FailureError for a tensor that is missing or has another shape, and when less is
+    quantized than the recipe implies: every matrix in a decoder layer.
+    """
+    base, stored = Checkpoint(base_dir), Checkpoint(model_dir)
+    num_bytes = _bytes_by_module(stored)
+    rows: list[TensorCoverage] = []
+    for name, weight in unpacked_weights(model_dir):
+        if name not in base.names:
+            continue  # for instance an output matrix written beside the embedding it is tied to
+        original = base.tensor(name)
+        if original.shape != weight.shape:
+            raise FailureError(
+                f"{recipe.backend}: {name} is {list(weight.shape)}, in the base "
+                f"{list(original.shape)}; nothing was kept"
+            )
+        linear = name.removesuffix(".weight")
+        if name in stored.names:
+            rows.append(_kept_row(name, original, stored.tensor(name)))
+        else:
+            gram = statistics.grams([linear])[linear] if linear in statistics.linears else None
+            rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
+    missing = sorted(set(base.names) - {row.name for row in rows})
+    if missing:
+        raise FailureError(f"{recipe.backend}: its checkpoint lacks {missing[0]}; nothing was kept")
+    implied = {row.name for row in rows if implied_by_packing(row.name, row.shape)}
+    require_covered(rows, implied=implied, kept=())
+    return tuple(sorted(rows, key=lambda row: row.name))
+
+
+def _bytes_by_module(stored: Checkpoint) -> Mapping[str, int]:
+    """What the tensors of each module take in the files, biases apart."""
+    sizes: dict[str, int] = {}
+    for name in stored.names:
+        module, _, suffix = name.rpartition(".")
+        if suffix != "bias":
+            sizes[module] = sizes.get(module, 0) + stored.tensor(name).nbytes
+    return sizes
+
+
+def _packed_row(
+    name: str,
+    original: Tensor,
+    weight: Tensor,
+    gram: Tensor | None,
+    recipe: BackendParams,
+    num_bytes: int,
+) -> TensorCoverage:
+    zero = "symmetric" if recipe.symmetric else "asymmetric"
+    errors = (None, None) if gram is None else _errors(original.float(), weight, gram, recipe)
+    return TensorCoverage(
+        name=name,
+        shape=tuple(original.shape),
+        scheme=f"W{recipe.num_bits}A16 {zero} g{recipe.group_size}",
+        bits_per_weight=8 * num_bytes / prod(original.shape),
+        relative_error=errors[0],
+        error_ratio=errors[1],
+        reason=None,
+    )
+
+
+def _errors(
+    original: Tensor, weight: Tensor, gram: Tensor, recipe: BackendParams
+) -> tuple[float, float]:
+    """tr(ΔW G ΔWᵀ) over tr(W G Wᵀ), and over the same of plain rounding to nearest."""
+    effective = _without_folded_scales(original, weight, gram) if recipe.folds_scales else weight
+    plain = range_grid(
+        original,
+        num_bits=recipe.num_bits,
+        group_size=recipe.group_size,
+        symmetric=recipe.symmetric,
+    )
+    error = float(output_error(effective - original, gram))
+    power = float(output_error(original, gram))
+    plain_error = float(output_error(plain.values(plain.round(original)) - original, gram))
+    return (
+        error / power if power > 0 else 0.0,
+        error / plain_error if plain_error > 0 else 1.0,
+    )
+
+
+def _without_folded_scales(original: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
+    """The weight with AWQ's scales taken out again, to be compared with the base's.
+
+    AWQ multiplies the inputs of a linear by scales and divides the operation before it by them; a
+    linear between two such pairs has its outputs divided as well. The file holds neither, so they
+    are the diagonal matrices A and B for which A · weight · B leaves the least output error: first
+    by least squares on the weights alone, then on the outputs, where for the change b of B's
+    diagonal (EᵀE ∘ G) b = diag(Eᵀ (W − E) G), with E the weight so far. With one number for a whole
+    row or column they undo little of the rounding, and the less the larger the matrix is.
+    """
+    effective = weight
+    ones = torch.ones((), dtype=weight.dtype)
+    for _ in range(BALANCE_STEPS):
+        for dimension in (0, 1):
+            power = (effective * effective).sum(dimension, keepdim=True)
+            product = (effective * original).sum(dimension, keepdim=True)
+            effective = effective * torch.where(power > 0, product / power, ones)
+    for _ in range(OUTPUT_STEPS):
+        metric = (effective.T @ effective) * gram
+        metric.diagonal().add_(metric.diagonal().mean() * OUTPUT_DAMPENING)
+        wanted = (effective * ((original - effective) @ gram)).sum(0)
+        effective = effective * (1 + torch.linalg.solve(metric, wanted))
+        by_input = effective @ gram
+        power = (effective * by_input).sum(1, keepdim=True)
+        product = (original * by_input).sum(1, keepdim=True)
+        effective = effective * torch.where(power > 0, product / power, ones)
+    return effective
+
+
+def _kept_row(name: str, original: Tensor, stored: Tensor) -> TensorCoverage:
+    unchanged = torch.allclose(original.float(), stored.float(), rtol=HALF_PRECISION)
+    return kept_coverage(
+        name,
+        shape=tuple(original.shape),
+        dtype=str(stored.dtype).removeprefix("torch."),
+        num_bytes=stored.nbytes,
+        folded=not unchanged,
+        reason=None,
+    )

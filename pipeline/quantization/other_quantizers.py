@@ -1,0 +1,187 @@
+"""Other quantizers, each a process in a pinned environment of its own.
+
+What a library writes is taken over: its weights, and the description of them in its `config.json`.
+What it left unquantized goes back to the base's dtype, and so do scales, as on a CPU all of them
+compute, and some write, in float32. Paths of this machine, which a library may note in its
+description, are left out. Everything else comes from the base, so that a tokenizer or a license
+that a library rewrote or dropped is never released. What became of every tensor is read from the
+files.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.calibration.sample import calibration_sample
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.names import CARD_FILE, CONFIG_FILE, INDEX_FILE
+from pipeline.checkpoint.reading import Checkpoint, save_tensors, tokenizer_of
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import BaseManifest
+from pipeline.core.files import read_bytes, readable_disk_errors
+from pipeline.core.process import run_program
+from pipeline.core.progress import note
+from pipeline.core.workspace import Layout
+from pipeline.params.other_quantizers import BackendParams, BackendRequest, BackendResult
+from pipeline.params.params import Params
+from pipeline.quantization.grouping import require_divisible
+from pipeline.quantization.other_coverage import measured_coverage
+from pipeline.records.statistics import TensorCoverage
+
+ROOT = Path(__file__).resolve().parents[2]
+SET_UP = ROOT / "envs" / "peer.py"
+RUN = ROOT / "envs" / "peers" / "run_backend.py"
+WEIGHTS_SUFFIX = ".safetensors"
+QUANTIZATION_KEY = "quantization_config"
+# Nothing is downloaded or reported by a library: the model is on this disk.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True)
+class BackendVariant:
+    """What became of every tensor, and the versions of what made the files."""
+
+    coverage: tuple[TensorCoverage, ...]
+    versions: dict[str, str]
+
+
+def write_with_backend(
+    layout: Layout,
+    params: Params,
+    base: BaseManifest,
+    recipe: BackendParams,
+    statistics: Statistics,
+    model_dir: Path,
+) -> BackendVariant:
+    """Fill `model_dir` with what the recipe's backend makes of the base.
+
+    Raises InputError when the group size does not divide, and when the calibration text has changed
+    since it was measured; FailureError when the library fails, or leaves out a tensor or a linear.
+    """
+    linears = {name: statistics.in_features(name) for name in statistics.linears}
+    require_divisible(recipe, linears)
+    samples = calibration_samples(layout, params, statistics)
+    python = set_up_backend(recipe.backend)
+    with TemporaryDirectory(dir=model_dir.parent) as work:
+        request = BackendRequest(
+            recipe=recipe,
+            model_dir=layout.base_dir.resolve(),
+            token_ids_path=Path(work) / "samples.json",
+            output_dir=Path(work) / "model",
+            result_path=Path(work) / "result.json",
+            seed=params.calibration.seed,
+        )
+        result = run_backend(python, request, samples)
+        _take_over(request.output_dir, layout.base_dir, base, model_dir)
+    coverage = measured_coverage(layout.base_dir, model_dir, recipe, statistics)
+    return BackendVariant(coverage=coverage, versions=result.versions)
+
+
+def calibration_samples(layout: Layout, params: Params, statistics: Statistics) -> list[list[int]]:
+    """The token ids that were measured. Raises InputError when they are no longer the same."""
+    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    if sample.token_ids_sha256 != statistics.record.token_ids_sha256:
+        raise InputError(
+            f"calibration.text = {params.calibration.text}: not the tokens that were measured; "
+            "run `quantline calibrate` again"
+        )
+    return sample.windows
+
+
+def environment_dir(backend: str) -> Path:
+    return ROOT / f".venv-{backend}"
+
+
+def set_up_backend(backend: str) -> Path:
+    """The Python of the backend's environment, which is installed first where it is missing."""
+    directory = environment_dir(backend)
+    python = directory / "bin" / "python"
+    if not python.exists():
+        note(f"quantize: setting up {directory.name}, once; usually 5 minutes")
+    log_path = directory / "setup.log"
+    run_program([sys.executable, SET_UP, backend], log_path=log_path, environment={})
+    return python
+
+
+def run_backend(
+    python: Path, request: BackendRequest, samples: Sequence[Sequence[int]]
+) -> BackendResult:
+    """Run the library to its end. Raises FailureError with its last lines when it fails."""
+    work = request.result_path.parent
+    request.token_ids_path.write_text(json.dumps(samples))
+    request_path = work / "request.json"
+    request_path.write_bytes(request.to_bytes())
+    backend = request.recipe.backend
+    note(f"quantize: {len(samples)} samples to {backend}; its output is not shown")
+    # A C++ extension that a library compiles stays in its environment.
+    extensions = {"TORCH_EXTENSIONS_DIR": str(environment_dir(backend) / "torch-extensions")}
+    run_program(
+        [python, RUN, request_path],
+        log_path=work / "backend.log",
+        environment=ENVIRONMENT | extensions,
+        cwd=work,
+    )
+    source = str(request.result_path)
+    return BackendResult.from_bytes(read_bytes(request.result_path, made_by=backend), source=source)
+
+
+def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Path) -> None:
+    """The library's weights and their description, everything else as the base has it."""
+    made_config = read_json_object(made_dir / CONFIG_FILE)
+    if QUANTIZATION_KEY not in made_config:
+        raise FailureError(f"{made_dir / CONFIG_FILE}: no {QUANTIZATION_KEY}; nothing was kept")
+    checkpoint = Checkpoint(base_dir)
+    description = _without_paths(made_config[QUANTIZATION_KEY])
+    config = checkpoint.config | {QUANTIZATION_KEY: description}
+    with readable_disk_errors(model_dir):
+        for path in sorted(made_dir.iterdir()):
+            if path.suffix == WEIGHTS_SUFFIX:
+                save_tensors(model_dir / path.name, _in_base_dtypes(path, checkpoint))
+            elif path.name == INDEX_FILE:
+                path.rename(model_dir / path.name)
+        for file in base.files:
+            if Path(file.path).suffix == WEIGHTS_SUFFIX or file.path in (INDEX_FILE, CARD_FILE):
+                continue
+            target = model_dir / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base_dir / file.path, target)
+        (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _without_paths(value: Any) -> Any:
+    """A JSON value without the keys, at any depth, that hold an absolute path."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_paths(it)
+        for key, it in value.items()
+        if not (isinstance(it, str) and Path(it).is_absolute())
+    }
+
+
+def _in_base_dtypes(path: Path, base: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a file; what the base has too, and scales, in the dtype that it has there."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise FailureError(f"{path.name}: cannot be read: {error}; nothing was kept") from error
+    return {name: tensor.to(_base_dtype(name, tensor, base)) for name, tensor in tensors.items()}
+
+
+def _base_dtype(name: str, tensor: Tensor, base: Checkpoint) -> torch.dtype:
+    if name in base.names:
+        return base.tensor(name).dtype
+    weight = f"{name.rpartition('.')[0]}.weight"
+    wider = tensor.dtype is torch.float32 and weight in base.names
+    return base.tensor(weight).dtype if wider else tensor.dtype

@@ -1,0 +1,186 @@
+"""What benchmark leaves behind: how each served model answered under load, on which machine."""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.core.file_records import Sha256
+from pipeline.core.record import Record
+from pipeline.params.serving import ServeParams
+from pipeline.records.rounds import Estimate, estimate
+
+# The generator is one thread of Python: near a whole core, it may be slower than the server.
+SATURATED_CPU_SHARE = 0.8
+
+
+class Latency(Record):
+    """A time over all requests of one load, in milliseconds."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class LoadRound(Record):
+    """One run of the load generator at a fixed number of concurrent users.
+
+    `ttft_ms` is the time to the first token, `tpot_ms` the time for each further token of a
+    request, `itl_ms` the time between two pieces of its stream, `e2el_ms` the whole request. Tokens
+    are counted over the completed requests; `failed` ones are in no other figure, and `first_error`
+    says why the first of them failed. Good requests are those within the service level.
+    `client_cpu_share` is the share of one core that the generator itself was busy; `energy_j` is
+    what the machine's own counters saw, null where it has none.
+    """
+
+    completed: int
+    failed: int
+    first_error: str | None
+    duration_s: float
+    input_tokens: int
+    output_tokens: int
+    requests_per_s: float
+    good_requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    ttft_ms: Latency
+    tpot_ms: Latency
+    itl_ms: Latency
+    e2el_ms: Latency
+    client_cpu_share: float
+    energy_j: float | None
+
+    @property
+    def client_is_saturated(self) -> bool:
+        """Whether the generator, which runs on one core, may have been the limit itself."""
+        return self.client_cpu_share > SATURATED_CPU_SHARE
+
+
+class LoadResult(Record):
+    """All rounds of one scenario at one number of users.
+
+    `over_base` is the output throughput divided by the base's in the same round; null for the base
+    itself, and where the base was not measured.
+    """
+
+    scenario: str
+    concurrency: int
+    rounds: Annotated[tuple[LoadRound, ...], Field(min_length=1)]
+    over_base: Estimate | None
+
+    def median_of(self, figure: Callable[[LoadRound], float]) -> float:
+        """Of one figure over the rounds."""
+        return median(figure(it) for it in self.rounds)
+
+    @property
+    def output_tokens_per_s(self) -> Estimate:
+        return estimate([it.output_tokens_per_s for it in self.rounds])
+
+    @property
+    def failed(self) -> int:
+        return sum(it.failed for it in self.rounds)
+
+
+class Canary(Record):
+    """Greedy text from the server against the same weights in the reference engine.
+
+    `reference` names that engine; `num_matches` of `num_prompts` texts are equal, character by
+    character. A few differences are numerics, none equal means that another model is served.
+    """
+
+    reference: str
+    num_matches: int
+    num_prompts: int
+
+
+class ServerMemory(Record):
+    """What a server takes, in bytes, beside what was predicted.
+
+    `resident` is all its processes after the loads, shared pages counted once; `weights` are its
+    files; `kv_cache` was reserved for it, room for `kv_cache_tokens` tokens as the engine says.
+    """
+
+    resident: int
+    weights: int
+    kv_cache: int
+    kv_cache_tokens: int | None
+
+    @property
+    def predicted(self) -> int:
+        return self.weights + self.kv_cache
+
+
+class ServedModel(Record):
+    """A model that was served and loaded.
+
+    `kernel` is what multiplies the weights, by the engine's own name; `dtype` is the type of the
+    activations in vLLM and the file type of a GGUF. `startup_s` runs until the first answer.
+    `command` is what served it, in the directory of its files, without the address it listened on.
+    `slower_dtypes` are those that were tried before it, with their tokens per second in the
+    warm-up. `memory` is null for a server of the user's. `problem` is what ended the measurement
+    early: the loads are those until then.
+    """
+
+    status: Literal["served"] = "served"
+    artifact_digest: Sha256 | None
+    engine: str
+    engine_version: str
+    kernel: str
+    dtype: str
+    command: tuple[str, ...]
+    startup_s: float
+    warm_up_tokens_per_s: float
+    slower_dtypes: dict[str, float]
+    memory: ServerMemory | None
+    canary: Canary
+    loads: tuple[LoadResult, ...]
+    problem: str | None
+
+
+class SkippedModel(Record):
+    """A model that the engine or the load does not fit, and why."""
+
+    status: Literal["skipped"] = "skipped"
+    artifact_digest: Sha256 | None
+    reason: str
+
+
+class FailedModel(Record):
+    """A model whose server failed before anything was measured; another try may succeed."""
+
+    status: Literal["failed"] = "failed"
+    artifact_digest: Sha256 | None
+    problem: str
+
+
+BenchmarkResult = Annotated[ServedModel | SkippedModel | FailedModel, Field(discriminator="status")]
+
+
+class Machine(Record):
+    """Where the figures were measured. `isa` are the CPU's features that matter to kernels."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    isa: tuple[str, ...]
+    gpus: tuple[str, ...]
+
+    @property
+    def lacks_4_bit_kernels(self) -> bool:
+        """Whether vLLM needs quantline's kernels for 4-bit weights: on x86 without AVX-512."""
+        return not self.gpus and "avx2" in self.isa and "avx512f" not in self.isa
+
+
+class Benchmarks(Record):
+    """`benchmarks.json`: one result for `base`, for each approved variant and each endpoint.
+
+    `complete` is false while the stage runs and where a server failed: then it is a partial result.
+    """
+
+    complete: bool
+    base_digest: Sha256
+    machine: Machine
+    load: ServeParams
+    models: dict[str, BenchmarkResult]

@@ -1,0 +1,95 @@
+"""What repeated rounds of a load say: medians, intervals, and where a variant gets slower.
+
+A round runs every model under the same load, one right after the other, so that what disturbs the
+machine disturbs all of them; ratios are taken within a round. Intervals are percentile bootstraps
+of the median over rounds (Efron, 1979), from a fixed seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log2
+from random import Random
+from statistics import median
+
+from pipeline.core.record import Record
+
+# Fewer rounds say nothing about their spread.
+MIN_ROUNDS = 3
+NUM_RESAMPLES = 2000
+SEED = 0
+CONFIDENCE = 0.95
+
+
+class Estimate(Record):
+    """The median over rounds with its 95 % interval; no interval below MIN_ROUNDS rounds."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+    def is_narrow(self, narrow_enough: float) -> bool:
+        """Whether the interval stays within a share of the median, up and down."""
+        if self.low is None or self.high is None:
+            return False
+        reach = narrow_enough * self.median
+        return self.median - self.low <= reach and self.high - self.median <= reach
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The median of at least one value, and its bootstrap interval."""
+    if len(values) < MIN_ROUNDS:
+        return Estimate(median=median(values), low=None, high=None)
+    random = Random(SEED)
+    medians = sorted(median(random.choices(values, k=len(values))) for _ in range(NUM_RESAMPLES))
+    tail = round((1 - CONFIDENCE) / 2 * NUM_RESAMPLES)
+    return Estimate(median=median(values), low=medians[tail], high=medians[-1 - tail])
+
+
+def ratio(values: Sequence[float], base_values: Sequence[float]) -> Estimate | None:
+    """The ratio to the base by rounds; None when there is no round that both completed."""
+    pairs = [(a, b) for a, b in zip(values, base_values, strict=False) if b > 0]
+    return estimate([a / b for a, b in pairs]) if pairs else None
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """From `users` on a variant is slower than the base, and never before; None: not up to N.
+
+    `low` and `high` are where the bounds of the ratio's interval cross; a `high` of None is beyond
+    the measured loads.
+    """
+
+    users: float | None
+    low: float | None
+    high: float | None
+    max_users: int
+
+
+def crossover(ratios: Sequence[tuple[int, Estimate]]) -> Crossover:
+    """Where the throughput ratios, by rising numbers of users, fall below 1 and stay there.
+
+    Between measured loads the ratio is taken to be linear in the logarithm of the users.
+    """
+    users = [count for count, _ in ratios]
+    middle = [it.median for _, it in ratios]
+    low = [it.median if it.low is None else it.low for _, it in ratios]
+    high = [it.median if it.high is None else it.high for _, it in ratios]
+    return Crossover(
+        users=_falls_below_one(users, middle),
+        low=_falls_below_one(users, low),
+        high=_falls_below_one(users, high),
+        max_users=users[-1],
+    )
+
+
+def _falls_below_one(users: Sequence[int], ratios: Sequence[float]) -> float | None:
+    """The number of users after which the line through `ratios` stays below 1."""
+    if ratios[-1] >= 1:
+        return None
+    points = list(zip(users, ratios, strict=True))
+    for (left, before), (right, after) in reversed(list(pairwise(points))):
+        if before >= 1:
+            share = (before - 1) / (before - after)
+            return float(left * 2 ** (share * log2(right / left)))
+    return float(users[0])

@@ -1,0 +1,81 @@
+"""Reading what evaluate left behind: the record and the rows that belong to it."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_bytes, read_record
+from pipeline.core.record import first_problem, sha256_hex
+from pipeline.core.workspace import BASE, Layout
+from pipeline.gate.comparison import Scored
+from pipeline.records.evaluation import Control, DocumentRecord, Engine, EvaluationRecord
+
+
+def read_scored(layout: Layout, name: str) -> Scored:
+    """The evaluation of the base or of a variant. Raises InputError for missing or other rows."""
+    record = read_evaluation(layout, name)
+    rows = _read_rows(layout.documents_path(name), record.documents_sha256, name)
+    return Scored(record, rows)
+
+
+def read_base_in(layout: Layout, base: Scored, engine: Engine, *, name: str) -> Scored:
+    """The base as the engine of variant `name` scored it: the evaluation itself, or its control.
+
+    Differences between engines are then no part of what a variant lost. Raises InputError when the
+    base was not scored by the same version of this engine on the same kind of device.
+    """
+    control = control_in(layout, base.record, engine, name=name)
+    if control is None:
+        return base
+    path = layout.control_documents_path(control.backend)
+    record = base.record.model_copy(
+        update={
+            "backend": control.backend,
+            "backend_version": control.backend_version,
+            "device": control.device,
+            "tasks": control.tasks,
+            "perplexity": control.perplexity,
+        }
+    )
+    return Scored(record, _read_rows(path, control.documents_sha256, BASE))
+
+
+def control_in(
+    layout: Layout, base: EvaluationRecord, engine: Engine, *, name: str
+) -> Control | None:
+    """The base's control in the engine of variant `name`; None where that engine scored the base.
+
+    Raises InputError where it did neither.
+    """
+    if base.engine == engine:
+        return None
+    controls = base.controls.values()
+    for control in controls:
+        if control.engine == engine:
+            return control
+    scored_by = ", ".join(map(str, (base.engine, *(it.engine for it in controls))))
+    raise InputError(
+        f"{layout.evaluation_path(BASE)}: the base was scored by {scored_by}; expected {engine} "
+        f"too, which scores {name}: run `quantline evaluate base` again on a machine like this one"
+    )
+
+
+def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
+    """The record alone."""
+    return read_record(EvaluationRecord, layout.evaluation_path(name), made_by=f"evaluate {name}")
+
+
+def _read_rows(path: Path, sha256: str, name: str) -> tuple[DocumentRecord, ...]:
+    data = read_bytes(path, made_by=f"evaluate {name}")
+    if sha256_hex(data) != sha256:
+        raise InputError(
+            f"{path}: not the rows that were scored; run `quantline evaluate {name}` again"
+        )
+    rows = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            rows.append(DocumentRecord.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError(f"{path}, line {number}: {first_problem(error)}") from error
+    return tuple(rows)

@@ -1,0 +1,50 @@
+"""Git tags in the form of GTO (`NAME@vVERSION`), by which DVC finds the version of an artifact.
+
+Tags stay in the local repository: pushing them is the user's own decision.
+
+Format: https://dvc.org/doc/gto/user-guide
+"""
+
+from pathlib import Path
+from typing import Final
+
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.process import ask_program
+
+TIMEOUT_S: Final = 60.0
+RECORDED_FILES: Final = ("dvc.lock", "dvc.yaml", "params.yaml")
+
+
+def tag_commit(root: Path, tag: str, *, message: str) -> str:
+    """Give the commit that the workspace is at an annotated tag; the commit's id.
+
+    Nothing happens when it has this tag. Raises InputError when another commit does, or when what
+    DVC would restore by it is not committed.
+    """
+    commit = _ask(root, "rev-parse", "--verify", "HEAD^{commit}")
+    if commit is None:
+        raise InputError(f"{root}: no commit of a git repository to tag; commit dvc.lock first")
+    if not _ask(root, "ls-files", "dvc.lock") or _ask(root, "status", "-s", "--", *RECORDED_FILES):
+        raise InputError(
+            f"{', '.join(RECORDED_FILES)}: not as committed; commit them, so that the tag finds "
+            "this release, then run the same command again"
+        )
+    tagged = _ask(root, "rev-parse", "-q", "--verify", f"refs/tags/{tag}^{{commit}}")
+    if tagged is None:
+        if _ask(root, "tag", "-a", tag, "-m", message, commit) is None:
+            raise FailureError(f"git tag {tag}: failed; git says why above")
+    elif tagged != commit:
+        raise InputError(f"{tag}: already the tag of {tagged}; tags never move")
+    return commit
+
+
+def tag_prefix(root: Path) -> str:
+    """What GTO puts before a name: the workspace's place below the top of the repository."""
+    place = (_ask(root, "rev-parse", "--show-prefix") or "").rstrip("/")
+    return f"{place}=" if place else ""
+
+
+def _ask(root: Path, *arguments: str) -> str | None:
+    """What git prints, or None when it fails."""
+    answer = ask_program(["git", "-C", root, *arguments], b"", timeout_s=TIMEOUT_S)
+    return None if answer is None else answer.decode(errors="replace").strip()

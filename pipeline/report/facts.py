@@ -1,0 +1,158 @@
+"""The contents of the report, table by table: records in, rows of text out.
+
+Numbers are rounded here for the eye; every decision was taken before, on the numbers themselves.
+How the page looks is not decided here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.core.file_records import BaseManifest
+from pipeline.core.workspace import BASE
+from pipeline.params.params import Params
+from pipeline.params.prices import PriceList
+from pipeline.records.benchmarks import Benchmarks
+from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.release import Receipt, Receipts
+from pipeline.records.selection import Selection, Verdict
+from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.release.card_facts import kept_reasons, perplexity_text, schemes, standard_error
+from pipeline.report.verdicts import VerdictRow, base_row, verdict_row
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All records of a run; `benchmarks` and `receipts` are None where there are none yet."""
+
+    params: Params
+    base: BaseManifest
+    statistics: StatisticsRecord
+    selection: Selection
+    base_evaluation: EvaluationRecord
+    evaluations: Mapping[str, EvaluationRecord]
+    variants: Mapping[str, VariantRecord]
+    prices: PriceList
+    benchmarks: Benchmarks | None
+    receipts: Receipts | None
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """A score and its standard error, which may be empty."""
+
+    value: str
+    error: str
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """What became of a variant's tensors: counts by stored scheme, and by the reason to differ."""
+
+    name: str
+    quantizer: str
+    bits_per_weight: str
+    num_tensors: int
+    schemes: Mapping[str, int]
+    reasons: Mapping[str, int]
+
+
+def verdict_rows(facts: Facts) -> tuple[VerdictRow, ...]:
+    """The base, then every variant in the order of `params.yaml`."""
+    rows = [base_row(facts.selection)]
+    for name, verdict in facts.selection.variants.items():
+        receipt = published(facts, name)
+        rows.append(verdict_row(name, verdict, reference=receipt.reference if receipt else None))
+    return tuple(rows)
+
+
+def published(facts: Facts, name: str) -> Receipt | None:
+    """The receipt of a variant that this run approved and published."""
+    if facts.receipts is None or facts.selection.variants[name].verdict is not Verdict.APPROVED:
+        return None
+    return facts.receipts.releases.get(name)
+
+
+def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, ScoreCell]], ...]:
+    """For every task: its name with the metric, and the score of the base and of each variant."""
+    evaluations = {BASE: facts.base_evaluation, **facts.evaluations}
+    rows = []
+    for task, score in facts.base_evaluation.tasks.items():
+        label = f"{task} ({score.metric}, {score.num_documents} documents)"
+        rows.append((label, {name: _cell(it.tasks.get(task)) for name, it in evaluations.items()}))
+    perplexities = {name: ScoreCell(perplexity_text(it), "") for name, it in evaluations.items()}
+    return (*rows, ("perplexity on held-out text (lower is better)", perplexities))
+
+
+def _cell(score: TaskScore | None) -> ScoreCell:
+    return ScoreCell(f"{score.value:.3f}", standard_error(score)) if score else ScoreCell("–", "")
+
+
+def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
+    return tuple(
+        CoverageRow(
+            name=name,
+            quantizer=record.quantizer,
+            bits_per_weight=f"{record.bits_per_weight:.2f}",
+            num_tensors=len(record.coverage),
+            schemes=schemes(record.coverage),
+            reasons=kept_reasons(record.coverage),
+        )
+        for name, record in facts.variants.items()
+    )
+
+
+def calibration_sentence(facts: Facts) -> str:
+    """What was calibrated on, and what keeps it apart from the evaluation."""
+    record, check = facts.statistics, facts.statistics.decontamination
+    calibration = record.calibration
+    origin = calibration.dataset.source if calibration.dataset else calibration.text
+    compared = ", ".join(it.name for it in check.compared)
+    return (
+        f"Calibrated on {record.num_tokens:,} tokens ({record.num_samples} samples of "
+        f"{calibration.max_seq_length}) of {origin}, license {calibration.license}. "
+        f"{check.num_contaminated_dropped} of {check.num_documents_drawn} documents were dropped "
+        f"because they share {check.ngram_words} words in a row with an evaluation document; "
+        f"compared with {compared}."
+    )
+
+
+def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
+    """What everything was made from: a name and a sha256 or commit for each."""
+    rows = [("base checkpoint", facts.base.digest)]
+    if facts.base.revision:
+        rows.insert(0, ("base revision (commit)", facts.base.revision))
+    statistics = {record.statistics_digest for record in facts.variants.values()}
+    rows += [("calibration statistics", digest) for digest in sorted(statistics)]
+    rows += [
+        ("calibration text", facts.statistics.text_sha256),
+        ("calibration token ids", facts.statistics.token_ids_sha256),
+        *(
+            (f"compared with calibration: {it.name} ({it.num_texts} texts)", it.sha256)
+            for it in facts.statistics.decontamination.compared
+        ),
+        ("held-out text", facts.base_evaluation.text_sha256),
+        ("evaluated token ids", facts.base_evaluation.token_ids_sha256),
+    ]
+    for name, record in facts.variants.items():
+        rows.append((name, record.digest))
+        receipt = published(facts, name)
+        if receipt:
+            rows.append((f"{name}, published manifest", receipt.manifest_digest))
+    if facts.params.release.signing_key is None:
+        rows.append(("signature of the releases", "none: release.signing_key is null"))
+    return tuple(rows)
+
+
+def pull_commands(facts: Facts) -> tuple[tuple[str, str], ...]:
+    """For every published variant: its name and the command that fetches its files."""
+    if facts.receipts is None:
+        return ()
+    commands = []
+    for name in facts.selection.approved():
+        receipt = published(facts, name)
+        if receipt is None:
+            continue
+        source = receipt.reference.removeprefix("oci:")
+        layout = "--oci-layout " if source != receipt.reference else ""
+        commands.append((name, f"oras pull {layout}{source} \\\n  --output {name}"))
+    return tuple(commands)

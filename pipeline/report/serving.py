@@ -1,0 +1,213 @@
+"""The report's serving part: what each model did under load, and what it ran on.
+
+Records in, rows of text out; numbers are rounded for the eye. What it costs is in `cost_report`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.core.formatting import NBSP, bytes_text, percent, significant
+from pipeline.records.benchmarks import (
+    BenchmarkResult,
+    Benchmarks,
+    FailedModel,
+    Latency,
+    LoadResult,
+    LoadRound,
+    ServedModel,
+    SkippedModel,
+)
+from pipeline.records.rounds import Crossover, Estimate, crossover
+
+NOT_MEASURED = "–"
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """One model under one load: medians over rounds, intervals of 95 %."""
+
+    name: str
+    scenario: str
+    users: str
+    throughput: str
+    over_base: str
+    over_base_interval: str
+    first_token: str
+    further_token: str
+    whole: str
+    good: str
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    name: str
+    weights: str
+    kv_cache: str
+    kv_cache_tokens: str
+    predicted: str
+    resident: str
+
+
+def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
+    """The models that were measured under load."""
+    models = benchmarks.models if benchmarks else {}
+    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
+
+
+def load_rows(benchmarks: Benchmarks) -> tuple[LoadRow, ...]:
+    """One line for each load and model, the models of one load beside each other."""
+    rows = [
+        (load.scenario, load.concurrency, _load_row(name, load))
+        for name, model in served_models(benchmarks).items()
+        for load in model.loads
+    ]
+    scenarios = list(benchmarks.load.scenarios)
+    rows.sort(key=lambda row: (scenarios.index(row[0]), row[1]))
+    return tuple(row for _, _, row in rows)
+
+
+def _load_row(name: str, load: LoadResult) -> LoadRow:
+    ratio = load.over_base
+    return LoadRow(
+        name=name,
+        scenario=load.scenario,
+        users=str(load.concurrency),
+        throughput=significant(load.output_tokens_per_s.median),
+        over_base=f"{ratio.median:.2f}" if ratio else "",
+        over_base_interval=interval(ratio) if ratio else "",
+        first_token=_percentiles(load, lambda it: it.ttft_ms),
+        further_token=_percentiles(load, lambda it: it.tpot_ms),
+        whole=_percentiles(load, lambda it: it.e2el_ms),
+        good=significant(load.median_of(lambda it: it.good_requests_per_s)),
+        remarks=tuple(_remarks(load)),
+    )
+
+
+def interval(of: Estimate) -> str:
+    if of.low is None or of.high is None:
+        return "too few rounds"
+    return f"{of.low:.2f} to {of.high:.2f}"
+
+
+def _percentiles(load: LoadResult, latency: Callable[[LoadRound], Latency]) -> str:
+    figures = (
+        load.median_of(lambda it: latency(it).p50),
+        load.median_of(lambda it: latency(it).p95),
+        load.median_of(lambda it: latency(it).p99),
+    )
+    return " / ".join(map(significant, figures))
+
+
+def _remarks(load: LoadResult) -> list[str]:
+    remarks = []
+    if load.failed:
+        error = next(it.first_error for it in load.rounds if it.failed)
+        remarks.append(f"{load.failed} requests failed: {error}")
+    busy = [it.client_cpu_share for it in load.rounds if it.client_is_saturated]
+    if busy:
+        remarks.append(
+            f"the load generator was busy for {percent(max(busy))} of the time: the server may be "
+            "faster than this"
+        )
+    energies = [it.energy_j / it.output_tokens for it in load.rounds if it.energy_j is not None]
+    if energies:
+        remarks.append(f"{significant(sum(energies) / len(energies))}{NBSP}J per output token")
+    return remarks
+
+
+def crossovers(benchmarks: Benchmarks) -> tuple[tuple[str, str], ...]:
+    """For each variant and scenario of several loads, from how many users on it is slower."""
+    found = []
+    for name, model in served_models(benchmarks).items():
+        for scenario in benchmarks.load.scenarios:
+            ratios = [
+                (load.concurrency, load.over_base)
+                for load in model.loads
+                if load.scenario == scenario and load.over_base is not None
+            ]
+            if len(ratios) > 1:
+                found.append((f"{name}, {scenario}", crossover_text(crossover(ratios))))
+    return tuple(found)
+
+
+def crossover_text(found: Crossover) -> str:
+    """`slower than the base at 7 users and more (6 to 29)`, with a 95 % interval."""
+    if found.users is None:
+        certain = found.low is None
+        return f"none up to {found.max_users} users" + (
+            "" if certain else f" (perhaps at {found.low:.0f} and more)"
+        )
+    bounds = f"{found.low:.0f} to " if found.low is not None else ""
+    bounds += f"{found.high:.0f}" if found.high is not None else f"more than {found.max_users}"
+    users = f"{found.users:.0f} user{'' if round(found.users) == 1 else 's'}"
+    return f"slower than the base at {users} and more ({bounds})"
+
+
+def memory_rows(benchmarks: Benchmarks) -> tuple[MemoryRow, ...]:
+    """What servers really took beside weights and KV cache, which were predicted."""
+    return tuple(
+        MemoryRow(
+            name=name,
+            weights=bytes_text(model.memory.weights),
+            kv_cache=bytes_text(model.memory.kv_cache),
+            kv_cache_tokens=(
+                f"{model.memory.kv_cache_tokens:,}"
+                if model.memory.kv_cache_tokens is not None
+                else NOT_MEASURED
+            ),
+            predicted=bytes_text(model.memory.predicted),
+            resident=bytes_text(model.memory.resident),
+        )
+        for name, model in served_models(benchmarks).items()
+        if model.memory is not None
+    )
+
+
+def serving_remarks(benchmarks: Benchmarks | None) -> dict[str, str]:
+    """For each model of the benchmark: what it ran on, or why it was not measured."""
+    models = benchmarks.models if benchmarks else {}
+    return {name: _remark(model) for name, model in models.items()}
+
+
+def _remark(model: BenchmarkResult) -> str:
+    if isinstance(model, SkippedModel):
+        return f"not measured: {model.reason}"
+    if isinstance(model, FailedModel):
+        return f"failed before it was measured: {model.problem}"
+    canary = model.canary
+    parts = [
+        f"{model.engine} {model.engine_version}",
+        f"kernel {model.kernel}",
+        model.dtype,
+        f"first answer after {model.startup_s:.0f}{NBSP}s",
+        f"greedy text equal to {canary.reference} for {canary.num_matches} of "
+        f"{canary.num_prompts} prompts",
+    ]
+    text = ", ".join(parts)
+    if model.slower_dtypes:
+        slower = ", ".join(f"{name} {speed:.0f}" for name, speed in model.slower_dtypes.items())
+        text += (
+            f"; {model.dtype} was the fastest here with {model.warm_up_tokens_per_s:.0f} tokens "
+            f"per second in the warm-up, against {slower}"
+        )
+    return text + (f"; PARTIAL: {model.problem}" if model.problem else "")
+
+
+def load_sentence(benchmarks: Benchmarks) -> str:
+    """How it was measured, and on what."""
+    load, machine = benchmarks.load, benchmarks.machine
+    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
+    scenarios = "; ".join(
+        f"{name}: {it.prefix_tokens} shared and {it.input_tokens} own tokens in, "
+        f"{it.output_tokens} out"
+        for name, it in load.scenarios.items()
+    )
+    level = load.service_level
+    return (
+        f"{scenarios}. All models ran each load in turn, in up to {load.max_rounds} rounds; "
+        f"figures are medians, intervals 95 %. A request is good when its first token comes within "
+        f"{level.ttft_ms:g}{NBSP}ms and each further one within {level.tpot_ms:g}{NBSP}ms. "
+        f"Measured on {machine.cores} cores of {machine.cpu} with "
+        f"{machine.memory_gib:.0f}{NBSP}GiB{gpus}."
+    )

@@ -1,0 +1,203 @@
+"""One model in a contest of servers: what is known of it, and the rounds it has run so far.
+
+A contender is brought forward once (its server starts, its text is compared with the reference
+engine's, and it is warmed up) and then runs one load at a time. Whatever goes wrong ends its own
+contest only, as a `problem` in one line; what it has shown until then is kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+from pipeline.core.errors import FailureError
+from pipeline.core.progress import note
+from pipeline.params.serving import Scenario, ServeParams
+from pipeline.records.benchmarks import (
+    BenchmarkResult,
+    Canary,
+    FailedModel,
+    LoadResult,
+    LoadRound,
+    ServedModel,
+    ServerMemory,
+    SkippedModel,
+)
+from pipeline.records.rounds import Estimate, ratio
+from pipeline.serving.canary import Prompts, Reference, served_texts
+from pipeline.serving.candidates import Candidate, weight_bytes
+from pipeline.serving.fleet import Fleet, Launch
+from pipeline.serving.load import LoadGenerator
+from pipeline.serving.server import ModelRefusedError, Server
+
+CANARY_NEW_TOKENS = 32
+WARM_UP_SEED = 0  # the least; no round sends what the warm-up sent
+
+# A scenario's name and the number of users.
+Cell = tuple[str, int]
+
+
+@dataclass
+class Contender:
+    """A candidate with its launch. Without a `server` it has not answered yet."""
+
+    candidate: Candidate
+    launch: Launch
+    kv_cache_bytes: int
+    reference: Reference
+    server: Server | None = None
+    canary: Canary | None = None
+    warm_up_tokens_per_s: float = 0.0
+    slower_dtypes: dict[str, float] = field(default_factory=dict)
+    resident_bytes: int = 0
+    rounds: dict[Cell, list[LoadRound]] = field(default_factory=dict)
+    refusal: str | None = None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.candidate.name
+
+    @property
+    def is_running(self) -> bool:
+        return self.server is not None and self.refusal is None and self.problem is None
+
+    def bring_forward(
+        self, fleet: Fleet, generator: LoadGenerator, serve: ServeParams, prompts: Prompts
+    ) -> None:
+        """Start, compare, warm up."""
+
+        def first_answers() -> None:
+            self.server = fleet.server(self.launch)
+            self.canary = self._compared(self.server, prompts)
+            self.warm_up_tokens_per_s = self._warmed_up(generator, serve)
+
+        self._guarded(fleet, first_answers)
+
+    def run_round(
+        self, fleet: Fleet, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
+    ) -> None:
+        """One more load of this cell. A server that had to make room is started and warmed up."""
+
+        def load() -> None:
+            was_running = fleet.is_running(self.launch.name)
+            self.server = fleet.server(self.launch)
+            if not was_running:
+                self._warmed_up(generator, serve)
+            name, users = cell
+            result = self._loaded(generator, serve, serve.scenarios[name], users, seed)
+            self.rounds.setdefault(cell, []).append(result)
+            if self.server.process is not None:
+                self.resident_bytes = self.server.process.resident_bytes()
+
+        self._guarded(fleet, load)
+
+    def _guarded(self, fleet: Fleet, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except ModelRefusedError as error:
+            self.refusal = str(error)
+            note(f"benchmark: {self.name}: skipped: {self.refusal}")
+        except FailureError as error:
+            self.problem = str(self.server.explained(error) if self.server else error)
+            note(f"benchmark: {self.name}: failed: {self.problem}")
+            fleet.stop(self.launch.name)
+
+    def _compared(self, server: Server, prompts: Prompts) -> Canary:
+        """Raises FailureError when no text at all is what the reference engine writes."""
+        asked = prompts.ids if self.candidate.endpoint is None else prompts.texts
+        expected = self.reference.texts
+        texts = served_texts(server, asked, max_new_tokens=CANARY_NEW_TOKENS)
+        num_matches = sum(a == b for a, b in zip(texts, expected, strict=True))
+        note(f"benchmark: {self.name}: {num_matches} of {len(texts)} texts as expected")
+        if num_matches == 0:
+            raise FailureError(
+                f"{server.what}: none of {len(texts)} texts is what {self.reference.engine} writes "
+                "with these weights; it serves another model, or serves this one wrongly"
+            )
+        return Canary(
+            reference=self.reference.engine, num_matches=num_matches, num_prompts=len(expected)
+        )
+
+    def _warmed_up(self, generator: LoadGenerator, serve: ServeParams) -> float:
+        """Tokens per second, the geometric mean over fewest and most users."""
+        scenario = next(iter(serve.scenarios.values()))
+        ends = sorted({scenario.concurrency[0], scenario.concurrency[-1]})
+        speeds = [
+            self._loaded(generator, serve, scenario, users, WARM_UP_SEED).output_tokens_per_s
+            for users in ends
+        ]
+        return float(prod(speeds) ** (1 / len(speeds)))
+
+    def _loaded(
+        self,
+        generator: LoadGenerator,
+        serve: ServeParams,
+        scenario: Scenario,
+        users: int,
+        seed: int,
+    ) -> LoadRound:
+        """One load. Raises FailureError, also when the server ended while some requests failed."""
+        assert self.server is not None
+        result = generator.run(
+            self.server,
+            scenario,
+            users=users,
+            requests_per_user=serve.requests_per_user,
+            seed=seed,
+            timeout_s=serve.load_timeout_s,
+        )
+        process = self.server.process
+        if process is not None and process.exit_code() is not None:
+            raise FailureError(f"{self.server.what}: ended while it was used")
+        return result
+
+    def over(self, base: "Contender", cell: Cell) -> Estimate | None:
+        """The ratio of throughputs in a cell; None for the base itself."""
+        if base is self:
+            return None
+        own, others = (
+            [it.output_tokens_per_s for it in who.rounds.get(cell, [])] for who in (self, base)
+        )
+        return ratio(own, others)
+
+    def result(self, base: "Contender") -> BenchmarkResult:
+        """What is to be recorded of it now."""
+        digest = self.candidate.digest
+        if self.refusal is not None:
+            return SkippedModel(artifact_digest=digest, reason=self.refusal)
+        if self.server is None or self.canary is None or not self.rounds:
+            problem = self.problem or "not measured yet"
+            return FailedModel(artifact_digest=digest, problem=problem)
+        return ServedModel(
+            artifact_digest=digest,
+            engine=self.server.engine,
+            engine_version=self.server.engine_version,
+            kernel=self.server.kernel,
+            dtype=self.server.dtype,
+            command=self.server.command,
+            startup_s=round(self.server.startup_s, 1),
+            warm_up_tokens_per_s=self.warm_up_tokens_per_s,
+            slower_dtypes=self.slower_dtypes,
+            memory=self._memory(self.server),
+            canary=self.canary,
+            loads=tuple(
+                LoadResult(
+                    scenario=scenario,
+                    concurrency=users,
+                    rounds=tuple(rounds),
+                    over_base=self.over(base, (scenario, users)),
+                )
+                for (scenario, users), rounds in self.rounds.items()
+            ),
+            problem=self.problem,
+        )
+
+    def _memory(self, server: Server) -> ServerMemory | None:
+        if server.process is None or self.candidate.endpoint is not None:
+            return None
+        return ServerMemory(
+            resident=self.resident_bytes,
+            weights=weight_bytes(self.candidate),
+            kv_cache=self.kv_cache_bytes,
+            kv_cache_tokens=server.kv_cache_tokens,
+        )

@@ -1,0 +1,120 @@
+"""Serving a checkpoint directory with vLLM, from its own environment.
+
+The server is vLLM's own and quantline's plugin in it, which adds 4-bit kernels on CPUs where vLLM
+has none. The model's own sampling defaults are off, so that the same request means the same for
+every model. Prefixes are cached, as vLLM does by itself: no load sends a prompt twice.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.core.environments import SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
+from pipeline.serving.server import (
+    HOST,
+    SERVED_NAME,
+    Server,
+    chosen_port,
+    started,
+)
+
+ENGINE = "vllm"
+ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
+# https://docs.vllm.ai/en/latest/configuration/env_vars/
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_PLUGINS": "quantline",
+}
+OWN_KERNEL = re.compile(r"quantline: (.+ kernel), (\w+), (\d+) layers")
+VLLM_KERNEL = re.compile(r"Using (\w+) for mixed-precision linear")
+UNQUANTIZED = re.compile(r"Initializing a V1 LLM engine .*\bquantization=None\b")
+ENGINE_DTYPE = re.compile(r"Initializing a V1 LLM engine .*\bdtype=torch\.(\w+)")
+KV_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
+AUTO_DTYPE = "auto"
+DENSE_KERNEL = "dense"
+UNKNOWN = "unknown"
+
+
+@contextmanager
+def serve(
+    model_dir: Path,
+    *,
+    name: str,
+    context_tokens: int,
+    kv_cache_bytes: int,
+    port: int | None,
+    timeout_s: float,
+    log_path: Path,
+    dtype: str = AUTO_DTYPE,
+) -> Iterator[Server]:
+    """A running server for the checkpoint in `model_dir`; `name` is for messages.
+
+    `context_tokens` is the longest request. Raises ModelRefusedError, FailureError and, for a port
+    that is taken or a serving environment that is not there, InputError.
+    """
+    what = f"vLLM with {name}"
+    engine = installed_vllm()
+    number = chosen_port(port)
+    options = [
+        f"--max-model-len={context_tokens}",
+        f"--kv-cache-memory-bytes={kv_cache_bytes}",
+        f"--dtype={dtype}",
+        "--generation-config=vllm",
+    ]
+    if engine.metadata["Name"] == VLLM_FOR_CPU:
+        # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
+        options.append("--enforce-eager")
+    command: list[str | Path] = [
+        SERVE_PYTHON,
+        *ENTRY_POINT,
+        f"--model={model_dir}",
+        *options,
+        f"--served-model-name={SERVED_NAME}",
+        f"--host={HOST}",
+        f"--port={number}",
+        "--disable-uvicorn-access-log",
+    ]
+    with started(
+        command,
+        what=what,
+        environment=ENVIRONMENT,
+        port=number,
+        log_path=log_path,
+        timeout_s=timeout_s,
+    ) as process:
+        yield Server(
+            what=what,
+            url=process.url,
+            engine=ENGINE,
+            engine_version=engine.version,
+            kernel=kernel_of(process.log),
+            dtype=dtype_of(process.log),
+            command=("python", *ENTRY_POINT, "--model=.", *options),
+            startup_s=process.startup_s,
+            log_path=log_path,
+            kv_cache_tokens=kv_cache_tokens_of(process.log),
+            process=process.process,
+        )
+
+
+def kernel_of(log: str) -> str:
+    """What multiplies the weights, from the server's log.
+
+    `dense` when the log says that nothing is quantized, `unknown` when it names no known kernel.
+    """
+    own = [f"{label}, {dtype}, {count} layers" for label, dtype, count in OWN_KERNEL.findall(log)]
+    kernels = "; ".join(dict.fromkeys(own or VLLM_KERNEL.findall(log)))
+    return kernels or (DENSE_KERNEL if UNQUANTIZED.search(log) else UNKNOWN)
+
+
+def dtype_of(log: str) -> str:
+    """The type of the activations, from the server's log."""
+    found = ENGINE_DTYPE.search(log)
+    return found[1] if found else UNKNOWN
+
+
+def kv_cache_tokens_of(log: str) -> int | None:
+    """How many tokens fit into the KV cache, from the server's log."""
+    found = KV_CACHE.search(log)
+    return int(found[1].replace(",", "")) if found else None

@@ -1,0 +1,128 @@
+"""A calibration data set of a hub: its data files at a pinned commit, verified like a checkpoint.
+
+Only parquet and JSON lines are taken; a data set's loading script or any other file never is. What
+the files hold is read later, by `pipeline.calibration.documents`.
+"""
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from pipeline.checkpoint.names import parse_dataset_source
+from pipeline.core.errors import InputError, shown
+from pipeline.core.file_records import DatasetManifest
+from pipeline.core.files import (
+    directory_records,
+    read_record,
+    readable_disk_errors,
+    remove_tree,
+    replace_directory,
+    require_free_space,
+    write_record,
+)
+from pipeline.core.progress import ByteProgress, note
+from pipeline.core.workspace import Layout
+from pipeline.params.params import DatasetParams
+from pipeline.sources.hub import open_hub
+
+DATA_SUFFIXES = (".parquet", ".jsonl")
+WILDCARDS = "*?["
+DOWNLOAD_SUFFIX = ".download"
+KEY = "calibration.dataset.files"
+
+
+def fetch_dataset(layout: Layout, dataset: DatasetParams | None) -> None:
+    """Write `artifacts/calibration`: the data set's files and their manifest.
+
+    Without a data set there is a manifest only. Raises InputError for a source or files that cannot
+    be used, FailureError when they cannot be moved here.
+    """
+    if _is_intact(layout, dataset):
+        return
+    target = layout.calibration_dir
+    download_dir = target.with_name(target.name + DOWNLOAD_SUFFIX)
+    data_dir = download_dir / layout.dataset_dir.name
+    with readable_disk_errors(target):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        _download(dataset, data_dir)
+        source, patterns = _asked(dataset)
+        files = directory_records(data_dir)
+        manifest = DatasetManifest(source=source, patterns=patterns, files=files)
+        write_record(download_dir / layout.dataset_manifest_path.name, manifest)
+        replace_directory(download_dir, target)
+
+
+def _is_intact(layout: Layout, dataset: DatasetParams | None) -> bool:
+    """Whether what an earlier run fetched is there, whole, and what the parameters ask for."""
+    path = layout.dataset_manifest_path
+    if not path.is_file() or not layout.dataset_dir.is_dir():
+        return False
+    manifest = read_record(DatasetManifest, path, made_by="fetch")
+    return (manifest.source, manifest.patterns) == _asked(dataset) and directory_records(
+        layout.dataset_dir
+    ) == manifest.files
+
+
+def _asked(dataset: DatasetParams | None) -> tuple[str | None, tuple[str, ...]]:
+    return (dataset.source, dataset.files) if dataset else (None, ())
+
+
+def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
+    if dataset is None:
+        _keep_only(data_dir, ())
+        return
+    source = parse_dataset_source(dataset.source)
+    if constants.is_offline_mode():
+        for pattern in dataset.files:
+            if any(it in pattern for it in WILDCARDS):
+                raise InputError(
+                    f"{KEY}: {shown(pattern)}: HF_HUB_OFFLINE is set, and its cache does not say "
+                    "whether it has every such file; name the files one by one"
+                )
+    hub = open_hub(source, known_file=dataset.files[0])
+    sizes = hub.sizes()
+    names = chosen_files(dataset.files, sizes)
+    _keep_only(data_dir, names)
+    missing = sum(sizes[name] for name in names if not (data_dir / name).exists())
+    require_free_space(data_dir, missing)
+    note(f"fetch: {len(names)} files of {source}")
+    total = sum(sizes[name] for name in names)
+    with ByteProgress("fetch: calibration data", total_bytes=total) as progress:
+        for name in names:
+            hub.take(name, data_dir, advance=progress.advance)
+    _keep_only(data_dir, names)
+
+
+def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str, ...]:
+    """The names that a pattern matches, sorted.
+
+    Raises InputError for a pattern that matches none, and for a file that is no data file.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matches = {name for name in names if fnmatchcase(name, pattern)}
+        if not matches:
+            there = sorted(name for name in names if name.endswith(DATA_SUFFIXES))[:5]
+            raise InputError(
+                f"{KEY}: {shown(pattern)}: no such file in the data set; data files there: "
+                f"{', '.join(there) or 'none'}"
+            )
+        chosen |= matches
+    for name in sorted(chosen):
+        if not name.endswith(DATA_SUFFIXES):
+            raise InputError(
+                f"{KEY}: {shown(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other files"
+            )
+    return tuple(sorted(chosen))
+
+
+def _keep_only(data_dir: Path, names: Collection[str]) -> None:
+    """Remove every other file, and what downloading leaves behind."""
+    for path in data_dir.rglob("*"):
+        if not path.is_dir() and path.relative_to(data_dir).as_posix() not in names:
+            remove_tree(path)
+    for path in sorted(data_dir.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

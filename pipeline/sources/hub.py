@@ -1,0 +1,209 @@
+"""A checkpoint or data set on a Hugging Face hub or a mirror of one, through huggingface_hub.
+
+huggingface_hub does the talking: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
+store), proxies and retries are its own. It does not check what it downloads; here every file is
+compared with the digest the hub lists for the commit. What a failure says is in `hub_errors`.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
+from huggingface_hub.utils import logging as hub_logging
+from tqdm import tqdm
+
+from pipeline.checkpoint.names import CONFIG_FILE, CheckpointSource, HubSource
+from pipeline.core.errors import FailureError, InputError, shown
+from pipeline.core.file_records import FileRecord, relative_posix
+from pipeline.core.files import copy_file
+from pipeline.core.progress import note
+from pipeline.sources.hub_cache import CachedCheckpoint
+from pipeline.sources.hub_digest import HubDigest, hub_record, parse_digest
+from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
+
+# Nothing about this machine goes along with a request: the library would add the versions of
+# other packages to it, and ask the hub which programs it may have been started by.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+# Its warnings quote whole URLs; what matters in them is in the error at the end.
+hub_logging.set_verbosity(logging.ERROR)
+
+NO_CACHE = "cache"
+LISTING_TIMEOUT_S = 60.0
+
+
+def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointSource:
+    """The repository at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
+
+    `known_file` is one that it must have, by which the cache is searched. Raises InputError for a
+    branch or tag, and names the commit it points to now.
+    """
+    if not source.is_pinned:
+        raise InputError(_unpinned(source))
+    if constants.is_offline_mode():
+        return CachedCheckpoint(source, known_file=known_file)
+    endpoint = current_endpoint()
+    note(f"fetch: {source} from {shown_endpoint(endpoint)}")
+    return HubCheckpoint(source, endpoint=endpoint)
+
+
+def current_endpoint() -> str:
+    """The hub's address: HF_ENDPOINT as it is now, else huggingface_hub's own."""
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _unpinned(source: HubSource) -> str:
+    expected = f"{source}: expected a full commit (40 hex digits)"
+    if constants.is_offline_mode():
+        return f"{expected}; HF_HUB_OFFLINE is set, so the commit cannot be looked up"
+    commit = read_info(source, endpoint=current_endpoint()).sha
+    pinned = replace(source, revision=str(commit))
+    if not pinned.is_pinned:
+        return f"{expected}; the hub names none for {source.revision}"
+    return f"{expected}; {source.revision} is now at {commit}: write {pinned}"
+
+
+def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
+    """What the hub says about a revision, with the size and digest of every file."""
+    with readable_hub_errors(source, endpoint=endpoint):
+        try:
+            api = HfApi(endpoint=endpoint)
+            info = api.dataset_info if source.repo_type == "dataset" else api.model_info
+            return info(
+                source.repo,
+                revision=source.revision,
+                files_metadata=True,
+                timeout=LISTING_TIMEOUT_S,
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, UnicodeError):
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise FailureError(
+                f"{shown_endpoint(endpoint)}: what it answers does not describe a repository; "
+                "check HF_ENDPOINT"
+            ) from error
+
+
+class HubCheckpoint:
+    """One commit of a repository on a hub that is reached over the network."""
+
+    def __init__(self, source: HubSource, *, endpoint: str) -> None:
+        self._source = source
+        self._endpoint = endpoint
+        self._listed: dict[str, HubDigest] | None = None
+
+    @property
+    def revision(self) -> str:
+        return self._source.revision
+
+    def sizes(self) -> dict[str, int]:
+        return {name: digest.size for name, digest in self._digests().items()}
+
+    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
+        """A commit never changes."""
+        return True
+
+    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Download a file unless it is in `target_dir` or in the hub's cache already.
+
+        Raises FailureError when what arrives is not what the hub lists; it is not kept then.
+        """
+        digest = self._digests()[name]
+        target_path = target_dir / name
+        if isinstance(record := hub_record(target_path, digest), FileRecord):
+            advance(digest.size)
+            return record
+        target_path.unlink(missing_ok=True)
+        if not self._copy_from_cache(name, digest, target_path, advance=advance):
+            self._download(name, target_dir, advance=advance)
+        record = hub_record(target_path, digest)
+        if isinstance(record, FileRecord):
+            return record
+        target_path.unlink(missing_ok=True)
+        raise FailureError(
+            f"{self._source}: {name}: {record}: the download is damaged and was not kept; "
+            f"{TRY_AGAIN}"
+        )
+
+    def _digests(self) -> dict[str, HubDigest]:
+        if self._listed is None:
+            info = read_info(self._source, endpoint=self._endpoint)
+            self._listed = {
+                self._safe_name(file.rfilename): self._listed_digest(file)
+                for file in info.siblings or ()
+            }
+        return self._listed
+
+    def _safe_name(self, name: object) -> str:
+        try:
+            return relative_posix(str(name))
+        except ValueError as error:
+            raise InputError(
+                f"{self._source}: the hub lists a file named {shown(name)}: {error}; use another "
+                "repository"
+            ) from error
+
+    def _listed_digest(self, file: RepoSibling) -> HubDigest:
+        try:
+            return parse_digest(
+                file.lfs.size if file.lfs else file.size,
+                git_id=file.blob_id,
+                sha256=file.lfs.sha256 if file.lfs else None,
+            )
+        except ValueError as error:
+            raise FailureError(
+                f"{self._source}: {shown(file.rfilename)}: the hub lists {error}; without it the "
+                "file cannot be checked: use another hub or mirror"
+            ) from error
+
+    def _copy_from_cache(
+        self, name: str, digest: HubDigest, target_path: Path, *, advance: Callable[[int], None]
+    ) -> bool:
+        source = self._source
+        cached = try_to_load_from_cache(
+            source.repo, name, revision=source.revision, repo_type=source.repo_type
+        )
+        if not isinstance(cached, str):
+            return False
+        if not isinstance(hub_record(Path(cached), digest), FileRecord):
+            return False
+        copy_file(Path(cached), target_path, advance=advance)
+        return True
+
+    def _download(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> None:
+        # The cache was looked at before: an empty one keeps a damaged file in it from being used.
+        with readable_hub_errors(self._source, endpoint=self._endpoint, name=name):
+            hf_hub_download(
+                self._source.repo,
+                name,
+                repo_type=self._source.repo_type,
+                revision=self._source.revision,
+                local_dir=target_dir,
+                cache_dir=target_dir / ".cache" / NO_CACHE,
+                endpoint=self._endpoint,
+                tqdm_class=_bar_class(advance),
+            )
+
+
+def _bar_class(advance: Callable[[int], None]) -> "type[tqdm[object]]":
+    """A progress bar class for huggingface_hub that shows nothing and passes the bytes on."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            advance(int(n or 0))
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Bytes on the network; those on the disk are counted instead."""
+
+        def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
+            """Nothing is shown."""
+
+    return Bar

@@ -1,0 +1,83 @@
+"""A checkpoint or data set in huggingface_hub's cache, for work without a network.
+
+The cache keeps a file under the digest the hub listed for it, and each commit as a directory of
+links to such files (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): the name a
+link points to is what the file is checked against.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from pipeline.checkpoint.names import HubSource
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import FileRecord
+from pipeline.core.files import copy_file
+from pipeline.sources.hub_digest import SHA256, HubDigest, hub_record, parse_digest
+
+BLOBS_DIR = "blobs"
+
+
+class CachedCheckpoint:
+    """One commit of a repository, as far as the cache holds it."""
+
+    def __init__(self, source: HubSource, *, known_file: str) -> None:
+        self._source = source
+        kind = " --repo-type dataset" if source.repo_type == "dataset" else ""
+        self._fill = (
+            "unset HF_HUB_OFFLINE, or fill the cache with "
+            f"`hf download {source.repo}{kind} --revision {source.revision}`"
+        )
+        cached = try_to_load_from_cache(
+            source.repo, known_file, revision=source.revision, repo_type=source.repo_type
+        )
+        if not isinstance(cached, str):
+            raise InputError(f"{source}: not in the cache, and HF_HUB_OFFLINE is set; {self._fill}")
+        self._snapshot_dir = Path(cached).parents[known_file.count("/")]
+
+    @property
+    def revision(self) -> str:
+        return self._source.revision
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            path.relative_to(self._snapshot_dir).as_posix(): path.stat().st_size
+            for path in self._snapshot_dir.rglob("*")
+            if path.is_file()
+        }
+
+    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
+        """A commit never changes."""
+        return True
+
+    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Copy a file out of the cache. Raises InputError when it is not what it is named by."""
+        digest = self._digest(name)
+        copy_file(self._snapshot_dir / name, target_dir / name, advance=advance)
+        record = hub_record(target_dir / name, digest)
+        if isinstance(record, FileRecord):
+            return record
+        (target_dir / name).unlink()
+        raise InputError(
+            f"{self._source}: {name}: damaged in the cache ({record}); delete "
+            f"{self._snapshot_dir / name} and what it points to, then {self._fill}"
+        )
+
+    def _digest(self, name: str) -> HubDigest:
+        path = self._snapshot_dir / name
+        blob = path.readlink() if path.is_symlink() else Path()
+        is_sha256 = SHA256.fullmatch(blob.name) is not None
+        try:
+            if blob.parent.name != BLOBS_DIR:
+                raise ValueError("not kept by digest")
+            return parse_digest(
+                path.stat().st_size,
+                git_id=blob.name,
+                sha256=blob.name if is_sha256 else None,
+            )
+        except ValueError as error:
+            raise InputError(
+                f"{self._source}: {name}: the cache does not say its digest, so it cannot be "
+                f"checked; {self._fill}"
+            ) from error

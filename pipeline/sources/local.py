@@ -1,0 +1,40 @@
+"""A checkpoint in a directory of this machine. It is copied; the directory is only read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import FileRecord
+from pipeline.core.files import copy_file, file_record
+
+
+class LocalCheckpoint:
+    """The files of `model_dir`; `source` is how the parameters name it."""
+
+    def __init__(self, model_dir: Path, *, source: str) -> None:
+        if not model_dir.is_dir():
+            raise InputError(
+                f"model.source = {source!r}: no such directory; expected demo, "
+                "hf:ORG/NAME@COMMIT or the directory of a checkpoint"
+            )
+        self._model_dir = model_dir
+
+    @property
+    def revision(self) -> None:
+        return None
+
+    def sizes(self) -> dict[str, int]:
+        files = (path for path in self._model_dir.iterdir() if path.is_file())
+        return {path.name: path.stat().st_size for path in files}
+
+    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        copy_file(self._model_dir / name, target_dir / name, advance=advance)
+        return file_record(target_dir / name, target_dir)
+
+    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
+        """Whether each of `files` is still there with the same bytes."""
+        return all(
+            (self._model_dir / file.path).is_file()
+            and file_record(self._model_dir / file.path, self._model_dir) == file
+            for file in files
+        )

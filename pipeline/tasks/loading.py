@@ -1,0 +1,262 @@
+"""Loading suites of lm-eval tasks: found, checked and with their documents, before anything runs.
+
+Tasks are the YAML files in `eval/tasks`; paths of data files in them are relative to the workspace,
+and such a suite needs no network. A task that is not there is one of lm-eval's own, whose data set
+comes from a hub, a mirror of it or the Hugging Face cache. Python that a task file names by
+`!function` runs only where the file is lm-eval's own or in `eval/tasks`, which is the user's; a
+data set's code never does. Asking a model is done in `pipeline.evaluation.task_runs`.
+
+The task format: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md
+"""
+
+import logging
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+import lm_eval.api.task
+import lm_eval.utils
+import numpy as np
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.tasks import TaskManager
+from tqdm import tqdm
+
+from pipeline.core.errors import InputError
+from pipeline.params.suite_file import SUITES_FILE
+from pipeline.params.suites import Suite, SuiteTask
+
+TASKS_DIR = "eval/tasks"
+
+# lm-eval compiles a task's template for every document anew, which takes longer than all else that
+# is done to load the document.
+lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
+
+
+def rows(documents: Any) -> Any:
+    """Documents of a task, all read at once: a data set takes ten times as long one by one."""
+    if not isinstance(documents, datasets.Dataset):
+        return documents
+    columns = documents[:]
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+# lm-eval lists the few-shot examples of every task, also where none are asked for.
+fewshot_docs = ConfigurableTask.fewshot_docs
+ConfigurableTask.fewshot_docs = lambda task: rows(fewshot_docs(task))
+
+LOCAL_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""`dataset_path` of a task on local files."""
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its documents; the metric that counts, and the filter it is taken after.
+
+    `parts` are lm-eval's tasks: one, or the members of a group, whose documents count as one set.
+    """
+
+    name: str
+    metric: str
+    filter: str
+    cluster: str | None
+    chat: bool
+    parts: tuple[Any, ...]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.parts[0].higher_is_better()[self.metric])
+
+    @property
+    def version(self) -> str:
+        return str(self.parts[0].VERSION)
+
+
+@contextmanager
+def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
+    """The tasks of a suite, ready to run inside the block; their cached data lives as long.
+
+    Raises InputError for an unknown task or metric, missing data, a task that cannot load. Data
+    sets of a hub are all asked for before the first one that is missing is an error.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
+    with ExitStack() as stack:
+        if not {it.name for it in suite.tasks} <= set(manager.task_index):
+            own_names = ", ".join(manager.all_subtasks) or "none that is valid"
+            manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=True)
+            _require_known(suite, manager, own_names)
+        elif not any(_is_on_hub(manager, it.name) for it in suite.tasks):
+            cache = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(_offline(Path(cache)))
+        stack.enter_context(_silent())
+        for entry in suite.tasks:
+            _require_data_files(root, manager, entry)
+        stack.enter_context(chdir(root))
+        missing: list[str] = []
+        tasks = [_load(manager, entry, missing) for entry in suite.tasks]
+        if missing:
+            raise InputError(
+                f"{SUITES_FILE}: no data for {'; '.join(missing)}. Each is looked for in "
+                f"{huggingface_hub.constants.HF_HOME} (HF_HOME) and at "
+                f"{huggingface_hub.constants.ENDPOINT} (HF_ENDPOINT): where there is a network run "
+                "`hf download --repo-type dataset NAME` and bring the cache here, or name a suite "
+                "on local files"
+            )
+        yield tuple(task for task in tasks if task is not None)
+
+
+@contextmanager
+def _offline(cache_dir: Path) -> Iterator[None]:
+    """No network and no trace outside `cache_dir`.
+
+    The libraries read the environment when they are imported, which may be long ago: hence their
+    own settings, put back afterwards.
+    """
+    with _settings(
+        (datasets.config, "HF_DATASETS_CACHE", cache_dir),
+        (datasets.config, "HF_HUB_OFFLINE", True),
+        (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+    ):
+        yield
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the libraries' own progress bars."""
+    datasets.disable_progress_bars()
+    with _settings((lm_eval.api.task, "tqdm", partial(tqdm, disable=True))):
+        yield
+
+
+@contextmanager
+def _settings(*changes: tuple[Any, str, object]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module, name, value in changes:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+        yield
+
+
+def _require_known(suite: Suite, manager: TaskManager, own_names: str) -> None:
+    for entry in suite.tasks:
+        if entry.name not in manager.task_index:
+            raise InputError(
+                f"{SUITES_FILE}: {entry.name}: neither a task in {TASKS_DIR} nor one of lm-eval's "
+                f"own; tasks in {TASKS_DIR}: {own_names}"
+            )
+
+
+def _is_on_hub(manager: TaskManager, name: str) -> bool:
+    """Whether the documents of a task, or of a member of a group, are not local files."""
+    entry = manager.task_index.get(name)
+    config = (entry.cfg if entry else None) or {}
+    members = config.get("task")
+    if isinstance(members, list):
+        return any(_is_on_hub(manager, it) for it in members if isinstance(it, str))
+    return config.get("dataset_path") not in LOCAL_BUILDERS
+
+
+def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> None:
+    config = manager.task_index[entry.name].cfg or {}
+    if _is_on_hub(manager, entry.name):
+        return
+    for file in _paths_in((config.get("dataset_kwargs") or {}).get("data_files")):
+        if not (root / file).is_file():
+            raise InputError(
+                f"{TASKS_DIR}: {entry.name}: data file {file} is missing; put it at {root / file}"
+            )
+        if not (root / file).stat().st_size:
+            raise InputError(
+                f"{TASKS_DIR}: {entry.name}: data file {file} is empty; expected one document in "
+                "each line"
+            )
+
+
+def _paths_in(data_files: object) -> Iterator[str]:
+    """Every path in a `data_files` value: a path, a list, or either by split."""
+    if isinstance(data_files, str):
+        yield data_files
+    elif isinstance(data_files, Mapping):
+        for value in data_files.values():
+            yield from _paths_in(value)
+    elif isinstance(data_files, Sequence):
+        for value in data_files:
+            yield from _paths_in(value)
+
+
+def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedTask | None:
+    """The task; None, and one more of `missing`, when its data set cannot be had."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    try:
+        parts = tuple(manager.load([entry.name])["tasks"].values())
+    except Exception as error:  # a task file can be wrong in as many ways as lm-eval reads it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and _is_on_hub(manager, entry.name):
+            data_set = (manager.task_index[entry.name].cfg or {}).get("dataset_path", "a group")
+            missing.append(f"{entry.name} ({data_set}: {reason[:100]})")
+            return None
+        raise InputError(f"{TASKS_DIR}: {entry.name}: cannot be loaded: {reason[:300]}") from error
+    for task in parts:
+        if entry.num_fewshot is not None or task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    return _checked(entry, parts)
+
+
+def _checked(entry: SuiteTask, parts: tuple[Any, ...]) -> LoadedTask:
+    """What the suite says of a task, against the task itself."""
+    metric, _, filter_name = entry.metric.partition(",")
+    for task in parts:
+        _require_metric(entry, task, metric, filter_name)
+        if not len(task.eval_docs):
+            raise InputError(f"{TASKS_DIR}: {entry.name}: its data has no documents; add some")
+        if getattr(task, "UNSAFE_CODE", False):
+            raise InputError(
+                f"{SUITES_FILE}: {entry.name}: runs code that the model writes, which is not "
+                "offered; name another task"
+            )
+    loaded = LoadedTask(
+        name=entry.name,
+        metric=metric,
+        filter=filter_name or parts[0]._filters[0].name,
+        cluster=entry.cluster,
+        chat=entry.chat,
+        parts=parts,
+    )
+    if entry.version not in (None, loaded.version):
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: version = {entry.version!r}: the task is version "
+            f"{loaded.version}, whose scores may differ; state that one"
+        )
+    fields = parts[0].eval_docs[0]
+    if entry.cluster is not None and entry.cluster not in fields:
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: cluster = {entry.cluster!r}: documents have "
+            f"{', '.join(fields)}"
+        )
+    return loaded
+
+
+def _require_metric(entry: SuiteTask, task: Any, metric: str, filter_name: str) -> None:
+    if metric not in task.aggregation():
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: metric = {metric!r}: the task has "
+            f"{', '.join(task.aggregation())}"
+        )
+    filters = [it.name for it in task._filters]
+    if (filter_name or len(filters) > 1) and filter_name not in filters:
+        choices = ", ".join(f"'{metric},{it}'" for it in filters)
+        raise InputError(
+            f"{SUITES_FILE}: {entry.name}: metric = {entry.metric!r}: expected {choices}"
+        )

@@ -1,0 +1,64 @@
+"""What the documents of evaluation tasks say: each question with its right answer, as one text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import InputError
+from pipeline.params.suite_file import read_suite
+from pipeline.tasks.loading import TASKS_DIR, LoadedTask, loaded_tasks, rows
+
+CHARACTERS_PER_TOKEN = 3.5
+
+
+def suite_texts(root: Path, suite: str) -> Iterator[tuple[str, list[str]]]:
+    """For every task of a suite: its name, and the texts of all documents it is scored on.
+
+    Raises InputError for a suite or a task that cannot be loaded.
+    """
+    with loaded_tasks(root, read_suite(root, suite)) as tasks:
+        for loaded in tasks:
+            yield loaded.name, task_texts(loaded)
+
+
+def task_texts(loaded: LoadedTask) -> list[str]:
+    """Every document as its prompt and a right answer; one text for each right answer.
+
+    Few-shot examples are left out. Raises InputError when a task's own rules fail on a document.
+    """
+    texts: list[str] = []
+    documents = ((part, document) for part in loaded.parts for document in rows(part.eval_docs))
+    for number, (part, document) in enumerate(documents):
+        try:
+            texts += _texts_of(part, document)
+        except Exception as error:  # the rules of a task are templates or code
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{TASKS_DIR}: {loaded.name}: document {number}: cannot be read: {reason[:300]}"
+            ) from error
+    return texts
+
+
+def _texts_of(task: Any, document: Any) -> list[str]:
+    prompt, target = task.doc_to_text(document), task.doc_to_target(document)
+    choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else None
+    if isinstance(prompt, int) and choices:  # the choices are the prompts, the target ends each
+        return [f"{choices[prompt]} {target}"]
+    answers = target if isinstance(target, list) else [target]
+    return [f"{prompt} {choices[it] if isinstance(it, int) and choices else it}" for it in answers]
+
+
+def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
+    """About how many tokens the tasks of a suite ask a model to read, few-shot examples left out.
+
+    Every choice of a question is a request of its own. Raises InputError like `suite_texts`.
+    """
+    characters = 0
+    with loaded_tasks(root, read_suite(root, suite)) as tasks:
+        for loaded in tasks:
+            texts = task_texts(loaded)[:max_documents]
+            part = loaded.parts[0]
+            has_choices = part.config.doc_to_choice is not None
+            requests = len(part.doc_to_choice(part.eval_docs[0])) if has_choices else 1
+            characters += requests * sum(map(len, texts))
+    return round(characters / CHARACTERS_PER_TOKEN)

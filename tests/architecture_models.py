@@ -1,0 +1,150 @@
+"""A tiny random model of every architecture that the pipeline folds, saved by transformers."""
+
+from pathlib import Path
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CLASSES
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    Starcoder2Config,
+)
+
+from pipeline.calibration.layers import calibrate_layers
+from pipeline.calibration.sample import write_token_ids
+from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.files import directory_records, write_record
+from pipeline.core.texts import token_ids_sha256
+from pipeline.core.workspace import Layout
+from pipeline.params.reading import read_params
+from pipeline.records.statistics import Decontamination, StatisticsRecord
+from tests.support import ROOT
+from tests.workspace import write_base_manifest
+
+HIDDEN, FFN, EXPERT_FFN, VOCABULARY = 64, 128, 32, 320
+CALIBRATION = read_params(ROOT / "params.yaml").calibration
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": FFN,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+# Sliding windows shorter than the test's sequences, biases, tied embeddings, and one dense layer
+# among those with experts, so that each way of a model to be special is there.
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "mistral": MistralConfig(**SHAPE, head_dim=32, sliding_window=8),
+    "qwen2": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "phi3": Phi3Config(**SHAPE, partial_rotary_factor=0.5, sliding_window=8),
+    "gemma2": Gemma2Config(**SHAPE, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
+    "gemma3": Gemma3TextConfig(
+        **SHAPE,
+        head_dim=16,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "mixtral": MixtralConfig(
+        **SHAPE | {"intermediate_size": EXPERT_FFN},
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
+    "qwen3-moe": Qwen3MoeConfig(
+        **SHAPE,
+        head_dim=16,
+        moe_intermediate_size=EXPERT_FFN,
+        num_experts=4,
+        num_experts_per_tok=2,
+        mlp_only_layers=[1],
+        norm_topk_prob=True,
+    ),
+}
+
+# Not in the table of folds; GPT-2's layers are not in a list named `layers` either.
+UNKNOWN = {
+    "starcoder2": Starcoder2Config(**SHAPE),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=2, n_head=4),
+}
+
+
+def tiny_model(path: Path, name: str, *, dtype: torch.dtype = torch.float16) -> Path:
+    """Make the directory `path`: `config.json` and weights, scaled like trained ones."""
+    config = (CONFIGS | UNKNOWN)[name]
+    torch.manual_seed(7)
+    model = CLASSES[type(config)](config)
+    generator = torch.Generator().manual_seed(8)
+    for parameter_name, parameter in model.named_parameters():
+        values = torch.randn(parameter.shape, generator=generator)
+        if "norm" in parameter_name:
+            zero_centred = name.startswith("gemma")
+            parameter.data = 0.2 * values + (0.0 if zero_centred else 1.0)
+        elif parameter_name.endswith("bias"):
+            parameter.data = 0.1 * values
+        elif "embed" in parameter_name:
+            parameter.data = values * (HIDDEN**-0.5 if config.tie_word_embeddings else 1.0)
+        else:
+            parameter.data = values * parameter.shape[-1] ** -0.5
+    model.to(dtype).save_pretrained(path)
+    return path
+
+
+NOTHING_COMPARED = Decontamination(
+    ngram_words=13, compared=(), num_documents_drawn=24, num_contaminated_dropped=0
+)
+
+
+def token_windows(*, samples: int = 24, tokens: int = 32, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(VOCABULARY, (samples, tokens), generator=generator)
+    return [row.tolist() for row in ids]
+
+
+def calibrated_model(
+    root: Path, name: str, *, dtype: torch.dtype = torch.float16, samples: int = 24
+) -> Layout:
+    """A workspace with a tiny model as its base, and its statistics."""
+    layout = Layout(root)
+    tiny_model(layout.base_dir, name, dtype=dtype)
+    write_base_manifest(layout, source="tiny")
+    windows = token_windows(samples=samples)
+    layout.statistics_dir.mkdir()
+    layers = calibrate_layers(layout.base_dir, windows, torch.device("cpu"), layout.statistics_dir)
+    write_token_ids(layout.token_ids_path, windows)
+    files = directory_records(layout.statistics_dir)
+    write_record(
+        layout.statistics_path,
+        StatisticsRecord(
+            base_digest=base_manifest(layout).digest,
+            calibration=CALIBRATION,
+            text_sha256="ab" * 32,
+            token_ids_sha256=token_ids_sha256(windows),
+            num_tokens=sum(map(len, windows)),
+            num_samples=len(windows),
+            decontamination=NOTHING_COMPARED,
+            inputs=tuple(entry for layer in layers for entry in layer.inputs),
+            experts=tuple(expert for layer in layers for expert in layer.experts),
+            files=files,
+            digest=tree_digest(files),
+        ),
+    )
+    return layout
+
+
+def base_manifest(layout: Layout) -> BaseManifest:
+    return BaseManifest.from_bytes(layout.base_manifest_path.read_bytes(), source="base")

@@ -1,0 +1,278 @@
+"""Which license applies, where the run stops because nobody can say, and what follows for whom."""
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import InputError
+from pipeline.core.file_records import LicenseDecision, LicenseFacts
+from pipeline.licensing.licenses import (
+    data_rule,
+    display_text,
+    require_allowed,
+    require_data_allowed,
+    resolve,
+)
+from pipeline.licensing.rule import Grant, LicenseRule, words_sha256
+from pipeline.licensing.rules import license_rules
+from pipeline.params.params import Audience, ReleaseParams
+from pipeline.release.card_facts import release_license
+from pipeline.release.notice import notice_text
+from tests.registry_server import package_manifest
+from tests.support import ROOT
+
+RULES = license_rules()
+TEXTS = ROOT / "tests" / "licenses"
+SHA = "ab" * 32
+
+
+def words_of(rule_id: str) -> str:
+    return words_sha256((TEXTS / f"{rule_id}.txt").read_text())
+
+
+def facts(
+    license_id: str | None = None,
+    *,
+    name: str | None = None,
+    text: str | None = "mit",
+    base_model: tuple[str, ...] = (),
+) -> LicenseFacts:
+    """The facts of a card, and of a LICENSE with the text of the rule `text` (`?`: another one)."""
+    rule = RULES.by_id(text) if text else None
+    known = rule.texts[0].words_sha256 if rule and rule.texts else SHA
+    return LicenseFacts(
+        id=license_id,
+        name=name,
+        link=None,
+        text_path="LICENSE" if text else None,
+        text_sha256=SHA if text else None,
+        text_words_sha256=known if text else None,
+        base_model=base_model,
+    )
+
+
+def decision(license_id: str, **changes: object) -> LicenseDecision:
+    values: dict[str, object] = {
+        "license": license_id,
+        "text": None,
+        "text_sha256": SHA,
+        "decided_by": "Jane Doe",
+        "decided_on": date(2026, 11, 21),
+        "reason": "the owner said so",
+        **changes,
+    }
+    return LicenseDecision.model_validate(values)
+
+
+def release(
+    audience: Audience = Audience.PUBLIC, *, commercial: bool = True, name: str = "tiny"
+) -> ReleaseParams:
+    return ReleaseParams(
+        name=name,
+        version="1.0.0",
+        quantized_by="somebody",
+        audience=audience,
+        commercial=commercial,
+        signing_key=None,
+    )
+
+
+def applied(stated: LicenseFacts, decided: LicenseDecision | None = None) -> LicenseRule:
+    return resolve(stated, RULES, decided, multimodal=False)
+
+
+@pytest.mark.parametrize("license_id", ["apache-2.0", "llama3.1", "gemma", "qwen"])
+def test_a_text_is_known_by_its_words(license_id: str) -> None:
+    rule = RULES.by_text(words_of(license_id))
+    assert rule is not None
+    assert rule.id == license_id
+
+
+def test_line_breaks_and_copyright_holders_are_no_words_of_a_license() -> None:
+    text = "Copyright (c) 2026 Jane\n\nUse it *well*,\nand often."
+    assert words_sha256(text) == words_sha256("© 1999 Joe\r\nuse it well and often")
+    assert words_sha256(text) != words_sha256("use it well and seldom")
+    assert words_sha256("Copyright owners may use it") != words_sha256("may use it")
+    with_terms = "Copyright (c) 2026 Jane. No commercial use.\n\nUse it well and often."
+    assert words_sha256(with_terms) != words_sha256(text)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        facts("apache-2.0", text="apache-2.0"),
+        facts("Apache-2.0", text="apache-2.0"),
+        facts(None, text="apache-2.0"),
+        facts("other", name="apache-2.0", text="apache-2.0"),
+        facts("apache-2.0", text="apache-2.0", base_model=("Qwen/Qwen2.5-7B",)),
+    ],
+)
+def test_the_text_decides_where_nothing_contradicts(stated: LicenseFacts) -> None:
+    assert applied(stated).id == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (facts(text=None), "names no license, and there is no LICENSE, LICENCE or COPYING file"),
+        (facts("mit", text=None), "says 'mit', and there is no LICENSE"),
+        (facts("other", text="?"), "names no license, and the text in LICENSE is none that a rule"),
+        (facts("openrail", text="?"), "says 'openrail', for which there is no rule"),
+        (facts("openrail", text="mit"), "says 'openrail', for which there is no rule"),
+        (facts("mit", text="?"), "says 'mit', and the text in LICENSE is none that a rule"),
+        (facts("mrl", text="?"), "says 'mrl', and the text in LICENSE is none that a rule"),
+        (facts("apache-2.0", text="llama3.1"), "is the Llama 3.1 Community License"),
+        (facts("mit AND apache-2.0", text="mit"), "for which there is no rule"),
+        (
+            facts("mit", text="mit", base_model=("meta-llama/Llama-3.1-8B",)),
+            "made from 'meta-llama/Llama-3.1-8B' under the Llama 3.1 Community License",
+        ),
+        (facts("mit", text="mit", base_model=("me/mine",)), "from 'me/mine', whose license is not"),
+    ],
+)
+def test_what_is_open_stops_until_a_person_decides(stated: LicenseFacts, expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)) as caught:
+        applied(stated)
+    assert "sign the decision in license-decisions.yaml" in str(caught.value)
+    if stated.text_sha256:
+        assert applied(stated, decision("apache-2.0")).id == "apache-2.0"
+    brought = decision("apache-2.0", text="licenses/tiny.txt")
+    assert applied(stated, brought).id == "apache-2.0"
+
+
+def test_multimodal_llamas_are_not_for_europe() -> None:
+    stated = facts("llama3.2", text="llama3.2")
+    assert applied(stated).id == "llama3.2"
+    with pytest.raises(InputError, match="no rights in its multimodal models to persons"):
+        resolve(stated, RULES, None, multimodal=True)
+    assert resolve(stated, RULES, decision("llama3.2"), multimodal=True).id == "llama3.2"
+
+
+@pytest.mark.parametrize(
+    ("stated", "decided", "expected"),
+    [
+        (facts("mit"), decision("mit", text_sha256="cd" * 32), "read it and decide again"),
+        (facts("mit", text=None), decision("mit"), "name the text that Jane Doe on 2026-11-21"),
+        (facts("mit"), decision("my-own"), "license = 'my-own': expected one of apache-2.0, mit"),
+    ],
+)
+def test_a_decision_holds_for_one_text_and_one_rule(
+    stated: LicenseFacts, decided: LicenseDecision, expected: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        applied(stated, decided)
+
+
+# Every row of what a redistributor owes: purposes, beginning of the name, sentence to show.
+ROWS = {
+    "apache-2.0": (Grant.ANY, "", None),
+    "mit": (Grant.ANY, "", None),
+    "llama3": (Grant.ANY, "Llama 3", "Built with Meta Llama 3"),
+    "llama3.1": (Grant.ANY, "Llama", "Built with Llama"),
+    "llama3.2": (Grant.ANY, "Llama", "Built with Llama"),
+    "llama3.3": (Grant.ANY, "Llama", "Built with Llama"),
+    "llama4": (Grant.ANY, "Llama", "Built with Llama"),
+    "gemma": (Grant.ANY, "", None),
+    "qwen": (Grant.ANY, "", "Built with Qwen"),
+    "qwen-research": (Grant.NON_COMMERCIAL, "", "Built with Qwen"),
+    "mrl": (Grant.RESEARCH, "", None),
+    "deepseek": (Grant.ANY, "", None),
+    "falcon-180b": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
+    "falcon-llm": (Grant.ANY, "", "Llama-3-tiny is built using artificial intelligence technology"),
+    "falcon2": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
+    "cc-by-nc-4.0": (Grant.NON_COMMERCIAL, "", None),
+    "cc-by-4.0": (Grant.ANY, "", None),
+    "cc-by-sa-4.0": (Grant.ANY, "", None),
+    "cc0-1.0": (Grant.ANY, "", None),
+    "odc-by": (Grant.ANY, "", None),
+    "cdla-permissive-2.0": (Grant.ANY, "", None),
+    "cdla-sharing-1.0": (Grant.ANY, "", None),
+}
+
+
+META = "Copyright © Meta Platforms, Inc. All Rights Reserved."
+ALIBABA = "Copyright (c) Alibaba Cloud. All Rights Reserved."
+# The sentences that have to stand in a file named NOTICE, as the licenses write them.
+NOTICES = {
+    "llama3": f"Meta Llama 3 is licensed under the Meta Llama 3 Community License, {META}",
+    **{
+        f"llama{it}": f"Llama {it} is licensed under the Llama {it} Community License, {META}"
+        for it in ("3.1", "3.2", "3.3", "4")
+    },
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms",
+    "qwen": f"Qwen is licensed under the Qwen LICENSE AGREEMENT, {ALIBABA}",
+    "qwen-research": f"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, {ALIBABA}",
+    "mrl": "Licensed by Mistral AI under the Mistral AI Research License",
+}
+# What else a recipient has to be told.
+TOLD = {
+    **dict.fromkeys(("llama3", "llama3.1", "llama3.2", "llama3.3", "llama4"), "700 million"),
+    **dict.fromkeys(
+        ("gemma", "falcon-180b", "falcon-llm", "falcon2"), "has to bind the recipients"
+    ),
+    "qwen": "100 million",
+    "deepseek": "attachment A",
+    **dict.fromkeys(("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by"), "name its makers"),
+    **dict.fromkeys(("cdla-permissive-2.0", "cdla-sharing-1.0"), "the text of its license"),
+}
+POLICIES = {
+    "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "falcon-180b", "falcon-llm",
+    "falcon2",
+}  # fmt: skip
+
+
+def test_every_rule_is_a_row() -> None:
+    assert [rule.id for rule in RULES.rules] == list(ROWS)
+
+
+@pytest.mark.parametrize("commercial", [True, False])
+@pytest.mark.parametrize("audience", Audience)
+@pytest.mark.parametrize("license_id", ROWS)
+def test_every_license_for_every_audience_and_purpose(
+    tmp_path: Path, license_id: str, audience: Audience, commercial: bool
+) -> None:
+    grant, prefix, shown = ROWS[license_id]
+    rule = RULES.named(license_id, key="license")
+    asked = release(audience, commercial=commercial, name="Llama-3-tiny")
+    if commercial and grant is not Grant.ANY:
+        with pytest.raises(InputError, match=f"allows {grant.value} purposes only"):
+            require_allowed(rule, asked)
+        return
+    require_allowed(rule, asked)
+    sentence = display_text(rule, audience, name=asked.name)
+    terms = release_license(rule, asked, text_sha256=SHA)
+    package = package_manifest(tmp_path, "awq").model_copy(update={"license": terms})
+    notice = notice_text(package, changed=("model.gguf",), unchanged=(), upstream_notices=())
+    assert "is a modified copy of org/tiny" in notice
+    assert "Changed files: model.gguf." in notice
+    assert NOTICES.get(license_id, "") in notice
+    assert TOLD.get(license_id, "") in notice
+    assert ("is subject to the policy at https://" in notice) == (license_id in POLICIES)
+    assert (terms.display_text or "") in notice
+    assert terms.display_text == sentence
+    other_name = release(audience, commercial=commercial, name="tiny")
+    if audience is Audience.INTERNAL:
+        assert sentence is None
+        require_allowed(rule, other_name)
+        return
+    assert (sentence or "").startswith(shown or "")
+    assert (sentence is None) == (shown is None)
+    if prefix:
+        with pytest.raises(InputError, match=f"begins with {prefix!r}"):
+            require_allowed(rule, other_name)
+    else:
+        require_allowed(rule, other_name)
+
+
+def test_calibration_data_has_a_license_too() -> None:
+    assert data_rule("own", RULES) is None
+    assert data_rule("CDLA-Sharing-1.0", RULES) is not None
+    with pytest.raises(InputError, match=r"calibration.license .* = 'scraped': expected one of"):
+        data_rule("scraped", RULES)
+    for_research = data_rule("cc-by-nc-4.0", RULES)
+    require_data_allowed(for_research, release(commercial=False))
+    with pytest.raises(InputError, match="calibrate on other text"):
+        require_data_allowed(for_research, release(commercial=True))

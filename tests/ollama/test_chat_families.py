@@ -1,0 +1,94 @@
+"""A Go template and the family it comes from make the same text, and only twins are called so."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.ollama.chat_families import FAMILIES, PROBES, ChatFamily, go_twin
+from tests.support import ROOT, require_program
+
+TURNS = PROBES["system and turns"].messages
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that renders with Go's own text/template."""
+    directory = tmp_path_factory.mktemp("go")
+    program = directory / "render"
+    subprocess.run(
+        [require_program("go"), "build", "-o", program, ROOT / "tests/go_render/main.go"],
+        check=True,
+        env={**os.environ, "GOCACHE": str(directory / "cache"), "GO111MODULE": "off"},
+    )
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_go_renders_what_the_family_does(renderer: Path, family: ChatFamily) -> None:
+    requests = [
+        {"template": family.go_template(), "messages": conversation.messages}
+        for conversation in PROBES.values()
+    ]
+    done = subprocess.run(
+        [renderer], input=json.dumps(requests), capture_output=True, text=True, check=True
+    )
+    expected = [family.render(conversation.messages) for conversation in PROBES.values()]
+    assert json.loads(done.stdout) == expected
+
+
+def test_families_differ() -> None:
+    assert len({family.render(TURNS) for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_chatml_is_what_its_inventors_wrote() -> None:
+    family = next(it for it in FAMILIES if it.name == "ChatML")
+    assert family.render(TURNS) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n"
+        "<|im_start|>assistant\nAna.<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_gemma_has_no_turn_for_the_system() -> None:
+    family = next(it for it in FAMILIES if it.name == "Gemma")
+    assert family.render(TURNS) == (
+        "<start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>\n"
+        "<start_of_turn>model\nAna.<end_of_turn>\n<start_of_turn>user\nWhere?<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+
+
+def rendered(family: ChatFamily, *, bos: str = "") -> dict[str, str | None]:
+    return {name: bos + family.render(probe.messages) for name, probe in PROBES.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_twin_begins_with_what_the_engine_does_not_add(family: ChatFamily) -> None:
+    template = family.go_template()
+    assert go_twin(rendered(family), bos="<s>", adds_bos=True).template == template
+    with_bos = rendered(family, bos="<s>")
+    assert go_twin(with_bos, bos="<s>", adds_bos=True).template == template
+    assert go_twin(with_bos, bos="<s>", adds_bos=False).template == "<s>" + template
+
+
+def test_one_difference_is_no_twin_and_is_named() -> None:
+    texts = rendered(FAMILIES[0]) | {"tools": "# Tools\n"}
+    twin = go_twin(texts, bos="", adds_bos=False)
+    assert twin.template is None
+    assert twin.reason == "the chat template is not quite ChatML: tools"
+
+
+def test_a_refused_conversation_proves_nothing() -> None:
+    texts = rendered(FAMILIES[0]) | {"answer of a tool": None}
+    assert go_twin(texts, bos="", adds_bos=False).family == "ChatML"
+    refuses_all = dict.fromkeys(PROBES, None)
+    assert go_twin(refuses_all, bos="", adds_bos=False).template is None
+
+
+def test_another_format_is_of_no_family() -> None:
+    twin = go_twin(dict.fromkeys(PROBES, "always the same"), bos="", adds_bos=False)
+    assert twin.reason == "the chat template is of no family with a tested Go template"

@@ -1,0 +1,169 @@
+"""Every architecture: folding changes nothing, and packed files stand for nearly the base."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.architectures.folds import FOLDS, folds_of, layer_folds, split_layer_name
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.core.errors import InputError
+from pipeline.core.workspace import Layout
+from pipeline.numerics.fold import apply_fold, search_fold
+from pipeline.params.params import AwqParams, GptqParams
+from pipeline.quantization.packed_checkpoint import write_packed
+from pipeline.records.statistics import TensorCoverage
+from tests.architecture_models import (
+    CONFIGS,
+    base_manifest,
+    calibrated_model,
+    token_windows,
+)
+
+SHARED = {
+    "num_bits": 4,
+    "group_size": 16,
+    "clip_search": True,
+    "rounding": "gptq",
+    "refine_sweeps": 0,
+    "dampening_frac": 0.01,
+    "quantized_inputs": False,
+    "align_samples": 0,
+    "on_indivisible": "error",
+}
+DENSE = [name for name in CONFIGS if name not in ("mixtral", "qwen3-moe")]
+RECIPES = {
+    "awq": AwqParams.model_validate(SHARED | {"format": "awq", "scale_search": True}),
+    "gptq": GptqParams.model_validate(SHARED | {"format": "gptq", "scale_search": False}),
+}
+
+
+def logits(model: torch.nn.Module) -> Tensor:
+    with torch.inference_mode():
+        output: Tensor = model(input_ids=torch.tensor(token_windows(samples=4, seed=1))).logits
+    return output
+
+
+def relative(difference: Tensor, whole: Tensor) -> float:
+    """The norm of a change of logits; a constant added to all logits of a token is no change."""
+    centred, base = (it - it.mean(-1, keepdim=True) for it in (difference, whole))
+    return float(centred.norm() / base.norm())
+
+
+def folded_tensors(layout: Layout) -> dict[str, Tensor]:
+    """All tensors of the base, float32, with strong scales in every fold of its architecture."""
+    checkpoint, statistics = Checkpoint(layout.base_dir), Statistics(layout)
+    folds = folds_of(base_manifest(layout).architecture)
+    generator = torch.Generator().manual_seed(3)
+    tensors = {name: checkpoint.tensor(name).float() for name in checkpoint.names}
+    for prefix in {split[0] for name in tensors if (split := split_layer_name(name))}:
+        working = {
+            name.removeprefix(f"{prefix}."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+        linears = [it for it in statistics.linears if it.startswith(f"{prefix}.")]
+        grams = {
+            name.removeprefix(f"{prefix}."): gram
+            for name, gram in statistics.grams(linears).items()
+        }
+        modules = {name.removesuffix(".weight") for name in working}
+        present = layer_folds(folds, modules)
+        assert {linear for fold in present for linear in fold.linears} == set(grams)
+        config = checkpoint.config
+        heads = config["hidden_size"] // config["num_attention_heads"]
+        head_dim = config.get("head_dim") or heads
+        for fold in reversed(present):
+            scales = search_fold(
+                working, grams, fold, RECIPES["awq"], symmetric=False, head_dim=head_dim,
+                shared_grams={
+                    it.shared_input: statistics.shared_gram(f"{prefix}.{it.shared_input}")
+                    for it in present
+                    if it.shared_input
+                },
+            )  # fmt: skip
+            # Searched scales of random weights are mild: make them far from 1.
+            scales = scales * torch.randn(scales.shape, generator=generator).exp()
+            apply_fold(working, grams, fold, scales, head_dim=head_dim, stored_dtype=torch.float32)
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in working.items()}
+    return tensors
+
+
+def test_every_architecture_with_folds_is_tested() -> None:
+    assert {config.architectures[0] for config in CONFIGS.values() if config.architectures} <= set(
+        FOLDS
+    )
+    assert len(CONFIGS) == len(FOLDS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_folding_changes_no_output(tmp_path: Path, name: str) -> None:
+    layout = calibrated_model(tmp_path, name, dtype=torch.float32)
+    model = unpacked_model(layout.base_dir)
+    before = logits(model)
+    tensors = folded_tensors(layout)
+    folded = type(model).from_pretrained(
+        None, config=model.config, state_dict=tensors, dtype=torch.float32
+    ).eval()  # fmt: skip
+    assert relative(logits(folded) - before, before) < 2e-5
+
+
+@pytest.mark.parametrize("format_name", RECIPES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_packed_files_of_every_architecture_stand_for_nearly_the_base(
+    tmp_path: Path, name: str, format_name: str
+) -> None:
+    layout = calibrated_model(tmp_path, name)
+    model_dir = tmp_path / "variant"
+    model_dir.mkdir()
+    statistics = Statistics(layout)
+    coverage = write_packed(
+        layout.base_dir, base_manifest(layout), RECIPES[format_name], statistics, model_dir
+    )
+    assert {row.name for row in coverage} == set(Checkpoint(layout.base_dir).names)
+    quantized = {row.name.removesuffix(".weight"): row for row in coverage if row.reason is None}
+    assert set(quantized) == set(statistics.linears)
+    base, variant = (logits(unpacked_model(path)) for path in (layout.base_dir, model_dir))
+    error = relative(variant - base, base)
+    assert 0 < error < 1.5 * explained(quantized.values())
+
+
+def test_an_unknown_architecture_gets_gptq_and_refuses_scales_in_one_line(tmp_path: Path) -> None:
+    layout = calibrated_model(tmp_path, "starcoder2")
+    base, statistics = base_manifest(layout), Statistics(layout)
+    made, refused = tmp_path / "made", tmp_path / "refused"
+    for model_dir in (made, refused):
+        model_dir.mkdir()
+    coverage = write_packed(layout.base_dir, base, RECIPES["gptq"], statistics, made)
+    assert sum(row.reason is None for row in coverage) == 2 * 6
+    error = logits(unpacked_model(made)) - logits(unpacked_model(layout.base_dir))
+    assert relative(error, logits(unpacked_model(layout.base_dir))) < 0.3
+    with pytest.raises(InputError, match="Starcoder2ForCausalLM: scale_search knows Llama"):
+        write_packed(layout.base_dir, base, RECIPES["awq"], statistics, refused)
+
+
+def explained(rows: Iterable[TensorCoverage]) -> float:
+    """The error of all linears, as if independent: √ of the sum of relative squared errors."""
+    return sum(row.relative_error or 0.0 for row in rows) ** 0.5
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_architecture_without_experts_can_be_aligned(tmp_path: Path, name: str) -> None:
+    layout = calibrated_model(tmp_path, name)
+    token_ids = torch.tensor(token_windows())
+    distances = []
+    for samples in (0, 512):
+        recipe = RECIPES["awq"].model_copy(update={"align_samples": samples})
+        model_dir = tmp_path / f"aligned-{samples}"
+        model_dir.mkdir()
+        write_packed(layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir)
+        with torch.inference_mode():
+            base, variant = (
+                unpacked_model(it)(input_ids=token_ids).logits.log_softmax(-1)
+                for it in (layout.base_dir, model_dir)
+            )
+        distances.append(float((base.exp() * (base - variant)).sum(-1).mean()))
+    assert distances[1] < 0.8 * distances[0]

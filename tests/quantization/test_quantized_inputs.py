@@ -1,0 +1,146 @@
+"""Quantized inputs: those that the quantized model really has, and what they are good for."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.architectures.folds import names_by_layer
+from pipeline.calibration.statistics import Statistics
+from pipeline.checkpoint.names import WEIGHTS_FILE
+from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.core.files import directory_records
+from pipeline.core.workspace import Layout
+from pipeline.numerics.drift import DriftAccumulator, corrected
+from pipeline.numerics.grid import range_grid
+from pipeline.numerics.layer import QuantizedLayer, QuantizedLinear
+from pipeline.quantization.layer_inputs import LayerInputs, layer_inputs
+from pipeline.quantization.packed_checkpoint import write_packed
+from pipeline.quantization.quantized_inputs import QuantizedInputs
+from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
+from tests.packed_models import packed_recipe
+
+CPU = torch.device("cpu")
+DENSE = [name for name in CONFIGS if name not in ("mixtral", "qwen3-moe")]
+FRACTION = 0.01
+
+
+def rounded(inputs: LayerInputs) -> QuantizedLayer:
+    """The base's linears, three bits, to nearest; and norms that are halved."""
+    linears = {}
+    for name in inputs.grams:
+        weight = inputs.tensors[f"{name}.weight"].float()
+        grid = range_grid(weight, num_bits=3, group_size=16, symmetric=True)
+        linears[name] = QuantizedLinear(grid.round(weight), grid, 0.0, 1.0)
+    norm = "post_attention_layernorm.weight"
+    return QuantizedLayer(linears, changed={norm: inputs.tensors[norm] / 2})
+
+
+def inputs_of(model_dir: Path, module: str) -> Tensor:
+    """What a linear of the model reads for the calibration tokens."""
+    model, seen = unpacked_model(model_dir), []
+    model.get_submodule(module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(input_ids=torch.tensor(token_windows()))
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> None:
+    """Nothing drifts in the first layer; the second reads what the first one became gives."""
+    layout = calibrated_model(tmp_path, name)
+    statistics, checkpoint = Statistics(layout), Checkpoint(layout.base_dir)
+    by_layer = names_by_layer(checkpoint.names)
+    before = {
+        prefix: layer_inputs(
+            prefix,
+            checkpoint.tensors(names),
+            [it for it in statistics.linears if it.startswith(f"{prefix}.")],
+            statistics,
+            (),
+        )
+        for prefix, names in by_layer.items()
+        if prefix
+    }
+    served = QuantizedInputs(
+        layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
+    )
+    first, second = before
+    after = served.corrected(first, before[first])
+    for linear, gram in before[first].grams.items():
+        torch.testing.assert_close(after.grams[linear], gram, rtol=1e-4, atol=1e-5)
+        weight = before[first].tensors[f"{linear}.weight"].float()
+        assert torch.equal(after.tensors[f"{linear}.weight"], weight)
+    made = rounded(before[first])
+    served.advance(first, made)
+    after = served.corrected(second, before[second])
+
+    values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
+    stored = {f"{first}.{it}": value for it, value in (values | made.changed).items()}
+    changed = tmp_path / "changed"
+    shutil.copytree(layout.base_dir, changed)
+    save_file(load_file(layout.base_dir / WEIGHTS_FILE) | stored, changed / WEIGHTS_FILE)
+    linear = next(iter(before[second].grams))
+    pair = [inputs_of(it, f"{second}.{linear}") for it in (layout.base_dir, changed)]
+    expected = DriftAccumulator(pair[0].shape[-1], CPU)
+    expected.add(torch.cat(pair))
+    torch.testing.assert_close(after.grams[linear], expected.gram(), rtol=1e-3, atol=1e-4)
+    weight = before[second].tensors[f"{linear}.weight"]
+    (own,) = corrected(
+        {"": weight}, expected.drift(), expected.gram(), dampening_frac=FRACTION
+    ).values()
+    change = after.tensors[f"{linear}.weight"] - weight
+    assert (after.tensors[f"{linear}.weight"] - own).norm() < 1e-3 * change.norm()
+
+
+def variant_of(layout: Layout, name: str, format_name: str, **changes: object) -> Path:
+    """A packed variant of the tiny model, beside its base."""
+    recipe = packed_recipe(format_name, group_size=16, rounding="gptq", clip_search=True, **changes)
+    model_dir = layout.root / name / "model"
+    model_dir.mkdir(parents=True)
+    statistics = Statistics(layout)
+    write_packed(layout.base_dir, base_manifest(layout), recipe, statistics, model_dir)
+    assert [it.name for it in model_dir.parent.iterdir()] == ["model"]
+    return model_dir
+
+
+def log_probabilities(model_dir: Path, windows: list[list[int]]) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = unpacked_model(model_dir)(input_ids=torch.tensor(windows)).logits
+    return logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "changes"), [("awq", {"scale_search": True}), ("gptq", {"num_bits": 3})]
+)
+def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
+    tmp_path: Path, format_name: str, changes: dict[str, object]
+) -> None:
+    """On tokens that it did not see, and the same bytes again."""
+    layout = calibrated_model(tmp_path, "llama", samples=96)
+    plain, better, again = (
+        variant_of(layout, name, format_name, quantized_inputs=name != "plain", **changes)
+        for name in ("plain", "better", "again")
+    )
+    windows = token_windows(samples=64, seed=1)
+    base = log_probabilities(layout.base_dir, windows)
+    kl = [
+        float((base.exp() * (base - log_probabilities(it, windows))).sum(-1).mean())
+        for it in (plain, better)
+    ]
+    assert 0 < kl[1] < 0.97 * kl[0], kl
+    assert directory_records(better) == directory_records(again)
+    assert Checkpoint(better).names == Checkpoint(plain).names
+
+
+def test_layers_of_which_nothing_is_quantized_pass_both_on(tmp_path: Path) -> None:
+    layout = calibrated_model(tmp_path, "llama")
+    served = QuantizedInputs(
+        layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
+    )
+    served.advance("model.layers.0", QuantizedLayer({}, {}))
+    base, quantized = sorted((tmp_path / "work").glob("*/00001.states"))
+    assert base.read_bytes() == quantized.read_bytes()
