@@ -27,8 +27,8 @@ from benchmarks.result import Row, publish
 from benchmarks.workspace import copy_repository
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.workspace import BASE, Layout
-from pipeline.params.suite_file import read_suite
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import read_workspace
+from pipeline.params.suites import read_suite
 from pipeline.stages import calibrate, fetch, quantize
 
 VARIANTS = ("awq-w4-g128", "gptq-w4-g128", "ct-w4a16-g128", "gguf-q8-0", "gguf-q4-k-m")

@@ -17,8 +17,7 @@ from pipeline.core.workspace import Layout
 from pipeline.engines.distance import log_softmax
 from pipeline.engines.scorer import Scorer
 from pipeline.engines.token_forest import Span
-from pipeline.params.backend_check import chosen_judge
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import chosen_judge, read_workspace
 from pipeline.serving.canary import reference_texts, served_texts
 from pipeline.serving.candidates import candidates_of, launch_of, scorer_of
 from pipeline.stages.benchmark import prompts_of

@@ -20,7 +20,7 @@ from pipeline.evaluation.task_runs import TaskQuestions, run_tasks
 from pipeline.numerics.grid import range_grid
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
-from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import read_suite
 from pipeline.records.evaluation import Distance, EvaluationRecord, TaskScore
 from pipeline.tasks.loading import loaded_tasks
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.calibration.statistics import Statistics
 from pipeline.core.workspace import Layout
 from pipeline.params.params import Params
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import read_workspace
 from pipeline.stages import calibrate, quantize
 
 BYTES_PER_MAXRSS = 1024  # getrusage(2) on Linux

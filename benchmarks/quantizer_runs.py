@@ -31,9 +31,9 @@ from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import Scorer
 from pipeline.evaluation.judge import measure
 from pipeline.params.other_quantizers import BackendWeights
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import read_workspace
 from pipeline.quantization.other_quantizers import ROOT, environment_dir, set_up_backend
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import read_base_manifest
 from pipeline.stages import fetch
 
 STOP_GRACE_S = 60.0

@@ -29,7 +29,7 @@ def _layout() -> Layout:
 
 def _workspace() -> "tuple[Layout, Params]":
     """The workspace and its parameters, checked. Raises InputError."""
-    from pipeline.params.workspace import read_workspace
+    from pipeline.params.reading import read_workspace
 
     layout = _layout()
     return layout, read_workspace(layout)
@@ -37,7 +37,7 @@ def _workspace() -> "tuple[Layout, Params]":
 
 def _variants(context: typer.Context) -> list[str]:
     """The variants of params.yaml, for completion; none where it cannot be read."""
-    from pipeline.params.reading import read_yaml
+    from pipeline.core.yaml_files import read_yaml
 
     directory = context.parent.params.get("directory") if context.parent else None
     try:
@@ -79,6 +79,14 @@ Place = Annotated[
     ),
 ]
 TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
+
+
+@command(STAGES, "inputs")
+def inputs() -> None:
+    """Write down what params.yaml names outside the graph."""
+    from pipeline.stages.inputs import run
+
+    run(*_workspace())
 
 
 @command(STAGES, "fetch")

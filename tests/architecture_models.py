@@ -21,11 +21,12 @@ from transformers import (
 
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.sample import write_token_ids
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
 from pipeline.core.texts import token_ids_sha256
 from pipeline.core.workspace import Layout
 from pipeline.params.reading import read_params
+from pipeline.records.base import BaseManifest
 from pipeline.records.statistics import Decontamination, StatisticsRecord
 from tests.support import ROOT
 from tests.workspace import write_base_manifest

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.babyllama import make_workspace
 from pipeline.core.workspace import Layout
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.support import serve_python, shared_dir
 

@@ -13,10 +13,10 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.core.file_records import LicenseDecision
 from pipeline.params.params import Params
 from pipeline.params.serving import Scenario
 from pipeline.params.suites import Suites
+from pipeline.records.licenses import LicenseDecision
 from tests.support import ROOT
 
 README = ROOT / "README.md"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoint.checks import read_config
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
+from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Layout
 from pipeline.licensing.reading import read_license_facts
@@ -15,14 +16,14 @@ from pipeline.licensing.rules import license_rules
 from pipeline.params.params import GgufParams, Params
 from pipeline.params.reading import read_params
 from pipeline.params.serving import ServeParams
-from pipeline.params.suite_file import SUITES_FILE
+from pipeline.params.suites import SUITES_FILE
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import (
     Benchmarks,
     Canary,
     Latency,
     LoadResult,
     LoadRound,
-    Machine,
     ServedModel,
     ServerMemory,
     SkippedModel,
@@ -42,13 +43,8 @@ from pipeline.records.selection import (
     VariantVerdict,
     Verdict,
 )
-from pipeline.records.statistics import (
-    ComparedTexts,
-    Decontamination,
-    StatisticsRecord,
-    TensorCoverage,
-    VariantRecord,
-)
+from pipeline.records.statistics import ComparedTexts, Decontamination, StatisticsRecord
+from pipeline.records.variant import TensorCoverage, VariantRecord
 from tests.models import tiny_llama
 from tests.support import ROOT
 

@@ -13,13 +13,13 @@ from ruamel.yaml import YAML
 
 from pipeline.checkpoint.names import CARD_FILE, license_text
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import LicenseDecision, LicenseFacts
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note
 from pipeline.core.record import first_problem
 from pipeline.core.workspace import DECISIONS_FILE, Layout
+from pipeline.core.yaml_files import read_yaml
 from pipeline.licensing.rule import words_sha256
-from pipeline.params.reading import read_yaml
+from pipeline.records.licenses import LicenseDecision, LicenseFacts
 
 FENCE = "---"
 

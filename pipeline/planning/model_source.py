@@ -11,24 +11,19 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import (
-    CONFIG_FILE,
-    INDEX_FILE,
-    CheckpointSource,
-    HubSource,
-    parse_hub_source,
-    weight_names,
-)
+from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, shown
 from pipeline.core.workspace import Layout
+from pipeline.params.hub_source import HubSource, parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams
 from pipeline.planning.checkpoint_source import directory_source, source_of
-from pipeline.planning.stage_needs import Source
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.planning.source import Source
+from pipeline.records.base import read_base_manifest
 from pipeline.sources.hub import HubCheckpoint, current_endpoint, open_hub
 from pipeline.sources.hub_errors import readable_hub_errors
 from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.source import CheckpointSource
 
 MAX_DIMENSION = 1 << 40
 

@@ -20,7 +20,7 @@ from pipeline.numerics.gram import output_error
 from pipeline.params.params import GgufParams, GgufType, IntegerWeights, Rounding
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 
 
 def write_gguf(

@@ -17,7 +17,7 @@ from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid
 from pipeline.params.other_quantizers import BackendParams
 from pipeline.quantization.coverage import implied_by_packing, kept_coverage, require_covered
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 
 BALANCE_STEPS = 4
 OUTPUT_STEPS = 2

@@ -28,7 +28,6 @@ from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CARD_FILE, CONFIG_FILE, INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, tokenizer_of
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.files import read_bytes, readable_disk_errors
 from pipeline.core.process import run_program
 from pipeline.core.progress import note
@@ -37,7 +36,8 @@ from pipeline.params.other_quantizers import BackendParams, BackendRequest, Back
 from pipeline.params.params import Params
 from pipeline.quantization.grouping import require_divisible
 from pipeline.quantization.other_coverage import measured_coverage
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.base import BaseManifest
+from pipeline.records.variant import TensorCoverage
 
 ROOT = Path(__file__).resolve().parents[2]
 SET_UP = ROOT / "envs" / "peer.py"

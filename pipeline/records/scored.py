@@ -8,8 +8,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import read_bytes, read_record
 from pipeline.core.record import first_problem, sha256_hex
 from pipeline.core.workspace import BASE, Layout
-from pipeline.gate.comparison import Scored
-from pipeline.records.evaluation import Control, DocumentRecord, Engine, EvaluationRecord
+from pipeline.records.evaluation import Control, DocumentRecord, Engine, EvaluationRecord, Scored
 
 
 def read_scored(layout: Layout, name: str) -> Scored:

@@ -5,12 +5,12 @@ from pydantic import ValidationError
 from pipeline.core.errors import InputError
 from pipeline.core.record import first_problem
 from pipeline.core.workspace import Layout
+from pipeline.core.yaml_files import read_yaml
 from pipeline.oci.layout import ImageLayout
 from pipeline.oci.reference import LayoutDirectory, Place, Reference, Server, parse_reference
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import Store
 from pipeline.params.params import RegistryParams
-from pipeline.params.reading import read_yaml
 
 
 def configured_place(layout: Layout) -> Place:

@@ -6,17 +6,18 @@ from typing import TypeVar
 from pipeline.checkpoint.checks import read_config
 from pipeline.checkpoint.names import CARD_FILE
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.files import read_bytes
 from pipeline.core.record import Record, sha256_hex
 from pipeline.core.workspace import BASE, Layout
 from pipeline.licensing.licenses import data_rule
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.release.evidence import Evidence, RecordFile
 from pipeline.release.model_card import read_languages
 

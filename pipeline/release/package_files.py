@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.file_records import FileRecord
 from pipeline.core.files import CHUNK_BYTES, file_sha256, write_bytes
 from pipeline.core.workspace import Layout
+from pipeline.records.base import BaseManifest
 
 
 def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remedy: str) -> None:

@@ -11,10 +11,10 @@ from pipeline.core.formatting import unit_of
 from pipeline.core.rendering import read_asset, render_html
 from pipeline.core.workspace import BASE
 from pipeline.economics.cost_model import CostModel, cost_curves, cost_model
-from pipeline.records.benchmarks import Benchmarks, LoadResult
+from pipeline.records.benchmarks import Benchmarks, LoadResult, served_models
 from pipeline.records.rounds import Estimate, estimate
-from pipeline.release.card_facts import base_reference
-from pipeline.report import svg_curves
+from pipeline.records.wording import base_reference
+from pipeline.report import svg_charts as svg_curves
 from pipeline.report.costs import break_even_rows, cost_lines, cost_rows, cost_sentence
 from pipeline.report.facts import (
     Facts,
@@ -25,17 +25,15 @@ from pipeline.report.facts import (
     task_rows,
     verdict_rows,
 )
-from pipeline.report.report_controls import control_rows
 from pipeline.report.serving import (
     crossovers,
     load_rows,
     load_sentence,
     memory_rows,
-    served_models,
     serving_remarks,
 )
 from pipeline.report.svg_charts import Line, Point, lines, scatter
-from pipeline.report.verdicts import choices, gate_sentences, task_verdict_rows
+from pipeline.report.verdicts import choices, control_rows, gate_sentences, task_verdict_rows
 
 TEMPLATE = "report/report.html.j2"
 STYLE = "report/report.css"

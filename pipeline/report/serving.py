@@ -14,8 +14,8 @@ from pipeline.records.benchmarks import (
     Latency,
     LoadResult,
     LoadRound,
-    ServedModel,
     SkippedModel,
+    served_models,
 )
 from pipeline.records.rounds import Crossover, Estimate, crossover
 
@@ -47,12 +47,6 @@ class MemoryRow:
     kv_cache_tokens: str
     predicted: str
     resident: str
-
-
-def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
-    """The models that were measured under load."""
-    models = benchmarks.models if benchmarks else {}
-    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
 
 
 def load_rows(benchmarks: Benchmarks) -> tuple[LoadRow, ...]:

@@ -11,7 +11,20 @@ from pipeline.core.workspace import BASE
 from pipeline.gate.profiles import Figure, choose, options_of
 from pipeline.params.gate import GateParams, Objective, ProfileParams
 from pipeline.records.benchmarks import Benchmarks, ServedModel
+from pipeline.records.evaluation import EvaluationRecord, TaskScore
 from pipeline.records.selection import Choice, DropVerdict, Selection, TaskVerdict, VariantVerdict
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """One engine against the reference engine."""
+
+    engine: str
+    kl: str
+    kl_interval: str
+    top1: str
+    perplexity_ratio: str
+    largest_difference: str
 
 
 @dataclass(frozen=True)
@@ -192,3 +205,26 @@ def choices(
     """What each profile chooses, now with the benchmark where there is one."""
     options = options_of(selection.variants, measured_figures(benchmarks))
     return {name: choose(profile, options) for name, profile in profiles.items()}
+
+
+def control_rows(base: EvaluationRecord) -> tuple[ControlRow, ...]:
+    return tuple(
+        ControlRow(
+            engine=f"{it.backend} ({it.backend_version})",
+            kl=significant(it.distance.kl),
+            kl_interval=f"{significant(it.distance.kl_low)} to {significant(it.distance.kl_high)}",
+            top1=percent(it.distance.top1),
+            perplexity_ratio=significant(it.distance.perplexity_ratio, 6),
+            largest_difference=_largest_difference(base.tasks, it.tasks),
+        )
+        for it in base.controls.values()
+    )
+
+
+def _largest_difference(base: Mapping[str, TaskScore], own: Mapping[str, TaskScore]) -> str:
+    """Of a task's score, engine − reference."""
+    differences = {task: own[task].value - base[task].value for task in base if task in own}
+    if not differences:
+        return "–"
+    task = max(differences, key=lambda name: abs(differences[name]))
+    return f"{differences[task]:+.4f} on {task}"

@@ -7,14 +7,17 @@ serves it. A launch is the latter's command, with the memory it will take.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text
+from pipeline.core.machine import available_memory, memory_for_servers
 from pipeline.core.workspace import BASE, Layout
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
@@ -22,11 +25,9 @@ from pipeline.engines.in_vllm import VllmScorer
 from pipeline.engines.scorer import Scorer
 from pipeline.params.params import GgufParams, PackedJudge
 from pipeline.params.serving import Endpoint, ServeParams
-from pipeline.planning.capacity import available_memory, memory_for_servers
-from pipeline.planning.checkpoint_source import directory_source
-from pipeline.records.manifest_file import read_base_manifest
-from pipeline.records.selection import Selection
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.base import read_base_manifest
+from pipeline.records.selection import Approved
+from pipeline.records.variant import VariantRecord
 from pipeline.serving import endpoint, vllm
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.fleet import Launch
@@ -62,12 +63,12 @@ class Candidate:
 def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
     base = read_base_manifest(layout)
-    selection = read_record(Selection, layout.selection_path, made_by="select")
+    approved = read_record(Approved, layout.approved_path, made_by="select")
     candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
-    for name in selection.approved():
+    for name, digest in approved.variants.items():
         path = layout.variant_path(name)
         variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
-        if variant.digest != selection.variants[name].artifact_digest:
+        if variant.digest != digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
         candidates[name] = _candidate(layout, variant)
     return [*candidates.values(), *_endpoints(serve, candidates)]
@@ -105,7 +106,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
     elif packed_judge is PackedJudge.VLLM:
         needed = VLLM_BYTES + weight_bytes(candidate)
     else:
-        needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
+        needed = WIDTHS["float32"] * num_weights(layout.base_dir)
     if (free_bytes := free()) < needed:
         needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
         raise FailureError(
@@ -175,6 +176,12 @@ def weight_bytes(candidate: Candidate) -> int:
     if candidate.path.is_file():
         return candidate.path.stat().st_size
     return sum(path.stat().st_size for path in candidate.path.glob("*.safetensors"))
+
+
+def num_weights(model_dir: Path) -> int:
+    """Count the weights of a checkpoint, from its headers."""
+    headers = [read_header(path) for path in model_dir.glob("*.safetensors")]
+    return sum(prod(tensor.shape) for header in headers for tensor in header.values())
 
 
 def kv_bytes_of(layout: Layout, serve: ServeParams, *, dtype: str) -> int:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from pipeline.checkpoint.names import parse_dataset_source
 from pipeline.core.errors import InputError, shown
-from pipeline.core.file_records import DatasetManifest
 from pipeline.core.files import (
     directory_records,
     read_record,
@@ -24,7 +22,9 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Layout
+from pipeline.params.hub_source import parse_dataset_source
 from pipeline.params.params import DatasetParams
+from pipeline.records.base import DatasetManifest
 from pipeline.sources.hub import open_hub
 
 DATA_SUFFIXES = (".parquet", ".jsonl")

@@ -19,15 +19,15 @@ from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.core.allocator import readable_memory_errors
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
+from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
 from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import Layout
-from pipeline.params.backend_check import chosen_judge
 from pipeline.params.params import Params
+from pipeline.params.reading import chosen_judge
 from pipeline.params.serving import ServeParams
-from pipeline.planning.capacity import memory_for_servers
+from pipeline.records.base import read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.serving.canary import Prompts, Reference, reference_of
 from pipeline.serving.candidates import (
     SPARE_TOKENS,
@@ -41,7 +41,6 @@ from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Co
 from pipeline.serving.endpoint import require_usable
 from pipeline.serving.fleet import Fleet
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.machine import this_machine
 from pipeline.serving.server import chosen_port
 from pipeline.serving.vllm import AUTO_DTYPE
 

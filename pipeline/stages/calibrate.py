@@ -20,9 +20,9 @@ from pipeline.core.files import (
 from pipeline.core.progress import note
 from pipeline.core.workspace import Layout
 from pipeline.params.params import Params
-from pipeline.planning.room import fetched_source, require_room
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.stage_needs import calibrate_need
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import read_base_manifest
 from pipeline.records.statistics import StatisticsRecord
 
 

@@ -30,17 +30,15 @@ from pipeline.evaluation.engines import Subjects, base_subject
 from pipeline.evaluation.judge import Judge, Judgement, Subject, read_held_out
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
-from pipeline.params.backend_check import chosen_judge, require_judge
 from pipeline.params.params import PackedJudge, Params
-from pipeline.params.suite_file import read_suite
-from pipeline.params.suites import Suite
-from pipeline.planning.room import fetched_source, require_room
+from pipeline.params.reading import chosen_judge, require_judge
+from pipeline.params.suites import Suite, read_suite
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.stage_needs import evaluate_need
-from pipeline.quantization.coverage import quantized_bits
+from pipeline.records.base import read_base_manifest
 from pipeline.records.evaluation import Control, DocumentRecord, EvaluationRecord
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.records.scored import control_in, read_base_in, read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord, quantized_bits
 from pipeline.tasks.loading import loaded_tasks
 
 NO_MEMORY_REMEDY = "lower evaluate.batch_size or evaluate.window_tokens, or use a larger machine"

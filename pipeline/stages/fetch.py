@@ -16,20 +16,9 @@ from pipeline.checkpoint.checks import (
     read_shards,
     takes_more_than_text,
 )
-from pipeline.checkpoint.names import (
-    CheckpointSource,
-    parse_hub_source,
-    sidecar_names,
-    weight_names,
-)
+from pipeline.checkpoint.names import sidecar_names, weight_names
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import (
-    AppliedLicense,
-    BaseManifest,
-    FileRecord,
-    LicenseFacts,
-    tree_digest,
-)
+from pipeline.core.file_records import FileRecord, tree_digest
 from pipeline.core.files import (
     directory_records,
     readable_disk_errors,
@@ -43,11 +32,14 @@ from pipeline.core.workspace import Layout
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
+from pipeline.params.hub_source import parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import BaseManifest, read_base_manifest
+from pipeline.records.licenses import AppliedLicense, LicenseFacts
 from pipeline.sources.dataset import fetch_dataset
 from pipeline.sources.hub import open_hub
 from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.source import CheckpointSource
 
 DOWNLOAD_SUFFIX = ".download"
 MAX_SIDECAR_BYTES = 1 << 28

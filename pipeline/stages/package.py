@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.names import CARD_FILE, LEGAL_FILE
-from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.file_records import FileRecord
 from pipeline.core.files import (
     directory_records,
     file_record,
@@ -26,11 +26,13 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import note
 from pipeline.core.workspace import Layout
-from pipeline.licensing.licenses import LICENSE_FILE, require_allowed, require_data_allowed
+from pipeline.licensing.licenses import require_allowed, require_data_allowed
 from pipeline.licensing.reading import read_text
 from pipeline.ollama.modelfile import ModelfileFacts, modelfile
 from pipeline.ollama.modelfile_facts import read_modelfile_facts
 from pipeline.params.params import GgufParams, Params
+from pipeline.records.base import BaseManifest
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.records.release import (
     BOM_SUFFIX,
     GENERATED_FILES,
@@ -44,13 +46,9 @@ from pipeline.records.release import (
     PackageManifest,
 )
 from pipeline.records.selection import Selection
+from pipeline.records.wording import base_reference
 from pipeline.release.bill_of_materials import bill_of_materials
-from pipeline.release.card_facts import (
-    base_reference,
-    calibration_reference,
-    quantization_name,
-    release_license,
-)
+from pipeline.release.card_facts import calibration_reference, quantization_name, release_license
 from pipeline.release.evidence import Evidence
 from pipeline.release.evidence_reading import read_evidence
 from pipeline.release.model_card import render_card

@@ -23,16 +23,15 @@ from pipeline.core.progress import note
 from pipeline.core.workspace import Layout
 from pipeline.gguf import files as gguf
 from pipeline.licensing.licenses import gguf_metadata
-from pipeline.params.backend_check import require_runnable
 from pipeline.params.other_quantizers import BackendWeights
 from pipeline.params.params import GgufParams, Params, VariantParams
+from pipeline.params.reading import require_runnable
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.quantize_need import quantize_need
-from pipeline.planning.room import fetched_source, require_room
-from pipeline.quantization.coverage import bits_per_weight
 from pipeline.quantization.gguf_variant import write_gguf
 from pipeline.quantization.packed_checkpoint import write_packed
-from pipeline.records.manifest_file import read_base_manifest
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.base import read_base_manifest
+from pipeline.records.variant import VariantRecord, bits_per_weight
 
 
 def run(layout: Layout, params: Params, name: str) -> None:

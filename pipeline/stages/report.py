@@ -10,12 +10,13 @@ from pipeline.core.progress import note
 from pipeline.core.workspace import BASE, Layout
 from pipeline.params.params import Params
 from pipeline.params.reading import read_prices
+from pipeline.records.base import read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.records.release import Receipts
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.report.facts import Facts
 from pipeline.report.page import render_report
 

@@ -8,18 +8,21 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import read_record, write_record
 from pipeline.core.progress import note
 from pipeline.core.workspace import BASE, Layout
-from pipeline.gate.comparison import Scored
 from pipeline.gate.verdicts import Candidate, decide
 from pipeline.params.params import Params
-from pipeline.params.suite_file import read_suite
-from pipeline.quantization.coverage import quantized_bits
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.params.suites import read_suite
+from pipeline.records.base import read_base_manifest
+from pipeline.records.evaluation import Scored
 from pipeline.records.scored import read_base_in, read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.selection import Approved
+from pipeline.records.variant import VariantRecord, quantized_bits
 
 
 def run(layout: Layout, params: Params) -> None:
-    """Write `artifacts/selection.json`. Raises InputError for missing or outdated evaluations."""
+    """Write `selection.json` and `approved.json`.
+
+    Raises InputError for missing or outdated evaluations.
+    """
     manifest = read_base_manifest(layout)
     base = read_scored(layout, BASE)
     if base.record.artifact_digest != manifest.digest:
@@ -29,7 +32,9 @@ def run(layout: Layout, params: Params) -> None:
     margins = _margins(layout, base, params.gate.margin)
     candidates = {name: _candidate(layout, base, name) for name in params.variants}
     selection = decide(base.record, manifest.weight_bytes, candidates, margins, params.gate)
+    approved = {name: selection.variants[name].artifact_digest for name in selection.approved()}
     write_record(layout.selection_path, selection)
+    write_record(layout.approved_path, Approved(base_digest=manifest.digest, variants=approved))
     for name, verdict in selection.variants.items():
         note(f"select: {name}: {verdict.verdict}: {'; '.join(verdict.reasons)}")
     for profile, choice in selection.choices.items():

@@ -12,7 +12,7 @@ from pipeline.params.params import Params
 from pipeline.planning.capacity import capacity, measured_speed
 from pipeline.planning.model_source import read_source
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
-from pipeline.planning.stage_needs import Source, Speed
+from pipeline.planning.source import Source, Speed
 from pipeline.tasks.texts import suite_tokens
 
 

@@ -7,7 +7,7 @@ does not exist yet while publish runs.
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_record
 from pipeline.core.workspace import Layout
-from pipeline.params.reading import read_yaml
+from pipeline.core.yaml_files import read_yaml
 from pipeline.records.release import Receipts
 from pipeline.release.git_tags import tag_commit, tag_prefix
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.workspace import Layout
-from pipeline.licensing.licenses import LICENSE_FILE
 from pipeline.oci.blob import Advance
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import ReadableStore, transfer, verified_chunks
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.registry.evidence import Evidence, find_evidence, read_evidence
 from pipeline.registry.evidence_kinds import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
 from pipeline.registry.places import open_release

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import LicenseFacts
 from pipeline.core.files import file_sha256
 from pipeline.core.workspace import Layout
 from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.records.licenses import LicenseFacts
 from pipeline.release.model_card import read_languages
 from tests.support import ROOT
 

@@ -15,7 +15,7 @@ from pipeline.core.workspace import Layout
 from pipeline.numerics.fold import apply_fold, search_fold
 from pipeline.params.params import AwqParams, GptqParams
 from pipeline.quantization.packed_checkpoint import write_packed
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 from tests.architecture_models import (
     CONFIGS,
     base_manifest,

@@ -19,12 +19,12 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.texts import token_ids_sha256
 from pipeline.core.workspace import Layout
 from pipeline.numerics import awq
-from pipeline.params.backend_check import require_runnable
 from pipeline.params.other_quantizers import AutoAwqParams, BackendWeights, GptqModelParams
 from pipeline.params.params import Params
+from pipeline.params.reading import require_runnable
 from pipeline.quantization.other_coverage import measured_coverage
 from pipeline.quantization.other_quantizers import calibration_samples, environment_dir
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import quantize
 from tests.stages.test_quantize import (
     GROUP_SIZE,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
 from pipeline.core.workspace import Layout
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import quantize
 from tests.readers import gptq_reference
 from tests.stages.test_quantize import calibrated, packed, params_for

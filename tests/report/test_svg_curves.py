@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.report.svg_charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH
-from pipeline.report.svg_curves import Curve, curves, power_name
+from pipeline.report.svg_charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Curve, curves, power_name
 
 
 def places(svg: ET.Element) -> list[list[tuple[float, float]]]:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.cli import main
+from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, free_port
 from pipeline.engines.in_transformers import TransformersScorer
@@ -19,14 +20,7 @@ from pipeline.records.selection import Verdict
 from pipeline.serving import vllm
 from pipeline.serving.canary import reference_texts, served_texts
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.server import (
-    OFFLINE,
-    SERVED_NAME,
-    Server,
-    complete,
-    is_healthy,
-    local_session,
-)
+from pipeline.serving.server import SERVED_NAME, Server, complete, is_healthy, local_session
 from pipeline.stages import package, publish
 from tests.packed_models import tiny_packed
 from tests.support import serve_python

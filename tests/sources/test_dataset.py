@@ -11,10 +11,10 @@ from huggingface_hub import constants, snapshot_download
 
 from pipeline.calibration.documents import open_documents
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import DatasetManifest
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Layout
 from pipeline.params.params import DatasetParams
+from pipeline.records.base import DatasetManifest
 from pipeline.sources.dataset import fetch_dataset
 from tests.hub_server import COMMIT, TOKEN, Hub, serve_hub
 

@@ -14,7 +14,7 @@ from pipeline.params.params import Params
 from pipeline.quantization.other_quantizers import environment_dir
 from pipeline.records.release import PackageManifest
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, package, quantize, select
 from tests.quantization.test_other_quantizers import LIBRARIES
 from tests.stages.test_evaluate import write_inputs

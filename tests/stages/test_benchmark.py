@@ -18,7 +18,7 @@ from pipeline.gguf import files as gguf
 from pipeline.params.params import GgufParams, PackedJudge, Params
 from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.records.selection import Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.serving import candidates
 from pipeline.serving.fleet import Fleet
 from pipeline.stages import benchmark

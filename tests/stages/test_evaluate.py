@@ -26,7 +26,7 @@ from pipeline.params.params import EvaluateParams, PackedJudge, Params
 from pipeline.params.reading import read_params
 from pipeline.records.evaluation import DocumentRecord, EvaluationRecord
 from pipeline.records.scored import read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python

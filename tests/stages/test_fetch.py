@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256
 from pipeline.core.workspace import PARAMS_FILE, Layout
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
+from pipeline.records.base import BaseManifest
 from pipeline.stages import fetch
 from tests.disk import run_on_tiny_disk
 from tests.hub_server import COMMIT, Hub, serve_hub

@@ -11,7 +11,7 @@ from pipeline.core.files import directory_records, file_sha256, write_record
 from pipeline.core.workspace import Layout
 from pipeline.records.release import PackageIndex, PackageManifest
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.workspace import Workspace, make_workspace, write_benchmarks

@@ -21,7 +21,7 @@ from pipeline.gguf.files import read_tensors
 from pipeline.numerics.gram import output_error
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
 from tests.architecture_models import tiny_model
 from tests.evaluation_files import write_evaluation_files

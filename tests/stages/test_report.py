@@ -15,7 +15,7 @@ from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.params.reading import read_prices
 from pipeline.records.selection import Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
 from tests.workspace import Workspace, make_workspace, write_benchmarks
