@@ -35,8 +35,8 @@ def run(layout: Layout, params: Params) -> None:
     signing_key = layout.root / key if key is not None else None
     if signing_key is not None and not signing_key.is_file():
         raise InputError(
-            f"release.signing_key = {key}: no such file; make a key (README.md says how), or set "
-            "it to null to leave packages unsigned"
+            f"release.signing_key = {key}: no such file; make a key (docs/license.md says how), or "
+            "set it to null to leave packages unsigned"
         )
     with new_directory(layout.inputs_dir) as work_dir:
         write_record(work_dir / "model.json", _named_files(model_dir))
