@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result import Row, publish
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.engines.distance import log_softmax
 from pipeline.engines.scorer import Scorer
 from pipeline.engines.token_forest import Span
@@ -27,16 +27,16 @@ NEW_TOKENS = 32
 
 
 def main() -> None:
-    layout = Layout(Path.cwd())
-    params = read_workspace(layout)
-    asked = prompts_of(layout, params, num_prompts=NUM_PROMPTS)
+    workspace = Workspace(Path.cwd())
+    params = read_workspace(workspace)
+    asked = prompts_of(workspace, params, num_prompts=NUM_PROMPTS)
     tokenizer, prompts = asked.tokenizer, asked.ids
     rows: list[Row] = []
     packed_judge = chosen_judge(params.evaluate.packed_judge)
-    for candidate in candidates_of(layout, params.serve):
-        with closing(scorer_of(layout, candidate, packed_judge)) as scorer:
+    for candidate in candidates_of(workspace, params.serve):
+        with closing(scorer_of(workspace, candidate, packed_judge)) as scorer:
             expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
-            with launch_of(layout, params.serve, candidate, port=None).serve() as server:
+            with launch_of(workspace, params.serve, candidate, port=None).serve() as server:
                 texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
             gaps = [
                 gap(scorer, tokenizer, prompt, ours, theirs)

@@ -15,7 +15,7 @@ DATASET_DIR = "artifacts/calibration/data"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Workspace:
     """The workspace; each property is a file (`_path`) or a directory (`_dir`) in it."""
 
     root: Path

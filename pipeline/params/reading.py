@@ -13,7 +13,7 @@ from pipeline.core.environments import installed_vllm
 from pipeline.core.errors import InputError
 from pipeline.core.machine import has_cuda
 from pipeline.core.record import Record, first_problem, problem_keys
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.core.yaml_files import read_yaml
 from pipeline.params.other_quantizers import CUDA_ONLY, NATIVE
 from pipeline.params.params import PackedJudge, Params, VariantParams
@@ -121,22 +121,22 @@ def chosen_judge(judge: PackedJudge) -> PackedJudge:
     return PackedJudge.VLLM if has_cuda() else PackedJudge.TRANSFORMERS
 
 
-def read_workspace(layout: Layout) -> Params:
+def read_workspace(workspace: Workspace) -> Params:
     """The parameters of a workspace.
 
     Raises InputError for a file they name that is not there, or an engine that cannot run here.
     """
-    params = read_params(layout.params_path)
+    params = read_params(workspace.params_path)
     require_runnable(params.variants)
     require_judge(params.evaluate.packed_judge)
-    _require(layout, "evaluate.text", params.evaluate.text)
+    _require(workspace, "evaluate.text", params.evaluate.text)
     if params.calibration.dataset is None:  # else fetch brings it
-        _require(layout, "calibration.text", params.calibration.text)
+        _require(workspace, "calibration.text", params.calibration.text)
     return params
 
 
-def _require(layout: Layout, key: str, value: str) -> None:
-    if not (layout.root / value).exists():
+def _require(workspace: Workspace, key: str, value: str) -> None:
+    if not (workspace.root / value).exists():
         raise InputError(
             f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) or "
             "put the text there"

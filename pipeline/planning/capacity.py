@@ -10,7 +10,7 @@ from pipeline.core.allocator import give_back_gpu
 from pipeline.core.errors import InputError
 from pipeline.core.files import existing_parent, require_free_space
 from pipeline.core.machine import available_memory, total_memory
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.planning.checkpoint_source import directory_source
 from pipeline.planning.plan import Capacity, memory_refusal
 from pipeline.planning.source import Source, Speed
@@ -21,13 +21,13 @@ READ_FLOATS = 1 << 25
 MEASURED_SECONDS = 0.3
 
 
-def capacity(layout: Layout) -> Capacity:
+def capacity(workspace: Workspace) -> Capacity:
     """What is free now."""
-    written = (path.lstat() for path in layout.artifacts_dir.rglob("*") if path.is_file())
+    written = (path.lstat() for path in workspace.artifacts_dir.rglob("*") if path.is_file())
     return Capacity(
         memory=available_memory(),
         gpu_memory=torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None,
-        disk=shutil.disk_usage(existing_parent(layout.artifacts_dir)).free,
+        disk=shutil.disk_usage(existing_parent(workspace.artifacts_dir)).free,
         written=sum(it.st_size for it in written),
     )
 
@@ -60,16 +60,16 @@ def _seconds(work: Callable[[], float]) -> float:
     return fastest
 
 
-def require_room(layout: Layout, need: StageNeed) -> None:
+def require_room(workspace: Workspace, need: StageNeed) -> None:
     """Raise InputError when `need` exceeds all memory, FailureError when the disk is too full.
 
     What is free now does not count for memory: other programs may end while the stage runs.
     """
     if reason := memory_refusal((need,), total_memory()):
         raise InputError(reason)
-    require_free_space(layout.artifacts_dir, need.disk_kept + need.disk_temporary)
+    require_free_space(workspace.artifacts_dir, need.disk_kept + need.disk_temporary)
 
 
-def fetched_source(layout: Layout) -> Source:
+def fetched_source(workspace: Workspace) -> Source:
     """The shapes of the base that fetch made."""
-    return directory_source(layout.base_dir)
+    return directory_source(workspace.base_dir)

@@ -3,7 +3,7 @@
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.files import read_record
 from pipeline.core.record import Record
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.records.licenses import AppliedLicense, LicenseFacts
 
 
@@ -43,6 +43,6 @@ class DatasetManifest(Record):
     files: tuple[FileRecord, ...]
 
 
-def read_base_manifest(layout: Layout) -> BaseManifest:
+def read_base_manifest(workspace: Workspace) -> BaseManifest:
     """Raises InputError when there is none or it is damaged."""
-    return read_record(BaseManifest, layout.base_manifest_path, made_by="fetch")
+    return read_record(BaseManifest, workspace.base_manifest_path, made_by="fetch")

@@ -18,7 +18,7 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.machine import available_memory, memory_for_servers
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.in_vllm import VllmScorer
@@ -60,22 +60,22 @@ class Candidate:
     endpoint: Endpoint | None = None
 
 
-def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
+def candidates_of(workspace: Workspace, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
-    base = read_base_manifest(layout)
-    approved = read_record(Approved, layout.approved_path, made_by="select")
-    candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
+    base = read_base_manifest(workspace)
+    approved = read_record(Approved, workspace.approved_path, made_by="select")
+    candidates = {BASE: Candidate(BASE, base.digest, workspace.base_dir, file_type=None)}
     for name, digest in approved.variants.items():
-        path = layout.variant_path(name)
+        path = workspace.variant_path(name)
         variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
         if variant.digest != digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
-        candidates[name] = _candidate(layout, variant)
+        candidates[name] = _candidate(workspace, variant)
     return [*candidates.values(), *_endpoints(serve, candidates)]
 
 
-def _candidate(layout: Layout, variant: VariantRecord) -> Candidate:
-    model_dir = layout.model_dir(variant.name)
+def _candidate(workspace: Workspace, variant: VariantRecord) -> Candidate:
+    model_dir = workspace.model_dir(variant.name)
     if not isinstance(variant.recipe, GgufParams):
         return Candidate(variant.name, variant.digest, model_dir, file_type=None)
     (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
@@ -94,7 +94,7 @@ def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator
         yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
 
 
-def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
+def scorer_of(workspace: Workspace, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
     """The engine that scored this file, loaded; that of a checkpoint is `packed_judge`.
 
     Raises FailureError when there is not enough free memory for it: the system would not refuse the
@@ -106,7 +106,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
     elif packed_judge is PackedJudge.VLLM:
         needed = VLLM_BYTES + weight_bytes(candidate)
     else:
-        needed = WIDTHS["float32"] * num_weights(layout.base_dir)
+        needed = WIDTHS["float32"] * num_weights(workspace.base_dir)
     if (free_bytes := free()) < needed:
         needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
         raise FailureError(
@@ -121,7 +121,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
 
 
 def launch_of(
-    layout: Layout,
+    workspace: Workspace,
     serve: ServeParams,
     candidate: Candidate,
     *,
@@ -130,7 +130,7 @@ def launch_of(
 ) -> Launch:
     """How this file is served to all users of the load at the same time."""
     name = candidate.name if dtype == vllm.AUTO_DTYPE else f"{candidate.name}.{dtype}"
-    log_path = layout.benchmarks_path.with_suffix(".logs") / f"{name}.log"
+    log_path = workspace.benchmarks_path.with_suffix(".logs") / f"{name}.log"
     context_tokens = serve.context_tokens + SPARE_TOKENS
     if candidate.endpoint is not None:
         start = partial(
@@ -141,7 +141,7 @@ def launch_of(
             log_path=log_path,
         )
         return Launch(name, 0, start)
-    kv_bytes = kv_bytes_of(layout, serve, dtype=dtype)
+    kv_bytes = kv_bytes_of(workspace, serve, dtype=dtype)
     if candidate.file_type is None:
         factor = WIDTHS.get(dtype, USUAL_WIDTH) / USUAL_WIDTH
         needed_bytes = VLLM_BYTES + round(factor * weight_bytes(candidate)) + kv_bytes
@@ -184,9 +184,9 @@ def num_weights(model_dir: Path) -> int:
     return sum(prod(tensor.shape) for header in headers for tensor in header.values())
 
 
-def kv_bytes_of(layout: Layout, serve: ServeParams, *, dtype: str) -> int:
+def kv_bytes_of(workspace: Workspace, serve: ServeParams, *, dtype: str) -> int:
     """The KV cache of as many longest requests as there are users at the same time."""
-    config = read_json_object(layout.base_dir / CONFIG_FILE)
+    config = read_json_object(workspace.base_dir / CONFIG_FILE)
     numbers = {key: value for key, value in config.items() if isinstance(value, int)}
     blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1
     try:

@@ -15,7 +15,7 @@ from pipeline.core.files import (
     new_directory,
     write_record,
 )
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.licensing.reading import read_decision
 from pipeline.params.gate import GateParams
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, Params
@@ -26,19 +26,19 @@ GATE_DIR: Final = PACKAGE_DIR / "gate"
 MAX_HASHED_BYTES: Final = 1 << 26  # a tenth of a second; a clone then has the same state
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Write `artifacts/inputs/`. Raises InputError for a named file that is not there."""
-    model_dir = _model_dir(layout, params.model.source)
-    decision = read_decision(layout, params.model.license)
-    license_text = layout.root / decision.text if decision and decision.text else None
+    model_dir = _model_dir(workspace, params.model.source)
+    decision = read_decision(workspace, params.model.license)
+    license_text = workspace.root / decision.text if decision and decision.text else None
     key = params.release.signing_key
-    signing_key = layout.root / key if key is not None else None
+    signing_key = workspace.root / key if key is not None else None
     if signing_key is not None and not signing_key.is_file():
         raise InputError(
             f"release.signing_key = {key}: no such file; make a key (docs/license.md says how), or "
             "set it to null to leave packages unsigned"
         )
-    with new_directory(layout.inputs_dir) as work_dir:
+    with new_directory(workspace.inputs_dir) as work_dir:
         write_record(work_dir / "model.json", _named_files(model_dir))
         write_record(work_dir / "license.json", _named_files(license_text))
         write_record(work_dir / "signing-key.json", _named_files(signing_key))
@@ -47,11 +47,11 @@ def run(layout: Layout, params: Params) -> None:
         write_record(work_dir / "stopping.json", _stopping_rules(params.gate))
 
 
-def _model_dir(layout: Layout, source: str) -> Path | None:
+def _model_dir(workspace: Workspace, source: str) -> Path | None:
     """Find the directory of a local model; None for a hub's, whose commit is its own pin."""
     if source.startswith(HUB_PREFIX):
         return None
-    return layout.demo_model_dir if source == DEMO_SOURCE else layout.root / source
+    return workspace.demo_model_dir if source == DEMO_SOURCE else workspace.root / source
 
 
 def _named_files(path: Path | None) -> NamedFiles:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text, percent, significant
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.gate.comparison import row_pairs
 from pipeline.params.params import Params
 from pipeline.records.evaluation import DocumentRecord, Scored
@@ -39,21 +39,21 @@ class Flip:
         return self.base.task, self.base.doc_id
 
 
-def run(layout: Layout, params: Params, name: str) -> None:
+def run(workspace: Workspace, params: Params, name: str) -> None:
     """Print the explanation. Raises InputError for a name without a verdict."""
-    path = layout.selection_path
+    path = workspace.selection_path
     selection = read_record(Selection, path, made_by="select")
     if name not in selection.variants:
         known = ", ".join(selection.variants)
         raise InputError(f"{name}: no verdict in {path}; variants there: {known}")
     verdict = selection.variants[name]
-    own = read_scored(layout, name)
+    own = read_scored(workspace, name)
     if own.record.artifact_digest != verdict.artifact_digest:
         raise InputError(f"{path}: of another {name}; run `quantline select` again")
-    variant = read_record(VariantRecord, layout.variant_path(name), made_by=f"quantize {name}")
-    base = read_base_in(layout, read_scored(layout, BASE), own.record.engine, name=name)
+    variant = read_record(VariantRecord, workspace.variant_path(name), made_by=f"quantize {name}")
+    base = read_base_in(workspace, read_scored(workspace, BASE), own.record.engine, name=name)
     flips = hardest_flips(base, own)
-    questions = read_questions(layout.root, own.record.suite, [it.key for it in flips])
+    questions = read_questions(workspace.root, own.record.suite, [it.key for it in flips])
     print("\n".join(explanation(name, verdict, flips, questions, variant.coverage)), flush=True)
 
 

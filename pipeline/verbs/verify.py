@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.blob import Advance
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import ReadableStore, transfer, verified_chunks
@@ -23,7 +23,7 @@ from pipeline.release.signature_check import Identity, KeyOwner, Signer, check_s
 
 
 def run(
-    layout: Layout,
+    workspace: Workspace,
     *,
     ref: str,
     key: Path | None,
@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
     signer = _signer(key, identity, issuer, trusted_root)
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
     _require_evidence(store, release, evidence)

@@ -99,10 +99,10 @@ def test_a_pulled_release_starts_with_the_command_in_its_card(
         make_packed=partial(shutil.copytree, model_dir, dirs_exist_ok=True),
     )
     write_command(workspace, server.command)
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
+    package.run(workspace.workspace, workspace.params)
+    publish.run(workspace.workspace, workspace.params)
     tag = f"{workspace.params.release.version}-awq-w4-g128"
-    ref = f"oci:{workspace.layout.registry_dir}:{tag}"
+    ref = f"oci:{workspace.workspace.registry_dir}:{tag}"
     assert main(["pull", ref, "--to", "vllm", "--into", "pulled"]) == 0
 
     card = (tmp_path / "pulled" / "README.md").read_text()
@@ -124,7 +124,7 @@ def test_a_pulled_release_starts_with_the_command_in_its_card(
 
 def write_command(workspace: Workspace, command: tuple[str, ...]) -> None:
     """Let the benchmark have served every model with `command`."""
-    path = workspace.layout.benchmarks_path
+    path = workspace.workspace.benchmarks_path
     benchmarks = Benchmarks.from_bytes(path.read_bytes(), source="benchmarks")
     models = {
         name: it.model_copy(update={"command": command}) for name, it in benchmarks.models.items()

@@ -35,7 +35,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def run(workspace: Workspace, *, signing_key: str | None = None, name: str = "tiny") -> None:
     changes = {"signing_key": signing_key, "name": name}
     release = workspace.params.release.model_copy(update=changes)
-    package.run(workspace.layout, workspace.params.model_copy(update={"release": release}))
+    package.run(workspace.workspace, workspace.params.model_copy(update={"release": release}))
 
 
 def beside(workspace: Workspace, name: str, suffix: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_the_bill_of_materials_lists_every_file(workspace: Workspace) -> None:
             for part in bom["components"]
             if part["type"] == "file"
         }
-        directory = workspace.layout.package_dir(name)
+        directory = workspace.workspace.package_dir(name)
         manifest_sha256 = file_sha256(directory / "manifest.json")
         assert files | {"manifest.json": manifest_sha256} == {
             file.path: file.sha256 for file in directory_records(directory)
@@ -85,13 +85,13 @@ def test_the_provenance_names_existing_files_by_digest(workspace: Workspace) -> 
     run(workspace)
     for name in VERDICTS:
         statement = beside(workspace, name, "provenance")
-        directory = workspace.layout.package_dir(name)
+        directory = workspace.workspace.package_dir(name)
         assert {it["name"]: it["digest"]["sha256"] for it in statement["subject"]} == {
             file.path: file.sha256 for file in directory_records(directory)
         }
         records = statement["predicate"]["runDetails"]["byproducts"]
         for record in records:
-            path = workspace.layout.artifacts_dir / record["name"]
+            path = workspace.workspace.artifacts_dir / record["name"]
             assert record["digest"]["sha256"] == file_sha256(path)
         assert [record["annotations"]["stage"] for record in records] == [
             "fetch", "calibrate", "quantize", "evaluate", "evaluate", "select", "benchmark",
@@ -106,15 +106,15 @@ def test_the_provenance_names_existing_files_by_digest(workspace: Workspace) -> 
 
 def test_the_index_names_what_lies_beside_a_package(workspace: Workspace) -> None:
     run(workspace)
-    layout = workspace.layout
-    index = PackageIndex.from_bytes(layout.packages_path.read_bytes(), source="index")
+    workspace = workspace.workspace
+    index = PackageIndex.from_bytes(workspace.packages_path.read_bytes(), source="index")
     for entry in index.packages:
         assert [file.path for file in entry.evidence] == [
             f"{entry.variant}.bom.json",
             f"{entry.variant}.provenance.json",
         ]
         for file in entry.evidence:
-            assert file_sha256(layout.packages_dir / file.path) == file.sha256
+            assert file_sha256(workspace.packages_dir / file.path) == file.sha256
         assert "It is not signed with a key" in workspace.read(
             f"packages/{entry.variant}/README.md"
         )
@@ -136,8 +136,8 @@ def verify(workspace: Workspace, name: str, public_key: Path) -> None:
 
     config: Any = Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_verifier(public_key=public_key).verify(
-        workspace.layout.package_dir(name),
-        workspace.layout.packages_dir / f"{name}.signature.json",
+        workspace.workspace.package_dir(name),
+        workspace.workspace.packages_dir / f"{name}.signature.json",
     )
 
 
@@ -145,22 +145,22 @@ def verify(workspace: Workspace, name: str, public_key: Path) -> None:
 def test_a_signature_holds_until_a_bit_changes(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, password: bytes | None
 ) -> None:
-    public_key = key_files(workspace.layout.root, password=password)
+    public_key = key_files(workspace.workspace.root, password=password)
     monkeypatch.setenv("QUANTLINE_SIGNING_PASSWORD", (password or b"").decode())
     run(workspace, signing_key="signing.pem")
     for name in VERDICTS:
         verify(workspace, name, public_key)
-    index = PackageIndex.from_bytes(workspace.layout.packages_path.read_bytes(), source="index")
+    index = PackageIndex.from_bytes(workspace.workspace.packages_path.read_bytes(), source="index")
     assert all(it.evidence[-1].path.endswith(".signature.json") for it in index.packages)
     assert "It is signed by the key" in workspace.read("packages/awq-w4-g128/README.md")
-    weights = workspace.layout.package_dir("awq-w4-g128") / "model.safetensors"
+    weights = workspace.workspace.package_dir("awq-w4-g128") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         verify(workspace, "awq-w4-g128", public_key)
 
 
 def test_what_cannot_sign_is_refused_before_anything_is_written(workspace: Workspace) -> None:
-    root = workspace.layout.root
+    root = workspace.workspace.root
     (root / "text.pem").write_text("no key\n")
     rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     (root / "rsa.pem").write_bytes(
@@ -175,4 +175,4 @@ def test_what_cannot_sign_is_refused_before_anything_is_written(workspace: Works
     ):
         with pytest.raises(InputError, match=expected):
             run(workspace, signing_key=name)
-    assert not workspace.layout.packages_dir.exists()
+    assert not workspace.workspace.packages_dir.exists()

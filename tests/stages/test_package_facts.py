@@ -56,9 +56,9 @@ def packaged(root: Path, license_id: str) -> Workspace:
     changes = {"name": "Llama-tiny", "quantized_by": MAKER}
     release = workspace.params.release.model_copy(update=changes)
     params = workspace.params.model_copy(update={"release": release})
-    package.run(workspace.layout, params)
-    publish.run(workspace.layout, params)
-    return Workspace(workspace.layout, params)
+    package.run(workspace.workspace, params)
+    publish.run(workspace.workspace, params)
+    return Workspace(workspace.workspace, params)
 
 
 def gguf_field(path: Path) -> Callable[[str], object]:
@@ -73,7 +73,7 @@ def blob(workspace: Workspace, digest: str) -> Any:
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1"])
 def test_every_place_states_the_same_license(tmp_path: Path, license_id: str) -> None:
     workspace = packaged(tmp_path, license_id)
-    directory = workspace.layout.package_dir(NAME)
+    directory = workspace.workspace.package_dir(NAME)
     data = (directory / "manifest.json").read_bytes()
     stated = PackageManifest.from_bytes(data, source="manifest").license
     text = (directory / "LICENSE").read_text()
@@ -92,7 +92,7 @@ def test_every_place_states_the_same_license(tmp_path: Path, license_id: str) ->
     modelfile = dict(read_modelfile((directory / "Modelfile").read_text()))
     assert words_sha256(str(modelfile["license"])) == words_sha256(text)
 
-    receipts = json.loads(workspace.layout.receipts_path.read_bytes())
+    receipts = json.loads(workspace.workspace.receipts_path.read_bytes())
     manifest = blob(workspace, receipts["releases"][NAME]["manifest_digest"])
     assert manifest["annotations"]["org.opencontainers.image.licenses"] == stated.expression
     config = blob(workspace, manifest["config"]["digest"])

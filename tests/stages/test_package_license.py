@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import file_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Audience, Params
 from pipeline.params.reading import read_params
 from pipeline.records.selection import Verdict
@@ -54,10 +54,10 @@ def params_of(
 
 def packaged(root: Path, params: Params) -> Workspace:
     """Fetch the model of `root` and package variants of it."""
-    layout = Layout(root)
-    fetch.run(layout, params)
-    workspace = measured(layout, params, VERDICTS)
-    package.run(layout, params)
+    workspace = Workspace(root)
+    fetch.run(workspace, params)
+    workspace = measured(workspace, params, VERDICTS)
+    package.run(workspace, params)
     return workspace
 
 
@@ -107,7 +107,7 @@ def test_what_the_license_demands_is_in_the_package(tmp_path: Path, license_id: 
         assert "Portions by others." in notice
         assert workspace.read(f"packages/{name}/USE_POLICY.md") == "No harm.\n"
         assert workspace.read(f"packages/{name}/LICENSE") == text
-        assert not (workspace.layout.package_dir(name) / "LICENSE.txt").exists()
+        assert not (workspace.workspace.package_dir(name) / "LICENSE.txt").exists()
         if shown:
             assert shown in notice
             assert f"**{shown}**" in card.text
@@ -128,7 +128,7 @@ def test_what_stays_in_the_house_shows_nothing_and_keeps_its_name(tmp_path: Path
     assert "Built with Llama" not in workspace.read("packages/awq-w4-g128/README.md")
     assert "Llama 3.1 is licensed under" in workspace.read("packages/awq-w4-g128/NOTICE")
     with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
-        package.run(workspace.layout, params_of(audience=Audience.AFFILIATES))
+        package.run(workspace.workspace, params_of(audience=Audience.AFFILIATES))
 
 
 def decide(root: Path, text: Path, *, brings_text: bool) -> None:
@@ -171,21 +171,21 @@ def test_a_missing_license_is_the_text_a_person_decided_on(tmp_path: Path) -> No
         assert workspace.read(f"packages/{variant}/LICENSE") == MISTRAL_TEXT
     text.write_text("Something else\n")
     with pytest.raises(InputError, match="not the license that was fetched"):
-        package.run(workspace.layout, decided)
+        package.run(workspace.workspace, decided)
     with pytest.raises(InputError, match=r"owner.txt is not the text that Jane Doe decided on"):
-        fetch.run(workspace.layout, decided)
+        fetch.run(workspace.workspace, decided)
 
 
 def test_calibration_data_are_credited(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, VERDICTS)
-    statistics = json.loads(workspace.layout.statistics_path.read_bytes())
+    statistics = json.loads(workspace.workspace.statistics_path.read_bytes())
     statistics["calibration"]["license"] = "CC-BY-SA-4.0"
-    workspace.layout.statistics_path.write_text(json.dumps(statistics))
-    package.run(workspace.layout, workspace.params)
+    workspace.workspace.statistics_path.write_text(json.dumps(statistics))
+    package.run(workspace.workspace, workspace.params)
     notice = workspace.read("packages/awq-w4-g128/NOTICE")
     assert "calibrated on calibration.jsonl, under CC-BY-SA-4.0" in notice
     assert "may be passed on only under the same license" in notice
     statistics["calibration"]["license"] = "cc-by-nc-4.0"
-    workspace.layout.statistics_path.write_text(json.dumps(statistics))
+    workspace.workspace.statistics_path.write_text(json.dumps(statistics))
     with pytest.raises(InputError, match="calibrate on other text"):
-        package.run(workspace.layout, workspace.params)
+        package.run(workspace.workspace, workspace.params)

@@ -37,19 +37,19 @@ QUIET_BROWSER = [
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     workspace = make_workspace(tmp_path / "workspace", VERDICTS)
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
+    package.run(workspace.workspace, workspace.params)
+    publish.run(workspace.workspace, workspace.params)
     write_benchmarks(workspace, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
     return workspace
 
 
 def prices(workspace: Workspace) -> PriceList:
-    return read_prices(workspace.layout.root / workspace.params.economics.prices)
+    return read_prices(workspace.workspace.root / workspace.params.economics.prices)
 
 
 def page(workspace: Workspace) -> str:
-    report.run(workspace.layout, workspace.params)
-    return workspace.layout.report_path.read_text(encoding="utf-8")
+    report.run(workspace.workspace, workspace.params)
+    return workspace.workspace.report_path.read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -90,7 +90,7 @@ def test_every_verdict_has_its_reason_its_numbers_and_its_reference(workspace: W
     for name, verdict in VERDICTS.items():
         assert name in text
         assert verdict.value in text
-    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+    selection = json.loads(workspace.workspace.selection_path.read_bytes())["variants"]
     for verdict in selection.values():
         for reason in verdict["reasons"]:
             assert reason in text
@@ -113,7 +113,7 @@ def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
 
 
 def test_a_choice_by_size_is_that_of_the_selection(workspace: Workspace) -> None:
-    path = workspace.layout.selection_path
+    path = workspace.workspace.selection_path
     record = json.loads(path.read_bytes())
     record["choices"]["edge"]["reason"] = "as select found"
     path.write_text(json.dumps(record))
@@ -176,7 +176,7 @@ def test_loads_have_their_ratio_to_the_base_and_where_it_turns(workspace: Worksp
 
 
 def test_a_partial_result_is_marked(workspace: Workspace) -> None:
-    path = workspace.layout.benchmarks_path
+    path = workspace.workspace.benchmarks_path
     record = json.loads(path.read_bytes())
     record["complete"] = False
     record["models"]["awq-w4-g128"]["problem"] = "vLLM with awq-w4-g128: was ended by SIGKILL"
@@ -202,7 +202,7 @@ def test_hardware_that_has_no_price_is_named(workspace: Workspace) -> None:
     params = workspace.params.model_dump(mode="json")
     params["economics"]["hardware"] = "mainframe"
     with pytest.raises(InputError, match=r"economics\.hardware = mainframe: not in prices\.yaml"):
-        report.run(workspace.layout, Params.model_validate(params))
+        report.run(workspace.workspace, Params.model_validate(params))
 
 
 def test_when_nothing_could_be_served_the_reasons_stay(workspace: Workspace) -> None:
@@ -215,9 +215,9 @@ def test_when_nothing_could_be_served_the_reasons_stay(workspace: Workspace) -> 
 def test_provenance_has_whole_digests(workspace: Workspace) -> None:
     text = Page(page(workspace)).text
     for name in VERDICTS:
-        data = workspace.layout.variant_path(name).read_bytes()
+        data = workspace.workspace.variant_path(name).read_bytes()
         assert VariantRecord.from_bytes(data, source=name).digest in text
-    assert json.loads(workspace.layout.base_manifest_path.read_bytes())["digest"] in text
+    assert json.loads(workspace.workspace.base_manifest_path.read_bytes())["digest"] in text
 
 
 def test_the_same_records_give_the_same_page(workspace: Workspace) -> None:
@@ -236,11 +236,11 @@ def test_the_page_needs_nothing_from_outside(workspace: Workspace) -> None:
 def test_names_from_files_stay_text(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=y>\"'"
     workspace = make_workspace(tmp_path, VERDICTS, source="dir/" + hostile)
-    path = workspace.layout.variant_path("gguf-q2-k")
+    path = workspace.workspace.variant_path("gguf-q2-k")
     record = json.loads(path.read_bytes())
     record["coverage"][0] |= {"reason": hostile, "scheme": hostile}
     path.write_text(json.dumps(record))
-    for path in workspace.layout.artifacts_dir.glob("evaluations/*/evaluation.json"):
+    for path in workspace.workspace.artifacts_dir.glob("evaluations/*/evaluation.json"):
         evaluation = json.loads(path.read_bytes())
         evaluation["tasks"] = {hostile + task: it for task, it in evaluation["tasks"].items()}
         path.write_text(json.dumps(evaluation))
@@ -253,7 +253,7 @@ def test_names_from_files_stay_text(tmp_path: Path) -> None:
 
 def test_an_unpublished_run_says_so(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, VERDICTS)
-    workspace.layout.benchmarks_path.unlink()
+    workspace.workspace.benchmarks_path.unlink()
     text = Page(page(workspace)).text
     assert "Nothing is published." in text
     assert "There is no benchmark of this run." in text
@@ -261,11 +261,11 @@ def test_an_unpublished_run_says_so(tmp_path: Path) -> None:
 
 def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
+    package.run(workspace.workspace, workspace.params)
+    publish.run(workspace.workspace, workspace.params)
     with pytest.raises(NothingApprovedError, match=r"none of 1 variants passed .*index\.html"):
-        report.run(workspace.layout, workspace.params)
-    text = Page(workspace.layout.report_path.read_text(encoding="utf-8")).text
+        report.run(workspace.workspace, workspace.params)
+    text = Page(workspace.workspace.report_path.read_text(encoding="utf-8")).text
     assert "Nothing approved" in text
     assert text.index("Why nothing passed") < text.index("above 0.05") < text.index("License")
     assert "No: no variant passed the gate." in text
@@ -274,9 +274,9 @@ def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> Non
 
 
 def test_without_a_selection_the_error_names_the_stage(workspace: Workspace) -> None:
-    workspace.layout.selection_path.unlink()
+    workspace.workspace.selection_path.unlink()
     with pytest.raises(InputError, match="run `quantline select` first"):
-        report.run(workspace.layout, workspace.params)
+        report.run(workspace.workspace, workspace.params)
 
 
 def browser(profile: Path, *arguments: str) -> str:
@@ -334,6 +334,6 @@ def test_nothing_runs_over_the_edge(workspace: Workspace, tmp_path: Path, width:
 def test_it_prints(workspace: Workspace, tmp_path: Path) -> None:
     page(workspace)
     pdf = tmp_path / "report.pdf"
-    browser(tmp_path / "profile", f"--print-to-pdf={pdf}", workspace.layout.report_path.as_uri())
+    browser(tmp_path / "profile", f"--print-to-pdf={pdf}", workspace.workspace.report_path.as_uri())
     assert pdf.read_bytes().startswith(b"%PDF-")
     assert 1 <= pdf.read_bytes().count(b"/Type /Page\n") <= 8
