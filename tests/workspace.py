@@ -57,7 +57,7 @@ MakePacked = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class Workspace:
+class MadeRun:
     workspace: Workspace
     params: Params
 
@@ -74,7 +74,7 @@ def make_workspace(
     license_text: str | None = None,
     make_gguf: MakeGguf | None = None,
     make_packed: MakePacked | None = None,
-) -> Workspace:
+) -> MadeRun:
     """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
     `license_text`.
     """
@@ -99,7 +99,7 @@ def measured(
     *,
     make_gguf: MakeGguf | None = None,
     make_packed: MakePacked | None = None,
-) -> Workspace:
+) -> MadeRun:
     """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
 
     `make_gguf` makes the GGUF files of a base and `make_packed` the others, which are otherwise
@@ -116,12 +116,12 @@ def measured(
         evaluation = write_evaluation(workspace, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
     write_selection(workspace, selection)
-    workspace = Workspace(workspace, params)
+    made = MadeRun(workspace, params)
     served = {
         name: it.artifact_digest for name, it in selection.items() if it.verdict == "approved"
     }
-    write_benchmarks(workspace, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
-    return workspace
+    write_benchmarks(made, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
+    return made
 
 
 def write_base_manifest(workspace: Workspace, *, source: str) -> None:
@@ -387,20 +387,20 @@ def write_selection(workspace: Workspace, variants: dict[str, VariantVerdict]) -
 
 
 def write_benchmarks(
-    workspace: Workspace,
+    made: MadeRun,
     *,
     speeds: Mapping[str, float],
     skipped: Mapping[str, str],
     digests: Mapping[str, str] | None = None,
 ) -> None:
     """A benchmark of three rounds; `speeds` are tokens per second of one user."""
-    load = workspace.params.serve
+    load = made.params.serve
     known = digests or {}
     write_record(
-        workspace.workspace.benchmarks_path,
+        made.workspace.benchmarks_path,
         Benchmarks(
             complete=True,
-            base_digest=base_digest(workspace.workspace),
+            base_digest=base_digest(made.workspace),
             machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
             load=load,
             models={

@@ -6,10 +6,10 @@ from pipeline.core.errors import InputError
 from pipeline.core.record import first_problem
 from pipeline.core.workspace import Workspace
 from pipeline.core.yaml_files import read_yaml
+from pipeline.oci.layout import OciLayout
 from pipeline.oci.reference import LayoutDirectory, Place, Reference, Server, parse_reference
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import Store
-from pipeline.oci.layout import OciLayout
 from pipeline.params.params import RegistryParams
 
 

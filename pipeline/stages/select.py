@@ -27,7 +27,8 @@ def run(workspace: Workspace, params: Params) -> None:
     base = read_scored(workspace, BASE)
     if base.record.artifact_digest != manifest.digest:
         raise InputError(
-            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` again"
+            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
+            "again"
         )
     margins = _margins(workspace, base, params.gate.margin)
     candidates = {name: _candidate(workspace, base, name) for name in params.variants}

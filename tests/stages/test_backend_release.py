@@ -19,7 +19,7 @@ from pipeline.stages import calibrate, evaluate, fetch, package, quantize, selec
 from tests.quantization.test_other_quantizers import LIBRARIES
 from tests.stages.test_evaluate import write_inputs
 from tests.support import ROOT
-from tests.workspace import Workspace, write_benchmarks
+from tests.workspace import MadeRun, write_benchmarks
 
 NAME = "theirs"
 
@@ -67,7 +67,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     select.run(workspace, params)
     record = VariantRecord.from_bytes(workspace.variant_path(NAME).read_bytes(), source=NAME)
     write_benchmarks(
-        Workspace(workspace, params),
+        MadeRun(workspace, params),
         speeds={},
         skipped={NAME: "not asked for"},
         digests={NAME: record.digest},

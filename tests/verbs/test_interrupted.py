@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pipeline.oci.layout import OciLayout
 
 from pipeline.core.files import file_sha256
 from pipeline.core.workspace import Workspace
+from pipeline.oci.layout import OciLayout
 from pipeline.stages import publish
 from tests.commands import AWQ, run
 from tests.registry_server import release_params

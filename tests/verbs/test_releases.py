@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline.oci.layout import OciLayout
 
 from pipeline.core.files import directory_records, file_sha256
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import Workspace
 from pipeline.oci.blob import Blob, bytes_blob
+from pipeline.oci.layout import OciLayout
 from pipeline.oci.records import EMPTY_INDEX, INDEX_TYPE
 from pipeline.registry.evidence import NewEvidence, attach, new_evidence
 from pipeline.registry.evidence_kinds import BOM, referrers_tag
