@@ -8,11 +8,12 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core import environments as serve_environment
+from pipeline.core import machine
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.reading import read_params
-from pipeline.planning import capacity, room
+from pipeline.planning import capacity
 from pipeline.planning.plan import predict
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.evaluation_files import write_evaluation_files
@@ -44,7 +45,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, procfs: Path, *, kib: int) -> N
     (procfs / "meminfo").write_text("".join(lines))
     (procfs / "vmstat").write_text("pswpin 0\npswpout 0\n")
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(procfs))
-    monkeypatch.setattr(capacity, "CGROUP_LIMIT", procfs / "no-limit")
+    monkeypatch.setattr(machine, "CGROUP_LIMIT", procfs / "no-limit")
 
 
 def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
@@ -102,13 +103,13 @@ def test_a_container_has_the_memory_it_is_given(
 ) -> None:
     with_memory(monkeypatch, tmp_path / "proc", kib=1 << 20)
     limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(capacity, "CGROUP_LIMIT", limit)
-    monkeypatch.setattr(capacity, "CGROUP_USED", used)
+    monkeypatch.setattr(machine, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(machine, "CGROUP_USED", used)
     limit.write_text("max\n")
-    assert capacity.available_memory() == capacity.total_memory() == 1 << 30
+    assert machine.available_memory() == machine.total_memory() == 1 << 30
     limit.write_text(f"{3 << 20}\n")
     used.write_text(f"{1 << 20}\n")
-    assert (capacity.available_memory(), capacity.total_memory()) == (2 << 20, 3 << 20)
+    assert (machine.available_memory(), machine.total_memory()) == (2 << 20, 3 << 20)
 
 
 def test_this_machine_multiplies_and_reads_at_a_plausible_speed() -> None:
@@ -122,7 +123,7 @@ def test_a_stage_that_could_never_finish_is_refused_before_it_starts(
 ) -> None:
     workspace, params = Workspace(workspace), read_params(workspace / PARAMS_FILE)
     fetch.run(workspace, params)
-    monkeypatch.setattr(room, "total_memory", lambda: 100 << 20)
+    monkeypatch.setattr(capacity, "total_memory", lambda: 100 << 20)
     with pytest.raises(InputError, match=r"^calibrate needs .* of memory, 100\.0 MiB are availab"):
         calibrate.run(workspace, params)
     with pytest.raises(InputError, match=r"^evaluate base needs .* of memory, 100\.0 MiB"):
@@ -150,7 +151,7 @@ def test_predicted_files_are_as_large_as_the_real_ones(workspace: Path) -> None:
     workspace, params = Workspace(workspace), read_params(workspace / PARAMS_FILE)
     fetch.run(workspace, params)
     calibrate.run(workspace, params)
-    needs = predict(room.fetched_source(workspace), params, suite_tokens=0)
+    needs = predict(capacity.fetched_source(workspace), params, suite_tokens=0)
     predicted = {it.stage: it.disk_kept for it in needs}
     assert predicted["fetch"] == sum(it.size for it in directory_records(workspace.base_dir))
     statistics = sum(it.size for it in directory_records(workspace.statistics_dir))
