@@ -20,4 +20,5 @@ test-fast: setup
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/lint-imports --no-logo > .lint-imports.log || { cat .lint-imports.log; exit 1; }
 	@.venv/bin/mypy

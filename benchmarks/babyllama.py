@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT, copy_repository
-from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.params.reading import read_params
 from pipeline.records.evaluation import EvaluationRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
@@ -87,7 +87,7 @@ PAIRS = {
 }
 
 
-def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Layout:
+def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Workspace:
     """The repository's tracked files in `root`, with this model's parameters, text and tasks."""
     copy_repository(root)
     # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
@@ -107,7 +107,7 @@ def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Lay
         tasks.append({"name": paradigm, "metric": "acc", "margin": 0.05})
     yaml.dump({"suites": {SUITE: {"tasks": tasks}}}, root / "eval/suites.yaml")
     yaml.dump(_params(root, source, variants), root / PARAMS_FILE)
-    return Layout(root)
+    return Workspace(root)
 
 
 def _params(root: Path, source: str, variants: tuple[str, ...]) -> dict[str, Any]:
@@ -143,17 +143,17 @@ def _write_lines(path: Path, texts: list[str]) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as work:
-        layout = make_workspace(Path(work), source=str(MODEL_DIR), variants=tuple(VARIANTS))
-        params = read_params(layout.params_path)
-        fetch.run(layout, params)
-        calibrate.run(layout, params)
-        evaluate.run(layout, params, BASE)
+        workspace = make_workspace(Path(work), source=str(MODEL_DIR), variants=tuple(VARIANTS))
+        params = read_params(workspace.params_path)
+        fetch.run(workspace, params)
+        calibrate.run(workspace, params)
+        evaluate.run(workspace, params, BASE)
         for name in params.variants:
-            quantize.run(layout, params, name)
-            evaluate.run(layout, params, name)
+            quantize.run(workspace, params, name)
+            evaluate.run(workspace, params, name)
         records = {
             name: EvaluationRecord.from_bytes(
-                layout.evaluation_path(name).read_bytes(), source=name
+                workspace.evaluation_path(name).read_bytes(), source=name
             )
             for name in (BASE, *params.variants)
         }

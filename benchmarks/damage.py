@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.cli import main as quantline
 from pipeline.core.errors import QuantlineError
 from pipeline.core.files import remove_tree
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci import retry as registry_retry
 from pipeline.records.release import Receipts
 from pipeline.stages import publish
@@ -38,14 +38,14 @@ class Area:
 def count_found(work: Path, num_flips: int) -> int:
     """How many of `num_flips` random flips are found and named; the others are printed."""
     registry_retry.PAUSES_S = ()  # type: ignore[misc]
-    layout = Layout(work / "workspace")
-    write_packages(layout, VARIANT, content=random.Random(1).randbytes(1 << 16))
-    signature = layout.packages_dir / f"{VARIANT}.signature.json"
+    workspace = Workspace(work / "workspace")
+    write_packages(workspace, VARIANT, content=random.Random(1).randbytes(1 << 16))
+    signature = workspace.packages_dir / f"{VARIANT}.signature.json"
     signature.write_text('{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}')
-    write_packages(layout, VARIANT, content=random.Random(1).randbytes(1 << 16))
-    publish.run(layout, release_params())
+    write_packages(workspace, VARIANT, content=random.Random(1).randbytes(1 << 16))
+    publish.run(workspace, release_params())
     with registry_server(work / "server") as server:
-        publish.run(layout, release_params(url=server.url))
+        publish.run(workspace, release_params(url=server.url))
         areas = [
             Area(
                 tuple(
@@ -56,18 +56,22 @@ def count_found(work: Path, num_flips: int) -> int:
                 lambda: verified(f"{server.host}/quantline/demo:{TAG}"),
             ),
             Area(
-                files_below(layout.registry_dir),
-                lambda: verified(f"oci:{layout.registry_dir}:{TAG}"),
+                files_below(workspace.registry_dir),
+                lambda: verified(f"oci:{workspace.registry_dir}:{TAG}"),
             ),
             Area(
-                tuple(it for it in files_below(layout.packages_dir) if it != layout.packages_path),
-                lambda: published(layout, work / "again"),
+                tuple(
+                    it
+                    for it in files_below(workspace.packages_dir)
+                    if it != workspace.packages_path
+                ),
+                lambda: published(workspace, work / "again"),
             ),
         ]
         for area in areas:
             assert area.check() == "", area.check()
-        source = str(layout.receipts_path)
-        receipts = Receipts.from_bytes(layout.receipts_path.read_bytes(), source=source)
+        source = str(workspace.receipts_path)
+        receipts = Receipts.from_bytes(workspace.receipts_path.read_bytes(), source=source)
         release = receipts.releases[VARIANT].manifest_digest.removeprefix("sha256:")
         chance = random.Random(0)
         found = 0
@@ -100,17 +104,17 @@ def verified(ref: str) -> str:
     return errors.getvalue() if code else ""
 
 
-def published(layout: Layout, registry_dir: Path) -> str:
+def published(workspace: Workspace, registry_dir: Path) -> str:
     """The error of publishing the packages of a workspace into a new layout."""
-    kept = layout.registry_dir.rename(registry_dir)
+    kept = workspace.registry_dir.rename(registry_dir)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            publish.run(layout, release_params())
+            publish.run(workspace, release_params())
     except QuantlineError as error:
         return str(error)
     finally:
-        remove_tree(layout.registry_dir)
-        kept.rename(layout.registry_dir)
+        remove_tree(workspace.registry_dir)
+        kept.rename(workspace.registry_dir)
     return ""
 
 

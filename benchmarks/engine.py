@@ -23,7 +23,7 @@ import torch
 from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import save_tensors, shard_name, unpacked_model, write_index
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import AwqParams, GptqParams, PackedVariant
 from pipeline.params.reading import read_params
 from pipeline.params.variants import CompressedTensorsParams, Scheme
@@ -132,11 +132,11 @@ def _arguments(stage: str) -> list[str]:
     return [stage, "variant"] if stage == "quantize" else [stage]
 
 
-def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Layout:
+def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Workspace:
     """A random base of that shape, its manifest, text, and parameters with one variant."""
-    layout = Layout(root)
-    write_model(layout.base_dir, shape)
-    write_base_manifest(layout, source="random")
+    workspace = Workspace(root)
+    write_model(workspace.base_dir, shape)
+    write_base_manifest(workspace, source="random")
     write_evaluation_files(root)
     texts = [f"the baker sells {number} loaves near the river" for number in range(2000)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
@@ -148,8 +148,8 @@ def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Layout:
         "max_seq_length": SAMPLE_TOKENS,
     }
     params["variants"] = {"variant": RECIPE | recipe}
-    write_json(layout.params_path, params)
-    return layout
+    write_json(workspace.params_path, params)
+    return workspace
 
 
 def write_model(model_dir: Path, shape: Shape) -> None:
@@ -203,19 +203,19 @@ def kill_rows() -> list[Row]:
     moments = random.Random(SEED)
     identical = 0
     with tempfile.TemporaryDirectory() as work:
-        layout = make_workspace(Path(work), SMALL)
+        workspace = make_workspace(Path(work), SMALL)
         for stage, record in (
-            ("calibrate", layout.statistics_path),
-            ("quantize", layout.variant_path("variant")),
+            ("calibrate", workspace.statistics_path),
+            ("quantize", workspace.variant_path("variant")),
         ):
-            quiet = run_stage(layout.root, *_arguments(stage))
+            quiet = run_stage(workspace.root, *_arguments(stage))
             expected = record.read_bytes()
             for _ in range(NUM_KILLS):
                 shutil.rmtree(record.parent)
                 share = moments.uniform(0, 1)
-                run_stage(layout.root, *_arguments(stage), kill_after_s=share * quiet.work_s)
+                run_stage(workspace.root, *_arguments(stage), kill_after_s=share * quiet.work_s)
                 if not record.exists():
-                    run_stage(layout.root, *_arguments(stage))
+                    run_stage(workspace.root, *_arguments(stage))
                 identical += record.read_bytes() == expected
     total = 2 * NUM_KILLS
     return [Row("kill_reruns_identical", float(identical), None, None, f"of {total} kills")]
@@ -225,21 +225,21 @@ def repeat_rows() -> list[Row]:
     """The same parameters twice, and once more with two threads."""
     rows = []
     with tempfile.TemporaryDirectory() as work:
-        layout = make_workspace(Path(work), SMALL)
-        digests = [_digests(layout, num_threads) for num_threads in (1, 1, 2)]
+        workspace = make_workspace(Path(work), SMALL)
+        digests = [_digests(workspace, num_threads) for num_threads in (1, 1, 2)]
     for key, other in (("repeat_identical", digests[1]), ("threads_identical", digests[2])):
         same = sum(a == b for a, b in zip(digests[0], other, strict=True))
         rows.append(Row(key, float(same), None, None, f"of {len(digests[0])} stages"))
     return rows
 
 
-def _digests(layout: Layout, num_threads: int) -> Sequence[str]:
+def _digests(workspace: Workspace, num_threads: int) -> Sequence[str]:
     """What calibrate and quantize make, the second from the statistics of a single thread."""
     for stage in ("calibrate", "quantize"):
-        peak_gib(layout.root, stage, num_threads=num_threads)
+        peak_gib(workspace.root, stage, num_threads=num_threads)
     return [
         json.loads(path.read_bytes())["digest"]
-        for path in (layout.statistics_path, layout.variant_path("variant"))
+        for path in (workspace.statistics_path, workspace.variant_path("variant"))
     ]
 
 
@@ -248,15 +248,19 @@ def architectures_row() -> Row:
     good = total = 0
     for name in CONFIGS:
         with tempfile.TemporaryDirectory() as work:
-            layout = calibrated_model(Path(work), name)
-            base = _logits(layout.base_dir)
+            workspace = calibrated_model(Path(work), name)
+            base = _logits(workspace.base_dir)
             for number, recipe in enumerate(every_format()):
-                if _rounds_inputs(recipe) and "experts" in str(Statistics(layout).linears):
+                if _rounds_inputs(recipe) and "experts" in str(Statistics(workspace).linears):
                     continue  # refused: no evaluation can round activations inside experts
                 model_dir = Path(work) / str(number) / "model"
                 model_dir.mkdir(parents=True)
                 coverage = write_packed(
-                    layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir
+                    workspace.base_dir,
+                    base_manifest(workspace),
+                    recipe,
+                    Statistics(workspace),
+                    model_dir,
                 )
                 explained = math.sqrt(sum(row.relative_error or 0.0 for row in coverage))
                 allowed = 1.5 * explained + (INPUT_ROUNDING if _rounds_inputs(recipe) else 0.0)

@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM
 from benchmarks.result import Row, publish
 from benchmarks.workspace import copy_repository
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.workspace import BASE, Layout
-from pipeline.params.suite_file import read_suite
-from pipeline.params.workspace import read_workspace
+from pipeline.core.workspace import BASE, Workspace
+from pipeline.params.reading import read_workspace
+from pipeline.params.suites import read_suite
 from pipeline.stages import calibrate, fetch, quantize
 
 VARIANTS = ("awq-w4-g128", "gptq-w4-g128", "ct-w4a16-g128", "gguf-q8-0", "gguf-q4-k-m")
@@ -46,19 +46,20 @@ class Cost:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as work:
-        layout = Layout(Path(work) / "workspace")
-        make_workspace(layout)
-        dense_dirs = {name: dense(layout, name, Path(work)) for name in (BASE, *VARIANTS)}
-        together = run(layout, PROGRAMS / "quantline", "evaluate", BASE, *VARIANTS)
-        shutil.rmtree(layout.scores_cache_dir)
+        workspace = Workspace(Path(work) / "workspace")
+        make_workspace(workspace)
+        dense_dirs = {name: dense(workspace, name, Path(work)) for name in (BASE, *VARIANTS)}
+        together = run(workspace, PROGRAMS / "quantline", "evaluate", BASE, *VARIANTS)
+        shutil.rmtree(workspace.scores_cache_dir)
         ours = {
-            name: run(layout, PROGRAMS / "quantline", "evaluate", name)
+            name: run(workspace, PROGRAMS / "quantline", "evaluate", name)
             for name in (BASE, *VARIANTS)
         }
         theirs = {
-            name: run(layout, *lm_eval_command(layout, path)) for name, path in dense_dirs.items()
+            name: run(workspace, *lm_eval_command(workspace, path))
+            for name, path in dense_dirs.items()
         }
-        stages = rerun_stages(layout)
+        stages = rerun_stages(workspace)
     peer, apart = total(theirs), total(ours)
     rows = [
         Row("time_ratio", together.wall_s / peer.wall_s, None, None, "one run / lm_eval"),
@@ -74,25 +75,25 @@ def main() -> None:
     publish("evaluation_time", rows, notes=[f"run again: {', '.join(stages)}"])
 
 
-def make_workspace(layout: Layout) -> None:
+def make_workspace(workspace: Workspace) -> None:
     """The repository with six models, up to what is to be evaluated."""
-    copy_repository(layout.root)
+    copy_repository(workspace.root)
     yaml = YAML()
-    params = yaml.load(layout.params_path)
+    params = yaml.load(workspace.params_path)
     params["variants"] = {name: params["variants"][name] for name in VARIANTS}
-    yaml.dump(params, layout.params_path)
-    read = read_workspace(layout)
-    fetch.run(layout, read)
-    calibrate.run(layout, read)
+    yaml.dump(params, workspace.params_path)
+    read = read_workspace(workspace)
+    fetch.run(workspace, read)
+    calibrate.run(workspace, read)
     for name in VARIANTS:
-        quantize.run(layout, read, name)
+        quantize.run(workspace, read, name)
 
 
-def dense(layout: Layout, name: str, work_dir: Path) -> Path:
+def dense(workspace: Workspace, name: str, work_dir: Path) -> Path:
     """The weights of a model's files as a plain checkpoint in float32."""
-    model_dir = layout.model_dir(name)
+    model_dir = workspace.model_dir(name)
     files = sorted(model_dir.glob("*.gguf"))
-    model = unpacked_model(layout.base_dir if files else model_dir)
+    model = unpacked_model(workspace.base_dir if files else model_dir)
     if files:
         dequantized = AutoModelForCausalLM.from_pretrained(
             model_dir, gguf_file=files[0].name, dtype=torch.float32, local_files_only=True
@@ -100,25 +101,25 @@ def dense(layout: Layout, name: str, work_dir: Path) -> Path:
         model.load_state_dict(dequantized.state_dict())
     path = work_dir / name
     model.save_pretrained(path)
-    tokenizer_of(layout.base_dir).save_pretrained(path)
+    tokenizer_of(workspace.base_dir).save_pretrained(path)
     return path
 
 
-def lm_eval_command(layout: Layout, model_dir: Path) -> list[str | Path]:
-    evaluate = read_workspace(layout).evaluate
-    tasks = ",".join(task.name for task in read_suite(layout.root, evaluate.suite).tasks)
+def lm_eval_command(workspace: Workspace, model_dir: Path) -> list[str | Path]:
+    evaluate = read_workspace(workspace).evaluate
+    tasks = ",".join(task.name for task in read_suite(workspace.root, evaluate.suite).tasks)
     limit = [] if evaluate.max_documents is None else ["--limit", str(evaluate.max_documents)]
     return [
         PROGRAMS / "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size",
         str(evaluate.batch_size), "--model_args", f"pretrained={model_dir},dtype=float32",
-        "--include_path", layout.root / "eval/tasks", "--tasks", tasks, *limit,
+        "--include_path", workspace.root / "eval/tasks", "--tasks", tasks, *limit,
     ]  # fmt: skip
 
 
-def run(layout: Layout, *command: str | Path) -> Cost:
+def run(workspace: Workspace, *command: str | Path) -> Cost:
     started, cpu = time.monotonic(), children_cpu_s()
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(layout.root)}
-    subprocess.run(command, cwd=layout.root, env=environment, check=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(workspace.root)}
+    subprocess.run(command, cwd=workspace.root, env=environment, check=True)
     return Cost(time.monotonic() - started, children_cpu_s() - cpu)
 
 
@@ -131,25 +132,25 @@ def total(costs: dict[str, Cost]) -> Cost:
     return Cost(sum(it.wall_s for it in costs.values()), sum(it.cpu_s for it in costs.values()))
 
 
-def rerun_stages(layout: Layout) -> list[str]:
+def rerun_stages(workspace: Workspace) -> list[str]:
     """What `dvc repro` runs up to select when one variant has changed and nothing else has."""
-    subprocess.run(["git", "init", "-q"], cwd=layout.root, check=True)
-    dvc(layout, "repro", "select")
+    subprocess.run(["git", "init", "-q"], cwd=workspace.root, check=True)
+    dvc(workspace, "repro", "select")
     yaml = YAML()
-    params = yaml.load(layout.params_path)
+    params = yaml.load(workspace.params_path)
     params["variants"][CHANGED]["refine_sweeps"] += 1
-    yaml.dump(params, layout.params_path)
+    yaml.dump(params, workspace.params_path)
     marker = "Running stage '"
-    lines = dvc(layout, "repro", "select").splitlines()
+    lines = dvc(workspace, "repro", "select").splitlines()
     return [line.partition(marker)[2].rstrip("':") for line in lines if line.startswith(marker)]
 
 
-def dvc(layout: Layout, *arguments: str) -> str:
+def dvc(workspace: Workspace, *arguments: str) -> str:
     path = f"{PROGRAMS}:{os.environ['PATH']}"
     result = subprocess.run(
         ["dvc", *arguments],
-        cwd=layout.root,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(layout.root)},
+        cwd=workspace.root,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(workspace.root)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result import Row, publish
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.engines.distance import log_softmax
 from pipeline.engines.scorer import Scorer
 from pipeline.engines.token_forest import Span
-from pipeline.params.backend_check import chosen_judge
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import chosen_judge, read_workspace
 from pipeline.serving.canary import reference_texts, served_texts
 from pipeline.serving.candidates import candidates_of, launch_of, scorer_of
 from pipeline.stages.benchmark import prompts_of
@@ -28,16 +27,16 @@ NEW_TOKENS = 32
 
 
 def main() -> None:
-    layout = Layout(Path.cwd())
-    params = read_workspace(layout)
-    asked = prompts_of(layout, params, num_prompts=NUM_PROMPTS)
+    workspace = Workspace(Path.cwd())
+    params = read_workspace(workspace)
+    asked = prompts_of(workspace, params, num_prompts=NUM_PROMPTS)
     tokenizer, prompts = asked.tokenizer, asked.ids
     rows: list[Row] = []
     packed_judge = chosen_judge(params.evaluate.packed_judge)
-    for candidate in candidates_of(layout, params.serve):
-        with closing(scorer_of(layout, candidate, packed_judge)) as scorer:
+    for candidate in candidates_of(workspace, params.serve):
+        with closing(scorer_of(workspace, candidate, packed_judge)) as scorer:
             expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
-            with launch_of(layout, params.serve, candidate, port=None).serve() as server:
+            with launch_of(workspace, params.serve, candidate, port=None).serve() as server:
                 texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
             gaps = [
                 gap(scorer, tokenizer, prompt, ours, theirs)

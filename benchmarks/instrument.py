@@ -12,7 +12,7 @@ from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.texts import read_texts, token_windows
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.evaluation.judge import measure
 from pipeline.evaluation.lm_eval_model import ScoredModel
@@ -21,7 +21,7 @@ from pipeline.numerics.grid import range_grid
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
-from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import read_suite
 from pipeline.records.evaluation import Distance, EvaluationRecord, TaskScore
 from pipeline.tasks.loading import loaded_tasks
 
@@ -30,40 +30,40 @@ ROUNDED_BITS = (4, 3)
 
 
 def main() -> None:
-    layout = Layout(Path.cwd())
-    params = read_params(layout.params_path)
+    workspace = Workspace(Path.cwd())
+    params = read_params(workspace.params_path)
     rows: list[Row] = []
     for name in (BASE, *params.variants):
-        path = layout.evaluation_path(name)
+        path = workspace.evaluation_path(name)
         record = EvaluationRecord.from_bytes(path.read_bytes(), source=str(path))
         rows += _rows(name, record.tasks, record.perplexity, record.distance)
     for num_bits in ROUNDED_BITS:
-        rows += _rounded_rows(layout, params, num_bits)
+        rows += _rounded_rows(workspace, params, num_bits)
     publish("instrument", rows)
 
 
-def _rounded_rows(layout: Layout, params: Params, num_bits: int) -> list[Row]:
+def _rounded_rows(workspace: Workspace, params: Params, num_bits: int) -> list[Row]:
     """Plain rounding to nearest of every linear that calibration measured."""
     name = f"nearest-w{num_bits}-g{GROUP_SIZE}"
-    model = unpacked_model(layout.base_dir)
-    for linear in Statistics(layout).linears:
+    model = unpacked_model(workspace.base_dir)
+    for linear in Statistics(workspace).linears:
         weight = model.get_submodule(linear).weight.data
         grid = range_grid(
             weight, GroupScheme(num_bits=num_bits, group_size=GROUP_SIZE, symmetric=False)
         )
         weight.copy_(grid.values(grid.round(weight)))
-    tokenizer = tokenizer_of(layout.base_dir)
+    tokenizer = tokenizer_of(workspace.base_dir)
     evaluate = params.evaluate
     windows = token_windows(
-        read_texts(layout.root / evaluate.text),
+        read_texts(workspace.root / evaluate.text),
         tokenizer.encode,
         window_tokens=evaluate.window_tokens,
         num_windows=evaluate.num_windows,
         source=evaluate.text,
     )
-    base = TransformersScorer(unpacked_model(layout.base_dir), label=BASE)
+    base = TransformersScorer(unpacked_model(workspace.base_dir), label=BASE)
     with (
-        loaded_tasks(layout.root, read_suite(layout.root, evaluate.suite)) as tasks,
+        loaded_tasks(workspace.root, read_suite(workspace.root, evaluate.suite)) as tasks,
         closing(base),
         closing(TransformersScorer(model, label=name)) as scorer,
     ):

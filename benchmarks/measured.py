@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.calibration.statistics import Statistics
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import read_workspace
 from pipeline.stages import calibrate, quantize
 
 BYTES_PER_MAXRSS = 1024  # getrusage(2) on Linux
@@ -36,18 +36,18 @@ class Cost:
     children_peak_gib: float
 
 
-def run_task(layout: Layout, params: Params, task: str) -> None:
+def run_task(workspace: Workspace, params: Params, task: str) -> None:
     stage, _, name = task.partition(":")
     stages: dict[str, Callable[[], None]] = {
-        "calibrate": lambda: calibrate.run(layout, params),
-        "quantize": lambda: quantize.run(layout, params, name),
-        "imatrix": lambda: read_importance(layout),
+        "calibrate": lambda: calibrate.run(workspace, params),
+        "quantize": lambda: quantize.run(workspace, params, name),
+        "imatrix": lambda: read_importance(workspace),
     }
     stages[stage]()
 
 
-def read_importance(layout: Layout) -> None:
-    statistics = Statistics(layout)
+def read_importance(workspace: Workspace) -> None:
+    statistics = Statistics(workspace)
     for linear in statistics.linears:
         statistics.diagonal(linear)
 
@@ -62,13 +62,13 @@ def peak_gib(who: int) -> float:
 
 
 def main(root: str, *tasks: str) -> None:
-    layout = Layout(Path(root))
-    params = read_workspace(layout)
+    workspace = Workspace(Path(root))
+    params = read_workspace(workspace)
     costs = []
     for task in tasks:
         own, children = cpu_s(resource.RUSAGE_SELF), cpu_s(resource.RUSAGE_CHILDREN)
         started = time.monotonic()
-        run_task(layout, params, task)
+        run_task(workspace, params, task)
         costs.append(
             Cost(
                 task=task,

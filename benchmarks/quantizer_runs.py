@@ -25,15 +25,15 @@ from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.record import Record, sha256_hex
 from pipeline.core.texts import read_texts, token_windows
-from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import Scorer
 from pipeline.evaluation.judge import measure
 from pipeline.params.other_quantizers import BackendWeights
-from pipeline.params.workspace import read_workspace
+from pipeline.params.reading import read_workspace
 from pipeline.quantization.other_quantizers import ROOT, environment_dir, set_up_backend
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import read_base_manifest
 from pipeline.stages import fetch
 
 STOP_GRACE_S = 60.0
@@ -67,7 +67,7 @@ class Measurement(Record):
 class Run:
     """A workspace with a calibrated base; what is measured in it goes through here."""
 
-    layout: Layout
+    workspace: Workspace
     cache_dir: Path
     time_limit_s: float
 
@@ -76,7 +76,7 @@ class Run:
 
         None where it did not end within the limit. Only other quantizers are ever cached.
         """
-        recipe = read_workspace(self.layout).variants[name]
+        recipe = read_workspace(self.workspace).variants[name]
         path = self._cache_path(name)
         if isinstance(recipe, BackendWeights) and path.exists():
             return Measurement.from_bytes(path.read_bytes(), source=str(path)), True
@@ -93,7 +93,7 @@ class Run:
 
     def costs(self, *tasks: str) -> list[Cost] | None:
         """Run tasks in a process of their own, with one thread. None when time ran out."""
-        command = [sys.executable, "-m", "benchmarks.measured", str(self.layout.root), *tasks]
+        command = [sys.executable, "-m", "benchmarks.measured", str(self.workspace.root), *tasks]
         process = subprocess.Popen(
             command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True
         )
@@ -108,20 +108,20 @@ class Run:
         return [Cost(**cost) for cost in json.loads(output.splitlines()[-1])]
 
     def _judge(self, name: str, cost: Cost) -> Measurement:
-        params = read_workspace(self.layout)
+        params = read_workspace(self.workspace)
         recipe = params.variants[name]
         evaluate = params.evaluate
-        tokenizer = tokenizer_of(self.layout.base_dir)
+        tokenizer = tokenizer_of(self.workspace.base_dir)
         windows = token_windows(
-            read_texts(self.layout.root / evaluate.text),
+            read_texts(self.workspace.root / evaluate.text),
             tokenizer.encode,
             window_tokens=evaluate.window_tokens,
             num_windows=evaluate.num_windows,
             source=evaluate.text,
         )
         with (
-            closing(_scorer(self.layout, name)) as scorer,
-            closing(_scorer(self.layout, BASE)) as base,
+            closing(_scorer(self.workspace, name)) as scorer,
+            closing(_scorer(self.workspace, BASE)) as base,
         ):
             found = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
         distance = found.distance
@@ -145,22 +145,22 @@ class Run:
 
     def _cache_path(self, name: str) -> Path:
         """By everything the outcome depends on."""
-        recipe = read_workspace(self.layout).variants[name]
+        recipe = read_workspace(self.workspace).variants[name]
         backend = getattr(recipe, "backend", "native")
         pins = ROOT / "envs" / "peers" / f"{backend}.txt"
         parts = (
             recipe.model_dump_json(),
-            read_base_manifest(self.layout).digest,
-            Statistics(self.layout).record.token_ids_sha256,
+            read_base_manifest(self.workspace).digest,
+            Statistics(self.workspace).record.token_ids_sha256,
             pins.read_text() if pins.exists() else "",
         )
         return self.cache_dir / f"{name}-{sha256_hex(chr(0).join(parts).encode())[:16]}.json"
 
 
-def _scorer(layout: Layout, name: str) -> Scorer:
-    for path in layout.model_dir(name).glob("*.gguf"):
+def _scorer(workspace: Workspace, name: str) -> Scorer:
+    for path in workspace.model_dir(name).glob("*.gguf"):
         return LlamaCppScorer(path, label=name)
-    return TransformersScorer(unpacked_model(layout.model_dir(name)), label=name)
+    return TransformersScorer(unpacked_model(workspace.model_dir(name)), label=name)
 
 
 _imports: dict[str, float] = {}
@@ -200,25 +200,25 @@ def make_run(
 ) -> Run:
     """A calibrated workspace for `demo` or `babyllama` with these variants."""
     if model == "babyllama":
-        layout = make_workspace(root, source=str(MODEL_DIR), variants=())
+        workspace = make_workspace(root, source=str(MODEL_DIR), variants=())
     else:
-        layout = demo_workspace(root)
+        workspace = demo_workspace(root)
     yaml = YAML()
-    params = yaml.load(layout.params_path)
+    params = yaml.load(workspace.params_path)
     params["calibration"]["seed"] = seed
     params["variants"] = dict(variants)
-    yaml.dump(params, layout.params_path)
-    fetch.run(layout, read_workspace(layout))
-    run = Run(layout=layout, cache_dir=cache_dir, time_limit_s=time_limit_s)
+    yaml.dump(params, workspace.params_path)
+    fetch.run(workspace, read_workspace(workspace))
+    run = Run(workspace=workspace, cache_dir=cache_dir, time_limit_s=time_limit_s)
     if run.costs("calibrate") is None:
         sys.exit("calibrate: out of time")
     return run
 
 
-def demo_workspace(root: Path) -> Layout:
+def demo_workspace(root: Path) -> Workspace:
     """The demo model with the repository's own parameters and texts."""
     root.mkdir(parents=True, exist_ok=True)
     (root / PARAMS_FILE).write_text((ROOT / PARAMS_FILE).read_text())
     for name in ("demo", "eval"):
         (root / name).symlink_to(ROOT / name)
-    return Layout(root)
+    return Workspace(root)

@@ -24,7 +24,7 @@ from benchmarks.counting_proxy import Counted, counting_proxy
 from benchmarks.damage import count_found
 from benchmarks.result import Row, publish
 from pipeline.core.files import file_sha256, remove_tree
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.records.release import Receipts
 from tests.nginx_server import nginx_server
 from tests.registry_server import (
@@ -64,8 +64,8 @@ def main(layer_mib: int = LAYER_MIB) -> None:
 
 def speed_rows(work: Path, layer_mib: int) -> list[Row]:
     """Ratios of the median time of sha256sum and cp to that of a push and of a pull."""
-    layout = workspace(work / "speed", layer_mib)
-    weights = layout.package_dir(VARIANT) / "model.safetensors"
+    workspace = new_workspace(work / "speed", layer_mib)
+    weights = workspace.package_dir(VARIANT) / "model.safetensors"
     install_oras()
     times: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
@@ -84,10 +84,10 @@ def speed_rows(work: Path, layer_mib: int) -> list[Row]:
             ):
                 reference_s = hash_and_copy_s(file, work / "copy")
                 times.setdefault(f"{direction}_reference", []).append(reference_s)
-                note(direction, measured("benchmarks.registry_runs", direction, layout.root, us))
+                note(direction, measured("benchmarks.registry_runs", direction, workspace.root, us))
                 note(f"oras_{direction}", measured_oras(direction, oras, theirs))
-            assert file_sha256(layout.root / "pulled" / weights.name) == file_sha256(weights)
-        for path in (work / "server", work / "oras", layout.root / "pulled"):
+            assert file_sha256(workspace.root / "pulled" / weights.name) == file_sha256(weights)
+        for path in (work / "server", work / "oras", workspace.root / "pulled"):
             remove_tree(path)
     rows = []
     for name in ("push", "pull", "oras_push", "oras_pull"):
@@ -103,9 +103,9 @@ def speed_rows(work: Path, layer_mib: int) -> list[Row]:
 
 def kill_rows(work: Path, layer_mib: int) -> list[Row]:
     """Runs killed at random moments and repeated: how many end right, and what is moved twice."""
-    layout = workspace(work / "kills", layer_mib)
+    workspace = new_workspace(work / "kills", layer_mib)
     random_moment = random.Random(0)
-    size = sum(path.stat().st_size for path in layout.package_dir(VARIANT).rglob("*"))
+    size = sum(path.stat().st_size for path in workspace.package_dir(VARIANT).rglob("*"))
     ok, rows = 0, []
     for name, serve in (
         ("push", lambda: nginx_server(work / "killed")),
@@ -119,21 +119,21 @@ def kill_rows(work: Path, layer_mib: int) -> list[Row]:
                 docker_config(work / "docker", url.split("://")[1], USER, PASSWORD)
                 place = url
                 if direction == "pull":
-                    measured("benchmarks.registry_runs", "push", layout.root, url)
+                    measured("benchmarks.registry_runs", "push", workspace.root, url)
                     place = f"{url}/{REPOSITORY}:{TAG}"
                 before = bytes_moved(direction)
                 kill_when(
                     lambda started=before: bytes_moved(direction) - started,  # noqa: B023
                     random_moment.uniform(0.02, 0.98) * size,
                     direction,
-                    layout.root,
+                    workspace.root,
                     place,
                 )
-                measured("benchmarks.registry_runs", direction, layout.root, place)
+                measured("benchmarks.registry_runs", direction, workspace.root, place)
                 moved_again.append((bytes_moved(direction) - before - size) / size)
-                right = ends_right(layout, server, direction)
+                right = ends_right(workspace, server, direction)
                 ok += right and name != "push_without_nginx"
-            for path in (work / "killed", layout.root / "pulled", work / "state"):
+            for path in (work / "killed", workspace.root / "pulled", work / "state"):
                 remove_tree(path)
         share = statistics.mean(moved_again)
         unit = "of the layer, twice"
@@ -165,15 +165,15 @@ def kill_when(
         process.send_signal(signal.SIGKILL)
 
 
-def ends_right(layout: Layout, server: Server, direction: str) -> bool:
+def ends_right(workspace: Workspace, server: Server, direction: str) -> bool:
     """Whether every file is there, with the digests of the package."""
     if direction == "pull":
-        package = layout.package_dir(VARIANT)
-        pulled = layout.root / "pulled"
+        package = workspace.package_dir(VARIANT)
+        pulled = workspace.root / "pulled"
         names = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
         return all(file_sha256(pulled / name) == file_sha256(package / name) for name in names)
-    source = str(layout.receipts_path)
-    receipt = Receipts.from_bytes(layout.receipts_path.read_bytes(), source=source)
+    source = str(workspace.receipts_path)
+    receipt = Receipts.from_bytes(workspace.receipts_path.read_bytes(), source=source)
     blobs = server.storage / "docker/registry/v2/blobs/sha256"
     digests = [layer.digest.removeprefix("sha256:") for layer in receipt.releases[VARIANT].layers]
     return all(file_sha256(blobs / it[:2] / it / "data") == it for it in digests)
@@ -188,11 +188,13 @@ def hostile_refused() -> int:
     return int(found[1])
 
 
-def workspace(root: Path, layer_mib: int) -> Layout:
+def new_workspace(root: Path, layer_mib: int) -> Workspace:
     """A workspace with one package whose weights are random bytes."""
-    layout = Layout(root)
-    write_packages(layout, VARIANT, content=random.Random(layer_mib).randbytes(1 << 20) * layer_mib)
-    return layout
+    workspace = Workspace(root)
+    write_packages(
+        workspace, VARIANT, content=random.Random(layer_mib).randbytes(1 << 20) * layer_mib
+    )
+    return workspace
 
 
 def hash_and_copy_s(source: Path, target: Path) -> float:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import publish
 from tests.registry_server import release_params
 
@@ -25,13 +25,13 @@ class Transfer:
 
 
 def main(direction: str, root: str, place: str) -> None:
-    layout = Layout(Path(root))
+    workspace = Workspace(Path(root))
     started = time.monotonic()
     if direction == "push":
-        publish.run(layout, release_params(url=place))
+        publish.run(workspace, release_params(url=place))
     else:
         pull = import_module("pipeline.verbs.pull")
-        pull.run(layout, ref=place, to="dir", into=str(layout.root / "pulled"))
+        pull.run(workspace, ref=place, to="dir", into=str(workspace.root / "pulled"))
     wall_s = time.monotonic() - started
     status = Path("/proc/self/status").read_text()
     peak_kib = int(status.partition("VmHWM:")[2].split()[0])

@@ -25,7 +25,7 @@ import torch
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.environments import SERVE_PYTHON
+from pipeline.core.environments import ENVIRONMENT, HOST, SERVE_PYTHON
 from pipeline.core.errors import FailureError
 from pipeline.core.progress import note
 from pipeline.gguf import files as gguf
@@ -36,15 +36,8 @@ from pipeline.records.rounds import Estimate, estimate, ratio
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.fleet import Fleet, Launch
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.server import (
-    HOST,
-    SERVED_NAME,
-    Server,
-    chosen_port,
-    local_session,
-    started,
-)
-from pipeline.serving.vllm import ENVIRONMENT, dtype_of, kernel_of
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, local_session, started
+from pipeline.serving.vllm import dtype_of, kernel_of
 
 PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
 PLAIN_CPU = {

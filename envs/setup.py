@@ -36,11 +36,14 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - whatever `python3` is runs this file
         stop(f"Python {sys.version.split()[0]}: expected 3.11 or newer")
     has_gpu = nvidia_gpu_answers()
-    serve_pins_path = ENVS_DIR / ("serve-cuda.txt" if has_gpu else "serve-cpu.txt")
+    serve_pins_path = ENVS_DIR / "serve" / ("serve-cuda.txt" if has_gpu else "serve-cpu.txt")
     plugin_dir = ENVS_DIR / "vllm-plugin"
     torch_path = torch_list(has_gpu=has_gpu)
     pipeline = Environment(
-        ROOT / ".venv", torch_path, ENVS_DIR / "pipeline.txt", (ROOT / "pyproject.toml",)
+        ROOT / ".venv",
+        torch_path,
+        ENVS_DIR / "pipeline" / "pipeline.txt",
+        (ROOT / "pyproject.toml",),
     )
     serve = Environment(
         ROOT / ".venv-serve", torch_path, serve_pins_path, (plugin_dir / "pyproject.toml",)
@@ -56,7 +59,7 @@ def nvidia_gpu_answers() -> bool:
 
 def torch_list(*, has_gpu: bool) -> Path:
     """Return the list that says which builds of torch are right for this machine."""
-    return ENVS_DIR / ("torch-cuda.txt" if has_gpu else "torch-cpu.txt")
+    return ENVS_DIR / "pipeline" / ("torch-cuda.txt" if has_gpu else "torch-cpu.txt")
 
 
 def set_up_all(packages: dict[Environment, Path | None]) -> None:

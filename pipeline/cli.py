@@ -13,7 +13,7 @@ import typer
 
 from pipeline.cli_app import BESIDE_THE_GRAPH, RELEASES, STAGES, command, main
 from pipeline.core.errors import QuantlineError
-from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def _layout() -> Layout:
-    return Layout(Path.cwd())
+def _workspace_here() -> Workspace:
+    return Workspace(Path.cwd())
 
 
-def _workspace() -> "tuple[Layout, Params]":
+def _workspace() -> "tuple[Workspace, Params]":
     """The workspace and its parameters, checked. Raises InputError."""
-    from pipeline.params.workspace import read_workspace
+    from pipeline.params.reading import read_workspace
 
-    layout = _layout()
-    return layout, read_workspace(layout)
+    workspace = _workspace_here()
+    return workspace, read_workspace(workspace)
 
 
 def _variants(context: typer.Context) -> list[str]:
     """The variants of params.yaml, for completion; none where it cannot be read."""
-    from pipeline.params.reading import read_yaml
+    from pipeline.core.yaml_files import read_yaml
 
     directory = context.parent.params.get("directory") if context.parent else None
     try:
@@ -79,6 +79,14 @@ Place = Annotated[
     ),
 ]
 TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
+
+
+@command(STAGES, "inputs")
+def inputs() -> None:
+    """Write down what params.yaml names outside the graph."""
+    from pipeline.stages.inputs import run
+
+    run(*_workspace())
 
 
 @command(STAGES, "fetch")
@@ -174,7 +182,7 @@ def record() -> None:
     """Tag the current commit with the published version."""
     from pipeline.verbs.record import run
 
-    run(_layout())
+    run(_workspace_here())
 
 
 @command(RELEASES, "ls", "ls registry.example.org/team/model")
@@ -182,7 +190,7 @@ def ls(place: Place = None) -> None:
     """List releases and aliases."""
     from pipeline.verbs.ls import run
 
-    run(_layout(), place=place)
+    run(_workspace_here(), place=place)
 
 
 @command(RELEASES, "show 1.0.0-awq-w4-g128", "show registry.example.org/team/model:prod")
@@ -190,7 +198,7 @@ def show(ref: Ref) -> None:
     """Describe a release, or an alias and its history."""
     from pipeline.verbs.show import run
 
-    run(_layout(), ref=ref)
+    run(_workspace_here(), ref=ref)
 
 
 @command(
@@ -218,7 +226,7 @@ def verify(
     from pipeline.verbs.verify import run
 
     run(
-        _layout(),
+        _workspace_here(),
         ref=ref,
         key=key,
         identity=identity,
@@ -243,7 +251,7 @@ def pull(
     """Bring a release to this machine."""
     from pipeline.verbs.pull import run
 
-    run(_layout(), ref=ref, to=to, into=into)
+    run(_workspace_here(), ref=ref, to=to, into=into)
 
 
 @command(RELEASES, "promote 1.0.0-awq-w4-g128 prod")
@@ -253,7 +261,7 @@ def promote(
     """Point an alias at a release."""
     from pipeline.verbs.promote import run
 
-    run(_layout(), ref=ref, alias=alias)
+    run(_workspace_here(), ref=ref, alias=alias)
 
 
 @command(RELEASES, "rollback prod")
@@ -265,7 +273,7 @@ def rollback(
     """Point an alias at what it stood for before."""
     from pipeline.verbs.rollback import run
 
-    run(_layout(), alias=alias)
+    run(_workspace_here(), alias=alias)
 
 
 @command(RELEASES, "export 1.0.0-awq-w4-g128 release.tar")
@@ -273,7 +281,7 @@ def export(ref: Ref, file: TarFile) -> None:
     """Write a release and its evidence into one file."""
     from pipeline.verbs.export import run
 
-    run(_layout(), ref=ref, file=file)
+    run(_workspace_here(), ref=ref, file=file)
 
 
 @command(RELEASES, "import release.tar oci:mirror", name="import")
@@ -281,7 +289,7 @@ def import_(file: TarFile, place: Place = None) -> None:
     """Publish the releases of such a file."""
     from pipeline.verbs.import_ import run
 
-    run(_layout(), file=file, place=place)
+    run(_workspace_here(), file=file, place=place)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from transformers import (
 
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.sample import write_token_ids
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
 from pipeline.core.texts import token_ids_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.reading import read_params
+from pipeline.records.base import BaseManifest
 from pipeline.records.statistics import Decontamination, StatisticsRecord
 from tests.support import ROOT
 from tests.workspace import write_base_manifest
@@ -117,20 +118,22 @@ def token_windows(*, samples: int = 24, tokens: int = 32, seed: int = 0) -> list
 
 def calibrated_model(
     root: Path, name: str, *, dtype: torch.dtype = torch.float16, samples: int = 24
-) -> Layout:
+) -> Workspace:
     """A workspace with a tiny model as its base, and its statistics."""
-    layout = Layout(root)
-    tiny_model(layout.base_dir, name, dtype=dtype)
-    write_base_manifest(layout, source="tiny")
+    workspace = Workspace(root)
+    tiny_model(workspace.base_dir, name, dtype=dtype)
+    write_base_manifest(workspace, source="tiny")
     windows = token_windows(samples=samples)
-    layout.statistics_dir.mkdir()
-    layers = calibrate_layers(layout.base_dir, windows, torch.device("cpu"), layout.statistics_dir)
-    write_token_ids(layout.token_ids_path, windows)
-    files = directory_records(layout.statistics_dir)
+    workspace.statistics_dir.mkdir()
+    layers = calibrate_layers(
+        workspace.base_dir, windows, torch.device("cpu"), workspace.statistics_dir
+    )
+    write_token_ids(workspace.token_ids_path, windows)
+    files = directory_records(workspace.statistics_dir)
     write_record(
-        layout.statistics_path,
+        workspace.statistics_path,
         StatisticsRecord(
-            base_digest=base_manifest(layout).digest,
+            base_digest=base_manifest(workspace).digest,
             calibration=CALIBRATION,
             text_sha256="ab" * 32,
             token_ids_sha256=token_ids_sha256(windows),
@@ -143,8 +146,8 @@ def calibrated_model(
             digest=tree_digest(files),
         ),
     )
-    return layout
+    return workspace
 
 
-def base_manifest(layout: Layout) -> BaseManifest:
-    return BaseManifest.from_bytes(layout.base_manifest_path.read_bytes(), source="base")
+def base_manifest(workspace: Workspace) -> BaseManifest:
+    return BaseManifest.from_bytes(workspace.base_manifest_path.read_bytes(), source="base")

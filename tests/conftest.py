@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from tests.registry_server import use_registry, write_packages
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
@@ -21,10 +21,10 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_settings: None) -> Layout:
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_settings: None) -> Workspace:
     """The current directory, with two packages; its params.yaml has no section but `registry`."""
-    layout = Layout(tmp_path / "workspace")
-    write_packages(layout, "awq-w4-g128", "gguf-q4-k-m")
-    use_registry(layout, None)
-    monkeypatch.chdir(layout.root)
-    return layout
+    workspace = Workspace(tmp_path / "workspace")
+    write_packages(workspace, "awq-w4-g128", "gguf-q4-k-m")
+    use_registry(workspace, None)
+    monkeypatch.chdir(workspace.root)
+    return workspace

@@ -9,18 +9,10 @@ from tests.support import ROOT
 PACKAGE = ROOT / "pipeline"
 
 
-LAYERS = ("domain", "numerics", "adapters", "stages", "verbs")
-
-
 def module_path(name: str) -> Path | None:
-    """The file of `pipeline.a.b`, or the directory of a package below a layer, which has data."""
-    parts = name.split(".")
-    path = ROOT.joinpath(*parts)
-    if path.with_suffix(".py").exists():
-        return path.with_suffix(".py")
-    if path.is_dir() and parts[-1] not in LAYERS:
-        return path
-    return None
+    """The file of the module `pipeline.a.b`; None where that is a package or a name in one."""
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    return path if path.exists() else None
 
 
 def imports_of(path: Path, *, without: Collection[str] = ()) -> set[Path]:
@@ -29,8 +21,7 @@ def imports_of(path: Path, *, without: Collection[str] = ()) -> set[Path]:
     `without` names functions of the module that are left out.
     """
     found = set()
-    source = path / "__init__.py" if path.is_dir() else path
-    body = ast.parse(source.read_text()).body
+    body = ast.parse(path.read_text()).body
     kept = [it for it in body if not (isinstance(it, ast.FunctionDef) and it.name in without)]
     for node in (node for statement in kept for node in ast.walk(statement)):
         names = []
@@ -44,13 +35,16 @@ def imports_of(path: Path, *, without: Collection[str] = ()) -> set[Path]:
     return found
 
 
-def closure(path: Path) -> set[Path]:
-    """A module and everything of this package it imports, directly or not."""
+def closure(path: Path, *, without: Collection[str] = ()) -> set[Path]:
+    """A module and everything it imports of this package, directly or not.
+
+    Packages in `without` are left out, and what only they import.
+    """
     seen: set[Path] = set()
     waiting = [path]
     while waiting:
         current = waiting.pop()
-        if current not in seen:
+        if current not in seen and layer(current) not in without:
             seen.add(current)
             waiting += imports_of(current)
             waiting += run_as_programs(current)
@@ -59,10 +53,9 @@ def closure(path: Path) -> set[Path]:
 
 def run_as_programs(path: Path) -> list[Path]:
     """Modules named in a string, `python -m pipeline.…`, are run as programs of their own."""
-    source = path / "__init__.py" if path.is_dir() else path
     strings = (
         node.value
-        for node in ast.walk(ast.parse(source.read_text()))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
     return [

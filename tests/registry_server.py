@@ -13,7 +13,7 @@ from pipeline.core.file_records import FileRecord
 from pipeline.core.files import directory_records, file_record, file_sha256, write_record
 from pipeline.core.process import Daemon, free_port, run_program
 from pipeline.core.record import sha256_hex
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Audience, Params
 from pipeline.params.reading import read_params
 from pipeline.records.release import (
@@ -128,17 +128,17 @@ def release_params(*, url: str | None = None, repository: str = REPOSITORY) -> P
     return params.model_copy(update={"registry": registry})
 
 
-def use_registry(layout: Layout, url: str | None, repository: str = REPOSITORY) -> None:
+def use_registry(workspace: Workspace, url: str | None, repository: str = REPOSITORY) -> None:
     """A params.yaml that says where releases are and nothing else."""
     section = {"registry": {"url": url, "repository": repository}}
-    layout.params_path.write_text(json.dumps(section))
+    workspace.params_path.write_text(json.dumps(section))
 
 
-def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") -> None:
+def write_packages(workspace: Workspace, *variants: str, content: bytes = b"weights") -> None:
     """Packages of small files with their evidence and evaluation, and their index."""
     entries = []
     for variant in variants:
-        directory = layout.package_dir(variant)
+        directory = workspace.package_dir(variant)
         directory.mkdir(parents=True, exist_ok=True)
         is_gguf = variant.startswith("gguf")
         weights = "model.gguf" if is_gguf else "model.safetensors"
@@ -150,31 +150,31 @@ def write_packages(layout: Layout, *variants: str, content: bytes = b"weights") 
         (directory / "empty.txt").write_bytes(b"")
         (directory / "LICENSE").write_bytes(b"Permission is hereby granted.\n")
         (directory / "README.md").write_bytes(b"# a model\n")
-        layout.evaluation_path(variant).parent.mkdir(parents=True, exist_ok=True)
-        layout.evaluation_path(variant).write_bytes(EVALUATION)
+        workspace.evaluation_path(variant).parent.mkdir(parents=True, exist_ok=True)
+        workspace.evaluation_path(variant).write_bytes(EVALUATION)
         (directory / "manifest.json").unlink(missing_ok=True)
         write_record(directory / "manifest.json", package_manifest(directory, variant))
         entries.append(
             PackageEntry(
                 variant=variant,
                 manifest_sha256=file_sha256(directory / "manifest.json"),
-                evidence=tuple(write_evidence(layout, variant)),
+                evidence=tuple(write_evidence(workspace, variant)),
                 num_files=6,
                 size_bytes=1,
             )
         )
-    write_record(layout.packages_path, PackageIndex(packages=tuple(entries)))
+    write_record(workspace.packages_path, PackageIndex(packages=tuple(entries)))
 
 
-def write_evidence(layout: Layout, variant: str) -> Iterator[FileRecord]:
+def write_evidence(workspace: Workspace, variant: str) -> Iterator[FileRecord]:
     """The files beside a package; their content means nothing here."""
     for suffix in (".bom.json", ".provenance.json"):
-        path = layout.packages_dir / (variant + suffix)
+        path = workspace.packages_dir / (variant + suffix)
         path.write_text(f'{{"of": "{variant}", "is": "{suffix}"}}')
-        yield file_record(path, layout.packages_dir)
-    signature = layout.packages_dir / f"{variant}.signature.json"
+        yield file_record(path, workspace.packages_dir)
+    signature = workspace.packages_dir / f"{variant}.signature.json"
     if signature.exists():
-        yield file_record(signature, layout.packages_dir)
+        yield file_record(signature, workspace.packages_dir)
 
 
 def package_manifest(directory: Path, variant: str) -> PackageManifest:

@@ -1,48 +1,17 @@
-"""The architecture holds: imports run one way, and DVC knows every module a stage runs."""
+"""Stages, commands and modules are where one looks for them; `lint-imports` checks the floors."""
 
 import ast
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.cli_app import STAGES
 from tests.commands import COMMANDS
-from tests.imports import PACKAGE, closure, imports_of, layer, modules
-from tests.support import ROOT
-
-# Who may import whom: a layer sees itself and the layers listed for it.
-ALLOWED = {
-    "domain": {"domain"},
-    "numerics": {"numerics", "domain"},
-    "adapters": {"adapters", "numerics", "domain"},
-    "stages": {"adapters", "numerics", "domain"},
-    "verbs": {"adapters", "numerics", "domain"},
-    "cli": {"cli_app", "stages", "verbs", "adapters", "domain"},
-    "cli_app": {"domain"},
-}
-
+from tests.imports import PACKAGE, imports_of, modules
+from tests.test_graph import graph
 
 STAGE_NAMES = {name for name, command in COMMANDS.items() if command.rich_help_panel == STAGES}
 VERB_NAMES = set(COMMANDS) - STAGE_NAMES
-FUNCTIONS = {command.callback.__name__ for command in COMMANDS.values() if command.callback}
-
-
-def guards() -> set[Path]:
-    """What every command runs before its own module: what `pipeline.cli` imports beside those."""
-    cli = PACKAGE / "cli.py"
-    return {cli}.union(*(closure(path) for path in imports_of(cli, without=FUNCTIONS)))
-
-
-def graph() -> dict[str, dict]:
-    stages: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_run_one_way(path: Path) -> None:
-    allowed = ALLOWED[layer(path)]
-    assert {layer(it) for it in imports_of(path)} <= allowed
 
 
 def test_stages_are_the_same_everywhere() -> None:
@@ -65,14 +34,6 @@ def test_a_command_imports_the_module_of_its_name_alone(name: str) -> None:
     cli = PACKAGE / "cli.py"
     own = imports_of(cli) - imports_of(cli, without={function.__name__})
     assert own == {PACKAGE / package / f"{function.__name__}.py"}
-
-
-@pytest.mark.parametrize("name", list(graph()))
-def test_dvc_knows_every_module_a_stage_runs(name: str) -> None:
-    stage = name.partition("_")[0]
-    needed = closure(PACKAGE / "stages" / f"{stage}.py") | guards()
-    listed = {ROOT / dep for dep in graph()[name]["deps"] if dep.startswith("pipeline/")}
-    assert listed == needed
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())

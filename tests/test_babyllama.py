@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.babyllama import make_workspace
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.support import serve_python, shared_dir
 
@@ -20,7 +20,7 @@ VARIANTS = ("awq-w4-g32", "gptq-w4-g32", "gguf-q8-0", "gguf-q4-k-m")
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The workspace after one `dvc repro` against a hub on this machine."""
     model_dir = shared_dir() / "models" / "babyllama-105"
     serve_python()
@@ -46,30 +46,30 @@ def dvc_repro(root: Path, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.slow
-def test_every_variant_is_approved_and_published(layout: Layout) -> None:
-    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+def test_every_variant_is_approved_and_published(workspace: Workspace) -> None:
+    selection = Selection.from_bytes(workspace.selection_path.read_bytes(), source="selection")
     assert set(selection.approved()) == set(VARIANTS)
     for name in VARIANTS:
         distance = selection.variants[name].distance
         assert distance is not None
         assert 0 < distance.kl < 0.05
-    receipts = layout.receipts_path.read_text()
+    receipts = workspace.receipts_path.read_text()
     assert all(f"0.1.0-{name}" in receipts for name in VARIANTS)
-    assert "babyllama" in layout.report_path.read_text()
+    assert "babyllama" in workspace.report_path.read_text()
 
 
 @pytest.mark.slow
-def test_what_no_superblock_fits_is_said(layout: Layout) -> None:
+def test_what_no_superblock_fits_is_said(workspace: Workspace) -> None:
     record = VariantRecord.from_bytes(
-        layout.variant_path("gguf-q4-k-m").read_bytes(), source="variant"
+        workspace.variant_path("gguf-q4-k-m").read_bytes(), source="variant"
     )
     reasons = {row.name: row.reason for row in record.coverage}
     assert (reasons["blk.0.ffn_down.weight"] or "").startswith("rows of 352 do not divide by 256")
 
 
 @pytest.mark.slow
-def test_what_vllm_cannot_serve_is_skipped_with_its_reason(layout: Layout) -> None:
-    models = json.loads(layout.benchmarks_path.read_text())["models"]
+def test_what_vllm_cannot_serve_is_skipped_with_its_reason(workspace: Workspace) -> None:
+    models = json.loads(workspace.benchmarks_path.read_text())["models"]
     assert {"base", *VARIANTS} == set(models)
     for name in ("base", "awq-w4-g32", "gptq-w4-g32"):
         assert "head" in json.dumps(models[name]).lower()
@@ -78,7 +78,7 @@ def test_what_vllm_cannot_serve_is_skipped_with_its_reason(layout: Layout) -> No
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing(layout: Layout) -> None:
-    result = dvc_repro(layout.root)
+def test_a_second_run_does_nothing(workspace: Workspace) -> None:
+    result = dvc_repro(workspace.root)
     assert result.returncode == 0
     assert "Running stage" not in result.stdout

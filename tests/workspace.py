@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoint.checks import read_config
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
+from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
+from pipeline.gate.profiles import choose, options_of
 from pipeline.licensing.reading import read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import GgufParams, Params
 from pipeline.params.reading import read_params
 from pipeline.params.serving import ServeParams
-from pipeline.params.suite_file import SUITES_FILE
+from pipeline.params.suites import SUITES_FILE
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import (
     Benchmarks,
     Canary,
     Latency,
     LoadResult,
     LoadRound,
-    Machine,
     ServedModel,
     ServerMemory,
     SkippedModel,
@@ -42,13 +44,8 @@ from pipeline.records.selection import (
     VariantVerdict,
     Verdict,
 )
-from pipeline.records.statistics import (
-    ComparedTexts,
-    Decontamination,
-    StatisticsRecord,
-    TensorCoverage,
-    VariantRecord,
-)
+from pipeline.records.statistics import ComparedTexts, Decontamination, StatisticsRecord
+from pipeline.records.variant import TensorCoverage, VariantRecord
 from tests.models import tiny_llama
 from tests.support import ROOT
 
@@ -60,12 +57,12 @@ MakePacked = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class Workspace:
-    layout: Layout
+class MadeRun:
+    workspace: Workspace
     params: Params
 
     def read(self, path: str) -> str:
-        return (self.layout.artifacts_dir / path).read_text(encoding="utf-8")
+        return (self.workspace.artifacts_dir / path).read_text(encoding="utf-8")
 
 
 def make_workspace(
@@ -77,65 +74,67 @@ def make_workspace(
     license_text: str | None = None,
     make_gguf: MakeGguf | None = None,
     make_packed: MakePacked | None = None,
-) -> Workspace:
+) -> MadeRun:
     """A base, and all that `measured` adds. Its card says `license_id`; the LICENSE is MIT's, or
     `license_text`.
     """
-    layout = Layout(root)
+    workspace = Workspace(root)
     params = read_params(ROOT / "params.yaml")
-    layout.artifacts_dir.mkdir(parents=True)
+    workspace.artifacts_dir.mkdir(parents=True)
     shutil.copy(ROOT / params.economics.prices, root)
-    tiny_llama(layout.base_dir)
-    (layout.base_dir / "README.md").write_text(
+    tiny_llama(workspace.base_dir)
+    (workspace.base_dir / "README.md").write_text(
         f"---\nlicense: {license_id}\nlanguage:\n- en\n- es\n---\n# Base\n"
     )
     if license_text is not None:
-        (layout.base_dir / "LICENSE").write_text(license_text)
-    write_base_manifest(layout, source=source)
-    return measured(layout, params, verdicts, make_gguf=make_gguf, make_packed=make_packed)
+        (workspace.base_dir / "LICENSE").write_text(license_text)
+    write_base_manifest(workspace, source=source)
+    return measured(workspace, params, verdicts, make_gguf=make_gguf, make_packed=make_packed)
 
 
 def measured(
-    layout: Layout,
+    workspace: Workspace,
     params: Params,
     verdicts: Mapping[str, Verdict],
     *,
     make_gguf: MakeGguf | None = None,
     make_packed: MakePacked | None = None,
-) -> Workspace:
+) -> MadeRun:
     """Statistics, a variant and evaluation for each name (of params.yaml), selection, benchmark.
 
     `make_gguf` makes the GGUF files of a base and `make_packed` the others, which are otherwise
     made up.
     """
-    write_statistics(layout, params)
-    write_evaluation(layout, BASE, SHA, harm=0.0)
+    write_statistics(workspace, params)
+    write_evaluation(workspace, BASE, SHA, harm=0.0)
     selection: dict[str, VariantVerdict] = {}
     for number, (name, verdict) in enumerate(verdicts.items()):
-        record = write_variant(layout, params, name, make_gguf=make_gguf, make_packed=make_packed)
+        record = write_variant(
+            workspace, params, name, make_gguf=make_gguf, make_packed=make_packed
+        )
         harm = 0.004 * (1 + number) ** 3
-        evaluation = write_evaluation(layout, name, record.digest, harm=harm)
+        evaluation = write_evaluation(workspace, name, record.digest, harm=harm)
         selection[name] = verdict_on(evaluation, record, verdict, harm=harm)
-    write_selection(layout, selection)
-    workspace = Workspace(layout, params)
+    write_selection(workspace, selection)
+    made = MadeRun(workspace, params)
     served = {
         name: it.artifact_digest for name, it in selection.items() if it.verdict == "approved"
     }
-    write_benchmarks(workspace, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
-    return workspace
+    write_benchmarks(made, speeds=dict.fromkeys(served, 20.0), skipped={}, digests=served)
+    return made
 
 
-def write_base_manifest(layout: Layout, *, source: str) -> None:
-    files = directory_records(layout.base_dir)
-    facts = read_license_facts(layout.base_dir)
+def write_base_manifest(workspace: Workspace, *, source: str) -> None:
+    files = directory_records(workspace.base_dir)
+    facts = read_license_facts(workspace.base_dir)
     rules = license_rules()
     rule = rules.by_text(facts.text_words_sha256 or "") or rules.named("mit", key="license")
     write_record(
-        layout.base_manifest_path,
+        workspace.base_manifest_path,
         BaseManifest(
             source=source,
             revision=source.partition("@")[2] or None,
-            architecture=read_config(layout.base_dir).architecture,
+            architecture=read_config(workspace.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
             license=facts,
@@ -144,11 +143,11 @@ def write_base_manifest(layout: Layout, *, source: str) -> None:
     )
 
 
-def write_statistics(layout: Layout, params: Params) -> None:
+def write_statistics(workspace: Workspace, params: Params) -> None:
     """The record of a calibration that dropped 3 of 40 documents."""
     calibration = params.calibration
     record = StatisticsRecord(
-        base_digest=base_digest(layout),
+        base_digest=base_digest(workspace),
         calibration=calibration,
         text_sha256=SHA,
         token_ids_sha256=SHA,
@@ -165,16 +164,16 @@ def write_statistics(layout: Layout, params: Params) -> None:
         files=(),
         digest=SHA,
     )
-    write_record(layout.statistics_path, record)
+    write_record(workspace.statistics_path, record)
 
 
-def base_digest(layout: Layout) -> str:
-    data = layout.base_manifest_path.read_bytes()
+def base_digest(workspace: Workspace) -> str:
+    data = workspace.base_manifest_path.read_bytes()
     return BaseManifest.from_bytes(data, source="base").digest
 
 
 def write_variant(
-    layout: Layout,
+    workspace: Workspace,
     params: Params,
     name: str,
     *,
@@ -182,28 +181,28 @@ def write_variant(
     make_packed: MakePacked | None = None,
 ) -> VariantRecord:
     recipe = params.variants[name]
-    model_dir = layout.model_dir(name)
+    model_dir = workspace.model_dir(name)
     model_dir.mkdir(parents=True)
     if isinstance(recipe, GgufParams):
         path = model_dir / f"model-{recipe.type}.gguf"
         if make_gguf is None:
             path.write_bytes(b"GGUF" + name.encode() * 1000)
         else:
-            make_gguf(layout.base_dir, path)
+            make_gguf(workspace.base_dir, path)
     elif make_packed is not None:
         make_packed(model_dir)
     else:
         (model_dir / "model.safetensors").write_bytes(name.encode() * 2000)
         (model_dir / "config.json").write_text('{"quantization_config": {}}\n')
         for sidecar in ("tokenizer.json", "tokenizer_config.json", "LICENSE", "LICENSE.txt"):
-            if (layout.base_dir / sidecar).exists():
-                (model_dir / sidecar).write_bytes((layout.base_dir / sidecar).read_bytes())
+            if (workspace.base_dir / sidecar).exists():
+                (model_dir / sidecar).write_bytes((workspace.base_dir / sidecar).read_bytes())
     files = directory_records(model_dir)
     scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(
         name=name,
         recipe=recipe,
-        base_digest=base_digest(layout),
+        base_digest=base_digest(workspace),
         statistics_digest=SHA,
         tools={"quantline": "0.1.0", "torch": "2.13.0"},
         files=files,
@@ -215,7 +214,7 @@ def write_variant(
             *(tensor(f"model.layers.{i}.mlp.up_proj.weight", scheme, None) for i in range(14)),
         ),
     )
-    write_record(layout.variant_path(name), record)
+    write_record(workspace.variant_path(name), record)
     return record
 
 
@@ -231,7 +230,9 @@ def tensor(name: str, scheme: str, reason: str | None) -> TensorCoverage:
     )
 
 
-def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> EvaluationRecord:
+def write_evaluation(
+    workspace: Workspace, name: str, digest: str, *, harm: float
+) -> EvaluationRecord:
     """Accuracies on 400 documents of two tasks; `harm` is the share that a variant loses."""
 
     def score(value: float, stderr: float | None) -> TaskScore:
@@ -256,7 +257,7 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
     record = EvaluationRecord(
         name=name,
         artifact_digest=digest,
-        base_digest=base_digest(layout),
+        base_digest=base_digest(workspace),
         backend="transformers",
         backend_version="5.19.0",
         device="cpu",
@@ -271,10 +272,10 @@ def write_evaluation(layout: Layout, name: str, digest: str, *, harm: float) -> 
         broken=None,
         controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
     )
-    write_record(layout.evaluation_path(name), record)
-    layout.documents_path(name).write_bytes(documents)
+    write_record(workspace.evaluation_path(name), record)
+    workspace.documents_path(name).write_bytes(documents)
     if name == BASE:
-        layout.control_documents_path("llama.cpp").write_bytes(documents)
+        workspace.control_documents_path("llama.cpp").write_bytes(documents)
     return record
 
 
@@ -298,9 +299,9 @@ def document_rows(shares_right: Mapping[str, float], *, num_documents: int = 400
     return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
 
 
-def write_suite(layout: Layout) -> None:
+def write_suite(workspace: Workspace) -> None:
     """The suite that `write_evaluation` scores."""
-    path = layout.root / SUITES_FILE
+    path = workspace.root / SUITES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "suites:\n  demo:\n    tasks:\n"
@@ -370,33 +371,36 @@ def verdict_on(
     )
 
 
-def write_selection(layout: Layout, variants: dict[str, VariantVerdict]) -> None:
+def write_selection(workspace: Workspace, variants: dict[str, VariantVerdict]) -> None:
     write_record(
-        layout.selection_path,
+        workspace.selection_path,
         Selection(
-            base_digest=base_digest(layout),
+            base_digest=base_digest(workspace),
             base_weight_bytes=100_000,
             variants=variants,
-            choices={},
+            choices={
+                name: choose(profile, options_of(variants))
+                for name, profile in read_params(ROOT / "params.yaml").gate.profiles.items()
+            },
         ),
     )
 
 
 def write_benchmarks(
-    workspace: Workspace,
+    made: MadeRun,
     *,
     speeds: Mapping[str, float],
     skipped: Mapping[str, str],
     digests: Mapping[str, str] | None = None,
 ) -> None:
     """A benchmark of three rounds; `speeds` are tokens per second of one user."""
-    load = workspace.params.serve
+    load = made.params.serve
     known = digests or {}
     write_record(
-        workspace.layout.benchmarks_path,
+        made.workspace.benchmarks_path,
         Benchmarks(
             complete=True,
-            base_digest=base_digest(workspace.layout),
+            base_digest=base_digest(made.workspace),
             machine=Machine(cpu="Imaginary 9000", cores=2, memory_gib=23.5, isa=("avx2",), gpus=()),
             load=load,
             models={

@@ -22,7 +22,7 @@ from pipeline.core.files import directory_records, file_sha256, write_bytes
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
 from pipeline.core.texts import read_texts, token_ids_sha256, token_windows
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
 from pipeline.records.statistics import ComparedTexts, Decontamination
 from pipeline.tasks.texts import suite_texts
@@ -46,17 +46,17 @@ class CalibrationSample:
     decontamination: Decontamination
 
 
-def calibration_sample(layout: Layout, params: Params, tokenizer: Any) -> CalibrationSample:
+def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> CalibrationSample:
     """`num_calibration_samples` windows of `max_seq_length` tokens.
 
     Raises InputError for data, tasks or a template that cannot be used, and for too little text,
     with the number that would do.
     """
     calibration = params.calibration
-    path = layout.root / calibration.text
+    path = workspace.root / calibration.text
     source = f"calibration.text = {calibration.text}"
     documents = open_documents(path)
-    index, compared = _evaluation_index(layout, params)
+    index, compared = _evaluation_index(workspace, params)
     drawn = _Drawn(index)
 
     def encode(document: Document) -> list[int]:
@@ -125,14 +125,14 @@ class _Drawn:
 
 
 def _evaluation_index(
-    layout: Layout, params: Params
+    workspace: Workspace, params: Params
 ) -> tuple[NgramIndex, tuple[ComparedTexts, ...]]:
     """The runs of words of every task of the suite and of the held-out text."""
     evaluate = params.evaluate
     index = NgramIndex()
     compared = []
-    held_out = read_texts(layout.root / evaluate.text)
-    for name, texts in (*suite_texts(layout.root, evaluate.suite), (HELD_OUT, held_out)):
+    held_out = read_texts(workspace.root / evaluate.text)
+    for name, texts in (*suite_texts(workspace.root, evaluate.suite), (HELD_OUT, held_out)):
         for text in texts:
             index.add(text)
         digest = sha256_hex("\0".join(texts).encode("utf-8", "surrogatepass"))

@@ -17,7 +17,7 @@ from pipeline.core.errors import InputError, printable
 from pipeline.core.files import read_bytes, read_record
 from pipeline.core.record import first_problem
 from pipeline.core.texts import token_ids_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import SharedInput
 from pipeline.numerics.gram import packed_diagonal, unpack_upper
 from pipeline.records.statistics import LayerStatistics, LinearStatistics, StatisticsRecord
@@ -47,10 +47,10 @@ def read_layer(path: Path) -> LayerStatistics:
 class Statistics:
     """Read access to G, by layer and by linear."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.record = read_record(StatisticsRecord, layout.statistics_path, made_by="calibrate")
-        self._directory = layout.statistics_dir
-        self._token_ids_path = layout.token_ids_path
+    def __init__(self, workspace: Workspace) -> None:
+        self.record = read_record(StatisticsRecord, workspace.statistics_path, made_by="calibrate")
+        self._directory = workspace.statistics_dir
+        self._token_ids_path = workspace.token_ids_path
         self._of_linear: dict[str, LinearStatistics] = {
             linear: entry for entry in self.record.inputs for linear in entry.linears
         }

@@ -6,14 +6,9 @@ could carry code (pickles, Python files) gets in under a new name.
 """
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Collection
 
-from pipeline.core.errors import InputError, shown
-from pipeline.core.file_records import FileRecord
-from pipeline.params.params import HUB_PREFIX
+from pipeline.core.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -46,52 +41,6 @@ LEGAL_FILE = re.compile(
 )
 LICENSE_TEXT = re.compile(r"(LICEN[SC]E|COPYING)" + _NAMED, re.IGNORECASE)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
-REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
-REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-
-
-RepoType = Literal["model", "dataset"]
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """A repository of a hub and a revision of it: a full commit, or (not yet) a branch or tag."""
-
-    repo: str
-    revision: str
-    repo_type: RepoType = "model"
-
-    @property
-    def is_pinned(self) -> bool:
-        return COMMIT.fullmatch(self.revision) is not None
-
-    def __str__(self) -> str:
-        return f"{_PREFIXES[self.repo_type]}{self.repo}@{self.revision}"
-
-
-_PREFIXES: dict[RepoType, str] = {"model": HUB_PREFIX, "dataset": f"{HUB_PREFIX}datasets/"}
-
-
-def parse_hub_source(source: str) -> HubSource:
-    """Read `hf:ORG/NAME@REVISION`; without a revision it is `main`. Raises InputError."""
-    return _parsed(source, "model", key="model.source")
-
-
-def parse_dataset_source(source: str) -> HubSource:
-    """Read `hf:datasets/ORG/NAME@REVISION` in the same way."""
-    return _parsed(source, "dataset", key="calibration.dataset.source")
-
-
-def _parsed(source: str, repo_type: RepoType, *, key: str) -> HubSource:
-    prefix = _PREFIXES[repo_type]
-    repo, _, revision = source.removeprefix(prefix).partition("@")
-    revision = revision or "main"
-    is_name = REPO_ID.fullmatch(repo) and REVISION.fullmatch(revision) and ".." not in source
-    if not source.startswith(prefix) or not is_name:
-        raise InputError(f"{key} = {shown(source)}: expected {prefix}ORG/NAME@COMMIT")
-    return HubSource(repo, revision, repo_type)
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
@@ -130,20 +79,3 @@ def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> t
             f"{WEIGHTS_FILE} or {INDEX_FILE}: use a safetensors revision or conversion of the model"
         )
     raise InputError(f"no weights: expected {WEIGHTS_FILE} or {INDEX_FILE} among the files")
-
-
-class CheckpointSource(Protocol):
-    """Where a checkpoint's files come from: a hub, its cache on this machine, or a directory."""
-
-    @property
-    def revision(self) -> str | None:
-        """The full commit of a hub model, else None."""
-
-    def sizes(self) -> dict[str, int]:
-        """Every file at the top level, with its size in bytes."""
-
-    def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
-        """Bring a file into `target_dir`, proven whole; `advance` is told the bytes moved."""
-
-    def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """Whether taking the same files again would give the same bytes."""

@@ -15,7 +15,7 @@ DATASET_DIR = "artifacts/calibration/data"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Workspace:
     """The workspace; each property is a file (`_path`) or a directory (`_dir`) in it."""
 
     root: Path
@@ -32,6 +32,11 @@ class Layout:
     @property
     def artifacts_dir(self) -> Path:
         return self.root / "artifacts"
+
+    @property
+    def inputs_dir(self) -> Path:
+        """What `params.yaml` names outside the graph, in one small file for each reader."""
+        return self.artifacts_dir / "inputs"
 
     @property
     def demo_model_dir(self) -> Path:
@@ -105,6 +110,11 @@ class Layout:
     @property
     def selection_path(self) -> Path:
         return self.artifacts_dir / "selection.json"
+
+    @property
+    def approved_path(self) -> Path:
+        """The approved variants by name and digest: all that serving needs of the selection."""
+        return self.artifacts_dir / "approved.json"
 
     @property
     def benchmarks_path(self) -> Path:

@@ -25,8 +25,7 @@ from pipeline.economics.arithmetic import (
 )
 from pipeline.params.prices import PriceList
 from pipeline.params.serving import EconomicsParams, Scenario
-from pipeline.records.benchmarks import Benchmarks, LoadResult, ServedModel
-from pipeline.report.serving import served_models
+from pipeline.records.benchmarks import Benchmarks, LoadResult, ServedModel, served_models
 
 # The curves reach from a tenth to a hundred times the wanted load, in steps of a tenth of a decade.
 CURVE_DECADES = range(-10, 21)

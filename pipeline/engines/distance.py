@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from pipeline.records.evaluation import Distance
-
-CONFIDENCE = 0.95
+from pipeline.records.evaluation import CONFIDENCE, Distance
 
 CHUNK_ENTRIES = 1 << 22
 """Log-probabilities that are in memory at a time, of each model: 32 MiB of float64."""

@@ -16,15 +16,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.checkpoint.reading import context_tokens, model_config
-from pipeline.core.environments import SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
+from pipeline.core.environments import (
+    ENVIRONMENT,
+    OFFLINE,
+    SERVE_PYTHON,
+    VLLM_FOR_CPU,
+    installed_vllm,
+    root_cause,
+)
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.process import Daemon, ending, last_lines
 from pipeline.core.progress import note
 from pipeline.engines.scorer import Finished, Logits
 from pipeline.engines.token_forest import Span
 from pipeline.params.params import PackedJudge
-from pipeline.serving.server import OFFLINE, root_cause
-from pipeline.serving.vllm import ENVIRONMENT
 
 PROGRAM = ("-m", "quantline_vllm.score")
 PASS_TOKENS = 8192

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.files import work_key, write_record
+from pipeline.core.machine import this_machine
 from pipeline.core.record import Record
 from pipeline.engines.scorer import Scorer, engine_of
 from pipeline.evaluation.task_runs import Rows
 from pipeline.records.evaluation import Distance, DocumentRecord, Engine
-from pipeline.serving.machine import this_machine
 
 CACHE_BYTES = 1 << 28
 

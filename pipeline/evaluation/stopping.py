@@ -5,11 +5,9 @@ The base is scored whole before; a variant is compared with it after each look. 
 """
 
 from pipeline.evaluation.task_runs import Rows, Stopping
-from pipeline.gate.comparison import Scored
-from pipeline.gate.sequential import require_documents
-from pipeline.gate.verdicts import next_step
 from pipeline.params.gate import GateParams
 from pipeline.params.suites import Suite
+from pipeline.records.evaluation import Scored
 
 
 def stopping_rule(
@@ -22,6 +20,10 @@ def stopping_rule(
     """
     if gate.sequential is None:
         return None
+    # Imported where it is needed: without it the rules of the gate are no part of an evaluation.
+    from pipeline.gate.sequential import require_documents
+    from pipeline.gate.verdicts import next_step
+
     for task, score in base.record.tasks.items():
         require_documents(task, score.num_documents, gate.sequential)
     margins, limits = suite.margins(gate.margin), gate.classes[gate.class_of(bits)]

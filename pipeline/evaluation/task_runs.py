@@ -22,7 +22,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.record import sha256_hex
 from pipeline.evaluation.lm_eval_model import ScoredModel, chat_text
 from pipeline.gate.sequential import look_sizes, order_key
-from pipeline.params.suite_file import SUITES_FILE
+from pipeline.params.suites import SUITES_FILE
 from pipeline.records.evaluation import DocumentRecord, TaskScore
 from pipeline.tasks.loading import LoadedTask
 

@@ -8,9 +8,8 @@ from math import ceil, isclose
 
 from scipy.special import ndtri
 
-from pipeline.engines.distance import CONFIDENCE
 from pipeline.params.gate import GateClass
-from pipeline.records.evaluation import Distance
+from pipeline.records.evaluation import CONFIDENCE, Distance
 from pipeline.records.selection import BoundVerdict, Verdict
 
 KL = "KL in nats per token"

@@ -3,7 +3,7 @@
 It refuses what was not measured alike; it judges nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isclose
 from statistics import fmean
@@ -13,17 +13,14 @@ from pipeline.gate.drops import History
 from pipeline.gate.paired import RATES, PairedTask, paired_task
 from pipeline.gate.sequential import ordered, require_documents, sizes_so_far
 from pipeline.params.gate import SequentialParams
-from pipeline.records.evaluation import Distance, DocumentRecord, EvaluationRecord, TaskScore
-
-Rows = Sequence[DocumentRecord]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An evaluation with its rows."""
-
-    record: EvaluationRecord
-    rows: Rows
+from pipeline.records.evaluation import (
+    Distance,
+    DocumentRecord,
+    EvaluationRecord,
+    Rows,
+    Scored,
+    TaskScore,
+)
 
 
 @dataclass(frozen=True)

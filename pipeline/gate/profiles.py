@@ -110,7 +110,7 @@ def _dominates(
 
 def choose(profile: ProfileParams, options: Options) -> Choice:
     """The best eligible option; among those that intervals do not tell apart, the smallest."""
-    kind = f"approved variant in {_either(profile.formats)}"
+    kind = f"approved variant in {_joined(profile.formats, 'or')}"
     eligible = {name: it for name, it in options.items() if it.format in profile.formats}
     if not eligible:
         return Choice(variant=None, reason=f"no {kind}")
@@ -136,11 +136,11 @@ def _best(objective: Objective, known: Options, kind: str) -> Choice:
     if len(known) == 1:
         return Choice(variant=winner, reason=f"the only {kind}: {shown}")
     if len(tied) > 1:
-        others = _either([name for name in tied if name != winner])
+        others = _joined([name for name in tied if name != winner], "and")
         return Choice(
             variant=winner,
-            reason=f"{shown}, which its interval does not tell from {others}, and the smallest "
-            f"of these",
+            reason=f"{shown}; the intervals of {others} overlap with this one, and {winner} is "
+            "the smallest of them",
         )
     following = ranked[1]
     return Choice(
@@ -157,6 +157,6 @@ def _shown(objective: Objective, figure: Figure) -> str:
     return f"{significant(figure.value)} {UNITS[objective]}"
 
 
-def _either(names: Collection[str]) -> str:
+def _joined(names: Collection[str], word: str) -> str:
     *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {word} {last}" if others else last

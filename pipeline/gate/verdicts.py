@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pipeline.gate.bounds import bound_verdicts
-from pipeline.gate.comparison import (
-    Comparison,
-    Scored,
-    compare,
-    history_of,
-    task_recovery,
-)
+from pipeline.gate.comparison import Comparison, compare, history_of, task_recovery
 from pipeline.gate.drops import (
     MEAN,
     Step,
@@ -35,7 +29,7 @@ from pipeline.gate.paired import PairedTask
 from pipeline.gate.profiles import BEFORE_BENCHMARK, choose, figures_of, options_of, pareto_front
 from pipeline.gate.reasons import reasons_for
 from pipeline.params.gate import GateClass, GateParams
-from pipeline.records.evaluation import DocumentRecord, EvaluationRecord, TaskScore
+from pipeline.records.evaluation import DocumentRecord, EvaluationRecord, Scored, TaskScore
 from pipeline.records.selection import (
     BoundVerdict,
     DropVerdict,

@@ -10,15 +10,13 @@ what a particular company may do.
 import re
 
 from pipeline.core.errors import InputError, shown
-from pipeline.core.file_records import AppliedLicense, LicenseDecision, LicenseFacts
 from pipeline.core.workspace import DECISIONS_FILE
 from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
 from pipeline.params.params import Audience, ReleaseParams
+from pipeline.records.licenses import LICENSE_FILE, AppliedLicense, LicenseDecision, LicenseFacts
 
 # Values of a model card's `license` that name no license.
 UNSPECIFIC_IDS = frozenset({"other", "unknown"})
-LICENSE_FILE = "LICENSE"
-"""Where the text of the license is in every release."""
 OWN_DATA = "own"
 """The value of `calibration.license` for data that belongs to whoever runs this."""
 

@@ -13,13 +13,13 @@ from ruamel.yaml import YAML
 
 from pipeline.checkpoint.names import CARD_FILE, license_text
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import LicenseDecision, LicenseFacts
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note
 from pipeline.core.record import first_problem
-from pipeline.core.workspace import DECISIONS_FILE, Layout
+from pipeline.core.workspace import DECISIONS_FILE, Workspace
+from pipeline.core.yaml_files import read_yaml
 from pipeline.licensing.rule import words_sha256
-from pipeline.params.reading import read_yaml
+from pipeline.records.licenses import LicenseDecision, LicenseFacts
 
 FENCE = "---"
 
@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
     return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
 
 
-def read_decision(layout: Layout, name: str | None) -> LicenseDecision | None:
+def read_decision(workspace: Workspace, name: str | None) -> LicenseDecision | None:
     """The decision `name` of license-decisions.yaml; None when `model.license` names none.
 
     Raises InputError when there is no such decision, when something is missing in it, or when the
@@ -56,7 +56,7 @@ def read_decision(layout: Layout, name: str | None) -> LicenseDecision | None:
     """
     if name is None:
         return None
-    path = layout.decisions_path
+    path = workspace.decisions_path
     values = (read_yaml(path) if path.exists() else None) or {}
     try:
         data = json.dumps(values, default=str)
@@ -73,7 +73,7 @@ def read_decision(layout: Layout, name: str | None) -> LicenseDecision | None:
             "sign it there"
         )
     if decision.text is not None:
-        _require_signed_text(layout.root / decision.text, decision)
+        _require_signed_text(workspace.root / decision.text, decision)
     return decision
 
 

@@ -9,8 +9,9 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from pipeline.core.errors import InputError, shown
-from pipeline.core.file_records import AppliedLicense, LicenseDecision, Sha256
+from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record, sha256_hex
+from pipeline.records.licenses import AppliedLicense, LicenseDecision
 
 # Who holds the copyright is no part of a license's words:
 # https://spdx.github.io/spdx-spec/v3.0.1/annexes/license-matching-guidelines-and-templates

@@ -60,7 +60,7 @@ class ManifestType(OciRecord):
     media_type: str | None = None
 
 
-class ImageLayout:
+class OciLayout:
     """The layout in `directory`, which is made by the first push; `shown_as` is its public name."""
 
     def __init__(self, directory: Path, *, shown_as: str) -> None:

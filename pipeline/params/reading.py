@@ -1,44 +1,28 @@
 """Reading what people write: `params.yaml` and the price list."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from pipeline.core.environments import installed_vllm
 from pipeline.core.errors import InputError
+from pipeline.core.machine import has_cuda
 from pipeline.core.record import Record, first_problem, problem_keys
-from pipeline.params.params import Params
+from pipeline.core.workspace import Workspace
+from pipeline.core.yaml_files import read_yaml
+from pipeline.params.other_quantizers import CUDA_ONLY, NATIVE
+from pipeline.params.params import PackedJudge, Params, VariantParams
 from pipeline.params.prices import PriceList
 
 PRESETS: Final = "presets"
 MERGE_KEY: Final = "<<"  # https://yaml.org/type/merge.html
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
-def read_yaml(path: Path) -> object:
-    """A YAML 1.2 file as plain values, read as DVC reads it. Raises InputError."""
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; run quantline where it is") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
-    except YAMLError as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"{path}: not valid YAML: {message}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: nested too deeply") from error
 
 
 def read_params(path: Path) -> Params:
@@ -105,3 +89,55 @@ def _entry(node: Node, key: str) -> tuple[Node, Node] | None:
                 if found := _entry(merged, key):
                     return found
     return None
+
+
+def require_runnable(variants: Mapping[str, VariantParams]) -> None:
+    """Raise InputError for the first variant whose backend cannot run here."""
+    for name, recipe in variants.items():
+        backend = getattr(recipe, "backend", NATIVE)
+        if backend in CUDA_ONLY and not has_cuda():
+            raise InputError(
+                f"variants.{name}.backend = {backend}: runs on an NVIDIA GPU alone, and this "
+                f"machine has none; use {CUDA_ONLY[backend]}, which writes the same format, or "
+                "remove the variant"
+            )
+
+
+def require_judge(judge: PackedJudge) -> None:
+    """Raise InputError for vLLM where it is not installed."""
+    if judge is PackedJudge.VLLM:
+        try:
+            installed_vllm()
+        except InputError as error:
+            raise InputError(
+                f"evaluate.packed_judge = {judge}: {error}, or set it to {PackedJudge.TRANSFORMERS}"
+            ) from error
+
+
+def chosen_judge(judge: PackedJudge) -> PackedJudge:
+    """What `auto` means on this machine."""
+    if judge is not PackedJudge.AUTO:
+        return judge
+    return PackedJudge.VLLM if has_cuda() else PackedJudge.TRANSFORMERS
+
+
+def read_workspace(workspace: Workspace) -> Params:
+    """The parameters of a workspace.
+
+    Raises InputError for a file they name that is not there, or an engine that cannot run here.
+    """
+    params = read_params(workspace.params_path)
+    require_runnable(params.variants)
+    require_judge(params.evaluate.packed_judge)
+    _require(workspace, "evaluate.text", params.evaluate.text)
+    if params.calibration.dataset is None:  # else fetch brings it
+        _require(workspace, "calibration.text", params.calibration.text)
+    return params
+
+
+def _require(workspace: Workspace, key: str, value: str) -> None:
+    if not (workspace.root / value).exists():
+        raise InputError(
+            f"{key} = {value}: no such file; correct the path (it is relative to params.yaml) or "
+            "put the text there"
+        )

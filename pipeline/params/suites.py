@@ -1,10 +1,17 @@
 """What `eval/suites.yaml` says: which tasks make a suite, how they are asked, what counts."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
-from pipeline.core.record import Record
+from pipeline.core.errors import InputError
+from pipeline.core.record import Record, first_problem
+from pipeline.core.yaml_files import read_yaml
+
+SUITES_FILE: Final = "eval/suites.yaml"
+
 
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
@@ -41,3 +48,16 @@ class Suites(Record):
     """All of `eval/suites.yaml`."""
 
     suites: dict[str, Suite]
+
+
+def read_suite(root: Path, name: str) -> Suite:
+    """The suite of that name. Raises InputError for a wrong file or an unknown name."""
+    path = root / SUITES_FILE
+    try:
+        suites = Suites.model_validate_json(json.dumps(read_yaml(path), default=str)).suites
+    except ValidationError as error:
+        raise InputError(f"{SUITES_FILE}: {first_problem(error)}") from error
+    if name not in suites:
+        known = ", ".join(suites) or "none"
+        raise InputError(f"evaluate.suite = {name!r}: not in {SUITES_FILE}; suites there: {known}")
+    return suites[name]

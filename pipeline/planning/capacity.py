@@ -3,64 +3,33 @@
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import torch
 
 from pipeline.core.allocator import give_back_gpu
-from pipeline.core.files import existing_parent
-from pipeline.core.workspace import Layout
-from pipeline.planning.plan import Capacity
-from pipeline.planning.stage_needs import Speed
-
-# The limit of a container and what it uses: https://docs.kernel.org/admin-guide/cgroup-v2.html
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+from pipeline.core.errors import InputError
+from pipeline.core.files import existing_parent, require_free_space
+from pipeline.core.machine import available_memory, total_memory
+from pipeline.core.workspace import Workspace
+from pipeline.planning.checkpoint_source import directory_source
+from pipeline.planning.plan import Capacity, memory_refusal
+from pipeline.planning.source import Source, Speed
+from pipeline.planning.stage_needs import StageNeed
 
 MATRIX_SIZE = 1024
 READ_FLOATS = 1 << 25
 MEASURED_SECONDS = 0.3
 
 
-def capacity(layout: Layout) -> Capacity:
+def capacity(workspace: Workspace) -> Capacity:
     """What is free now."""
-    written = (path.lstat() for path in layout.artifacts_dir.rglob("*") if path.is_file())
+    written = (path.lstat() for path in workspace.artifacts_dir.rglob("*") if path.is_file())
     return Capacity(
         memory=available_memory(),
         gpu_memory=torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None,
-        disk=shutil.disk_usage(existing_parent(layout.artifacts_dir)).free,
+        disk=shutil.disk_usage(existing_parent(workspace.artifacts_dir)).free,
         written=sum(it.st_size for it in written),
     )
-
-
-def available_memory() -> int:
-    """Bytes that a new process can have without swapping, in its container where there is one."""
-    free: int = psutil.virtual_memory().available
-    if (limit := _number_in(CGROUP_LIMIT)) is not None:
-        free = min(free, max(0, limit - (_number_in(CGROUP_USED) or 0)))
-    return free
-
-
-def memory_for_servers() -> int:
-    """Bytes where a server puts weights and KV cache: of the GPU, where there is one."""
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
-
-
-def total_memory() -> int:
-    """All memory and swap that this machine, or this container, has."""
-    total: int = psutil.virtual_memory().total + psutil.swap_memory().total
-    limit = _number_in(CGROUP_LIMIT)
-    return total if limit is None else min(total, limit)
-
-
-def _number_in(path: Path) -> int | None:
-    """The number in a file of the kernel; None when there is no such file or no limit."""
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def measured_speed() -> Speed:
@@ -89,3 +58,18 @@ def _seconds(work: Callable[[], float]) -> float:
         work()
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
+
+
+def require_room(workspace: Workspace, need: StageNeed) -> None:
+    """Raise InputError when `need` exceeds all memory, FailureError when the disk is too full.
+
+    What is free now does not count for memory: other programs may end while the stage runs.
+    """
+    if reason := memory_refusal((need,), total_memory()):
+        raise InputError(reason)
+    require_free_space(workspace.artifacts_dir, need.disk_kept + need.disk_temporary)
+
+
+def fetched_source(workspace: Workspace) -> Source:
+    """The shapes of the base that fetch made."""
+    return directory_source(workspace.base_dir)

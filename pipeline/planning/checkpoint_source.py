@@ -7,7 +7,7 @@ from pipeline.architectures.shapes import model_shape
 from pipeline.checkpoint.checks import read_config, read_json_object, read_shards
 from pipeline.checkpoint.names import CONFIG_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
-from pipeline.planning.stage_needs import Source
+from pipeline.planning.source import Source
 
 # How many experts of a mixture a token passes, by the names that architectures give it.
 EXPERTS_KEYS = ("num_experts_per_tok", "num_experts_per_token")

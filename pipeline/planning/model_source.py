@@ -11,40 +11,35 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import (
-    CONFIG_FILE,
-    INDEX_FILE,
-    CheckpointSource,
-    HubSource,
-    parse_hub_source,
-    weight_names,
-)
+from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, shown
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
+from pipeline.params.hub_source import HubSource, parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams
 from pipeline.planning.checkpoint_source import directory_source, source_of
-from pipeline.planning.stage_needs import Source
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.planning.source import Source
+from pipeline.records.base import read_base_manifest
 from pipeline.sources.hub import HubCheckpoint, current_endpoint, open_hub
 from pipeline.sources.hub_errors import readable_hub_errors
 from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.source import CheckpointSource
 
 MAX_DIMENSION = 1 << 40
 
 
-def read_source(layout: Layout, model: ModelParams) -> Source:
+def read_source(workspace: Workspace, model: ModelParams) -> Source:
     """The base as `model.source` names it; what is fetched already is not asked for again.
 
     Raises InputError or FailureError as fetching it would, and InputError for an architecture that
     cannot be calibrated.
     """
-    if is_fetched(layout, model):
-        require_layered(layout.base_dir)
-        return directory_source(layout.base_dir)
+    if is_fetched(workspace, model):
+        require_layered(workspace.base_dir)
+        return directory_source(workspace.base_dir)
     if not model.source.startswith(HUB_PREFIX):
         is_demo = model.source == DEMO_SOURCE
-        model_dir = layout.demo_model_dir if is_demo else layout.root / model.source
+        model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
         LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
         require_layered(model_dir)
         return directory_source(model_dir)
@@ -54,12 +49,12 @@ def read_source(layout: Layout, model: ModelParams) -> Source:
         return _listed_source(hub, source, Path(work))
 
 
-def is_fetched(layout: Layout, model: ModelParams) -> bool:
+def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
     """Whether `base/` was made by fetch from this source."""
     return (
-        layout.base_manifest_path.is_file()
-        and layout.base_dir.is_dir()
-        and read_base_manifest(layout).source == model.source
+        workspace.base_manifest_path.is_file()
+        and workspace.base_dir.is_dir()
+        and read_base_manifest(workspace).source == model.source
     )
 
 

@@ -10,10 +10,9 @@ from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import BASE
 from pipeline.params.params import Params
 from pipeline.planning.quantize_need import quantize_need
+from pipeline.planning.source import Source, Speed
 from pipeline.planning.stage_needs import (
     LIGHT_SECONDS,
-    Source,
-    Speed,
     StageNeed,
     benchmark_need,
     calibrate_need,

@@ -6,12 +6,12 @@ from pipeline.architectures.shapes import LayerShape, ModelShape, SharedInput
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
+from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
     FLOAT32,
     PROCESS_BYTES,
     START_SECONDS,
-    Source,
     StageNeed,
     calibrate_need,
     gram_entries,

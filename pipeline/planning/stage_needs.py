@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.architectures.shapes import ModelShape, SharedInput
 from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
+from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
 FLOAT32, FLOAT64 = 4, 8
@@ -47,24 +48,6 @@ GGUF_BITS = {
 }  # fmt: skip
 # A scale of 16 bits and, where there are zero points, one of the weights' bits.
 SCALE_BITS = 16
-
-
-@dataclass(frozen=True)
-class Source:
-    """The base: bytes are those of all its files, experts those of a mixture each token passes."""
-
-    architecture: str
-    shape: ModelShape
-    file_bytes: int
-    experts_per_token: int | None
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Of this machine: float32 operations a second in products of matrices, bytes read a second."""
-
-    operations: float
-    memory_bytes: float
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from pipeline.architectures.folds import split_layer_name
 from pipeline.core.errors import FailureError
 from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.variants import GgufParams, PackedLayout
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import FULL_PRECISION_TYPES, TensorCoverage
 
-FULL_PRECISION_TYPES = ("F32", "F16", "BF16", "float32", "float16", "bfloat16")
 # Linears that choose experts: a few thousandths of the weights, which no release quantizes.
 ROUTER_NAMES = ("gate", "router", "shared_expert_gate")
 
@@ -146,16 +145,3 @@ def gguf_coverage(
         error_ratio=None,
         reason=reason,
     )
-
-
-def bits_per_weight(coverage: Sequence[TensorCoverage]) -> float:
-    """The average over all weights of the model."""
-    weights = [prod(row.shape) for row in coverage]
-    bits = sum(row.bits_per_weight * n for row, n in zip(coverage, weights, strict=True))
-    return bits / sum(weights)
-
-
-def quantized_bits(coverage: Sequence[TensorCoverage]) -> float:
-    """The average over the quantized weights alone; over all of them where none is."""
-    quantized = [row for row in coverage if row.scheme not in FULL_PRECISION_TYPES]
-    return bits_per_weight(quantized or coverage)

@@ -21,7 +21,7 @@ from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import GgufParams
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 
 
 def write_gguf(

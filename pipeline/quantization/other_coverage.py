@@ -18,7 +18,7 @@ from pipeline.numerics.grid import range_grid
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.other_quantizers import BackendParams
 from pipeline.quantization.coverage import implied_by_packing, kept_coverage, require_covered
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 
 BALANCE_STEPS = 4
 OUTPUT_STEPS = 2

@@ -28,16 +28,16 @@ from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CARD_FILE, CONFIG_FILE, INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, tokenizer_of
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.files import read_bytes, readable_disk_errors
 from pipeline.core.process import run_program
 from pipeline.core.progress import note
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.other_quantizers import BackendParams, BackendRequest, BackendResult
 from pipeline.params.params import Params
 from pipeline.quantization.grouping import require_divisible
 from pipeline.quantization.other_coverage import measured_coverage
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.base import BaseManifest
+from pipeline.records.variant import TensorCoverage
 
 ROOT = Path(__file__).resolve().parents[2]
 SET_UP = ROOT / "envs" / "peer.py"
@@ -57,7 +57,7 @@ class BackendVariant:
 
 
 def write_with_backend(
-    layout: Layout,
+    workspace: Workspace,
     params: Params,
     base: BaseManifest,
     recipe: BackendParams,
@@ -71,26 +71,28 @@ def write_with_backend(
     """
     linears = {name: statistics.in_features(name) for name in statistics.linears}
     require_divisible(recipe, linears)
-    samples = calibration_samples(layout, params, statistics)
+    samples = calibration_samples(workspace, params, statistics)
     python = set_up_backend(recipe.backend)
     with TemporaryDirectory(dir=model_dir.parent) as work:
         request = BackendRequest(
             recipe=recipe,
-            model_dir=layout.base_dir.resolve(),
+            model_dir=workspace.base_dir.resolve(),
             token_ids_path=Path(work) / "samples.json",
             output_dir=Path(work) / "model",
             result_path=Path(work) / "result.json",
             seed=params.calibration.seed,
         )
         result = run_backend(python, request, samples)
-        _take_over(request.output_dir, layout.base_dir, base, model_dir)
-    coverage = measured_coverage(layout.base_dir, model_dir, recipe, statistics)
+        _take_over(request.output_dir, workspace.base_dir, base, model_dir)
+    coverage = measured_coverage(workspace.base_dir, model_dir, recipe, statistics)
     return BackendVariant(coverage=coverage, versions=result.versions)
 
 
-def calibration_samples(layout: Layout, params: Params, statistics: Statistics) -> list[list[int]]:
+def calibration_samples(
+    workspace: Workspace, params: Params, statistics: Statistics
+) -> list[list[int]]:
     """The token ids that were measured. Raises InputError when they are no longer the same."""
-    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    sample = calibration_sample(workspace, params, tokenizer_of(workspace.base_dir))
     if sample.token_ids_sha256 != statistics.record.token_ids_sha256:
         raise InputError(
             f"calibration.text = {params.calibration.text}: not the tokens that were measured; "

@@ -19,7 +19,6 @@ from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.checkpoint.stored_scheme import CONFIG_KEY
 from pipeline.core.allocator import give_back_free, map_large_blocks
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.files import (
     PARTIAL_SUFFIX,
     read_record,
@@ -42,7 +41,8 @@ from pipeline.quantization.coverage import (
 from pipeline.quantization.grouping import Grouping, plan_groups
 from pipeline.quantization.layer_quantizer import LayerQuantizer
 from pipeline.quantization.quantization_config import quantization_config
-from pipeline.records.statistics import LayerCoverage, TensorCoverage
+from pipeline.records.base import BaseManifest
+from pipeline.records.variant import LayerCoverage, TensorCoverage
 
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
 

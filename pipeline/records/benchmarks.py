@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.core.file_records import Sha256
+from pipeline.core.machine import Machine
 from pipeline.core.record import Record
 from pipeline.params.serving import ServeParams
 from pipeline.records.rounds import Estimate, estimate
@@ -158,21 +159,6 @@ class FailedModel(Record):
 BenchmarkResult = Annotated[ServedModel | SkippedModel | FailedModel, Field(discriminator="status")]
 
 
-class Machine(Record):
-    """Where the figures were measured. `isa` are the CPU's features that matter to kernels."""
-
-    cpu: str
-    cores: int
-    memory_gib: float
-    isa: tuple[str, ...]
-    gpus: tuple[str, ...]
-
-    @property
-    def lacks_4_bit_kernels(self) -> bool:
-        """Whether vLLM needs quantline's kernels for 4-bit weights: on x86 without AVX-512."""
-        return not self.gpus and "avx2" in self.isa and "avx512f" not in self.isa
-
-
 class Benchmarks(Record):
     """`benchmarks.json`: one result for `base`, for each approved variant and each endpoint.
 
@@ -184,3 +170,9 @@ class Benchmarks(Record):
     machine: Machine
     load: ServeParams
     models: dict[str, BenchmarkResult]
+
+
+def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
+    """The models that were measured under load."""
+    models = benchmarks.models if benchmarks else {}
+    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}

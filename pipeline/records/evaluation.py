@@ -1,9 +1,12 @@
 """What evaluate leaves behind: scores, rows of documents, and distances to the base."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,14 @@ class EvaluationRecord(Record):
     @property
     def engine(self) -> Engine:
         return Engine(self.backend, self.backend_version, self.device)
+
+
+Rows = Sequence[DocumentRecord]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation with its rows."""
+
+    record: EvaluationRecord
+    rows: Rows

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from pipeline.core.file_records import FileRecord, Sha256, tree_digest
 from pipeline.core.record import Record
-from pipeline.licensing.licenses import LICENSE_FILE
 from pipeline.params.params import SEMANTIC_VERSION, VARIANT_NAME, Audience
+from pipeline.records.licenses import LICENSE_FILE
 
 MANIFEST_FILE: Final = "manifest.json"
 NOTICE_FILE: Final = "NOTICE"

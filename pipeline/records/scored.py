@@ -7,28 +7,27 @@ from pydantic import ValidationError
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_bytes, read_record
 from pipeline.core.record import first_problem, sha256_hex
-from pipeline.core.workspace import BASE, Layout
-from pipeline.gate.comparison import Scored
-from pipeline.records.evaluation import Control, DocumentRecord, Engine, EvaluationRecord
+from pipeline.core.workspace import BASE, Workspace
+from pipeline.records.evaluation import Control, DocumentRecord, Engine, EvaluationRecord, Scored
 
 
-def read_scored(layout: Layout, name: str) -> Scored:
+def read_scored(workspace: Workspace, name: str) -> Scored:
     """The evaluation of the base or of a variant. Raises InputError for missing or other rows."""
-    record = read_evaluation(layout, name)
-    rows = _read_rows(layout.documents_path(name), record.documents_sha256, name)
+    record = read_evaluation(workspace, name)
+    rows = _read_rows(workspace.documents_path(name), record.documents_sha256, name)
     return Scored(record, rows)
 
 
-def read_base_in(layout: Layout, base: Scored, engine: Engine, *, name: str) -> Scored:
+def read_base_in(workspace: Workspace, base: Scored, engine: Engine, *, name: str) -> Scored:
     """The base as the engine of variant `name` scored it: the evaluation itself, or its control.
 
     Differences between engines are then no part of what a variant lost. Raises InputError when the
     base was not scored by the same version of this engine on the same kind of device.
     """
-    control = control_in(layout, base.record, engine, name=name)
+    control = control_in(workspace, base.record, engine, name=name)
     if control is None:
         return base
-    path = layout.control_documents_path(control.backend)
+    path = workspace.control_documents_path(control.backend)
     record = base.record.model_copy(
         update={
             "backend": control.backend,
@@ -42,7 +41,7 @@ def read_base_in(layout: Layout, base: Scored, engine: Engine, *, name: str) -> 
 
 
 def control_in(
-    layout: Layout, base: EvaluationRecord, engine: Engine, *, name: str
+    workspace: Workspace, base: EvaluationRecord, engine: Engine, *, name: str
 ) -> Control | None:
     """The base's control in the engine of variant `name`; None where that engine scored the base.
 
@@ -56,14 +55,16 @@ def control_in(
             return control
     scored_by = ", ".join(map(str, (base.engine, *(it.engine for it in controls))))
     raise InputError(
-        f"{layout.evaluation_path(BASE)}: the base was scored by {scored_by}; expected {engine} "
+        f"{workspace.evaluation_path(BASE)}: the base was scored by {scored_by}; expected {engine} "
         f"too, which scores {name}: run `quantline evaluate base` again on a machine like this one"
     )
 
 
-def read_evaluation(layout: Layout, name: str) -> EvaluationRecord:
+def read_evaluation(workspace: Workspace, name: str) -> EvaluationRecord:
     """The record alone."""
-    return read_record(EvaluationRecord, layout.evaluation_path(name), made_by=f"evaluate {name}")
+    return read_record(
+        EvaluationRecord, workspace.evaluation_path(name), made_by=f"evaluate {name}"
+    )
 
 
 def _read_rows(path: Path, sha256: str, name: str) -> tuple[DocumentRecord, ...]:

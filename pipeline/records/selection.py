@@ -114,3 +114,14 @@ class Selection(Record):
     def approved(self) -> tuple[str, ...]:
         """Names of the approved variants, in the order of `params.yaml`."""
         return tuple(name for name, it in self.variants.items() if it.verdict is Verdict.APPROVED)
+
+
+class Approved(Record):
+    """`approved.json`: digest by name of the variants that may be released, in their order.
+
+    Apart from `selection.json`, so that a word, a profile or a margin that changes no verdict
+    serves nothing again.
+    """
+
+    base_digest: Sha256
+    variants: dict[str, Sha256]

@@ -2,7 +2,7 @@
 
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.record import Record
-from pipeline.params.params import CalibrationParams, VariantParams
+from pipeline.params.params import CalibrationParams
 
 
 class LinearStatistics(Record):
@@ -81,58 +81,3 @@ class StatisticsRecord(Record):
     experts: tuple[ExpertStatistics, ...]
     files: tuple[FileRecord, ...]
     digest: Sha256
-
-
-class TensorCoverage(Record):
-    """What became of one tensor.
-
-    `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
-    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known, and `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
-    plain rounding to nearest with the range of each group, where there are groups; `reason` says
-    why a tensor was left alone or got another type than the recipe's.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    scheme: str
-    bits_per_weight: float
-    relative_error: float | None
-    error_ratio: float | None
-    reason: str | None
-
-
-class LayerCoverage(Record):
-    """What became of the tensors of one decoder layer; a variant in the making has one for each."""
-
-    rows: tuple[TensorCoverage, ...]
-
-
-class VariantRecord(Record):
-    """One quantized variant: its recipe, what it was made from and what it consists of.
-
-    `tools` are versions by name, the program that found the integers first.
-    """
-
-    name: str
-    recipe: VariantParams
-    base_digest: Sha256
-    statistics_digest: Sha256
-    tools: dict[str, str]
-    files: tuple[FileRecord, ...]
-    digest: Sha256
-    bits_per_weight: float
-    coverage: tuple[TensorCoverage, ...]
-
-    @property
-    def quantizer(self) -> str:
-        """The program that found the integers, and its version."""
-        name, version = next(iter(self.tools.items()))
-        return f"{name} {version}"
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size for file in self.files)
-
-    @property
-    def weight_bytes(self) -> int:
-        return sum(f.size for f in self.files if f.path.endswith((".safetensors", ".gguf")))

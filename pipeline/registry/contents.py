@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import InputError, shown
 from pipeline.core.file_records import FileRecord
-from pipeline.licensing.licenses import LICENSE_FILE
 from pipeline.oci.records import (
     MAX_MANIFEST_BYTES,
     TITLE_ANNOTATION,
     Descriptor,
     ImageManifest,
 )
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.records.release import MANIFEST_FILE, PackageManifest
 from pipeline.registry.modelpack import (
     FILE_PATH_ANNOTATION,

@@ -4,52 +4,52 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
 from pipeline.core.record import first_problem
-from pipeline.core.workspace import Layout
-from pipeline.oci.layout import ImageLayout
+from pipeline.core.workspace import Workspace
+from pipeline.core.yaml_files import read_yaml
+from pipeline.oci.layout import OciLayout
 from pipeline.oci.reference import LayoutDirectory, Place, Reference, Server, parse_reference
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import Store
 from pipeline.params.params import RegistryParams
-from pipeline.params.reading import read_yaml
 
 
-def configured_place(layout: Layout) -> Place:
+def configured_place(workspace: Workspace) -> Place:
     """Where params.yaml says that releases go; only its section `registry` has to be right."""
-    values = read_yaml(layout.params_path)
+    values = read_yaml(workspace.params_path)
     section = values.get("registry") if isinstance(values, dict) else None
     try:
         registry = RegistryParams.model_validate(section)
     except ValidationError as error:
-        name = layout.params_path.name
+        name = workspace.params_path.name
         raise InputError(f"{name}: registry: {first_problem(error, section)}") from error
-    return place_of(layout, registry)
+    return place_of(workspace, registry)
 
 
-def place_of(layout: Layout, registry: RegistryParams) -> Place:
+def place_of(workspace: Workspace, registry: RegistryParams) -> Place:
     if registry.url is None:
-        return LayoutDirectory(layout.registry_dir.relative_to(layout.root))
+        return LayoutDirectory(workspace.registry_dir.relative_to(workspace.root))
     return Server(registry.url, registry.repository)
 
 
-def open_place(layout: Layout, place: Place) -> Store:
+def open_place(workspace: Workspace, place: Place) -> Store:
     """The store at `place`; a relative directory is one of the workspace."""
     if isinstance(place, Server):
         return Registry(place.url, place.repository)
-    return ImageLayout(layout.root / place.path, shown_as=place.path.as_posix())
+    return OciLayout(workspace.root / place.path, shown_as=place.path.as_posix())
 
 
-def open_reference(layout: Layout, text: str | None) -> tuple[Store, str | None]:
+def open_reference(workspace: Workspace, text: str | None) -> tuple[Store, str | None]:
     """The store that a reference means, and the tag or digest in it, if there is one.
 
     Without a text it is the registry of params.yaml.
     """
     reference = parse_reference(text) if text else Reference(None, None)
-    return open_place(layout, reference.place or configured_place(layout)), reference.name
+    return open_place(workspace, reference.place or configured_place(workspace)), reference.name
 
 
-def open_release(layout: Layout, text: str) -> tuple[Store, str]:
+def open_release(workspace: Workspace, text: str) -> tuple[Store, str]:
     """The same for a reference that has to name a release. Raises InputError."""
-    store, name = open_reference(layout, text)
+    store, name = open_reference(workspace, text)
     if name is None:
         raise InputError(
             f"{text}: expected a tag or digest as well; `quantline ls {text}` lists the tags"

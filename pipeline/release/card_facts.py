@@ -4,19 +4,15 @@ Everything is derived from records; nothing is claimed that they do not hold. Th
 front matter are those of https://huggingface.co/docs/hub/model-cards#model-card-metadata.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from pipeline.checkpoint.names import parse_hub_source
-from pipeline.core.file_records import BaseManifest
-from pipeline.core.formatting import NBSP, bytes_text, percent, significant
-from pipeline.licensing.licenses import LICENSE_FILE, OWN_DATA, display_text
+from pipeline.core.formatting import bytes_text, percent, significant
+from pipeline.licensing.licenses import OWN_DATA, display_text
 from pipeline.licensing.rule import LicenseRule
 from pipeline.params.other_quantizers import AutoRoundParams, LlmCompressorParams
 from pipeline.params.params import (
-    DEMO_SOURCE,
     HUB_PREFIX,
     CompressedTensorsParams,
     GgufParams,
@@ -24,15 +20,16 @@ from pipeline.params.params import (
     VariantParams,
 )
 from pipeline.params.variants import PackedParams
-from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.records.release import (
-    BaseReference,
     CalibrationReference,
     PackageManifest,
     ReleaseLicense,
 )
 from pipeline.records.selection import VariantVerdict
-from pipeline.records.statistics import StatisticsRecord, TensorCoverage
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.wording import perplexity_text, score_text
 from pipeline.release.evidence import Evidence
 
 TASK: Final = "text-generation"
@@ -46,15 +43,6 @@ class ResultRow:
     base: str
     variant: str
     comparison: str
-
-
-def base_reference(base: BaseManifest) -> BaseReference:
-    """The base without what is private about where it was: of a directory only its name."""
-    if base.source.startswith(HUB_PREFIX):
-        name = parse_hub_source(base.source).repo
-    else:
-        name = base.source if base.source == DEMO_SOURCE else PurePosixPath(base.source).name
-    return BaseReference(name=name, revision=base.revision, digest=base.digest)
 
 
 def quantization_name(recipe: VariantParams) -> str:
@@ -185,33 +173,6 @@ def _loss(verdict: VariantVerdict, task: str) -> str:
         f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
         f"recovery {percent(verdict.task_recovery[task])}"
     )
-
-
-def score_text(score: TaskScore | None) -> str:
-    """A score with its standard error where there is one."""
-    if score is None:
-        return "not measured"
-    return f"{score.value:.3f} {standard_error(score)}".rstrip()
-
-
-def perplexity_text(evaluation: EvaluationRecord) -> str:
-    value = evaluation.perplexity
-    return "not measured" if value is None else significant(value, 4)
-
-
-def standard_error(score: TaskScore) -> str:
-    return "" if score.stderr is None else f"±{NBSP}{score.stderr:.3f}"
-
-
-def schemes(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:
-    """How many tensors are stored in which scheme, the most frequent first."""
-    return dict(Counter(tensor.scheme for tensor in coverage).most_common())
-
-
-def kept_reasons(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:
-    """How many tensors differ from the recipe, by the reason."""
-    reasons = (tensor.reason for tensor in coverage if tensor.reason is not None)
-    return dict(Counter(reasons).most_common())
 
 
 def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, str]:

@@ -7,13 +7,14 @@ different things. Reading the files is `pipeline.release.evidence_reading`.
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from pipeline.core.file_records import BaseManifest
 from pipeline.licensing.rule import LicenseRule
 from pipeline.params.params import Params
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import BenchmarkResult, Benchmarks
 from pipeline.records.evaluation import EvaluationRecord, TaskScore
 from pipeline.records.selection import Selection, VariantVerdict
-from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.variant import VariantRecord
 
 CONFIDENCE = 0.95
 

@@ -6,37 +6,42 @@ from typing import TypeVar
 from pipeline.checkpoint.checks import read_config
 from pipeline.checkpoint.names import CARD_FILE
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.files import read_bytes
 from pipeline.core.record import Record, sha256_hex
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.licensing.licenses import data_rule
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
 from pipeline.records.selection import Selection
-from pipeline.records.statistics import StatisticsRecord, VariantRecord
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.release.evidence import Evidence, RecordFile
 from pipeline.release.model_card import read_languages
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def read_evidence(layout: Layout, params: Params, name: str, *, context_tokens: int) -> Evidence:
+def read_evidence(
+    workspace: Workspace, params: Params, name: str, *, context_tokens: int
+) -> Evidence:
     """What is known about the variant `name`.
 
     Raises InputError when a record is missing, or was made from other files than the approved ones.
     """
-    reader = _Reader(layout)
-    base = reader.read(BaseManifest, layout.base_manifest_path, stage="fetch")
-    statistics = reader.read(StatisticsRecord, layout.statistics_path, stage="calibrate")
-    variant = reader.read(VariantRecord, layout.variant_path(name), stage="quantize")
-    base_evaluation = reader.read(EvaluationRecord, layout.evaluation_path(BASE), stage="evaluate")
-    evaluation = reader.read(EvaluationRecord, layout.evaluation_path(name), stage="evaluate")
-    selection = reader.read(Selection, layout.selection_path, stage="select")
-    benchmarks = reader.read(Benchmarks, layout.benchmarks_path, stage="benchmark")
-    path = layout.variant_path(name)
+    reader = _Reader(workspace)
+    base = reader.read(BaseManifest, workspace.base_manifest_path, stage="fetch")
+    statistics = reader.read(StatisticsRecord, workspace.statistics_path, stage="calibrate")
+    variant = reader.read(VariantRecord, workspace.variant_path(name), stage="quantize")
+    base_evaluation = reader.read(
+        EvaluationRecord, workspace.evaluation_path(BASE), stage="evaluate"
+    )
+    evaluation = reader.read(EvaluationRecord, workspace.evaluation_path(name), stage="evaluate")
+    selection = reader.read(Selection, workspace.selection_path, stage="select")
+    benchmarks = reader.read(Benchmarks, workspace.benchmarks_path, stage="benchmark")
+    path = workspace.variant_path(name)
     if variant.base_digest != base.digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
     if {evaluation.artifact_digest, selection.variants[name].artifact_digest} != {variant.digest}:
@@ -46,7 +51,7 @@ def read_evidence(layout: Layout, params: Params, name: str, *, context_tokens: 
     served = benchmarks.models.get(name)
     if served is None or served.artifact_digest != variant.digest:
         raise InputError(
-            f"{layout.benchmarks_path}: not of the approved files of {name}; run `quantline "
+            f"{workspace.benchmarks_path}: not of the approved files of {name}; run `quantline "
             "benchmark` again"
         )
     rules = license_rules()
@@ -61,8 +66,8 @@ def read_evidence(layout: Layout, params: Params, name: str, *, context_tokens: 
         evaluation=evaluation,
         selection=selection,
         benchmarks=benchmarks,
-        languages=read_languages(layout.base_dir / CARD_FILE),
-        model_type=read_config(layout.base_dir).model_type,
+        languages=read_languages(workspace.base_dir / CARD_FILE),
+        model_type=read_config(workspace.base_dir).model_type,
         context_tokens=context_tokens,
         files=tuple(reader.files),
     )
@@ -71,8 +76,8 @@ def read_evidence(layout: Layout, params: Params, name: str, *, context_tokens: 
 class _Reader:
     """Reads records and keeps the digests of their files."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._artifacts_dir = layout.artifacts_dir
+    def __init__(self, workspace: Workspace) -> None:
+        self._artifacts_dir = workspace.artifacts_dir
         self.files: list[RecordFile] = []
 
     def read(self, record: type[AnyRecord], path: Path, *, stage: str) -> AnyRecord:

@@ -9,14 +9,8 @@ from pipeline.core.rendering import Verbatim, render_markdown
 from pipeline.licensing.reading import read_front_matter
 from pipeline.records.benchmarks import ServedModel
 from pipeline.records.release import SIGNATURE_SUFFIX, PackageManifest
-from pipeline.release.card_facts import (
-    TASK,
-    front_matter,
-    kept_reasons,
-    result_rows,
-    schemes,
-    technical_facts,
-)
+from pipeline.records.wording import kept_reasons, schemes
+from pipeline.release.card_facts import TASK, front_matter, result_rows, technical_facts
 from pipeline.release.evidence import Evidence, Metric, metrics
 
 TEMPLATE = "release/model_card.md.j2"

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.file_records import FileRecord
 from pipeline.licensing.licenses import OWN_DATA
+from pipeline.records.base import BaseManifest
 from pipeline.records.release import CalibrationReference, PackageManifest
 
 

@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.file_records import FileRecord
 from pipeline.core.files import CHUNK_BYTES, file_sha256, write_bytes
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
+from pipeline.records.base import BaseManifest
 
 
 def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remedy: str) -> None:
@@ -30,18 +31,18 @@ def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remed
         raise InputError(f"{source}: not the bytes that were recorded; {remedy}")
 
 
-def write_license(layout: Layout, base: BaseManifest, target: Path) -> None:
+def write_license(workspace: Workspace, base: BaseManifest, target: Path) -> None:
     """Write the text of the license that applies: the checkpoint's own, or the one decided on.
 
     Raises InputError when it is no longer the text that fetch saw.
     """
     own, decision = base.license, base.applied_license.decision
     if own.text_path is not None:
-        source, sha256 = layout.base_dir / own.text_path, own.text_sha256
+        source, sha256 = workspace.base_dir / own.text_path, own.text_sha256
     else:
         assert decision is not None
         assert decision.text is not None, "fetch asks for a text"
-        source, sha256 = layout.root / decision.text, decision.text_sha256
+        source, sha256 = workspace.root / decision.text, decision.text_sha256
     if not source.is_file() or file_sha256(source) != sha256:
         raise InputError(f"{source}: not the license that was fetched; run `quantline fetch` again")
     write_bytes(target, source.read_bytes())

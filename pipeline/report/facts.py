@@ -7,16 +7,18 @@ How the page looks is not decided here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.core.file_records import BaseManifest
 from pipeline.core.workspace import BASE
+from pipeline.licensing.rule import LicenseRule
 from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
+from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord, TaskScore
 from pipeline.records.release import Receipt, Receipts
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import StatisticsRecord, VariantRecord
-from pipeline.release.card_facts import kept_reasons, perplexity_text, schemes, standard_error
+from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.variant import VariantRecord
+from pipeline.records.wording import kept_reasons, perplexity_text, schemes, standard_error
 from pipeline.report.verdicts import VerdictRow, base_row, verdict_row
 
 
@@ -26,6 +28,7 @@ class Facts:
 
     params: Params
     base: BaseManifest
+    license_rule: LicenseRule
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord

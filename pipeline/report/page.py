@@ -11,11 +11,16 @@ from pipeline.core.formatting import unit_of
 from pipeline.core.rendering import read_asset, render_html
 from pipeline.core.workspace import BASE
 from pipeline.economics.cost_model import CostModel, cost_curves, cost_model
-from pipeline.records.benchmarks import Benchmarks, LoadResult
+from pipeline.records.benchmarks import Benchmarks, LoadResult, served_models
 from pipeline.records.rounds import Estimate, estimate
-from pipeline.release.card_facts import base_reference
-from pipeline.report import svg_curves
+from pipeline.records.wording import base_reference
 from pipeline.report.costs import break_even_rows, cost_lines, cost_rows, cost_sentence
+from pipeline.report.decision import (
+    decision_rows,
+    failure_reasons,
+    outcome,
+    shipping_rows,
+)
 from pipeline.report.facts import (
     Facts,
     calibration_sentence,
@@ -25,17 +30,15 @@ from pipeline.report.facts import (
     task_rows,
     verdict_rows,
 )
-from pipeline.report.report_controls import control_rows
 from pipeline.report.serving import (
     crossovers,
     load_rows,
     load_sentence,
     memory_rows,
-    served_models,
     serving_remarks,
 )
-from pipeline.report.svg_charts import Line, Point, lines, scatter
-from pipeline.report.verdicts import choices, gate_sentences, task_verdict_rows
+from pipeline.report.svg_charts import Line, Point, lines, size_and_divergence
+from pipeline.report.verdicts import choices, control_rows, gate_sentences, task_verdict_rows
 
 TEMPLATE = "report/report.html.j2"
 STYLE = "report/report.css"
@@ -44,26 +47,30 @@ STYLE = "report/report.css"
 def render_report(facts: Facts) -> str:
     """The whole page. The same records give the same bytes."""
     release = facts.params.release
+    selection = facts.selection
+    costs = _cost_model(facts)
+    chosen = choices(selection, facts.benchmarks, facts.params.gate.profiles)
     return render_html(
         TEMPLATE,
         style=Markup(read_asset(STYLE)),
         title=f"{release.name} {release.version}",
         base=base_reference(facts.base),
         architecture=facts.base.architecture,
-        license=facts.base.applied_license.name,
-        num_approved=len(facts.selection.approved()),
-        num_variants=len(facts.selection.variants),
+        approved=bool(selection.approved()),
+        outcome=outcome(selection),
+        failures=failure_reasons(selection),
+        decisions=decision_rows(selection, chosen, costs),
+        shipping=shipping_rows(selection, release, facts.license_rule),
         gate=gate_sentences(facts.params.gate),
         calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
         task_verdicts={
             name: task_verdict_rows(it) for name, it in facts.selection.variants.items()
         },
-        choices=choices(facts.selection, facts.benchmarks, facts.params.gate.profiles),
         scatter=size_chart(facts),
         served=serving_remarks(facts.benchmarks),
         serving=_serving(facts.benchmarks),
-        costs=_costs(facts),
+        costs=_costs(costs),
         models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
         reference=facts.base_evaluation.backend,
@@ -83,20 +90,17 @@ def size_chart(facts: Facts) -> Markup | None:
             points.append(
                 Point(
                     label=name,
-                    x=verdict.weight_bytes / unit_bytes,
-                    y=verdict.distance.kl,
-                    y_low=verdict.distance.kl_low,
-                    y_high=verdict.distance.kl_high,
-                    kind=verdict.verdict.value,
+                    size=verdict.weight_bytes / unit_bytes,
+                    kl=verdict.distance.kl,
+                    kl_low=verdict.distance.kl_low,
+                    kl_high=verdict.distance.kl_high,
+                    verdict=verdict.verdict.value,
                 )
             )
-    if not any(point.y > 0 for point in points):
+    if not any(point.kl > 0 for point in points):
         return None
-    return scatter(
-        points,
-        title="Size of each variant against its KL divergence to the base",
-        x_label=f"size of the weights, {unit}",
-        y_label="KL divergence, nats per token (logarithmic)",
+    return size_and_divergence(
+        points, title="Size of each variant and its KL divergence from the base", unit=unit
     )
 
 
@@ -133,41 +137,41 @@ def load_chart(
     y_label: str,
 ) -> Markup:
     """A figure of each model by users, with its intervals, in the first scenario."""
-    name, scenario = next(iter(benchmarks.load.scenarios.items()))
-    users = list(scenario.concurrency)
+    name = next(iter(benchmarks.load.scenarios))
     series = []
     for model_name, model in served_models(benchmarks).items():
-        points = [
-            (users.index(load.concurrency), figure(load))
-            for load in model.loads
-            if load.scenario == name
-        ]
+        points = [(load.concurrency, figure(load)) for load in model.loads if load.scenario == name]
         series.append(
             Line(
                 label=model_name,
-                values=tuple((index, it.median) for index, it in points),
+                points=tuple((users, it.median) for users, it in points),
                 intervals=tuple(
-                    (index, it.low, it.high)
-                    for index, it in points
+                    (users, it.low, it.high)
+                    for users, it in points
                     if it.low is not None and it.high is not None
                 ),
             )
         )
     return lines(
         series,
-        [str(count) for count in users],
         title=title,
         x_label="users at the same time",
         y_label=y_label,
     )
 
 
-def _costs(facts: Facts) -> dict[str, object] | None:
-    """The tables and the chart of costs; None when nothing was measured."""
+def _cost_model(facts: Facts) -> CostModel | None:
+    """Reckon the costs; None when nothing was measured."""
     if facts.benchmarks is None or not served_models(facts.benchmarks):
         return None
     schemes = {name: it.recipe.format for name, it in facts.variants.items()}
-    model = cost_model(facts.benchmarks, facts.params.economics, facts.prices, schemes)
+    return cost_model(facts.benchmarks, facts.params.economics, facts.prices, schemes)
+
+
+def _costs(model: CostModel | None) -> dict[str, object] | None:
+    """Return the tables and the chart of costs."""
+    if model is None:
+        return None
     return {
         "sentence": cost_sentence(model),
         "rows": cost_rows(model),
@@ -182,9 +186,10 @@ def cost_chart(model: CostModel) -> Markup | None:
     found = cost_curves(model)
     if not found:
         return None
-    return svg_curves.curves(
-        [svg_curves.Curve(it.label, it.points, it.marks) for it in found],
+    return lines(
+        [Line(it.label, it.points, marks=it.marks) for it in found],
         title="Cost of a month by tokens a day",
         x_label="tokens a day",
         y_label="US dollars a month",
+        logarithmic=True,
     )

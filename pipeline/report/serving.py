@@ -14,8 +14,8 @@ from pipeline.records.benchmarks import (
     Latency,
     LoadResult,
     LoadRound,
-    ServedModel,
     SkippedModel,
+    served_models,
 )
 from pipeline.records.rounds import Crossover, Estimate, crossover
 
@@ -47,12 +47,6 @@ class MemoryRow:
     kv_cache_tokens: str
     predicted: str
     resident: str
-
-
-def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
-    """The models that were measured under load."""
-    models = benchmarks.models if benchmarks else {}
-    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
 
 
 def load_rows(benchmarks: Benchmarks) -> tuple[LoadRow, ...]:
@@ -135,7 +129,7 @@ def crossover_text(found: Crossover) -> str:
     """`slower than the base at 7 users and more (6 to 29)`, with a 95 % interval."""
     if found.users is None:
         certain = found.low is None
-        return f"none up to {found.max_users} users" + (
+        return f"not slower up to {found.max_users} users" + (
             "" if certain else f" (perhaps at {found.low:.0f} and more)"
         )
     bounds = f"{found.low:.0f} to " if found.low is not None else ""

@@ -1,237 +1,265 @@
-"""Two small charts as inline SVG: points on a logarithmic axis, and lines over categories.
+"""Draw the report's charts as inline SVG with Vega-Lite.
 
-Pure functions from numbers to markup. Colours and fonts come from the style sheet of the page
-through the classes used here, so that a chart follows dark mode and print. No scripts, no ids.
+The library is vl-convert, which runs Vega-Lite in this process and returns SVG. Three reasons led
+to it. Its SVG accepts CSS variables as colours, so that one drawing follows light mode, dark mode
+and print; matplotlib fixes colours when it draws. A mark can carry a text, which becomes the
+browser's own tooltip here, so that values show on hovering without a script. An interactive Vega
+page would add about 800 KB of JavaScript to each report and need a weaker content security policy.
+Specifications are plain data, so that altair, which only builds them, is not needed.
+
+The same numbers give the same bytes. Nothing is fetched. A chart has 10 to 50 KB.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Final, NamedTuple
+from typing import Any, Final
 
+import vl_convert
 from markupsafe import Markup
 
-WIDTH: Final = 440.0
-HEIGHT: Final = 300.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 22.0, 26.0, 44.0
-LETTER_WIDTH: Final = 7.0  # of the 12-pixel labels, on average
-LINE_HEIGHT: Final = 14.0
-MAX_LABEL_CHARACTERS: Final = 26
-MARK_RADIUS: Final = 5.0
-NUM_STYLES: Final = 6  # line styles in the style sheet: s0 … s5
+from pipeline.core.formatting import significant
+
+VEGA_LITE: Final = "6.1"
+SVG: Final = "{http://www.w3.org/2000/svg}"
+FONT: Final = "system-ui, sans-serif"
+COLOURS: Final = [f"var(--c{number})" for number in range(6)]
+DASHES: Final = [[1, 0], [7, 4], [2, 3], [9, 3, 2, 3], [4, 3], [12, 4]]
+SHAPES: Final = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross"]
+VERDICTS: Final = ["approved", "inconclusive", "rejected"]
+VERDICT_COLOURS: Final = ["var(--good)", "var(--open)", "var(--bad)"]
+VERDICT_SHAPES: Final = ["circle", "diamond", "cross"]
+AXIS: Final = {
+    "labelColor": "var(--faint)",
+    "titleColor": "var(--faint)",
+    "gridColor": "var(--rule)",
+    "domainColor": "var(--faint)",
+    "tickColor": "var(--faint)",
+    "labelFont": FONT,
+    "titleFont": FONT,
+    "titleFontWeight": "normal",
+    "labelFontSize": 11,
+    "titleFontSize": 11,
+    "labelLimit": 130,
+    "labelPadding": 6,
+    "titlePadding": 12,
+}
+LEGEND: Final = {
+    "labelColor": "var(--ink)",
+    "labelFont": FONT,
+    "labelFontSize": 11,
+    "labelLimit": 190,
+    "orient": "bottom",
+    "title": None,
+    "symbolSize": 60,
+    "symbolStrokeWidth": 2,
+}
+# Short names of thousands, millions and so on: d3's own says G where readers of prices expect B.
+SHORT_NUMBER: Final = "replace(format(datum.value, '~s'), 'G', 'B')"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One labelled point with the interval of its y; `kind` is a class of the style sheet."""
+    """Hold one variant: its size, its KL divergence with the interval, and its verdict."""
 
     label: str
-    x: float
-    y: float
-    y_low: float
-    y_high: float
-    kind: str
+    size: float
+    kl: float
+    kl_low: float
+    kl_high: float
+    verdict: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """One labelled line: y by the index of its category, and its interval where there is one."""
+    """Hold one labelled line: (x, y) points, and (x, low, high) intervals where there are any.
+
+    `marks` are further points to be seen; without any, every point is marked.
+    """
 
     label: str
-    values: tuple[tuple[int, float], ...]
-    intervals: tuple[tuple[int, float, float], ...] = ()
+    points: tuple[tuple[float, float], ...]
+    intervals: tuple[tuple[float, float, float], ...] = ()
+    marks: tuple[tuple[float, float], ...] = ()
 
 
-class Box(NamedTuple):
-    left: float
-    top: float
-    right: float
-    bottom: float
+def size_and_divergence(points: Sequence[Point], *, title: str, unit: str) -> Markup:
+    """Draw one row for each variant: a bar of its size, and its KL divergence with the interval.
 
-    def overlaps(self, other: "Box") -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
-
-
-def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Points over a linear x from 0 and a logarithmic y. Needs at least one y above 0.
-
-    A y of 0 or less, which has no logarithm, is drawn on the lower edge.
+    The axis of KL is logarithmic. A KL of 0 or less is drawn at its left edge. At least one KL has
+    to be above 0.
     """
-    positive = [y for point in points for y in (point.y, point.y_low, point.y_high) if y > 0]
-    low, high = floor(log10(min(positive))), ceil(log10(max(positive)))
-    high = max(high, low + 1)
-    x_ticks = round_ticks(max(point.x for point in points) * 1.08)
-    x_max = x_ticks[-1]
-
-    def x_at(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_max
-
-    def y_at(y: float) -> float:
-        share = (log10(y) - low) / (high - low) if y > 0 else 0.0
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(share, 0.0), 1.0)
-
-    parts = [
-        frame(x_label, y_label),
-        *(x_tick(x_at(tick), f"{tick:g}") for tick in x_ticks),
-        *(y_tick(y_at(10.0**power), f"{10.0**power:g}") for power in range(low, high + 1)),
+    positive = [it for p in points for it in (p.kl, p.kl_low, p.kl_high) if it > 0]
+    least = 10.0 ** floor(log10(min(positive)))
+    most = max(10.0 ** ceil(log10(max(positive))), 10 * least)
+    rows = [
+        {
+            "name": it.label,
+            "size": it.size,
+            "kl": max(it.kl, least),
+            "low": max(it.kl_low, least),
+            "high": max(it.kl_high, least),
+            "verdict": it.verdict,
+            "text": f"{it.label}, {it.verdict}: {significant(it.size)} {unit}, KL "
+            f"{significant(it.kl)} ({significant(it.kl_low)} to {significant(it.kl_high)})",
+        }
+        for it in sorted(points, key=lambda it: (it.size, it.label))
     ]
-    places = [(x_at(point.x), y_at(point.y)) for point in points]
-    labels = place_labels(places, [_shortened(point.label) for point in points])
-    for point, (x, y), label in zip(points, places, labels, strict=True):
-        parts.append(_interval(x, y_at(point.y_low), y_at(point.y_high)))
-        parts.append(mark(x, y, point.kind))
-        middle = (label.left + label.right) / 2
-        parts.append(_text(middle, label.bottom - 3, _shortened(point.label), "label middle"))
-    return svg(parts, title=title, height=HEIGHT)
+    name = {"field": "name", "type": "nominal", "sort": None, "title": None}
+    verdict = {"field": "verdict", "type": "nominal"}
+    colour = verdict | {"scale": {"domain": VERDICTS, "range": VERDICT_COLOURS}}
+    shape = verdict | {"scale": {"domain": VERDICTS, "range": VERDICT_SHAPES}}
+    kl_axis = {"values": [10.0**it for it in _powers(least, most)], "format": "~g"}
+    kl = {
+        "type": "quantitative",
+        "title": "KL divergence, nats per token",
+        "scale": {"type": "log", "domain": [least, most]},
+        "axis": kl_axis,
+    }
+    text = {"field": "text"}
+    size_panel = {
+        "width": 120,
+        "height": {"step": 26},
+        "mark": {"type": "bar", "height": 10, "color": "var(--c5)"},
+        "encoding": {
+            "y": name | {"axis": {"labelColor": "var(--ink)", "ticks": False, "domain": False}},
+            "x": {
+                "field": "size",
+                "type": "quantitative",
+                "title": f"size, {unit}",
+                "axis": {"tickCount": 3},
+            },
+            "description": text,
+        },
+    }
+    kl_panel = {
+        "width": 190,
+        "height": {"step": 26},
+        "encoding": {"y": name | {"axis": None}, "description": text},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--faint)"},
+                "encoding": {"x": kl | {"field": "low"}, "x2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "encoding": {"x": kl | {"field": "kl"}, "color": colour, "shape": shape},
+            },
+        ],
+    }
+    return _draw({"hconcat": [size_panel, kl_panel], "spacing": 18}, rows, title=title)
 
 
-def lines(series: Sequence[Line], categories: Sequence[str], *, title: str, x_label: str,
-          y_label: str) -> Markup:  # fmt: skip
-    """Lines over equally spaced categories, y from 0, with a legend below. Needs a value."""
-    tops = [value for line in series for _, value in line.values]
-    tops += [high for line in series for _, _, high in line.intervals]
-    ticks = round_ticks(max(tops) * 1.05)
-    step = (WIDTH - LEFT - RIGHT) / len(categories)
-
-    def x_at(index: int) -> float:
-        return LEFT + step * (index + 0.5)
-
-    def y_at(y: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / ticks[-1]
-
-    parts = [
-        frame(x_label, y_label),
-        *(x_tick(x_at(index), name) for index, name in enumerate(categories)),
-        *(y_tick(y_at(tick), f"{tick:,g}") for tick in ticks),
+def lines(
+    series: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+) -> Markup:
+    """Draw lines with a legend below: over named steps from y = 0, or over logarithmic axes."""
+    rows = [_row(it.label, x, y) for it in series for x, y in it.points]
+    marks = [_row(it.label, x, y) for it in series for x, y in it.marks] or rows
+    intervals = [
+        {"name": it.label, "x": x, "low": low, "high": high}
+        for it in series
+        for x, low, high in it.intervals
     ]
-    for number, line in enumerate(series):
-        style = f"s{number % NUM_STYLES}"
-        places = [(x_at(index), y_at(value)) for index, value in line.values]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
-        parts += [
-            _interval(x_at(index), y_at(low), y_at(high)) for index, low, high in line.intervals
-        ]
-        parts += [mark(x, y, style) for x, y in places]
-        parts.append(legend_entry(number, line.label))
-    return svg(parts, title=title, height=legend_height(len(series)))
+    names = [it.label for it in series]
+    by_name = {"field": "name", "type": "nominal", "sort": None}
 
+    def styled(styles: Sequence[object]) -> dict[str, Any]:
+        used = [styles[number % len(styles)] for number in range(len(names))]
+        return by_name | {"scale": {"domain": names, "range": used}}
 
-def legend_entry(number: int, label: str) -> Markup:
-    """The style of a line and its name, below the chart."""
-    style = f"s{number % NUM_STYLES}"
-    y = HEIGHT + LINE_HEIGHT * 1.4 * number + 8
-    line = Markup('<line class="line {}" x1="{:.0f}" x2="{:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    return (
-        line.format(style, LEFT, LEFT + 30, y=y)
-        + mark(LEFT + 15, y, style)
-        + _text(LEFT + 38, y + 4, label[:48], "label")
+    x: dict[str, Any] = {"field": "x", "type": "ordinal", "title": x_label, "sort": None}
+    x |= {"axis": {"labelAngle": 0}}
+    y: dict[str, Any] = {"type": "quantitative", "title": y_label}
+    if logarithmic:
+        scale = {"type": "log", "nice": False}
+        axis = {"labelExpr": SHORT_NUMBER, "tickCount": 5}
+        x |= {"type": "quantitative", "scale": scale, "axis": axis}
+        y |= {"scale": scale, "axis": axis}
+    colour = styled(COLOURS)
+    layers: list[dict[str, Any]] = [
+        {
+            "mark": {"type": "line", "strokeWidth": 2.2},
+            "encoding": {
+                "x": x,
+                "y": y | {"field": "y"},
+                "color": colour,
+                "strokeDash": styled(DASHES),
+            },
+        },
+        {
+            "data": {"values": intervals},
+            "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.6},
+            "encoding": {
+                "x": x,
+                "y": y | {"field": "low"},
+                "y2": {"field": "high"},
+                "color": colour,
+            },
+        },
+        {
+            "data": {"values": marks},
+            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+            "encoding": {
+                "x": x,
+                "y": y | {"field": "y"},
+                "color": colour,
+                "shape": styled(SHAPES),
+                "description": {"field": "text"},
+            },
+        },
+    ]
+    if not intervals:
+        del layers[1]
+    config = {"legend": LEGEND | {"columns": 2}}
+    return _draw(
+        {"width": 380, "height": 230, "layer": layers, "config": config}, rows, title=title
     )
 
 
-def legend_height(num_lines: int) -> float:
-    """The height of a chart with its legend."""
-    return HEIGHT + LINE_HEIGHT * 1.4 * num_lines + 4
+def _row(name: str, x: float, y: float) -> dict[str, object]:
+    text = f"{name}: {significant(y)} at {x:,.0f}"
+    return {"name": name, "x": x, "y": y, "text": text}
 
 
-def round_ticks(largest: float) -> tuple[float, ...]:
-    """Three to six ticks from 0 in steps of 1, 2 or 5 times a power of ten, up to `largest`."""
-    largest = largest if largest > 0 else 1.0
-    power = 10.0 ** floor(log10(largest))
-    step = next(
-        step
-        for step in (power / 5, power / 2, power, power * 2)
-        if ceil(largest / step - 1e-9) <= 5
+def _powers(least: float, most: float) -> range:
+    """Return at most six powers of ten from `least` to `most`."""
+    low, high = round(log10(least)), round(log10(most))
+    return range(low, high + 1, max(1, ceil((high - low) / 3)))
+
+
+def _draw(spec: dict[str, Any], rows: list[dict[str, Any]], *, title: str) -> Markup:
+    config = {"axis": AXIS, "legend": LEGEND, "view": {"stroke": None}, "background": None}
+    svg = vl_convert.vegalite_to_svg(
+        {
+            **spec,
+            "data": {"values": rows},
+            "config": config | spec.get("config", {}),
+        },
+        vl_version=VEGA_LITE,
+        allowed_base_urls=[],
     )
-    return tuple(step * number for number in range(ceil(largest / step - 1e-9) + 1))
+    return _inline(svg, title=title)
 
 
-def place_labels(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[Box]:
-    """A box for each label beside its point, inside the plot and, where possible, apart."""
-    taken = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    boxes = []
-    for place, label in zip(places, labels, strict=True):
-        candidates = [_clamped(box) for box in _around(place, label)]
-        box = next(
-            (it for it in candidates if not any(it.overlaps(other) for other in taken)),
-            candidates[0],
-        )
-        taken.append(box)
-        boxes.append(box)
-    return boxes
-
-
-def _around(place: tuple[float, float], label: str) -> Iterator[Box]:
-    """Where a label may go, best first: right, left, above, below, then farther up and down."""
-    x, y = place
-    width, half = len(label) * LETTER_WIDTH, LINE_HEIGHT / 2
-    for shift in (0.0, -LINE_HEIGHT, LINE_HEIGHT, -2 * LINE_HEIGHT, 2 * LINE_HEIGHT):
-        yield Box(x + 9, y - half + shift, x + 9 + width, y + half + shift)
-        yield Box(x - 9 - width, y - half + shift, x - 9, y + half + shift)
-        if shift:
-            yield Box(x - width / 2, y - half + shift, x + width / 2, y + half + shift)
-
-
-def _clamped(box: Box) -> Box:
-    right = min(max(0.0, LEFT + 2 - box.left), WIDTH) - max(0.0, box.right - WIDTH + 2)
-    down = max(0.0, TOP - box.top) - max(0.0, box.bottom - (HEIGHT - BOTTOM))
-    return Box(box.left + right, box.top + down, box.right + right, box.bottom + down)
-
-
-def _shortened(label: str) -> str:
-    return label if len(label) <= MAX_LABEL_CHARACTERS else label[: MAX_LABEL_CHARACTERS - 1] + "…"
-
-
-def svg(parts: Iterable[Markup], *, title: str, height: float) -> Markup:
-    return Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img"><title>{}</title>{}</svg>').format(
-        WIDTH, height, title, Markup("").join(parts)
-    )
-
-
-def frame(x_label: str, y_label: str) -> Markup:
-    axes = Markup('<path class="axis" d="M{:.0f} {:.0f} V{:.0f} H{:.0f}"/>').format(
-        LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT
-    )
-    below = _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "name middle")
-    return axes + below + _text(4, 14, y_label, "name")
-
-
-def x_tick(x: float, label: str) -> Markup:
-    bottom = HEIGHT - BOTTOM
-    line = Markup('<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{:.0f}" y2="{:.0f}"/>').format(
-        bottom, bottom + 4, x=x
-    )
-    return line + _text(x, bottom + 17, label, "tick middle")
-
-
-def y_tick(y: float, label: str) -> Markup:
-    line = Markup('<line class="grid" x1="{:.0f}" x2="{:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-        LEFT, WIDTH - RIGHT, y=y
-    )
-    return line + _text(LEFT - 6, y + 4, label, "tick end")
-
-
-def mark(x: float, y: float, kind: str) -> Markup:
-    """A disc, or a cross for what was rejected: to be told apart without colours."""
-    if kind == "rejected":
-        return Markup('<path class="mark {}" d="M{:.1f} {:.1f} l10 10 m0 -10 l-10 10"/>').format(
-            kind, x - MARK_RADIUS, y - MARK_RADIUS
-        )
-    return Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="{:.0f}"/>').format(
-        kind, x, y, MARK_RADIUS
-    )
-
-
-def _interval(x: float, low: float, high: float) -> Markup:
-    return Markup(
-        '<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}"/>'
-    ).format(x=x, a=low, b=high)
-
-
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
+def _inline(svg: str, *, title: str) -> Markup:
+    """Turn a drawing into SVG for a page: no namespaces, one text for all, tooltips for marks."""
+    root = ET.fromstring(svg)
+    for node in list(root.iter()):
+        node.tag = node.tag.removeprefix(SVG)
+        description = node.attrib.get("aria-label")
+        is_mark = node.attrib.get("aria-roledescription") in ("point", "bar", "rule mark")
+        for name in [it for it in node.attrib if it == "role" or it.startswith("aria-")]:
+            del node.attrib[name]
+        if is_mark and description:
+            ET.SubElement(node, "title").text = description
+    size = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": title}
+    root.attrib.clear()
+    root.attrib.update(size)
+    return Markup(ET.tostring(root, encoding="unicode"))  # ElementTree escapes

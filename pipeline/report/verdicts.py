@@ -8,10 +8,23 @@ from dataclasses import dataclass
 
 from pipeline.core.formatting import bytes_text, percent, significant
 from pipeline.core.workspace import BASE
-from pipeline.gate.profiles import Figure, choose, options_of
+from pipeline.gate.profiles import BEFORE_BENCHMARK, Figure, choose, options_of
 from pipeline.params.gate import GateParams, Objective, ProfileParams
 from pipeline.records.benchmarks import Benchmarks, ServedModel
+from pipeline.records.evaluation import EvaluationRecord, TaskScore
 from pipeline.records.selection import Choice, DropVerdict, Selection, TaskVerdict, VariantVerdict
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """One engine against the reference engine."""
+
+    engine: str
+    kl: str
+    kl_interval: str
+    top1: str
+    perplexity_ratio: str
+    largest_difference: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,10 @@ def _mean_drop(verdict: VariantVerdict) -> Estimate:
 def _stopped_early(verdict: VariantVerdict) -> tuple[str, ...]:
     if verdict.documents_share == 1 or not verdict.tasks:
         return ()
-    return (f"clear after {percent(verdict.documents_share)} of the documents",)
+    return (
+        f"the evaluation stopped after {percent(verdict.documents_share)} of the documents, "
+        "because the result was clear",
+    )
 
 
 def task_verdict_rows(verdict: VariantVerdict) -> tuple[TaskVerdictRow, ...]:
@@ -152,12 +168,14 @@ def gate_sentences(gate: GateParams) -> tuple[str, ...]:
     """What the gate asks, in general and of each class."""
     error = percent(gate.error_rate)
     general = (
-        "A variant is approved when every task, and their mean, is shown to lose less than its "
-        "margin, and rejected when more is shown; wrong approvals and wrong rejections happen "
-        f"at most {error} of the time each. A drop is the base's score minus the variant's on the "
-        "same documents. Small print: one-sided bounds of drops, each at "
-        f"{percent(1 - gate.error_rate)} confidence, and 95 % intervals of KL and perplexity "
-        "ratio. Flips are documents that got worse / better; McNemar's p is of no change at all."
+        "A variant is approved when the test shows that every task, and the mean over tasks, loses "
+        "less than its margin. It is rejected when the test shows a larger loss. Otherwise it is "
+        f"inconclusive. Wrong approvals and wrong rejections happen at most {error} of the time "
+        "each. A drop is the base's score minus the variant's score on the same documents. The "
+        f"small numbers are one-sided bounds of drops, each at {percent(1 - gate.error_rate)} "
+        "confidence, and 95 % intervals of KL and of the perplexity ratio. Flips count the "
+        "documents that got worse and those that got better. McNemar's p tests whether nothing "
+        "changed."
     )
     classes = [
         f"{name} (from {it.min_bits:g} bits per quantized weight): margins of tasks × "
@@ -189,6 +207,38 @@ def measured_figures(benchmarks: Benchmarks | None) -> dict[str, dict[Objective,
 def choices(
     selection: Selection, benchmarks: Benchmarks | None, profiles: Mapping[str, ProfileParams]
 ) -> dict[str, Choice]:
-    """What each profile chooses, now with the benchmark where there is one."""
+    """Return what each profile chose.
+
+    A choice by quality or size is that of `selection.json`. A choice by speed is made here, because
+    the benchmark runs after select.
+    """
     options = options_of(selection.variants, measured_figures(benchmarks))
-    return {name: choose(profile, options) for name, profile in profiles.items()}
+    return {
+        name: selection.choices[name]
+        if profile.best in BEFORE_BENCHMARK and name in selection.choices
+        else choose(profile, options)
+        for name, profile in profiles.items()
+    }
+
+
+def control_rows(base: EvaluationRecord) -> tuple[ControlRow, ...]:
+    return tuple(
+        ControlRow(
+            engine=f"{it.backend} ({it.backend_version})",
+            kl=significant(it.distance.kl),
+            kl_interval=f"{significant(it.distance.kl_low)} to {significant(it.distance.kl_high)}",
+            top1=percent(it.distance.top1),
+            perplexity_ratio=significant(it.distance.perplexity_ratio, 6),
+            largest_difference=_largest_difference(base.tasks, it.tasks),
+        )
+        for it in base.controls.values()
+    )
+
+
+def _largest_difference(base: Mapping[str, TaskScore], own: Mapping[str, TaskScore]) -> str:
+    """Of a task's score, engine − reference."""
+    differences = {task: own[task].value - base[task].value for task in base if task in own}
+    if not differences:
+        return "–"
+    task = max(differences, key=lambda name: abs(differences[name]))
+    return f"{differences[task]:+.4f} on {task}"

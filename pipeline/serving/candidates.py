@@ -7,26 +7,27 @@ serves it. A launch is the latter's command, with the memory it will take.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.machine import available_memory, memory_for_servers
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.in_vllm import VllmScorer
 from pipeline.engines.scorer import Scorer
 from pipeline.params.params import GgufParams, PackedJudge
 from pipeline.params.serving import Endpoint, ServeParams
-from pipeline.planning.capacity import available_memory, memory_for_servers
-from pipeline.planning.checkpoint_source import directory_source
-from pipeline.records.manifest_file import read_base_manifest
-from pipeline.records.selection import Selection
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.base import read_base_manifest
+from pipeline.records.selection import Approved
+from pipeline.records.variant import VariantRecord
 from pipeline.serving import endpoint, vllm
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.fleet import Launch
@@ -59,22 +60,22 @@ class Candidate:
     endpoint: Endpoint | None = None
 
 
-def candidates_of(layout: Layout, serve: ServeParams) -> list[Candidate]:
+def candidates_of(workspace: Workspace, serve: ServeParams) -> list[Candidate]:
     """The base, the approved variants with the files that were approved, and the endpoints."""
-    base = read_base_manifest(layout)
-    selection = read_record(Selection, layout.selection_path, made_by="select")
-    candidates = {BASE: Candidate(BASE, base.digest, layout.base_dir, file_type=None)}
-    for name in selection.approved():
-        path = layout.variant_path(name)
+    base = read_base_manifest(workspace)
+    approved = read_record(Approved, workspace.approved_path, made_by="select")
+    candidates = {BASE: Candidate(BASE, base.digest, workspace.base_dir, file_type=None)}
+    for name, digest in approved.variants.items():
+        path = workspace.variant_path(name)
         variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
-        if variant.digest != selection.variants[name].artifact_digest:
+        if variant.digest != digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
-        candidates[name] = _candidate(layout, variant)
+        candidates[name] = _candidate(workspace, variant)
     return [*candidates.values(), *_endpoints(serve, candidates)]
 
 
-def _candidate(layout: Layout, variant: VariantRecord) -> Candidate:
-    model_dir = layout.model_dir(variant.name)
+def _candidate(workspace: Workspace, variant: VariantRecord) -> Candidate:
+    model_dir = workspace.model_dir(variant.name)
     if not isinstance(variant.recipe, GgufParams):
         return Candidate(variant.name, variant.digest, model_dir, file_type=None)
     (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
@@ -93,7 +94,7 @@ def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator
         yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
 
 
-def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
+def scorer_of(workspace: Workspace, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
     """The engine that scored this file, loaded; that of a checkpoint is `packed_judge`.
 
     Raises FailureError when there is not enough free memory for it: the system would not refuse the
@@ -105,7 +106,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
     elif packed_judge is PackedJudge.VLLM:
         needed = VLLM_BYTES + weight_bytes(candidate)
     else:
-        needed = WIDTHS["float32"] * directory_source(layout.base_dir).shape.num_weights
+        needed = WIDTHS["float32"] * num_weights(workspace.base_dir)
     if (free_bytes := free()) < needed:
         needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
         raise FailureError(
@@ -120,7 +121,7 @@ def scorer_of(layout: Layout, candidate: Candidate, packed_judge: PackedJudge) -
 
 
 def launch_of(
-    layout: Layout,
+    workspace: Workspace,
     serve: ServeParams,
     candidate: Candidate,
     *,
@@ -129,7 +130,7 @@ def launch_of(
 ) -> Launch:
     """How this file is served to all users of the load at the same time."""
     name = candidate.name if dtype == vllm.AUTO_DTYPE else f"{candidate.name}.{dtype}"
-    log_path = layout.benchmarks_path.with_suffix(".logs") / f"{name}.log"
+    log_path = workspace.benchmarks_path.with_suffix(".logs") / f"{name}.log"
     context_tokens = serve.context_tokens + SPARE_TOKENS
     if candidate.endpoint is not None:
         start = partial(
@@ -140,7 +141,7 @@ def launch_of(
             log_path=log_path,
         )
         return Launch(name, 0, start)
-    kv_bytes = kv_bytes_of(layout, serve, dtype=dtype)
+    kv_bytes = kv_bytes_of(workspace, serve, dtype=dtype)
     if candidate.file_type is None:
         factor = WIDTHS.get(dtype, USUAL_WIDTH) / USUAL_WIDTH
         needed_bytes = VLLM_BYTES + round(factor * weight_bytes(candidate)) + kv_bytes
@@ -177,9 +178,15 @@ def weight_bytes(candidate: Candidate) -> int:
     return sum(path.stat().st_size for path in candidate.path.glob("*.safetensors"))
 
 
-def kv_bytes_of(layout: Layout, serve: ServeParams, *, dtype: str) -> int:
+def num_weights(model_dir: Path) -> int:
+    """Count the weights of a checkpoint, from its headers."""
+    headers = [read_header(path) for path in model_dir.glob("*.safetensors")]
+    return sum(prod(tensor.shape) for header in headers for tensor in header.values())
+
+
+def kv_bytes_of(workspace: Workspace, serve: ServeParams, *, dtype: str) -> int:
     """The KV cache of as many longest requests as there are users at the same time."""
-    config = read_json_object(layout.base_dir / CONFIG_FILE)
+    config = read_json_object(workspace.base_dir / CONFIG_FILE)
     numbers = {key: value for key, value in config.items() if isinstance(value, int)}
     blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1
     try:

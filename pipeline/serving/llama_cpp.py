@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.environments import SERVE_PYTHON, installed_distribution
-from pipeline.serving.machine import usable_cores
+from pipeline.core.machine import usable_cores
 from pipeline.serving.server import (
     SERVED_NAME,
     Server,

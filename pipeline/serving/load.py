@@ -12,12 +12,12 @@ from typing import Self
 import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.core.environments import SERVE_PYTHON
+from pipeline.core.environments import HOST, OFFLINE, SERVE_PYTHON
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, ending, free_port, last_lines
 from pipeline.params.serving import Scenario, ServiceLevel
 from pipeline.records.benchmarks import Latency, LoadRound
-from pipeline.serving.server import HOST, OFFLINE, Server, is_healthy, local_session
+from pipeline.serving.server import Server, is_healthy, local_session
 
 GENERATOR = "the load generator"
 START_TIMEOUT_S = 300.0

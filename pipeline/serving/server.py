@@ -14,29 +14,15 @@ from tempfile import TemporaryDirectory
 
 import requests
 
+from pipeline.core.environments import HOST, OFFLINE, root_cause
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, ending, free_port, last_lines, require_free_port
 from pipeline.core.progress import note
 
-HOST = "127.0.0.1"
 SERVED_NAME = "model"
-# https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
-# The keys of cloud services would be sent to, or asked for by, a server on this machine.
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "DO_NOT_TRACK": "1",
-    "NO_PROXY": HOST,
-    "no_proxy": HOST,
-    "OPENAI_API_KEY": "",
-    "VLLM_API_KEY": "",
-}
 HEALTH_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 300.0
 
-ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.+)$")
-# Pydantic says what is wrong in the lines below its error.
-VALIDATION = re.compile(r"^\d+ validation errors? for ")
-VALUE_ERROR = re.compile(r"\b(Value error), (.+?)(?: \[type=.*)?$")
 UNSUPPORTED = re.compile(
     r"unsupported|not (?:yet )?supported|no longer supported|does not support"
     r"|failed to find a kernel|unknown model architecture",
@@ -190,19 +176,6 @@ def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
     if UNSUPPORTED.search(cause):
         return ModelRefusedError(cause)
     return FailureError(f"{what}: {cause} (the whole log: {log_path})")
-
-
-def root_cause(log: str) -> str | None:
-    """The first error message of a log, without its prefixes; None when there is none."""
-    lines = log.splitlines()
-    for number, line in enumerate(lines):
-        found = ERROR_LINE.search(line)
-        if found and " WARNING " not in line:
-            if VALIDATION.search(found[2]):
-                following = (VALUE_ERROR.search(it) for it in lines[number + 1 :])
-                found = next((it for it in following if it), found)
-            return f"{found[1]}: {found[2].strip()}"
-    return None
 
 
 def is_healthy(session: requests.Session, url: str) -> bool:

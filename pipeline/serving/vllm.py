@@ -10,22 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.core.environments import SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
-from pipeline.serving.server import (
-    HOST,
-    SERVED_NAME,
-    Server,
-    chosen_port,
-    started,
-)
+from pipeline.core.environments import ENVIRONMENT, HOST, SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, started
 
 ENGINE = "vllm"
 ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
-# https://docs.vllm.ai/en/latest/configuration/env_vars/
-ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_PLUGINS": "quantline",
-}
 OWN_KERNEL = re.compile(r"quantline: (.+ kernel), (\w+), (\d+) layers")
 VLLM_KERNEL = re.compile(r"Using (\w+) for mixed-precision linear")
 UNQUANTIZED = re.compile(r"Initializing a V1 LLM engine .*\bquantization=None\b")

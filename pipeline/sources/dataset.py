@@ -10,9 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from pipeline.checkpoint.names import parse_dataset_source
 from pipeline.core.errors import InputError, shown
-from pipeline.core.file_records import DatasetManifest
 from pipeline.core.files import (
     directory_records,
     read_record,
@@ -23,8 +21,10 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import ByteProgress, note
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
+from pipeline.params.hub_source import parse_dataset_source
 from pipeline.params.params import DatasetParams
+from pipeline.records.base import DatasetManifest
 from pipeline.sources.hub import open_hub
 
 DATA_SUFFIXES = (".parquet", ".jsonl")
@@ -33,35 +33,35 @@ DOWNLOAD_SUFFIX = ".download"
 KEY = "calibration.dataset.files"
 
 
-def fetch_dataset(layout: Layout, dataset: DatasetParams | None) -> None:
+def fetch_dataset(workspace: Workspace, dataset: DatasetParams | None) -> None:
     """Write `artifacts/calibration`: the data set's files and their manifest.
 
     Without a data set there is a manifest only. Raises InputError for a source or files that cannot
     be used, FailureError when they cannot be moved here.
     """
-    if _is_intact(layout, dataset):
+    if _is_intact(workspace, dataset):
         return
-    target = layout.calibration_dir
+    target = workspace.calibration_dir
     download_dir = target.with_name(target.name + DOWNLOAD_SUFFIX)
-    data_dir = download_dir / layout.dataset_dir.name
+    data_dir = download_dir / workspace.dataset_dir.name
     with readable_disk_errors(target):
         data_dir.mkdir(parents=True, exist_ok=True)
         _download(dataset, data_dir)
         source, patterns = _asked(dataset)
         files = directory_records(data_dir)
         manifest = DatasetManifest(source=source, patterns=patterns, files=files)
-        write_record(download_dir / layout.dataset_manifest_path.name, manifest)
+        write_record(download_dir / workspace.dataset_manifest_path.name, manifest)
         replace_directory(download_dir, target)
 
 
-def _is_intact(layout: Layout, dataset: DatasetParams | None) -> bool:
+def _is_intact(workspace: Workspace, dataset: DatasetParams | None) -> bool:
     """Whether what an earlier run fetched is there, whole, and what the parameters ask for."""
-    path = layout.dataset_manifest_path
-    if not path.is_file() or not layout.dataset_dir.is_dir():
+    path = workspace.dataset_manifest_path
+    if not path.is_file() or not workspace.dataset_dir.is_dir():
         return False
     manifest = read_record(DatasetManifest, path, made_by="fetch")
     return (manifest.source, manifest.patterns) == _asked(dataset) and directory_records(
-        layout.dataset_dir
+        workspace.dataset_dir
     ) == manifest.files
 
 

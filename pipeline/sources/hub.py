@@ -18,14 +18,16 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
-from pipeline.checkpoint.names import CONFIG_FILE, CheckpointSource, HubSource
+from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.core.errors import FailureError, InputError, shown
 from pipeline.core.file_records import FileRecord, relative_posix
 from pipeline.core.files import copy_file
 from pipeline.core.progress import note
+from pipeline.params.hub_source import HubSource
 from pipeline.sources.hub_cache import CachedCheckpoint
 from pipeline.sources.hub_digest import HubDigest, hub_record, parse_digest
 from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
+from pipeline.sources.source import CheckpointSource
 
 # Nothing about this machine goes along with a request: the library would add the versions of
 # other packages to it, and ask the hub which programs it may have been started by.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from pipeline.checkpoint.names import HubSource
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import copy_file
+from pipeline.params.hub_source import HubSource
 from pipeline.sources.hub_digest import SHA256, HubDigest, hub_record, parse_digest
 
 BLOBS_DIR = "blobs"

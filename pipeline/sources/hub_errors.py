@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline.checkpoint.names import HubSource
 from pipeline.core.errors import FailureError, InputError, QuantlineError
+from pipeline.params.hub_source import HubSource
 
 TRY_AGAIN = "run the same command again: what is whole is kept"
 

@@ -19,15 +19,15 @@ from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.core.allocator import readable_memory_errors
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
+from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
 from pipeline.core.texts import read_texts, token_windows
-from pipeline.core.workspace import Layout
-from pipeline.params.backend_check import chosen_judge
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
+from pipeline.params.reading import chosen_judge
 from pipeline.params.serving import ServeParams
-from pipeline.planning.capacity import memory_for_servers
+from pipeline.records.base import read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.serving.canary import Prompts, Reference, reference_of
 from pipeline.serving.candidates import (
     SPARE_TOKENS,
@@ -41,7 +41,6 @@ from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Co
 from pipeline.serving.endpoint import require_usable
 from pipeline.serving.fleet import Fleet
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.machine import this_machine
 from pipeline.serving.server import chosen_port
 from pipeline.serving.vllm import AUTO_DTYPE
 
@@ -53,7 +52,7 @@ CANARY_PROMPT_TOKENS = 32
 class Contest:
     """What all contenders share."""
 
-    layout: Layout
+    workspace: Workspace
     serve: ServeParams
     base_digest: str
     prompts: Prompts
@@ -61,7 +60,7 @@ class Contest:
     generator: LoadGenerator
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Write `artifacts/benchmarks.json`.
 
     A model that its engine does not support, or whose context is too short for the load, is
@@ -71,21 +70,21 @@ def run(layout: Layout, params: Params) -> None:
     failed after everything else was measured.
     """
     serve = params.serve
-    candidates = candidates_of(layout, serve)
+    candidates = candidates_of(workspace, serve)
     for name, endpoint in serve.endpoints.items():
         require_usable(name, endpoint)
     chosen_port(serve.port)
     ports = _ports(serve)
-    prompts = prompts_of(layout, params, num_prompts=NUM_CANARY_PROMPTS)
-    references = _references(layout, params, candidates, prompts)
+    prompts = prompts_of(workspace, params, num_prompts=NUM_CANARY_PROMPTS)
+    references = _references(workspace, params, candidates, prompts)
     generator = LoadGenerator(
-        layout.base_dir,
+        workspace.base_dir,
         service_level=serve.service_level,
-        log_path=layout.benchmarks_path.with_suffix(".logs") / "load.log",
+        log_path=workspace.benchmarks_path.with_suffix(".logs") / "load.log",
     )
     with Fleet(free_bytes=memory_for_servers) as fleet, generator:
-        base_digest = read_base_manifest(layout).digest
-        contest = Contest(layout, serve, base_digest, prompts, fleet, generator)
+        base_digest = read_base_manifest(workspace).digest
+        contest = Contest(workspace, serve, base_digest, prompts, fleet, generator)
         contenders: list[Contender] = []
         for candidate in candidates:
             base = contenders[0] if contenders else None
@@ -97,7 +96,7 @@ def run(layout: Layout, params: Params) -> None:
     if failed:
         raise FailureError(
             f"{failed[0].problem} ({len(failed)} of {len(contenders)} models failed; "
-            f"{layout.benchmarks_path.name} has what was measured, marked as partial)"
+            f"{workspace.benchmarks_path.name} has what was measured, marked as partial)"
         )
 
 
@@ -109,11 +108,11 @@ def _ports(serve: ServeParams) -> Iterator[int | None]:
     yield from count(serve.port)
 
 
-def prompts_of(layout: Layout, params: Params, *, num_prompts: int) -> Prompts:
+def prompts_of(workspace: Workspace, params: Params, *, num_prompts: int) -> Prompts:
     """The first held-out tokens, in pieces."""
-    tokenizer = tokenizer_of(layout.base_dir)
+    tokenizer = tokenizer_of(workspace.base_dir)
     ids = token_windows(
-        read_texts(layout.root / params.evaluate.text),
+        read_texts(workspace.root / params.evaluate.text),
         tokenizer.encode,
         window_tokens=CANARY_PROMPT_TOKENS,
         num_windows=num_prompts,
@@ -123,7 +122,7 @@ def prompts_of(layout: Layout, params: Params, *, num_prompts: int) -> Prompts:
 
 
 def _references(
-    layout: Layout, params: Params, candidates: Sequence[Candidate], prompts: Prompts
+    workspace: Workspace, params: Params, candidates: Sequence[Candidate], prompts: Prompts
 ) -> dict[Path, Reference]:
     """What the engine that scored each file writes, by its path; one model is loaded at a time."""
     packed_judge = chosen_judge(params.evaluate.packed_judge)
@@ -134,7 +133,7 @@ def _references(
         note(f"benchmark: {candidate.name}: the text to expect")
         with (
             readable_memory_errors(f"benchmark: {candidate.name}", "use a machine with more"),
-            closing(scorer_of(layout, candidate, packed_judge)) as scorer,
+            closing(scorer_of(workspace, candidate, packed_judge)) as scorer,
         ):
             references[candidate.path] = reference_of(
                 scorer, prompts, max_new_tokens=CANARY_NEW_TOKENS
@@ -193,8 +192,8 @@ def _contender(
         note(f"benchmark: {candidate.name}: skipped: {refusal}")
     return Contender(
         candidate,
-        launch_of(contest.layout, contest.serve, candidate, port=port, dtype=dtype),
-        kv_bytes_of(contest.layout, contest.serve, dtype=dtype),
+        launch_of(contest.workspace, contest.serve, candidate, port=port, dtype=dtype),
+        kv_bytes_of(contest.workspace, contest.serve, dtype=dtype),
         reference,
         refusal=refusal,
     )
@@ -262,4 +261,4 @@ def _write(contest: Contest, contenders: list[Contender], *, complete: bool) -> 
         load=contest.serve,
         models={it.name: it.result(base) for it in contenders},
     )
-    write_record(contest.layout.benchmarks_path, record)
+    write_record(contest.workspace.benchmarks_path, record)

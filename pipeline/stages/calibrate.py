@@ -18,24 +18,24 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import note
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
-from pipeline.planning.room import fetched_source, require_room
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.stage_needs import calibrate_need
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import read_base_manifest
 from pipeline.records.statistics import StatisticsRecord
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Write `artifacts/statistics`.
 
     Raises InputError for unusable data, too little room, or scales that quantize cannot fold.
     """
     calibration = params.calibration
-    base = read_base_manifest(layout)
+    base = read_base_manifest(workspace)
     require_folds(base.architecture, params.variants.values())
-    require_room(layout, calibrate_need(fetched_source(layout), params))
-    sample = calibration_sample(layout, params, tokenizer_of(layout.base_dir))
+    require_room(workspace, calibrate_need(fetched_source(workspace), params))
+    sample = calibration_sample(workspace, params, tokenizer_of(workspace.base_dir))
     windows = sample.windows
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     note(f"calibrate: {len(windows)} samples of {calibration.max_seq_length} tokens on {device}")
@@ -45,13 +45,13 @@ def run(layout: Layout, params: Params) -> None:
         sample.token_ids_sha256,
         f"{device.type} {torch.get_num_threads()} threads",
     )
-    with resumable_directory(layout.statistics_dir, key=key) as work_dir:
-        layers = calibrate_layers(layout.base_dir, windows, device, work_dir)
-        write_token_ids(work_dir / layout.token_ids_path.name, windows)
+    with resumable_directory(workspace.statistics_dir, key=key) as work_dir:
+        layers = calibrate_layers(workspace.base_dir, windows, device, work_dir)
+        write_token_ids(work_dir / workspace.token_ids_path.name, windows)
         files = tuple(
             file
             for file in directory_records(work_dir)
-            if file.path != layout.statistics_path.name  # there after a kill at the very end
+            if file.path != workspace.statistics_path.name  # there after a kill at the very end
         )
         record = StatisticsRecord(
             base_digest=base.digest,
@@ -66,7 +66,7 @@ def run(layout: Layout, params: Params) -> None:
             files=files,
             digest=tree_digest(files),
         )
-        write_record(work_dir / layout.statistics_path.name, record)
+        write_record(work_dir / workspace.statistics_path.name, record)
     starving = [expert for expert in record.experts if expert.pooled]
     if starving:
         note(

@@ -24,29 +24,27 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
 from pipeline.evaluation.engines import Subjects, base_subject
 from pipeline.evaluation.judge import Judge, Judgement, Subject, read_held_out
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
-from pipeline.params.backend_check import chosen_judge, require_judge
 from pipeline.params.params import PackedJudge, Params
-from pipeline.params.suite_file import read_suite
-from pipeline.params.suites import Suite
-from pipeline.planning.room import fetched_source, require_room
+from pipeline.params.reading import chosen_judge, require_judge
+from pipeline.params.suites import Suite, read_suite
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.stage_needs import evaluate_need
-from pipeline.quantization.coverage import quantized_bits
+from pipeline.records.base import read_base_manifest
 from pipeline.records.evaluation import Control, DocumentRecord, EvaluationRecord
-from pipeline.records.manifest_file import read_base_manifest
 from pipeline.records.scored import control_in, read_base_in, read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord, quantized_bits
 from pipeline.tasks.loading import loaded_tasks
 
 NO_MEMORY_REMEDY = "lower evaluate.batch_size or evaluate.window_tokens, or use a larger machine"
 
 
-def run(layout: Layout, params: Params, *names: str) -> None:
+def run(workspace: Workspace, params: Params, *names: str) -> None:
     """Write `artifacts/evaluations/<name>` of each name: `base` or a variant.
 
     Everything cheap is checked before a model is loaded. Raises InputError for wrong parameters,
@@ -57,24 +55,28 @@ def run(layout: Layout, params: Params, *names: str) -> None:
     evaluate = params.evaluate
     packed_judge = chosen_judge(evaluate.packed_judge)
     require_judge(packed_judge)
-    base = read_base_manifest(layout)
-    tokenizer = tokenizer_of(layout.base_dir)
-    variants = {name: _variant(layout, params, base.digest, name) for name in names if name != BASE}
+    base = read_base_manifest(workspace)
+    tokenizer = tokenizer_of(workspace.base_dir)
+    variants = {
+        name: _variant(workspace, params, base.digest, name) for name in names if name != BASE
+    }
     for name in names:
-        require_room(layout, evaluate_need(fetched_source(layout), params, name, suite_tokens=0))
-    held_out = read_held_out(layout.root, evaluate, tokenizer)
-    vocab_size = int(model_config(layout.base_dir).get_text_config().vocab_size)
+        require_room(
+            workspace, evaluate_need(fetched_source(workspace), params, name, suite_tokens=0)
+        )
+    held_out = read_held_out(workspace.root, evaluate, tokenizer)
+    vocab_size = int(model_config(workspace.base_dir).get_text_config().vocab_size)
     subjects = Subjects(
-        base_subject(layout.base_dir, base.digest),
-        layout.base_dir,
+        base_subject(workspace.base_dir, base.digest),
+        workspace.base_dir,
         tokenizer,
         vocab_size,
         held_out.texts,
         packed_judge,
         params.model.gguf_pre_tokenizer,
     )
-    suite = read_suite(layout.root, evaluate.suite)
-    with loaded_tasks(layout.root, suite) as tasks, closing(subjects.base.scorer):
+    suite = read_suite(workspace.root, evaluate.suite)
+    with loaded_tasks(workspace.root, suite) as tasks, closing(subjects.base.scorer):
         questions = [
             TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
         ]
@@ -85,26 +87,26 @@ def run(layout: Layout, params: Params, *names: str) -> None:
             held_out,
             questions,
             evaluate,
-            layout.scores_cache_dir,
+            workspace.scores_cache_dir,
         )
         for name in sorted(names, key=lambda it: it != BASE):  # others are compared with it
             with readable_memory_errors(f"evaluate {name}", NO_MEMORY_REMEDY):
                 if name == BASE:
-                    _evaluate_base(layout, params, judge, subjects)
+                    _evaluate_base(workspace, params, judge, subjects)
                 else:
-                    _evaluate_variant(layout, params, suite, judge, subjects, variants[name])
+                    _evaluate_variant(workspace, params, suite, judge, subjects, variants[name])
 
 
-def _evaluate_base(layout: Layout, params: Params, judge: Judge, subjects: Subjects) -> None:
+def _evaluate_base(workspace: Workspace, params: Params, judge: Judge, subjects: Subjects) -> None:
     note(f"evaluate: {BASE}: suite {params.evaluate.suite}, {subjects.base.scorer.backend}")
-    with new_directory(layout.evaluation_dir(BASE)) as partial:
+    with new_directory(workspace.evaluation_dir(BASE)) as partial:
         own = judge.judge(subjects.base, None)
-        controls = _controls(layout, params, judge, subjects, partial)
-        _write(layout, judge, BASE, subjects.base, partial, own=own, controls=controls)
+        controls = _controls(workspace, params, judge, subjects, partial)
+        _write(workspace, judge, BASE, subjects.base, partial, own=own, controls=controls)
 
 
 def _evaluate_variant(
-    layout: Layout,
+    workspace: Workspace,
     params: Params,
     suite: Suite,
     judge: Judge,
@@ -113,23 +115,24 @@ def _evaluate_variant(
 ) -> None:
     """Compared with the base in the engine that scores the variant."""
     name = variant.name
-    subject = subjects.variant(name, variant.digest, layout.model_dir(name))
-    base = read_scored(layout, BASE)
+    subject = subjects.variant(name, variant.digest, workspace.model_dir(name))
+    base = read_scored(workspace, BASE)
     if base.record.artifact_digest != judge.base_digest:
         raise InputError(
-            f"{layout.evaluation_path(BASE)}: of another base; run `quantline evaluate base` again"
+            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
+            "again"
         )
     engine = engine_of(subject.scorer)
-    control = control_in(layout, base.record, engine, name=name)
+    control = control_in(workspace, base.record, engine, name=name)
     stopping = stopping_rule(
-        read_base_in(layout, base, engine, name=name),
+        read_base_in(workspace, base, engine, name=name),
         params.gate,
         suite,
         name,
         bits=quantized_bits(variant.coverage),
     )
     note(f"evaluate: {name}: suite {judge.evaluate.suite}, {subject.scorer.backend}")
-    with new_directory(layout.evaluation_dir(name)) as partial:
+    with new_directory(workspace.evaluation_dir(name)) as partial:
         reference = subjects.reference(control, work_dir=partial)
         own, broken = None, None
         with closing(subject.scorer), closing(reference.scorer):
@@ -137,11 +140,11 @@ def _evaluate_variant(
                 own = judge.judge(subject, reference, stopping)
             except BrokenModelError as error:
                 broken = str(error)
-        _write(layout, judge, name, subject, partial, own=own, broken=broken)
+        _write(workspace, judge, name, subject, partial, own=own, broken=broken)
 
 
 def _write(
-    layout: Layout,
+    workspace: Workspace,
     judge: Judge,
     name: str,
     subject: Subject,
@@ -152,7 +155,7 @@ def _write(
     controls: Mapping[str, Control] | None = None,
 ) -> None:
     """The record and the rows of one model into `partial`."""
-    documents_path = partial / layout.documents_path(name).name
+    documents_path = partial / workspace.documents_path(name).name
     record = EvaluationRecord(
         name=name,
         artifact_digest=subject.digest,
@@ -171,28 +174,28 @@ def _write(
         broken=broken,
         controls=dict(controls or {}),
     )
-    write_record(partial / layout.evaluation_path(name).name, record)
+    write_record(partial / workspace.evaluation_path(name).name, record)
     note(_summary(record))
 
 
-def _variant(layout: Layout, params: Params, base_digest: str, name: str) -> VariantRecord:
+def _variant(workspace: Workspace, params: Params, base_digest: str, name: str) -> VariantRecord:
     """The record of a variant of this base, whose files are those it names."""
     if name not in params.variants:
         raise InputError(f"{name}: not in params.yaml; known: {BASE}, {', '.join(params.variants)}")
-    path = layout.variant_path(name)
+    path = workspace.variant_path(name)
     variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
     if variant.base_digest != base_digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
-    if directory_records(layout.model_dir(name)) != variant.files:
+    if directory_records(workspace.model_dir(name)) != variant.files:
         raise InputError(
-            f"{layout.model_dir(name)}: not the files that quantize wrote; run "
+            f"{workspace.model_dir(name)}: not the files that quantize wrote; run "
             f"`quantline quantize {name}` again"
         )
     return variant
 
 
 def _controls(
-    layout: Layout, params: Params, judge: Judge, subjects: Subjects, partial: Path
+    workspace: Workspace, params: Params, judge: Judge, subjects: Subjects, partial: Path
 ) -> dict[str, Control]:
     """The base in each engine that judges variants; its rows go into `partial`."""
     controls: dict[str, Control] = {}
@@ -212,7 +215,7 @@ def _controls(
             perplexity=it.perplexity,
             distance=it.distance,
             documents_sha256=_write_rows(
-                partial / layout.control_documents_path(backend).name, it.suite.documents
+                partial / workspace.control_documents_path(backend).name, it.suite.documents
             ),
         )
         note(f"evaluate: {BASE}: {backend} against transformers: KL {it.distance.kl:.2g}")

@@ -16,20 +16,9 @@ from pipeline.checkpoint.checks import (
     read_shards,
     takes_more_than_text,
 )
-from pipeline.checkpoint.names import (
-    CheckpointSource,
-    parse_hub_source,
-    sidecar_names,
-    weight_names,
-)
+from pipeline.checkpoint.names import sidecar_names, weight_names
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import (
-    AppliedLicense,
-    BaseManifest,
-    FileRecord,
-    LicenseFacts,
-    tree_digest,
-)
+from pipeline.core.file_records import FileRecord, tree_digest
 from pipeline.core.files import (
     directory_records,
     readable_disk_errors,
@@ -39,59 +28,64 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import ByteProgress, note
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
+from pipeline.params.hub_source import parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.records.base import BaseManifest, read_base_manifest
+from pipeline.records.licenses import AppliedLicense, LicenseFacts
 from pipeline.sources.dataset import fetch_dataset
 from pipeline.sources.hub import open_hub
 from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.source import CheckpointSource
 
 DOWNLOAD_SUFFIX = ".download"
 MAX_SIDECAR_BYTES = 1 << 28
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Write the calibration data set, `base/` and, last, `base.manifest.json`.
 
     Raises InputError when the checkpoint is not one that can be quantized and released, or the data
     set not one that can be read, and FailureError when they cannot be moved here.
     """
-    source = open_source(layout, params.model)
-    fetch_dataset(layout, params.calibration.dataset)
-    apply = partial(applied_license, layout, params)
-    present = intact_manifest(layout, params.model, source)
+    source = open_source(workspace, params.model)
+    fetch_dataset(workspace, params.calibration.dataset)
+    apply = partial(applied_license, workspace, params)
+    present = intact_manifest(workspace, params.model, source)
     if present is not None:
-        note(f"fetch: {layout.base_dir} is what {params.model.source} gives")
-        applied = apply(layout.base_dir, present.license)
+        note(f"fetch: {workspace.base_dir} is what {params.model.source} gives")
+        applied = apply(workspace.base_dir, present.license)
         if applied != present.applied_license:
             manifest = present.model_copy(update={"applied_license": applied})
-            write_record(layout.base_manifest_path, manifest)
+            write_record(workspace.base_manifest_path, manifest)
         return
-    download_dir = layout.base_dir.with_name(layout.base_dir.name + DOWNLOAD_SUFFIX)
-    with readable_disk_errors(layout.base_dir):
+    download_dir = workspace.base_dir.with_name(workspace.base_dir.name + DOWNLOAD_SUFFIX)
+    with readable_disk_errors(workspace.base_dir):
         download_dir.mkdir(parents=True, exist_ok=True)
         manifest = collect(source, params.model, download_dir, apply)
         keep_only(download_dir, {file.path for file in manifest.files})
-        replace_directory(download_dir, layout.base_dir)
-    write_record(layout.base_manifest_path, manifest)
+        replace_directory(download_dir, workspace.base_dir)
+    write_record(workspace.base_manifest_path, manifest)
 
 
-def open_source(layout: Layout, model: ModelParams) -> CheckpointSource:
+def open_source(workspace: Workspace, model: ModelParams) -> CheckpointSource:
     """The hub, the demo's directory or a directory, by `model.source`."""
     if model.source.startswith(HUB_PREFIX):
         return open_hub(parse_hub_source(model.source))
-    model_dir = layout.demo_model_dir if model.source == DEMO_SOURCE else layout.root / model.source
+    model_dir = (
+        workspace.demo_model_dir if model.source == DEMO_SOURCE else workspace.root / model.source
+    )
     return LocalCheckpoint(model_dir, source=model.source)
 
 
 def applied_license(
-    layout: Layout, params: Params, model_dir: Path, facts: LicenseFacts
+    workspace: Workspace, params: Params, model_dir: Path, facts: LicenseFacts
 ) -> AppliedLicense:
     """The license that applies. Raises InputError where it is open, or forbids the release."""
-    decision = read_decision(layout, params.model.license)
+    decision = read_decision(workspace, params.model.license)
     multimodal = takes_more_than_text(model_dir)
     rules = license_rules()
     rule = resolve(facts, rules, decision, multimodal=multimodal)
@@ -102,13 +96,13 @@ def applied_license(
 
 
 def intact_manifest(
-    layout: Layout, model: ModelParams, source: CheckpointSource
+    workspace: Workspace, model: ModelParams, source: CheckpointSource
 ) -> BaseManifest | None:
     """The manifest of an earlier run whose files are there, whole, and what this run would take."""
-    if not layout.base_manifest_path.is_file() or not layout.base_dir.is_dir():
+    if not workspace.base_manifest_path.is_file() or not workspace.base_dir.is_dir():
         return None
-    manifest = read_base_manifest(layout)
-    if manifest.source != model.source or directory_records(layout.base_dir) != manifest.files:
+    manifest = read_base_manifest(workspace)
+    if manifest.source != model.source or directory_records(workspace.base_dir) != manifest.files:
         return None
     return manifest if source.is_unchanged(manifest.files) else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.names import CARD_FILE, LEGAL_FILE
-from pipeline.core.file_records import BaseManifest, FileRecord
+from pipeline.core.file_records import FileRecord
 from pipeline.core.files import (
     directory_records,
     file_record,
@@ -25,12 +25,14 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import note
-from pipeline.core.workspace import Layout
-from pipeline.licensing.licenses import LICENSE_FILE, require_allowed, require_data_allowed
+from pipeline.core.workspace import Workspace
+from pipeline.licensing.licenses import require_allowed, require_data_allowed
 from pipeline.licensing.reading import read_text
 from pipeline.ollama.modelfile import ModelfileFacts, modelfile
 from pipeline.ollama.modelfile_facts import read_modelfile_facts
 from pipeline.params.params import GgufParams, Params
+from pipeline.records.base import BaseManifest
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.records.release import (
     BOM_SUFFIX,
     GENERATED_FILES,
@@ -44,13 +46,9 @@ from pipeline.records.release import (
     PackageManifest,
 )
 from pipeline.records.selection import Selection
+from pipeline.records.wording import base_reference
 from pipeline.release.bill_of_materials import bill_of_materials
-from pipeline.release.card_facts import (
-    base_reference,
-    calibration_reference,
-    quantization_name,
-    release_license,
-)
+from pipeline.release.card_facts import calibration_reference, quantization_name, release_license
 from pipeline.release.evidence import Evidence
 from pipeline.release.evidence_reading import read_evidence
 from pipeline.release.model_card import render_card
@@ -61,39 +59,39 @@ from pipeline.release.signing import public_key_sha256, sign_directory
 from pipeline.release.source_commit import source_commit
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Write a directory for each approved variant, and their index.
 
     Raises InputError when a license forbids the release, when a file is not the one that was
     evaluated, or when the key cannot sign. Packages of variants that are no longer approved
     disappear.
     """
-    selection = read_record(Selection, layout.selection_path, made_by="select")
-    facts = read_modelfile_facts(layout.base_dir)
-    key_sha256 = _signing_key_sha256(layout, params)
+    selection = read_record(Selection, workspace.selection_path, made_by="select")
+    facts = read_modelfile_facts(workspace.base_dir)
+    key_sha256 = _signing_key_sha256(workspace, params)
     everything = [
-        read_evidence(layout, params, name, context_tokens=facts.context_tokens)
+        read_evidence(workspace, params, name, context_tokens=facts.context_tokens)
         for name in selection.approved()
     ]
     for evidence in everything:
         require_allowed(evidence.rule, params.release)
         require_data_allowed(evidence.calibration_rule, params.release)
-    with new_directory(layout.packages_dir) as partial:
+    with new_directory(workspace.packages_dir) as partial:
         entries = []
         for evidence in everything:
             note(f"package: {evidence.variant.name}")
-            entries.append(_write(layout, evidence, facts, partial, key_sha256=key_sha256))
-        index_path = partial / layout.packages_path.name
+            entries.append(_write(workspace, evidence, facts, partial, key_sha256=key_sha256))
+        index_path = partial / workspace.packages_path.name
         write_record(index_path, PackageIndex(packages=tuple(entries)))
 
 
-def _signing_key_sha256(layout: Layout, params: Params) -> str | None:
+def _signing_key_sha256(workspace: Workspace, params: Params) -> str | None:
     key = params.release.signing_key
-    return public_key_sha256(layout.root / key) if key is not None else None
+    return public_key_sha256(workspace.root / key) if key is not None else None
 
 
 def _write(
-    layout: Layout,
+    workspace: Workspace,
     evidence: Evidence,
     facts: ModelfileFacts,
     packages_dir: Path,
@@ -104,8 +102,8 @@ def _write(
     name = evidence.variant.name
     target = packages_dir / name
     target.mkdir()
-    _copy_model(layout, evidence, target)
-    upstream_notices = _copy_legal_files(layout, evidence.base, target)
+    _copy_model(workspace, evidence, target)
+    upstream_notices = _copy_legal_files(workspace, evidence.base, target)
     package = _manifest(evidence, target, key_sha256=key_sha256)
     _write_texts(evidence, facts, package, target, upstream_notices=upstream_notices)
     package = package.model_copy(update={"files": directory_records(target)})
@@ -113,37 +111,37 @@ def _write(
     return PackageEntry(
         variant=name,
         manifest_sha256=file_sha256(target / MANIFEST_FILE),
-        evidence=_write_evidence(layout, evidence, package, target),
+        evidence=_write_evidence(workspace, evidence, package, target),
         num_files=len(package.files) + 1,
         size_bytes=sum(file.size for file in package.files),
     )
 
 
-def _copy_model(layout: Layout, evidence: Evidence, target: Path) -> None:
+def _copy_model(workspace: Workspace, evidence: Evidence, target: Path) -> None:
     name = evidence.variant.name
     for file in evidence.variant.files:
         if file.path not in (*GENERATED_FILES, evidence.base.license.text_path):
             copy_verified(
                 file,
-                layout.model_dir(name),
+                workspace.model_dir(name),
                 target,
-                remedy=f"delete {layout.variant_dir(name)} and run `dvc repro` again",
+                remedy=f"delete {workspace.variant_dir(name)} and run `dvc repro` again",
             )
 
 
-def _copy_legal_files(layout: Layout, base: BaseManifest, target: Path) -> tuple[str, ...]:
+def _copy_legal_files(workspace: Workspace, base: BaseManifest, target: Path) -> tuple[str, ...]:
     """Copy the license as LICENSE and policies under their names; return the base's notices."""
-    write_license(layout, base, target / LICENSE_FILE)
+    write_license(workspace, base, target / LICENSE_FILE)
     notices = []
     for file in base.files:
         if file.path.upper().startswith(NOTICE_FILE):
-            notices.append(read_text(layout.base_dir / file.path))
+            notices.append(read_text(workspace.base_dir / file.path))
         elif (
             LEGAL_FILE.fullmatch(file.path)
             and file.path != base.license.text_path
             and not (target / file.path).exists()
         ):
-            copy_verified(file, layout.base_dir, target, remedy="run `quantline fetch` again")
+            copy_verified(file, workspace.base_dir, target, remedy="run `quantline fetch` again")
     return tuple(notices)
 
 
@@ -209,7 +207,7 @@ def _write_texts(
 
 
 def _write_evidence(
-    layout: Layout, evidence: Evidence, package: PackageManifest, target: Path
+    workspace: Workspace, evidence: Evidence, package: PackageManifest, target: Path
 ) -> tuple[FileRecord, ...]:
     """Write what lies beside the package in `target`; returns the records of these files."""
     manifest_sha256 = file_sha256(target / MANIFEST_FILE)
@@ -227,7 +225,7 @@ def _write_evidence(
     key = evidence.params.release.signing_key
     if key is not None:
         paths.append(_beside(target, SIGNATURE_SUFFIX))
-        sign_directory(target, layout.root / key, paths[-1])
+        sign_directory(target, workspace.root / key, paths[-1])
     return tuple(file_record(path, target.parent) for path in paths)
 
 

@@ -15,7 +15,7 @@ from pipeline.core.file_records import FileRecord
 from pipeline.core.files import file_record, read_bytes, read_record, write_record
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.blob import Blob, bytes_blob
 from pipeline.oci.records import MANIFEST_TYPE, Descriptor
 from pipeline.oci.store import Store, is_published, push_once, transfer
@@ -83,26 +83,26 @@ class Release:
         return self.manifest.descriptor.digest
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Publish every package of packages.json and write receipts.json.
 
     Raises InputError when a tag is taken or a package was changed, FailureError when the registry
     fails; the same command then continues with what is missing.
     """
-    index = read_record(PackageIndex, layout.packages_path, made_by="package")
-    store = open_place(layout, place_of(layout, params.registry))
-    releases = list(_one_for_each_ollama_tag(_release(layout, it) for it in index.packages))
+    index = read_record(PackageIndex, workspace.packages_path, made_by="package")
+    store = open_place(workspace, place_of(workspace, params.registry))
+    releases = list(_one_for_each_ollama_tag(_release(workspace, it) for it in index.packages))
     for release in releases:
         is_published(store, release.digest, release.tag)  # raises when the tag is taken
         _verify(release)
     for release in releases:
         _push(store, release)
         _accompany(store, release)
-    write_record(layout.receipts_path, _receipts(store, releases, params))
+    write_record(workspace.receipts_path, _receipts(store, releases, params))
 
 
-def _release(layout: Layout, entry: PackageEntry) -> Release:
-    directory = layout.package_dir(entry.variant)
+def _release(workspace: Workspace, entry: PackageEntry) -> Release:
+    directory = workspace.package_dir(entry.variant)
     path = directory / MANIFEST_FILE
     data = read_bytes(path, made_by="package")
     if sha256_hex(data) != entry.manifest_sha256:
@@ -124,7 +124,7 @@ def _release(layout: Layout, entry: PackageEntry) -> Release:
         ),
         config=Blob(manifest_record.config, config),
         manifest=bytes_blob(manifest_record.to_bytes(), MANIFEST_TYPE),
-        evidence=tuple(_evidence(layout, entry, package)),
+        evidence=tuple(_evidence(workspace, entry, package)),
         ollama=read_ollama_model(package, directory) if package.format == "gguf" else None,
     )
 
@@ -143,21 +143,21 @@ def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
 
 
 def _evidence(
-    layout: Layout, entry: PackageEntry, package: PackageManifest
+    workspace: Workspace, entry: PackageEntry, package: PackageManifest
 ) -> Iterable[EvidenceFile]:
     """The files beside the package that its entry names, and the evaluation that approved it.
 
     A signature may have come later, from an identity instead of a key of the pipeline's.
     """
     records = {record.path: record for record in entry.evidence}
-    signature = layout.packages_dir / (entry.variant + SIGNATURE_SUFFIX)
+    signature = workspace.packages_dir / (entry.variant + SIGNATURE_SUFFIX)
     if signature.is_file():
-        records.setdefault(signature.name, file_record(signature, layout.packages_dir))
+        records.setdefault(signature.name, file_record(signature, workspace.packages_dir))
     for record in records.values():
         if kind := kind_of_file(record.path):
-            path = layout.packages_dir / record.path
+            path = workspace.packages_dir / record.path
             yield EvidenceFile(kind, record.path, path, _unchanged(path, record))
-    path = layout.evaluation_path(entry.variant)
+    path = workspace.evaluation_path(entry.variant)
     if not path.is_file():
         raise InputError(f"{path}: missing; run `dvc repro` again")
     record = file_record(path, path.parent)

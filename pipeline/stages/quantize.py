@@ -20,40 +20,40 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.progress import note
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from pipeline.licensing.licenses import gguf_metadata
-from pipeline.params.backend_check import require_runnable
 from pipeline.params.other_quantizers import BackendWeights
 from pipeline.params.params import GgufParams, Params, VariantParams
+from pipeline.params.reading import require_runnable
+from pipeline.planning.capacity import fetched_source, require_room
 from pipeline.planning.quantize_need import quantize_need
-from pipeline.planning.room import fetched_source, require_room
-from pipeline.quantization.coverage import bits_per_weight
 from pipeline.quantization.gguf_variant import write_gguf
 from pipeline.quantization.packed_checkpoint import write_packed
-from pipeline.records.manifest_file import read_base_manifest
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.base import read_base_manifest
+from pipeline.records.variant import VariantRecord, bits_per_weight
 
 
-def run(layout: Layout, params: Params, name: str) -> None:
+def run(workspace: Workspace, params: Params, name: str) -> None:
     """Write `artifacts/variants/<name>`. Raises InputError where recipe and model do not fit."""
     recipe = params.variants.get(name)
     if recipe is None:
         raise InputError(f"{name}: not in params.yaml; variants: {', '.join(params.variants)}")
     require_runnable({name: recipe})
-    base = read_base_manifest(layout)
-    statistics = Statistics(layout)
+    base = read_base_manifest(workspace)
+    statistics = Statistics(workspace)
     if statistics.record.base_digest != base.digest:
         raise InputError(
-            f"{layout.statistics_path}: measured on another base; run `quantline calibrate` again"
+            f"{workspace.statistics_path}: measured on another base; run `quantline calibrate` "
+            "again"
         )
-    require_room(layout, quantize_need(fetched_source(layout), params, name))
-    with _work_directory(layout, name, recipe, statistics) as work_dir:
+    require_room(workspace, quantize_need(fetched_source(workspace), params, name))
+    with _work_directory(workspace, name, recipe, statistics) as work_dir:
         model_dir = work_dir / "model"
         model_dir.mkdir(exist_ok=True)
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
-                layout.base_dir,
+                workspace.base_dir,
                 base.architecture,
                 recipe,
                 statistics,
@@ -67,10 +67,10 @@ def run(layout: Layout, params: Params, name: str) -> None:
             # Imported where it is needed: with what it reads the samples by, it takes seconds.
             from pipeline.quantization.other_quantizers import write_with_backend
 
-            variant = write_with_backend(layout, params, base, recipe, statistics, model_dir)
+            variant = write_with_backend(workspace, params, base, recipe, statistics, model_dir)
             coverage, tools = variant.coverage, variant.versions
         else:
-            coverage = write_packed(layout.base_dir, base, recipe, statistics, model_dir)
+            coverage = write_packed(workspace.base_dir, base, recipe, statistics, model_dir)
             tools = {name: version(name) for name in ("quantline", "torch")}
         files = directory_records(model_dir)
         record = VariantRecord(
@@ -84,18 +84,18 @@ def run(layout: Layout, params: Params, name: str) -> None:
             bits_per_weight=bits_per_weight(coverage),
             coverage=coverage,
         )
-        write_record(work_dir / layout.variant_path(name).name, record)
+        write_record(work_dir / workspace.variant_path(name).name, record)
     note(f"quantize: {name}: {record.bits_per_weight:.2f} bits per weight")
 
 
 def _work_directory(
-    layout: Layout, name: str, recipe: VariantParams, statistics: Statistics
+    workspace: Workspace, name: str, recipe: VariantParams, statistics: Statistics
 ) -> AbstractContextManager[Path]:
     """A directory that outlives a kill; a fresh one for what is made in one piece.
 
     That is GGUF, and what another quantizer makes.
     """
-    target = layout.variant_dir(name)
+    target = workspace.variant_dir(name)
     if isinstance(recipe, GgufParams | BackendWeights):
         return new_directory(target)
     record = statistics.record

@@ -7,56 +7,62 @@ report shows it.
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_record, write_record
 from pipeline.core.progress import note
-from pipeline.core.workspace import BASE, Layout
-from pipeline.gate.comparison import Scored
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.gate.verdicts import Candidate, decide
 from pipeline.params.params import Params
-from pipeline.params.suite_file import read_suite
-from pipeline.quantization.coverage import quantized_bits
-from pipeline.records.manifest_file import read_base_manifest
+from pipeline.params.suites import read_suite
+from pipeline.records.base import read_base_manifest
+from pipeline.records.evaluation import Scored
 from pipeline.records.scored import read_base_in, read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.selection import Approved
+from pipeline.records.variant import VariantRecord, quantized_bits
 
 
-def run(layout: Layout, params: Params) -> None:
-    """Write `artifacts/selection.json`. Raises InputError for missing or outdated evaluations."""
-    manifest = read_base_manifest(layout)
-    base = read_scored(layout, BASE)
+def run(workspace: Workspace, params: Params) -> None:
+    """Write `selection.json` and `approved.json`.
+
+    Raises InputError for missing or outdated evaluations.
+    """
+    manifest = read_base_manifest(workspace)
+    base = read_scored(workspace, BASE)
     if base.record.artifact_digest != manifest.digest:
         raise InputError(
-            f"{layout.evaluation_path(BASE)}: of another base; run `quantline evaluate base` again"
+            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
+            "again"
         )
-    margins = _margins(layout, base, params.gate.margin)
-    candidates = {name: _candidate(layout, base, name) for name in params.variants}
+    margins = _margins(workspace, base, params.gate.margin)
+    candidates = {name: _candidate(workspace, base, name) for name in params.variants}
     selection = decide(base.record, manifest.weight_bytes, candidates, margins, params.gate)
-    write_record(layout.selection_path, selection)
+    approved = {name: selection.variants[name].artifact_digest for name in selection.approved()}
+    write_record(workspace.selection_path, selection)
+    write_record(workspace.approved_path, Approved(base_digest=manifest.digest, variants=approved))
     for name, verdict in selection.variants.items():
         note(f"select: {name}: {verdict.verdict}: {'; '.join(verdict.reasons)}")
     for profile, choice in selection.choices.items():
         note(f"select: for {profile}: {choice.variant or 'none'}: {choice.reason}")
 
 
-def _margins(layout: Layout, base: Scored, default: float) -> dict[str, float]:
+def _margins(workspace: Workspace, base: Scored, default: float) -> dict[str, float]:
     """Of each task of the suite. Raises InputError when the base was scored on other ones."""
-    margins = read_suite(layout.root, base.record.suite).margins(default)
+    margins = read_suite(workspace.root, base.record.suite).margins(default)
     if margins.keys() != base.record.tasks.keys():
         raise InputError(
-            f"{layout.evaluation_path(BASE)}: of other tasks than suite {base.record.suite} has "
+            f"{workspace.evaluation_path(BASE)}: of other tasks than suite {base.record.suite} has "
             "now; run `dvc repro` again"
         )
     return margins
 
 
-def _candidate(layout: Layout, base: Scored, name: str) -> Candidate:
-    variant = read_record(VariantRecord, layout.variant_path(name), made_by=f"quantize {name}")
-    own = read_scored(layout, name)
+def _candidate(workspace: Workspace, base: Scored, name: str) -> Candidate:
+    variant = read_record(VariantRecord, workspace.variant_path(name), made_by=f"quantize {name}")
+    own = read_scored(workspace, name)
     if own.record.artifact_digest != variant.digest:
         raise InputError(
-            f"{layout.evaluation_path(name)}: of another {name}; run "
+            f"{workspace.evaluation_path(name)}: of another {name}; run "
             f"`quantline evaluate {name}` again"
         )
     return Candidate(
-        base=read_base_in(layout, base, own.record.engine, name=name),
+        base=read_base_in(workspace, base, own.record.engine, name=name),
         own=own,
         format=variant.recipe.format,
         bits_per_weight=quantized_bits(variant.coverage),

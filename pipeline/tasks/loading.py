@@ -30,8 +30,7 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from pipeline.core.errors import InputError
-from pipeline.params.suite_file import SUITES_FILE
-from pipeline.params.suites import Suite, SuiteTask
+from pipeline.params.suites import SUITES_FILE, Suite, SuiteTask
 
 TASKS_DIR = "eval/tasks"
 

@@ -1,12 +1,22 @@
 """What the documents of evaluation tasks say: each question with its right answer, as one text."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError
-from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import read_suite
 from pipeline.tasks.loading import TASKS_DIR, LoadedTask, loaded_tasks, rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a document asked, and the answers to choose from; none where the model writes."""
+
+    prompt: str
+    choices: tuple[str, ...]
+
 
 CHARACTERS_PER_TOKEN = 3.5
 
@@ -62,3 +72,28 @@ def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
             requests = len(part.doc_to_choice(part.eval_docs[0])) if has_choices else 1
             characters += requests * sum(map(len, texts))
     return round(characters / CHARACTERS_PER_TOKEN)
+
+
+def read_questions(
+    root: Path, suite: str, wanted: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], Question]:
+    """Questions by task and document number; without those whose text cannot be had any more."""
+    tasks = {task for task, _ in wanted}
+    chosen = read_suite(root, suite)
+    chosen = chosen.model_copy(
+        update={"tasks": tuple(it for it in chosen.tasks if it.name in tasks)}
+    )
+    try:
+        with loaded_tasks(root, chosen) as loaded:
+            # A group numbers the documents of every member from 0: they stay without a text.
+            single = {it.name: it.parts[0] for it in loaded if len(it.parts) == 1}
+            return {key: _question(single[key[0]], key[1]) for key in wanted if key[0] in single}
+    except (InputError, LookupError):  # data that is gone since explains less, and breaks nothing
+        return {}
+
+
+def _question(task: Any, number: int) -> Question:
+    document = task.eval_docs[number]
+    has_choices = task.config.doc_to_choice is not None
+    choices = tuple(map(str, task.doc_to_choice(document))) if has_choices else ()
+    return Question(str(task.doc_to_text(document)), choices)

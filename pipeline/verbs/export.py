@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.core.progress import ByteProgress
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.archive import write_archive
 from pipeline.oci.records import REF_NAME_ANNOTATION, Descriptor
 from pipeline.oci.store import StoredManifest
@@ -14,9 +14,9 @@ from pipeline.registry.places import open_release
 from pipeline.registry.stored_release import read_release
 
 
-def run(layout: Layout, *, ref: str, file: Path) -> None:
+def run(workspace: Workspace, *, ref: str, file: Path) -> None:
     """Write the archive `file`. Raises InputError or FailureError; then there is no file."""
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
     index = referrers_index(evidence)

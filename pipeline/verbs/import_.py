@@ -6,7 +6,7 @@ They get the tags of their own versions, whatever the file calls them, and these
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.archive import Archive
 from pipeline.oci.blob import Advance, Blob, bytes_blob
 from pipeline.oci.records import Descriptor
@@ -20,10 +20,10 @@ from pipeline.registry.places import open_reference
 from pipeline.registry.stored_release import StoredRelease, read_release
 
 
-def run(layout: Layout, *, file: Path, place: str | None) -> None:
+def run(workspace: Workspace, *, file: Path, place: str | None) -> None:
     """Publish what is in the archive `file`. Raises InputError or FailureError."""
     archive = Archive(file)
-    store, name = open_reference(layout, place)
+    store, name = open_reference(workspace, place)
     if name is not None:
         raise InputError(f"{place}: expected HOST/REPOSITORY or oci:DIRECTORY without a tag")
     tags = [tag for tag in archive.tags() if not REFERRERS_TAG.fullmatch(tag)]

@@ -4,7 +4,7 @@ A tag of Ollama's manifest is listed as well, as it is what `ollama pull` names.
 """
 
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.records import DOCKER_MANIFEST_TYPE
 from pipeline.oci.store import require_manifest
 from pipeline.registry.aliases import ALIAS, HISTORY_SUFFIX
@@ -14,9 +14,9 @@ from pipeline.registry.places import open_reference
 DIGEST_CHARACTERS = len("sha256:") + 12
 
 
-def run(layout: Layout, *, place: str | None) -> None:
+def run(workspace: Workspace, *, place: str | None) -> None:
     """Print one line for each tag. Raises InputError for a reference to one release."""
-    store, name = open_reference(layout, place)
+    store, name = open_reference(workspace, place)
     if name is not None:
         raise InputError(f"{place}: names one release; `quantline show {place}` describes it")
     tags = [

@@ -7,26 +7,26 @@ fast this machine multiplies, and prints a table. It refuses a run that cannot f
 from pipeline.architectures.folds import require_folds
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
 from pipeline.planning.capacity import capacity, measured_speed
 from pipeline.planning.model_source import read_source
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
-from pipeline.planning.stage_needs import Source, Speed
+from pipeline.planning.source import Source, Speed
 from pipeline.tasks.texts import suite_tokens
 
 
-def run(layout: Layout, params: Params) -> None:
+def run(workspace: Workspace, params: Params) -> None:
     """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run.
 
     An architecture that cannot be quantized as the recipes say is an InputError at once.
     """
-    source = read_source(layout, params.model)
+    source = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
     evaluate = params.evaluate
-    tokens = suite_tokens(layout.root, evaluate.suite, max_documents=evaluate.max_documents)
+    tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
-    speed, free = measured_speed(), capacity(layout)
+    speed, free = measured_speed(), capacity(workspace)
     lines = [*table(needs, speed), "", *assumptions(source, tokens, speed, free)]
     print("\n".join(lines), flush=True)
     if reason := refusal(needs, free):

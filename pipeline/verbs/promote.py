@@ -1,16 +1,16 @@
 """promote: an alias such as `prod` points at a release from now on, and its history says so."""
 
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.registry.alias_moves import promote
 from pipeline.registry.aliases import require_alias
 from pipeline.registry.places import open_release
 from pipeline.registry.stored_release import read_release
 
 
-def run(layout: Layout, *, ref: str, alias: str) -> None:
+def run(workspace: Workspace, *, ref: str, alias: str) -> None:
     """Move the alias. Raises InputError when `ref` is no release or `alias` no alias."""
     require_alias(alias)
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     promote(store, alias, release.stored, release.package.title)
     print(f"{store.reference(alias)}: {release.package.title}, {release.digest}")

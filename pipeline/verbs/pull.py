@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.records.release import release_tag
 from pipeline.registry.ollama_files import default_models_dir, pull_into_models
 from pipeline.registry.places import open_release
@@ -19,13 +19,13 @@ from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(
-    layout: Layout, *, ref: str, to: Literal["vllm", "ollama", "dir"], into: Path | None
+    workspace: Workspace, *, ref: str, to: Literal["vllm", "ollama", "dir"], into: Path | None
 ) -> None:
     """Pull and print where it is, or the command that serves it.
 
     Raises InputError for a release that the target cannot use, FailureError when the store fails.
     """
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     if to == "ollama":
         models_dir = into or default_models_dir()

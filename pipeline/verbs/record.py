@@ -6,32 +6,32 @@ does not exist yet while publish runs.
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_record
-from pipeline.core.workspace import Layout
-from pipeline.params.reading import read_yaml
+from pipeline.core.workspace import Workspace
+from pipeline.core.yaml_files import read_yaml
 from pipeline.records.release import Receipts
 from pipeline.release.git_tags import tag_commit, tag_prefix
 
 
-def run(layout: Layout) -> None:
+def run(workspace: Workspace) -> None:
     """Tag the current commit. Raises InputError when nothing was published or it is not there."""
-    path = layout.receipts_path
+    path = workspace.receipts_path
     receipts = read_record(Receipts, path, made_by="publish")
     versions = {
         receipt.tag.removesuffix(f"-{variant}") for variant, receipt in receipts.releases.items()
     }
     if len(versions) != 1:
         raise InputError(f"{path}: {len(versions)} published versions, expected one")
-    tag = f"{tag_prefix(layout.root)}{_artifact_name(layout)}@v{versions.pop()}"
+    tag = f"{tag_prefix(workspace.root)}{_artifact_name(workspace)}@v{versions.pop()}"
     lines = [f"{it.reference} {it.manifest_digest}" for it in receipts.releases.values()]
-    commit = tag_commit(layout.root, tag, message="\n".join(["Published", "", *lines]))
+    commit = tag_commit(workspace.root, tag, message="\n".join(["Published", "", *lines]))
     print(f"{tag}: {commit}; `git push origin {tag}` shares it")
 
 
-def _artifact_name(layout: Layout) -> str:
+def _artifact_name(workspace: Workspace) -> str:
     """The name of the packages in the section `artifacts` of dvc.yaml. Raises InputError."""
-    dvc = read_yaml(layout.root / "dvc.yaml")
+    dvc = read_yaml(workspace.root / "dvc.yaml")
     artifacts = dvc.get("artifacts") if isinstance(dvc, dict) else None
-    packages = layout.packages_dir.relative_to(layout.root).as_posix()
+    packages = workspace.packages_dir.relative_to(workspace.root).as_posix()
     for name, artifact in (artifacts if isinstance(artifacts, dict) else {}).items():
         if isinstance(artifact, dict) and artifact.get("path") == packages:
             return str(name)

@@ -2,7 +2,7 @@
 
 from pipeline.core.errors import printable
 from pipeline.core.formatting import NBSP, bytes_text
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.registry.alias_moves import read_history
 from pipeline.registry.aliases import ALIAS
 from pipeline.registry.evidence import find_evidence
@@ -10,9 +10,9 @@ from pipeline.registry.places import open_release
 from pipeline.registry.stored_release import StoredRelease, read_release
 
 
-def run(layout: Layout, *, ref: str) -> None:
+def run(workspace: Workspace, *, ref: str) -> None:
     """Print the release that `ref` names. Raises InputError or FailureError."""
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     rows = [*describe(release)]
     for evidence in find_evidence(store, release.digest):

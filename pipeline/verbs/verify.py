@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.workspace import Layout
-from pipeline.licensing.licenses import LICENSE_FILE
+from pipeline.core.workspace import Workspace
 from pipeline.oci.blob import Advance
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import ReadableStore, transfer, verified_chunks
+from pipeline.records.licenses import LICENSE_FILE
 from pipeline.registry.evidence import Evidence, find_evidence, read_evidence
 from pipeline.registry.evidence_kinds import EVALUATION, REQUIRED_EVIDENCE, SIGNATURE
 from pipeline.registry.places import open_release
@@ -23,7 +23,7 @@ from pipeline.release.signature_check import Identity, KeyOwner, Signer, check_s
 
 
 def run(
-    layout: Layout,
+    workspace: Workspace,
     *,
     ref: str,
     key: Path | None,
@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Print what was verified. Raises FailureError or InputError that names the first fault."""
     signer = _signer(key, identity, issuer, trusted_root)
-    store, name = open_release(layout, ref)
+    store, name = open_release(workspace, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
     _require_evidence(store, release, evidence)

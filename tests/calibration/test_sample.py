@@ -12,7 +12,7 @@ from pipeline.calibration.overlap import NGRAM_WORDS
 from pipeline.calibration.sample import CalibrationSample, calibration_sample, drawn_order
 from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.reading import read_params
 from tests.evaluation_files import HELD_OUT, ROW, write_evaluation_files
 from tests.support import ROOT
@@ -41,7 +41,7 @@ def sample(
         }
     )
     return calibration_sample(
-        Layout(root), params.model_copy(update={"calibration": calibration}), tokenizer
+        Workspace(root), params.model_copy(update={"calibration": calibration}), tokenizer
     )
 
 
@@ -124,7 +124,7 @@ def test_too_little_text_says_what_would_do(tmp_path: Path, tokenizer: Any) -> N
 
 def test_the_demo_keeps_most_of_its_text(tokenizer: Any) -> None:
     params = read_params(ROOT / PARAMS_FILE)
-    made = calibration_sample(Layout(ROOT), params, tokenizer)
+    made = calibration_sample(Workspace(ROOT), params, tokenizer)
     assert len(made.windows) == params.calibration.num_calibration_samples
     check = made.decontamination
     assert 0 < check.num_contaminated_dropped < 0.2 * check.num_documents_drawn

@@ -11,18 +11,18 @@ from safetensors.torch import save_file
 
 from pipeline.calibration.statistics import Statistics, read_layer
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from tests.architecture_models import calibrated_model
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return calibrated_model(tmp_path_factory.mktemp("statistics"), "llama", samples=2)
 
 
 @pytest.fixture
-def layout(calibrated: Layout, tmp_path: Path) -> Layout:
-    copy = Layout(tmp_path)
+def workspace(calibrated: Workspace, tmp_path: Path) -> Workspace:
+    copy = Workspace(tmp_path)
     shutil.copytree(calibrated.statistics_dir, copy.statistics_dir)
     return copy
 
@@ -46,27 +46,29 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_matrix_is_one_line(layout: Layout, case: str) -> None:
-    statistics = Statistics(layout)
+def test_a_damaged_matrix_is_one_line(workspace: Workspace, case: str) -> None:
+    statistics = Statistics(workspace)
     linear = statistics.linears[0]
-    path = layout.statistics_dir / statistics.record.inputs[0].file
+    path = workspace.statistics_dir / statistics.record.inputs[0].file
     DAMAGE[case](path)
     is_one_line_about(path, lambda: statistics.gram(linear))
     is_one_line_about(path, lambda: statistics.diagonal(linear))
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(3), torch.zeros(3, dtype=torch.int8)])
-def test_a_matrix_of_another_size_or_type_is_one_line(layout: Layout, tensor: torch.Tensor) -> None:
-    statistics = Statistics(layout)
+def test_a_matrix_of_another_size_or_type_is_one_line(
+    workspace: Workspace, tensor: torch.Tensor
+) -> None:
+    statistics = Statistics(workspace)
     entry = statistics.record.inputs[0]
-    path = layout.statistics_dir / entry.file
+    path = workspace.statistics_dir / entry.file
     save_file({entry.key: tensor}, path)
     is_one_line_about(path, lambda: statistics.gram(entry.linears[0]))
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_layer_of_an_unfinished_run_is_one_line(layout: Layout, case: str) -> None:
-    path = layout.statistics_dir / Statistics(layout).record.inputs[0].file
+def test_a_damaged_layer_of_an_unfinished_run_is_one_line(workspace: Workspace, case: str) -> None:
+    path = workspace.statistics_dir / Statistics(workspace).record.inputs[0].file
     DAMAGE[case](path)
     is_one_line_about(path, lambda: read_layer(path))
 
@@ -74,12 +76,12 @@ def test_a_damaged_layer_of_an_unfinished_run_is_one_line(layout: Layout, case: 
 @pytest.mark.parametrize(
     "text", ["", "[[1, 2", "{}", "[[1.5]]", '[["1"]]', "[[1, 2, 3]]", f"[[{1 << 40}]]", "\udcff"]
 )
-def test_damaged_token_ids_are_one_line(layout: Layout, text: str) -> None:
-    layout.token_ids_path.write_bytes(text.encode(errors="surrogateescape"))
-    is_one_line_about(layout.token_ids_path, Statistics(layout).token_ids)
+def test_damaged_token_ids_are_one_line(workspace: Workspace, text: str) -> None:
+    workspace.token_ids_path.write_bytes(text.encode(errors="surrogateescape"))
+    is_one_line_about(workspace.token_ids_path, Statistics(workspace).token_ids)
 
 
-def test_whole_statistics_are_read(calibrated: Layout) -> None:
+def test_whole_statistics_are_read(calibrated: Workspace) -> None:
     statistics = Statistics(calibrated)
     assert statistics.token_ids() == json.loads(calibrated.token_ids_path.read_bytes())
     gram = statistics.gram(statistics.linears[0])

@@ -2,15 +2,9 @@
 
 import pytest
 
-from pipeline.checkpoint.names import (
-    INDEX_FILE,
-    WEIGHTS_FILE,
-    HubSource,
-    parse_hub_source,
-    sidecar_names,
-    weight_names,
-)
+from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE, sidecar_names, weight_names
 from pipeline.core.errors import InputError
+from pipeline.params.hub_source import HubSource, parse_hub_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

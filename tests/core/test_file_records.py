@@ -8,15 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import (
-    AppliedLicense,
-    BaseManifest,
-    FileRecord,
-    LicenseFacts,
-    relative_posix,
-    tree_digest,
-)
+from pipeline.core.file_records import FileRecord, relative_posix, tree_digest
 from pipeline.core.files import directory_records
+from pipeline.records.base import BaseManifest
+from pipeline.records.licenses import AppliedLicense, LicenseFacts
 
 SHA256 = hashlib.sha256(b"").hexdigest()
 LICENSE = LicenseFacts(

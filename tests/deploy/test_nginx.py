@@ -9,7 +9,7 @@ import requests
 
 from pipeline.cli import main
 from pipeline.core.process import run_program
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import publish
 from tests import ollama_client
 from tests.nginx_server import nginx_server
@@ -26,7 +26,7 @@ MODEL, TAG = "quantline/demo", "1.2.3-q4_K_M"
 
 
 def test_every_blob_arrives_and_nothing_is_written_without_a_login(
-    packaged: Layout, tmp_path: Path
+    packaged: Workspace, tmp_path: Path
 ) -> None:
     with nginx_server(tmp_path / "server") as server:
         docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
@@ -46,7 +46,7 @@ def test_every_blob_arrives_and_nothing_is_written_without_a_login(
         assert main(["verify", ref]) == 0
 
 
-def test_another_network_has_to_log_in_to_read(packaged: Layout, tmp_path: Path) -> None:
+def test_another_network_has_to_log_in_to_read(packaged: Workspace, tmp_path: Path) -> None:
     with nginx_server(tmp_path / "server", readers="192.0.2.0/24") as server:
         docker_config(tmp_path / "docker", server.host, USER, PASSWORD)
         publish.run(packaged, release_params(url=server.url))
@@ -59,7 +59,7 @@ def test_another_network_has_to_log_in_to_read(packaged: Layout, tmp_path: Path)
 
 
 def test_other_clients_log_in_to_write_from_a_network_that_reads_without(
-    packaged: Layout, tmp_path: Path
+    packaged: Workspace, tmp_path: Path
 ) -> None:
     publish.run(packaged, release_params())
     with nginx_server(tmp_path / "server") as server:
@@ -85,7 +85,7 @@ def test_other_clients_log_in_to_write_from_a_network_that_reads_without(
 
 
 def test_without_nginx_a_plain_registry_lacks_the_location(
-    packaged: Layout, tmp_path: Path
+    packaged: Workspace, tmp_path: Path
 ) -> None:
     """If this fails one day, the configuration is no longer needed."""
     with registry_server(tmp_path / "server") as server:

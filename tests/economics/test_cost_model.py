@@ -2,10 +2,11 @@
 
 import json
 
+from pipeline.core.machine import Machine
 from pipeline.economics.cost_model import CostModel, cost_curves, cost_model
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params, read_prices
-from pipeline.records.benchmarks import Benchmarks, Machine
+from pipeline.records.benchmarks import Benchmarks
 from pipeline.report.costs import break_even_rows, cost_rows
 from tests.support import ROOT
 from tests.workspace import SHA, served_model

@@ -65,7 +65,10 @@ def test_torch_has_one_version_in_lists_of_its_own() -> None:
 
 
 def test_no_build_is_in_both_lists_of_torch() -> None:
-    cpu, cuda = (requirements_in(ENVS_DIR / f"torch-{it}.txt")[0].split() for it in ("cpu", "cuda"))
+    cpu, cuda = (
+        requirements_in(ENVS_DIR / "pipeline" / f"torch-{it}.txt")[0].split()
+        for it in ("cpu", "cuda")
+    )
     assert set(cpu[1:]) & set(cuda[1:]) == set()
 
 
@@ -75,7 +78,7 @@ def test_a_list_names_no_place(path: Path) -> None:
 
 
 def test_what_pyproject_names_is_pinned() -> None:
-    pinned = {*names_in(ENVS_DIR / "pipeline.txt"), "torch"}
+    pinned = {*names_in(ENVS_DIR / "pipeline" / "pipeline.txt"), "torch"}
     assert declared_dependencies() - pinned == set()
 
 

@@ -191,7 +191,7 @@ def test_one_failure_does_not_undo_the_other_environment(machine: Machine) -> No
 
 def test_another_build_of_torch_is_refused_where_no_gpu_is(machine: Machine) -> None:
     machine.add_wheel("torch", "2.13.0")
-    result = machine.run(".venv-a", torch_path=ENVS_DIR / "torch-cpu.txt")
+    result = machine.run(".venv-a", torch_path=ENVS_DIR / "pipeline" / "torch-cpu.txt")
     assert result.returncode == 1
     assert result.stderr == (
         "setup: torch==2.13.0: pip would take another build than those for CPUs that torch-cpu.txt "

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.machine import Machine, this_machine
 from pipeline.engines.scorer import LateScorer, Scorer
 from pipeline.evaluation import score_cache as remembered
 from pipeline.evaluation.score_cache import Memory, environment_facts, prune
 from pipeline.evaluation.task_runs import Rows
-from pipeline.records.benchmarks import Machine
-from pipeline.serving.machine import this_machine
 
 AnyChange = Callable[[pytest.MonkeyPatch], None]
 

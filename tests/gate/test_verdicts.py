@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.gate.comparison import Scored, rows_of, task_recovery
+from pipeline.gate.comparison import rows_of, task_recovery
 from pipeline.gate.drops import PROGRESS, Progress
 from pipeline.gate.reasons import told_apart
 from pipeline.gate.sequential import look_sizes
 from pipeline.gate.verdicts import Candidate, decide, next_step
 from pipeline.params.gate import GateClass, GateParams, SequentialParams, Spending
-from pipeline.records.evaluation import Distance, DocumentRecord, EvaluationRecord, TaskScore
+from pipeline.records.evaluation import (
+    Distance,
+    DocumentRecord,
+    EvaluationRecord,
+    Scored,
+    TaskScore,
+)
 from pipeline.records.selection import Selection, VariantVerdict, Verdict
 
 FOUR_BITS = GateClass(

@@ -120,11 +120,11 @@ def test_llama_cpp_demands_an_imatrix_where_the_parameters_do(
 )
 def test_every_fallback_is_named(tmp_path: Path, kind: str, fallback: str) -> None:
     params = params_for({"small": gguf_recipe(kind)})
-    layout = calibrated(tmp_path, params, hidden=256, intermediate=288, layers=1)
-    quantize.run(layout, params, "small")
+    workspace = calibrated(tmp_path, params, hidden=256, intermediate=288, layers=1)
+    quantize.run(workspace, params, "small")
     fallen = {
         row.name: (row.scheme, row.reason)
-        for row in record_of(layout, "small").coverage
+        for row in record_of(workspace, "small").coverage
         if row.reason and "fell back" in row.reason
     }
     reason = f"rows of 288 do not divide by 256: llama.cpp fell back to {fallback}"
@@ -134,7 +134,7 @@ def test_every_fallback_is_named(tmp_path: Path, kind: str, fallback: str) -> No
 @pytest.mark.slow
 def test_a_linear_that_llama_cpp_leaves_alone_fails_the_variant(tmp_path: Path) -> None:
     params = params_for({"small": gguf_recipe("Q4_K_M")})
-    layout = calibrated(tmp_path, params, hidden=256, intermediate=302, layers=1)
+    workspace = calibrated(tmp_path, params, hidden=256, intermediate=302, layers=1)
     with pytest.raises(FailureError, match=r"^blk\.0\.ffn_down\.weight: stayed F16 \(rows of 302"):
-        quantize.run(layout, params, "small")
-    assert not layout.variant_dir("small").exists()
+        quantize.run(workspace, params, "small")
+    assert not workspace.variant_dir("small").exists()

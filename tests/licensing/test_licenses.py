@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import LicenseDecision, LicenseFacts
 from pipeline.licensing.licenses import (
     data_rule,
     display_text,
@@ -18,6 +17,7 @@ from pipeline.licensing.licenses import (
 from pipeline.licensing.rule import Grant, LicenseRule, words_sha256
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Audience, ReleaseParams
+from pipeline.records.licenses import LicenseDecision, LicenseFacts
 from pipeline.release.card_facts import release_license
 from pipeline.release.notice import notice_text
 from tests.registry_server import package_manifest

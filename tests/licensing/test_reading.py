@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import LicenseFacts
 from pipeline.core.files import file_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.records.licenses import LicenseFacts
 from pipeline.release.model_card import read_languages
 from tests.support import ROOT
 
@@ -140,23 +140,23 @@ SIGNED = {
 }
 
 
-def decisions(root: Path, text: str) -> Layout:
-    layout = Layout(root)
-    layout.decisions_path.write_text(text)
-    return layout
+def decisions(root: Path, text: str) -> Workspace:
+    workspace = Workspace(root)
+    workspace.decisions_path.write_text(text)
+    return workspace
 
 
 def test_a_decision_is_read_by_its_name(tmp_path: Path) -> None:
-    layout = decisions(tmp_path, json.dumps({"tiny": SIGNED, "other": SIGNED}))
-    assert read_decision(layout, None) is None
-    decision = read_decision(layout, "tiny")
+    workspace = decisions(tmp_path, json.dumps({"tiny": SIGNED, "other": SIGNED}))
+    assert read_decision(workspace, None) is None
+    decision = read_decision(workspace, "tiny")
     assert decision is not None
     assert decision.decided_on == date(2026, 11, 21)
 
 
 def test_the_decisions_of_the_repository_are_in_order() -> None:
     with pytest.raises(InputError, match=r"license-decisions.yaml \(none\); sign it there"):
-        read_decision(Layout(ROOT), "tiny")
+        read_decision(Workspace(ROOT), "tiny")
 
 
 @pytest.mark.parametrize(

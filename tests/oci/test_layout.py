@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.oci.blob import Blob, no_progress
-from pipeline.oci.layout import ImageLayout
+from pipeline.oci.layout import OciLayout
 from pipeline.oci.records import MANIFEST_TYPE, Descriptor, blob_digest
 from pipeline.oci.store import StoredManifest, download, push_once
 from pipeline.registry.alias_moves import promote, read_history
@@ -32,7 +32,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_a_tag_names_its_manifest(directory: Path) -> None:
-    layout = ImageLayout(directory, shown_as="artifacts/registry")
+    layout = OciLayout(directory, shown_as="artifacts/registry")
     assert layout.manifest("1.0.0-x") is None
     layout.push_manifest(blob(MANIFEST), "1.0.0-x")
     stored = layout.manifest("1.0.0-x")
@@ -44,7 +44,7 @@ def test_a_tag_names_its_manifest(directory: Path) -> None:
 
 
 def test_what_other_tools_wrote_into_the_index_stays(directory: Path) -> None:
-    layout = ImageLayout(directory, shown_as="x")
+    layout = OciLayout(directory, shown_as="x")
     layout.push_manifest(blob(MANIFEST), "one")
     index = json.loads((directory / "index.json").read_bytes())
     foreign = {**index["manifests"][0], "annotations": {}, "platform": {"os": "linux"}}
@@ -60,7 +60,7 @@ def test_what_other_tools_wrote_into_the_index_stays(directory: Path) -> None:
 
 
 def test_a_half_written_blob_is_written_again(directory: Path) -> None:
-    layout = ImageLayout(directory, shown_as="x")
+    layout = OciLayout(directory, shown_as="x")
     path = directory / "blobs" / blob_digest(b"whole").replace(":", "/")
     path.parent.mkdir(parents=True)
     path.with_name(path.name + ".partial").write_bytes(b"wh")
@@ -71,7 +71,7 @@ def test_a_half_written_blob_is_written_again(directory: Path) -> None:
 
 def test_bytes_with_another_digest_are_not_stored(directory: Path) -> None:
     with pytest.raises(InputError, match="not the bytes that were recorded"):
-        ImageLayout(directory, shown_as="x").push_blob(
+        OciLayout(directory, shown_as="x").push_blob(
             blob(b"x", digest=blob_digest(b"y")), no_progress
         )
     assert not [path for path in directory.rglob("*") if path.is_file()]
@@ -84,7 +84,7 @@ def test_a_damaged_index_is_one_line(directory: Path) -> None:
         '{"schemaVersion": 2, "manifests": [{"digest": "md5:0"}]}'
     )
     with pytest.raises(InputError, match=r"index\.json: manifests\.0\.mediaType: missing"):
-        ImageLayout(directory, shown_as="x").manifest("t")
+        OciLayout(directory, shown_as="x").manifest("t")
 
 
 def blob_path(directory: Path, data: bytes) -> Path:
@@ -93,7 +93,7 @@ def blob_path(directory: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize("damaged", [b"whOle", b"who", b""])
 def test_a_damaged_blob_is_stored_again(directory: Path, damaged: bytes) -> None:
-    layout = ImageLayout(directory, shown_as="x")
+    layout = OciLayout(directory, shown_as="x")
     layout.push_blob(blob(b"whole"), no_progress)
     blob_path(directory, b"whole").write_bytes(damaged)
     moved: list[int] = []
@@ -105,7 +105,7 @@ def test_a_damaged_blob_is_stored_again(directory: Path, damaged: bytes) -> None
 def test_a_link_in_the_place_of_a_blob_is_replaced_by_the_blob(
     directory: Path, tmp_path: Path
 ) -> None:
-    layout = ImageLayout(directory, shown_as="x")
+    layout = OciLayout(directory, shown_as="x")
     (tmp_path / "elsewhere").write_bytes(b"whole")
     path = blob_path(directory, b"whole")
     path.parent.mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_many_writers_lose_no_tag(directory: Path) -> None:
     together = Barrier(writers)
 
     def write(writer: int) -> None:
-        layout = ImageLayout(directory, shown_as="x")
+        layout = OciLayout(directory, shown_as="x")
         together.wait()
         for number in range(tags):
             layout.push_manifest(blob(MANIFEST), f"{writer}-{number}")
@@ -129,7 +129,7 @@ def test_many_writers_lose_no_tag(directory: Path) -> None:
     with ThreadPoolExecutor(writers) as pool:
         list(pool.map(write, range(writers)))
     expected = {f"{writer}-{number}" for writer in range(writers) for number in range(tags)}
-    assert set(ImageLayout(directory, shown_as="x").tags()) == expected
+    assert set(OciLayout(directory, shown_as="x").tags()) == expected
     assert (directory / "oci-layout").read_bytes() == b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -138,7 +138,7 @@ def test_of_many_who_want_one_tag_one_gets_it(directory: Path) -> None:
     together = Barrier(writers)
 
     def write(writer: int) -> bool:
-        layout = ImageLayout(directory, shown_as="x")
+        layout = OciLayout(directory, shown_as="x")
         manifest = blob(MANIFEST + b" " * writer)
         together.wait()
         try:
@@ -156,7 +156,7 @@ def test_no_move_of_an_alias_is_lost(directory: Path) -> None:
     together = Barrier(writers)
 
     def move(writer: int) -> None:
-        layout = ImageLayout(directory, shown_as="x")
+        layout = OciLayout(directory, shown_as="x")
         release = blob(MANIFEST + b" " * writer)
         layout.push_manifest(release)
         together.wait()
@@ -165,7 +165,7 @@ def test_no_move_of_an_alias_is_lost(directory: Path) -> None:
 
     with ThreadPoolExecutor(writers) as pool:
         list(pool.map(move, range(writers)))
-    history = read_history(ImageLayout(directory, shown_as="x"), "prod")
+    history = read_history(OciLayout(directory, shown_as="x"), "prod")
     assert {it.title for it in history.moves} == {f"release {writer}" for writer in range(writers)}
 
 
@@ -188,9 +188,9 @@ def test_a_second_writer_of_a_blob_waits_for_the_first(directory: Path) -> None:
     whole = blob(b"whole")
     slow = SlowBlob(whole.descriptor, b"whole", Event(), Event())
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(ImageLayout(directory, shown_as="x").push_blob, slow, no_progress)
+        first = pool.submit(OciLayout(directory, shown_as="x").push_blob, slow, no_progress)
         assert slow.is_half_way.wait(30)
-        second = pool.submit(ImageLayout(directory, shown_as="y").push_blob, whole, no_progress)
+        second = pool.submit(OciLayout(directory, shown_as="y").push_blob, whole, no_progress)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.5)
         slow.may_go_on.set()
@@ -201,7 +201,7 @@ def test_a_second_writer_of_a_blob_waits_for_the_first(directory: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-class HalfWay(ImageLayout):
+class HalfWay(OciLayout):
     """A layout whose blobs come in two halves; it waits before the second."""
 
     def __init__(self, directory: Path) -> None:

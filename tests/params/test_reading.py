@@ -15,8 +15,9 @@ from ruamel.yaml import YAML
 
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import PARAMS_FILE
+from pipeline.core.yaml_files import read_yaml
 from pipeline.params.params import Params
-from pipeline.params.reading import PRESETS, read_params, read_prices, read_yaml
+from pipeline.params.reading import PRESETS, read_params, read_prices
 from tests.support import ROOT
 
 TEXT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")

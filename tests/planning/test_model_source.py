@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import ModelParams
 from pipeline.params.reading import read_params
 from pipeline.planning.model_source import read_source
@@ -36,11 +36,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_path: Path) -> None:
-    remote = read_source(Layout(tmp_path), model_params(HUB_SOURCE))
+    remote = read_source(Workspace(tmp_path), model_params(HUB_SOURCE))
     ranged = [it for it in hub.requests if it.path.endswith(".safetensors") and it.method == "GET"]
     assert ranged
     assert all("Range" in it.headers or "range" in it.headers for it in ranged)
-    local = read_source(Layout(tmp_path), model_params("model"))
+    local = read_source(Workspace(tmp_path), model_params("model"))
     assert remote == local
     assert local.shape.num_weights > 100_000
 
@@ -51,25 +51,25 @@ def test_offline_the_cache_is_enough(
     snapshot_download(
         REPO, revision=COMMIT, endpoint=hub.endpoint, cache_dir=constants.HF_HUB_CACHE
     )
-    expected = read_source(Layout(tmp_path), model_params(HUB_SOURCE))
+    expected = read_source(Workspace(tmp_path), model_params(HUB_SOURCE))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
-    assert read_source(Layout(tmp_path), model_params(HUB_SOURCE)) == expected
+    assert read_source(Workspace(tmp_path), model_params(HUB_SOURCE)) == expected
     assert hub.requests == []
 
 
 def test_what_is_fetched_is_not_asked_for_again(hub: Hub, tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
+    workspace = Workspace(tmp_path)
     params = read_params(ROOT / PARAMS_FILE)
-    fetch.run(layout, params.model_copy(update={"model": model_params(HUB_SOURCE)}))
+    fetch.run(workspace, params.model_copy(update={"model": model_params(HUB_SOURCE)}))
     hub.requests.clear()
-    assert read_source(layout, model_params(HUB_SOURCE)).shape.vocab_size == 320
+    assert read_source(workspace, model_params(HUB_SOURCE)).shape.vocab_size == 320
     assert hub.requests == []
 
 
 def test_the_demo_is_found(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "demo" / "model", tmp_path / "demo" / "model")
-    found = read_source(Layout(tmp_path), model_params("demo"))
+    found = read_source(Workspace(tmp_path), model_params("demo"))
     assert found.shape.hidden_size == 256
     assert found.experts_per_token is None
 
@@ -78,14 +78,14 @@ def test_experts_of_a_mixture_come_from_the_configuration(tmp_path: Path) -> Non
     model_dir = tiny_llama(tmp_path / "model")
     config = json.loads((model_dir / "config.json").read_text())
     (model_dir / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 2}))
-    assert read_source(Layout(tmp_path), model_params("model")).experts_per_token == 2
+    assert read_source(Workspace(tmp_path), model_params("model")).experts_per_token == 2
 
 
 def test_a_missing_directory_and_a_broken_header_are_one_line(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'none': no such directory"):
-        read_source(Layout(tmp_path), model_params("none"))
+        read_source(Workspace(tmp_path), model_params("none"))
     weights = hub.repos[REPO] / "model-00001-of-00002.safetensors"
     weights.write_bytes(b"\xff" * 8 + weights.read_bytes()[8:])
     with pytest.raises((InputError, FailureError), match=weights.name) as caught:
-        read_source(Layout(tmp_path), model_params(HUB_SOURCE))
+        read_source(Workspace(tmp_path), model_params(HUB_SOURCE))
     assert "\n" not in str(caught.value)

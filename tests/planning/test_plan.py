@@ -18,7 +18,8 @@ from pipeline.planning.plan import (
     table,
     time_text,
 )
-from pipeline.planning.stage_needs import Source, Speed, StageNeed, statistics_bytes, variant_bytes
+from pipeline.planning.source import Source, Speed
+from pipeline.planning.stage_needs import StageNeed, statistics_bytes, variant_bytes
 from tests.shapes import Shapes, llama_3_8b, mixtral_8x7b
 from tests.support import ROOT
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.serving.server import HOST, SERVED_NAME, chosen_port, local_session, started
-from pipeline.serving.vllm import ENVIRONMENT, kernel_of
+from pipeline.core.environments import ENVIRONMENT, HOST
+from pipeline.serving.server import SERVED_NAME, chosen_port, local_session, started
+from pipeline.serving.vllm import kernel_of
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
 

@@ -37,10 +37,12 @@ def test_scales_are_searched_once_and_folded_again(
         return scales
 
     monkeypatch.setattr(fold, "search_scales", recorded)
-    layout = calibrated_model(tmp_path, "llama")
+    workspace = calibrated_model(tmp_path, "llama")
     recipe = packed_recipe("awq", group_size=16, scale_search=True, align_samples=8)
     model_dir = tmp_path / "aligned" / "model"
     model_dir.mkdir(parents=True)
-    write_packed(layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir)
+    write_packed(
+        workspace.base_dir, base_manifest(workspace), recipe, Statistics(workspace), model_dir
+    )
     assert len(searched) == 2 * len(GATED_FOLDS)
     assert [path.name for path in model_dir.parent.iterdir()] == ["model"]

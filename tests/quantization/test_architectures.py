@@ -18,13 +18,13 @@ from pipeline.architectures.folds import (
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import AwqParams, GptqParams
 from pipeline.quantization.packed_checkpoint import write_packed
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 from tests.architecture_models import (
     CONFIGS,
     base_manifest,
@@ -62,10 +62,10 @@ def relative(difference: Tensor, whole: Tensor) -> float:
     return float(centred.norm() / base.norm())
 
 
-def folded_tensors(layout: Layout) -> dict[str, Tensor]:
+def folded_tensors(workspace: Workspace) -> dict[str, Tensor]:
     """All tensors of the base, float32, with strong scales in every fold of its architecture."""
-    checkpoint, statistics = Checkpoint(layout.base_dir), Statistics(layout)
-    folds = folds_of(base_manifest(layout).architecture)
+    checkpoint, statistics = Checkpoint(workspace.base_dir), Statistics(workspace)
+    folds = folds_of(base_manifest(workspace).architecture)
     generator = torch.Generator().manual_seed(3)
     scheme = GroupScheme(num_bits=4, group_size=16, symmetric=False)
     tensors: dict[str, Tensor] = {}
@@ -103,10 +103,10 @@ def test_every_architecture_with_folds_is_tested() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_folding_changes_no_output(tmp_path: Path, name: str) -> None:
-    layout = calibrated_model(tmp_path, name, dtype=torch.float32)
-    model = unpacked_model(layout.base_dir)
+    workspace = calibrated_model(tmp_path, name, dtype=torch.float32)
+    model = unpacked_model(workspace.base_dir)
     before = logits(model)
-    tensors = folded_tensors(layout)
+    tensors = folded_tensors(workspace)
     folded = type(model).from_pretrained(
         None, config=model.config, state_dict=tensors, dtype=torch.float32
     ).eval()  # fmt: skip
@@ -118,33 +118,33 @@ def test_folding_changes_no_output(tmp_path: Path, name: str) -> None:
 def test_packed_files_of_every_architecture_stand_for_nearly_the_base(
     tmp_path: Path, name: str, format_name: str
 ) -> None:
-    layout = calibrated_model(tmp_path, name)
+    workspace = calibrated_model(tmp_path, name)
     model_dir = tmp_path / "variant"
     model_dir.mkdir()
-    statistics = Statistics(layout)
+    statistics = Statistics(workspace)
     coverage = write_packed(
-        layout.base_dir, base_manifest(layout), RECIPES[format_name], statistics, model_dir
+        workspace.base_dir, base_manifest(workspace), RECIPES[format_name], statistics, model_dir
     )
-    assert {row.name for row in coverage} == set(Checkpoint(layout.base_dir).names)
+    assert {row.name for row in coverage} == set(Checkpoint(workspace.base_dir).names)
     quantized = {row.name.removesuffix(".weight"): row for row in coverage if row.reason is None}
     assert set(quantized) == set(statistics.linears)
-    base, variant = (logits(unpacked_model(path)) for path in (layout.base_dir, model_dir))
+    base, variant = (logits(unpacked_model(path)) for path in (workspace.base_dir, model_dir))
     error = relative(variant - base, base)
     assert 0 < error < 1.5 * explained(quantized.values())
 
 
 def test_an_unknown_architecture_gets_gptq_and_refuses_scales_in_one_line(tmp_path: Path) -> None:
-    layout = calibrated_model(tmp_path, "starcoder2")
-    base, statistics = base_manifest(layout), Statistics(layout)
+    workspace = calibrated_model(tmp_path, "starcoder2")
+    base, statistics = base_manifest(workspace), Statistics(workspace)
     made, refused = tmp_path / "made", tmp_path / "refused"
     for model_dir in (made, refused):
         model_dir.mkdir()
-    coverage = write_packed(layout.base_dir, base, RECIPES["gptq"], statistics, made)
+    coverage = write_packed(workspace.base_dir, base, RECIPES["gptq"], statistics, made)
     assert sum(row.reason is None for row in coverage) == 2 * 6
-    error = logits(unpacked_model(made)) - logits(unpacked_model(layout.base_dir))
-    assert relative(error, logits(unpacked_model(layout.base_dir))) < 0.3
+    error = logits(unpacked_model(made)) - logits(unpacked_model(workspace.base_dir))
+    assert relative(error, logits(unpacked_model(workspace.base_dir))) < 0.3
     with pytest.raises(InputError, match="Starcoder2ForCausalLM: scale_search knows Llama"):
-        write_packed(layout.base_dir, base, RECIPES["awq"], statistics, refused)
+        write_packed(workspace.base_dir, base, RECIPES["awq"], statistics, refused)
 
 
 def explained(rows: Iterable[TensorCoverage]) -> float:
@@ -154,18 +154,20 @@ def explained(rows: Iterable[TensorCoverage]) -> float:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_every_architecture_without_experts_can_be_aligned(tmp_path: Path, name: str) -> None:
-    layout = calibrated_model(tmp_path, name)
+    workspace = calibrated_model(tmp_path, name)
     token_ids = torch.tensor(token_windows())
     distances = []
     for samples in (0, 512):
         recipe = RECIPES["awq"].model_copy(update={"align_samples": samples})
         model_dir = tmp_path / f"aligned-{samples}"
         model_dir.mkdir()
-        write_packed(layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir)
+        write_packed(
+            workspace.base_dir, base_manifest(workspace), recipe, Statistics(workspace), model_dir
+        )
         with torch.inference_mode():
             base, variant = (
                 unpacked_model(it)(input_ids=token_ids).logits.log_softmax(-1)
-                for it in (layout.base_dir, model_dir)
+                for it in (workspace.base_dir, model_dir)
             )
         distances.append(float((base.exp() * (base - variant)).sum(-1).mean()))
     assert distances[1] < 0.8 * distances[0]

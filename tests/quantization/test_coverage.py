@@ -13,7 +13,7 @@ from pipeline.quantization.coverage import (
     require_covered,
 )
 from pipeline.quantization.grouping import plan_groups
-from pipeline.records.statistics import TensorCoverage
+from pipeline.records.variant import TensorCoverage
 from tests.packed_models import packed_recipe
 
 UP, DOWN = (f"model.layers.0.mlp.{own}_proj.weight" for own in ("up", "down"))

@@ -9,7 +9,7 @@ from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.numerics import awq
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
@@ -24,13 +24,13 @@ def every_gain_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(awq, "LEAST_GAIN", 0.0)
 
 
-def folded(layout: Layout) -> FoldedCheckpoint:
+def folded(workspace: Workspace) -> FoldedCheckpoint:
     return write_folded(
-        layout.base_dir,
-        base_manifest(layout).architecture,
-        Statistics(layout),
+        workspace.base_dir,
+        base_manifest(workspace).architecture,
+        Statistics(workspace),
         SCHEME,
-        layout.root / "folded",
+        workspace.root / "folded",
     )
 
 
@@ -43,25 +43,25 @@ def logits(model_dir: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_computes_the_same_with_other_weights(tmp_path: Path, name: str) -> None:
-    layout = calibrated_model(tmp_path, name)
-    made = folded(layout)
-    base = logits(layout.base_dir)
+    workspace = calibrated_model(tmp_path, name)
+    made = folded(workspace)
+    base = logits(workspace.base_dir)
     assert (logits(made.directory) - base).norm() < 3e-3 * base.norm()
-    assert made.multipliers.keys() <= set(Statistics(layout).linears)
+    assert made.multipliers.keys() <= set(Statistics(workspace).linears)
     assert any((it - 1).abs().max() > 0.01 for it in made.multipliers.values())
-    names = Checkpoint(layout.base_dir).names
+    names = Checkpoint(workspace.base_dir).names
     assert Checkpoint(made.directory).names == names
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gemma3"])
 def test_the_second_moments_are_those_of_the_folded_inputs(tmp_path: Path, name: str) -> None:
-    layout = calibrated_model(tmp_path, name)
-    made = folded(layout)
-    again = Layout(tmp_path / "again")
+    workspace = calibrated_model(tmp_path, name)
+    made = folded(workspace)
+    again = Workspace(tmp_path / "again")
     again.statistics_dir.mkdir(parents=True)
     windows = token_windows(samples=24)
     layers = calibrate_layers(made.directory, windows, torch.device("cpu"), again.statistics_dir)
-    statistics = Statistics(layout)
+    statistics = Statistics(workspace)
     again.statistics_path.write_bytes(
         statistics.record.model_copy(
             update={"inputs": tuple(entry for layer in layers for entry in layer.inputs)}
@@ -76,6 +76,6 @@ def test_the_second_moments_are_those_of_the_folded_inputs(tmp_path: Path, name:
 
 
 def test_an_architecture_without_folds_is_refused(tmp_path: Path) -> None:
-    layout = calibrated_model(tmp_path, "starcoder2")
+    workspace = calibrated_model(tmp_path, "starcoder2")
     with pytest.raises(InputError, match="scale_search"):
-        folded(layout)
+        folded(workspace)

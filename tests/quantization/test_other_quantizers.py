@@ -17,14 +17,14 @@ from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import Checkpoint, save_tensors
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.texts import token_ids_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.numerics import awq
-from pipeline.params.backend_check import require_runnable
 from pipeline.params.other_quantizers import AutoAwqParams, BackendWeights, GptqModelParams
 from pipeline.params.params import Params
+from pipeline.params.reading import require_runnable
 from pipeline.quantization.other_coverage import measured_coverage
 from pipeline.quantization.other_quantizers import calibration_samples, environment_dir
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import quantize
 from tests.stages.test_quantize import (
     GROUP_SIZE,
@@ -71,7 +71,7 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
+def workspace(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Workspace:
     made = calibrated(tmp_path_factory.mktemp("backends"), params, hidden=128)
     with pytest.MonkeyPatch.context() as patch:
         # Random weights gain little from scales: without this there would be none to find.
@@ -98,26 +98,26 @@ def rows_of(record: VariantRecord) -> dict[str, tuple[Any, ...]]:
     return {row.name: (row.shape, row.scheme, row.bits_per_weight) for row in record.coverage}
 
 
-def test_a_backend_gets_the_tokens_that_were_measured(layout: Layout, params: Params) -> None:
-    statistics = Statistics(layout)
-    samples = calibration_samples(layout, params, statistics)
+def test_a_backend_gets_the_tokens_that_were_measured(workspace: Workspace, params: Params) -> None:
+    statistics = Statistics(workspace)
+    samples = calibration_samples(workspace, params, statistics)
     assert token_ids_sha256(samples) == statistics.record.token_ids_sha256
     assert [len(sample) for sample in samples] == [SAMPLE_TOKENS] * NUM_SAMPLES
 
 
-def test_text_that_was_changed_since_is_refused(layout: Layout, params: Params) -> None:
-    path = layout.root / "text.jsonl"
+def test_text_that_was_changed_since_is_refused(workspace: Workspace, params: Params) -> None:
+    path = workspace.root / "text.jsonl"
     kept = path.read_text()
     path.write_text(json.dumps({"text": "another " * 200}) + "\n")
     try:
         with pytest.raises(InputError, match="not the tokens that were measured; run `quantline c"):
-            calibration_samples(layout, params, Statistics(layout))
+            calibration_samples(workspace, params, Statistics(workspace))
     finally:
         path.write_text(kept)
 
 
 def test_groups_that_do_not_divide_are_refused_before_the_library_starts(
-    layout: Layout, params: Params
+    workspace: Workspace, params: Params
 ) -> None:
     wide = LIBRARIES["gptqmodel"] | {"group_size": 256}
     with pytest.raises(
@@ -125,16 +125,18 @@ def test_groups_that_do_not_divide_are_refused_before_the_library_starts(
         match=r"^group_size = 256: does not divide the 128 inputs of model\.layers\.0\.self_attn\."
         r"q_proj, which backend gptqmodel needs; use one of 128, 64, 32, 16$",
     ):
-        quantize.run(layout, params_for({"wide": wide}), "wide")
+        quantize.run(workspace, params_for({"wide": wide}), "wide")
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("gptq", GPTQ), ("awq", AWQ)])
 def test_the_account_of_a_file_is_the_one_its_maker_gives(
-    layout: Layout, name: str, recipe: GptqModelParams | AutoAwqParams
+    workspace: Workspace, name: str, recipe: GptqModelParams | AutoAwqParams
 ) -> None:
     """Folded scales are found again, in matrices this small to within a fifth of the error."""
-    record = record_of(layout, name)
-    rows = measured_coverage(layout.base_dir, layout.model_dir(name), recipe, Statistics(layout))
+    record = record_of(workspace, name)
+    rows = measured_coverage(
+        workspace.base_dir, workspace.model_dir(name), recipe, Statistics(workspace)
+    )
     found = record.model_copy(update={"coverage": rows})
     assert rows_of(found) == rows_of(record)
     tolerance = 0.2 if recipe.folds_scales else 1e-3
@@ -144,29 +146,31 @@ def test_the_account_of_a_file_is_the_one_its_maker_gives(
             assert read.relative_error == pytest.approx(own.relative_error, rel=tolerance)
 
 
-def test_a_tensor_that_a_library_left_out_fails_the_variant(layout: Layout, tmp_path: Path) -> None:
-    broken = changed_copy(layout.model_dir("gptq"), tmp_path / "x", {"model.norm.weight": None})
+def test_a_tensor_that_a_library_left_out_fails_the_variant(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    broken = changed_copy(workspace.model_dir("gptq"), tmp_path / "x", {"model.norm.weight": None})
     with pytest.raises(FailureError, match=r"gptqmodel: its checkpoint lacks model\.norm\.weight"):
-        measured_coverage(layout.base_dir, broken, GPTQ, Statistics(layout))
+        measured_coverage(workspace.base_dir, broken, GPTQ, Statistics(workspace))
 
 
-def test_a_tensor_of_another_shape_fails_the_variant(layout: Layout, tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_fails_the_variant(workspace: Workspace, tmp_path: Path) -> None:
     changes = {"model.norm.weight": torch.ones(3)}
-    broken = changed_copy(layout.model_dir("gptq"), tmp_path / "x", changes)
+    broken = changed_copy(workspace.model_dir("gptq"), tmp_path / "x", changes)
     with pytest.raises(FailureError, match=r"model\.norm\.weight is \[3\], in the base \[128\]"):
-        measured_coverage(layout.base_dir, broken, GPTQ, Statistics(layout))
+        measured_coverage(workspace.base_dir, broken, GPTQ, Statistics(workspace))
 
 
-def test_a_linear_that_stayed_whole_fails_the_variant(layout: Layout, tmp_path: Path) -> None:
+def test_a_linear_that_stayed_whole_fails_the_variant(workspace: Workspace, tmp_path: Path) -> None:
     linear = "model.layers.1.mlp.up_proj"
-    base = Checkpoint(layout.base_dir)
+    base = Checkpoint(workspace.base_dir)
     suffixes = ("qweight", "qzeros", "scales", "g_idx")
     changes = {f"{linear}.{it}": None for it in suffixes} | {
         f"{linear}.weight": base.tensor(f"{linear}.weight")
     }
-    broken = changed_copy(layout.model_dir("gptq"), tmp_path / "x", changes)
+    broken = changed_copy(workspace.model_dir("gptq"), tmp_path / "x", changes)
     with pytest.raises(FailureError, match=r"layers\.1\.mlp\.up_proj\S* stayed float16"):
-        measured_coverage(layout.base_dir, broken, GPTQ, Statistics(layout))
+        measured_coverage(workspace.base_dir, broken, GPTQ, Statistics(workspace))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto-gptq runs on this machine")
@@ -181,21 +185,21 @@ def test_auto_gptq_is_refused_before_anything_starts(tmp_path: Path) -> None:
         require_runnable(params.variants)
     assert str(caught.value) == expected
     with pytest.raises(InputError) as caught:
-        quantize.run(Layout(tmp_path), params, "old")
+        quantize.run(Workspace(tmp_path), params, "old")
     assert str(caught.value) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_library_makes_a_whole_variant(layout: Layout, params: Params, name: str) -> None:
+def test_a_library_makes_a_whole_variant(workspace: Workspace, params: Params, name: str) -> None:
     recipe = params.variants[name]
     assert isinstance(recipe, BackendWeights)
     backend = LIBRARIES[name]["backend"]
     if not environment_dir(backend).exists():
         pytest.skip(f"{environment_dir(backend).name} is not set up: python envs/peer.py {backend}")
-    quantize.run(layout, params, name)
-    record = record_of(layout, name)
-    assert {row.name for row in record.coverage} == set(Checkpoint(layout.base_dir).names)
+    quantize.run(workspace, params, name)
+    record = record_of(workspace, name)
+    assert {row.name for row in record.coverage} == set(Checkpoint(workspace.base_dir).names)
     assert record.tools[backend]
     for row in record.coverage:
         if row.name.endswith("_proj.weight"):
@@ -207,5 +211,5 @@ def test_a_library_makes_a_whole_variant(layout: Layout, params: Params, name: s
         else:
             assert row.scheme == "float16"
     for sidecar in ("tokenizer.json", "LICENSE"):
-        own, base = layout.model_dir(name) / sidecar, layout.base_dir / sidecar
+        own, base = workspace.model_dir(name) / sidecar, workspace.base_dir / sidecar
         assert own.read_bytes() == base.read_bytes()

@@ -14,7 +14,7 @@ from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import WEIGHTS_FILE
 from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.drift import DriftAccumulator, corrected
 from pipeline.numerics.grid import range_grid
@@ -57,8 +57,8 @@ def inputs_of(model_dir: Path, module: str) -> Tensor:
 @pytest.mark.parametrize("name", DENSE)
 def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> None:
     """Nothing drifts in the first layer; the second reads what the first one became gives."""
-    layout = calibrated_model(tmp_path, name)
-    statistics, checkpoint = Statistics(layout), Checkpoint(layout.base_dir)
+    workspace = calibrated_model(tmp_path, name)
+    statistics, checkpoint = Statistics(workspace), Checkpoint(workspace.base_dir)
     before = {}
     for prefix, names in names_by_layer(checkpoint.names).items():
         layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
@@ -66,7 +66,7 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
         if inputs:
             before[prefix] = replace(layer, inputs=inputs)
     served = QuantizedInputs(
-        layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
+        workspace.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
     )
     first, second = before
     linears = grams(before[first]).keys()
@@ -82,10 +82,10 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
     values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
     stored = {f"{first}.{it}": value for it, value in (values | made.changed).items()}
     changed = tmp_path / "changed"
-    shutil.copytree(layout.base_dir, changed)
-    save_file(load_file(layout.base_dir / WEIGHTS_FILE) | stored, changed / WEIGHTS_FILE)
+    shutil.copytree(workspace.base_dir, changed)
+    save_file(load_file(workspace.base_dir / WEIGHTS_FILE) | stored, changed / WEIGHTS_FILE)
     linear = next(iter(grams(before[second])))
-    pair = [inputs_of(it, f"{second}.{linear}") for it in (layout.base_dir, changed)]
+    pair = [inputs_of(it, f"{second}.{linear}") for it in (workspace.base_dir, changed)]
     expected = DriftAccumulator(pair[0].shape[-1], CPU)
     expected.add(torch.cat(pair))
     torch.testing.assert_close(grams(after)[linear], expected.gram(), rtol=1e-3, atol=1e-4)
@@ -97,13 +97,13 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
     assert (after.weight(linear) - own).norm() < 1e-3 * change.norm()
 
 
-def variant_of(layout: Layout, name: str, format_name: str, **changes: object) -> Path:
+def variant_of(workspace: Workspace, name: str, format_name: str, **changes: object) -> Path:
     """A packed variant of the tiny model, beside its base."""
     recipe = packed_recipe(format_name, group_size=16, rounding="gptq", clip_search=True, **changes)
-    model_dir = layout.root / name / "model"
+    model_dir = workspace.root / name / "model"
     model_dir.mkdir(parents=True)
-    statistics = Statistics(layout)
-    write_packed(layout.base_dir, base_manifest(layout), recipe, statistics, model_dir)
+    statistics = Statistics(workspace)
+    write_packed(workspace.base_dir, base_manifest(workspace), recipe, statistics, model_dir)
     assert [it.name for it in model_dir.parent.iterdir()] == ["model"]
     return model_dir
 
@@ -121,13 +121,13 @@ def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
     tmp_path: Path, format_name: str, changes: dict[str, object]
 ) -> None:
     """On tokens that it did not see, and the same bytes again."""
-    layout = calibrated_model(tmp_path, "llama", samples=96)
+    workspace = calibrated_model(tmp_path, "llama", samples=96)
     plain, better, again = (
-        variant_of(layout, name, format_name, quantized_inputs=name != "plain", **changes)
+        variant_of(workspace, name, format_name, quantized_inputs=name != "plain", **changes)
         for name in ("plain", "better", "again")
     )
     windows = token_windows(samples=64, seed=1)
-    base = log_probabilities(layout.base_dir, windows)
+    base = log_probabilities(workspace.base_dir, windows)
     kl = [
         float((base.exp() * (base - log_probabilities(it, windows))).sum(-1).mean())
         for it in (plain, better)
@@ -138,9 +138,9 @@ def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
 
 
 def test_layers_of_which_nothing_is_quantized_pass_both_on(tmp_path: Path) -> None:
-    layout = calibrated_model(tmp_path, "llama")
+    workspace = calibrated_model(tmp_path, "llama")
     served = QuantizedInputs(
-        layout.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
+        workspace.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
     )
     served.advance("model.layers.0", QuantizedLayer({}, {}, {}))
     base, quantized = sorted((tmp_path / "work").glob("*/00001.states"))

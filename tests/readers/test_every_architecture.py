@@ -59,13 +59,17 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for architecture in CONFIGS:
         root = tmp_path_factory.mktemp(architecture)
-        layout = calibrated_model(root, architecture)
+        workspace = calibrated_model(root, architecture)
         for name in files_of(architecture, [*COMPRESSED, *VLLM_UNPACKS]):
             model_dir = made[name] = root / name / "model"
             model_dir.mkdir(parents=True)
             recipe = FORMATS[name.removeprefix(f"{architecture}-")]
             write_packed(
-                layout.base_dir, base_manifest(layout), recipe, Statistics(layout), model_dir
+                workspace.base_dir,
+                base_manifest(workspace),
+                recipe,
+                Statistics(workspace),
+                model_dir,
             )
     return made
 

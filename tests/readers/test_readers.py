@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
-from pipeline.core.workspace import Layout
-from pipeline.records.statistics import VariantRecord
+from pipeline.core.workspace import Workspace
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import quantize
 from tests.readers import gptq_reference
 from tests.stages.test_quantize import calibrated, packed, params_for
@@ -88,20 +88,20 @@ def names(*prefixes: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]:
     """The workspace of every variant; all of them are made."""
     made = {}
     for variants, intermediate in ((EVEN, 288), (ODD, 302)):
         params = params_for(variants)
         root = tmp_path_factory.mktemp(f"of-{intermediate}")
-        layout = calibrated(root, params, hidden=128, intermediate=intermediate)
+        workspace = calibrated(root, params, hidden=128, intermediate=intermediate)
         for name in variants:
-            quantize.run(layout, params, name)
-            made[name] = layout
+            quantize.run(workspace, params, name)
+            made[name] = workspace
     return made
 
 
-def record_of(layouts: dict[str, Layout], name: str) -> VariantRecord:
+def record_of(layouts: dict[str, Workspace], name: str) -> VariantRecord:
     return VariantRecord.from_bytes(layouts[name].variant_path(name).read_bytes(), source=name)
 
 
@@ -115,13 +115,13 @@ def run_reader(
     return {name: load_file(output_dir / f"{name}.safetensors") for name in model_dirs}
 
 
-def model_dirs(layouts: dict[str, Layout], which: list[str]) -> dict[str, Path]:
+def model_dirs(layouts: dict[str, Workspace], which: list[str]) -> dict[str, Path]:
     return {name: layouts[name].model_dir(name) for name in which}
 
 
 @pytest.fixture(scope="module")
 def by_transformers(
-    layouts: dict[str, Layout], tmp_path_factory: pytest.TempPathFactory
+    layouts: dict[str, Workspace], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, torch.Tensor]]:
     output_dir = tmp_path_factory.mktemp("transformers")
     return run_reader("transformers_reader.py", model_dirs(layouts, names("ct-")), output_dir)
@@ -132,7 +132,7 @@ VLLM_READS = [name for name in names("awq", "gptq") if "-w2" not in name and "-w
 
 @pytest.fixture(scope="module")
 def by_vllm(
-    layouts: dict[str, Layout], tmp_path_factory: pytest.TempPathFactory
+    layouts: dict[str, Workspace], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, torch.Tensor]]:
     output_dir = tmp_path_factory.mktemp("vllm")
     return run_reader("vllm_reader.py", model_dirs(layouts, VLLM_READS), output_dir)
@@ -141,7 +141,7 @@ def by_vllm(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names("ct-"))
 def test_transformers_reads_the_same_weights(
-    layouts: dict[str, Layout], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     ours = dict(unpacked_weights(layouts[name].model_dir(name)))
     theirs = by_transformers[name]
@@ -156,7 +156,7 @@ def test_transformers_reads_the_same_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names("ct-"))
 def test_transformers_computes_the_same_logits(
-    layouts: dict[str, Layout], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     model = unpacked_model(layouts[name].model_dir(name))
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def test_transformers_computes_the_same_logits(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VLLM_READS)
 def test_vllm_unpacks_the_same_weights(
-    layouts: dict[str, Layout], by_vllm: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], by_vllm: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     ours = dict(unpacked_weights(layouts[name].model_dir(name)))
     assert by_vllm[name]
@@ -178,7 +178,9 @@ def test_vllm_unpacks_the_same_weights(
 
 
 @pytest.mark.parametrize("name", names("gptq"))
-def test_the_published_layout_holds_the_same_weights(layouts: dict[str, Layout], name: str) -> None:
+def test_the_published_layout_holds_the_same_weights(
+    layouts: dict[str, Workspace], name: str
+) -> None:
     model_dir = layouts[name].model_dir(name)
     ours = dict(unpacked_weights(model_dir))
     bits = json.loads((model_dir / "config.json").read_text())["quantization_config"]["bits"]
@@ -192,7 +194,7 @@ def test_the_published_layout_holds_the_same_weights(layouts: dict[str, Layout],
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_tensor_is_accounted_for(layouts: dict[str, Layout], name: str) -> None:
+def test_every_tensor_is_accounted_for(layouts: dict[str, Workspace], name: str) -> None:
     record = record_of(layouts, name)
     rows = {row.name: row for row in record.coverage}
     assert rows.keys() == dict(unpacked_weights(layouts[name].model_dir(name))).keys()
@@ -208,7 +210,7 @@ def test_every_tensor_is_accounted_for(layouts: dict[str, Layout], name: str) ->
             assert row.bits_per_weight < 9.5
 
 
-def test_what_was_kept_is_named_in_the_file(layouts: dict[str, Layout]) -> None:
+def test_what_was_kept_is_named_in_the_file(layouts: dict[str, Workspace]) -> None:
     mlp = {
         f"model.layers.{layer}.mlp.{own}_proj" for layer in (0, 1) for own in ("gate", "up", "down")
     }
@@ -237,7 +239,7 @@ def test_what_was_kept_is_named_in_the_file(layouts: dict[str, Layout]) -> None:
             assert rules == expected | fused
 
 
-def test_smaller_groups_are_in_the_file_and_in_the_coverage(layouts: dict[str, Layout]) -> None:
+def test_smaller_groups_are_in_the_file_and_in_the_coverage(layouts: dict[str, Workspace]) -> None:
     for name in ("awq-smaller", "gptq-w4-smaller"):
         config = json.loads((layouts[name].model_dir(name) / "config.json").read_text())
         assert config["quantization_config"]["group_size"] == 32

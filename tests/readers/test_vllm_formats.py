@@ -45,10 +45,12 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for variants, intermediate in ((ODD, 302), (SMALLER, 288)):
         params = params_for(variants)
-        layout = calibrated(root / str(intermediate), params, hidden=256, intermediate=intermediate)
+        workspace = calibrated(
+            root / str(intermediate), params, hidden=256, intermediate=intermediate
+        )
         for name in variants:
-            quantize.run(layout, params, name)
-            made[name] = layout.model_dir(name)
+            quantize.run(workspace, params, name)
+            made[name] = workspace.model_dir(name)
     return made
 
 

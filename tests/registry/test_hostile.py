@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci import retry as registry_retry
 from pipeline.oci.records import blob_digest
 from pipeline.stages import publish
@@ -56,15 +56,15 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(registry_retry, "PAUSES_S", (0.0, 0.0))
-    layout = Layout(tmp_path / "workspace")
-    write_packages(layout, "awq-w4-g128")
-    publish.run(layout, release_params())
-    monkeypatch.chdir(layout.root)
+    workspace = Workspace(tmp_path / "workspace")
+    write_packages(workspace, "awq-w4-g128")
+    publish.run(workspace, release_params())
+    monkeypatch.chdir(workspace.root)
     blobs = {
         f"sha256:{path.name}": path.read_bytes()
-        for path in (layout.registry_dir / "blobs" / "sha256").iterdir()
+        for path in (workspace.registry_dir / "blobs" / "sha256").iterdir()
     }
-    index = json.loads((layout.registry_dir / "index.json").read_bytes())
+    index = json.loads((workspace.registry_dir / "index.json").read_bytes())
     (entry,) = [
         it
         for it in index["manifests"]

@@ -1,100 +1,76 @@
-"""Charts: well-formed, inside their frame, true to their numbers, safe against hostile labels."""
+"""Charts: well-formed, true to their numbers, the same each time, safe against hostile labels."""
 
+import re
 import xml.etree.ElementTree as ET
-from itertools import combinations
+from itertools import pairwise
 
 import pytest
 
-from pipeline.report.svg_charts import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    TOP,
-    WIDTH,
-    Line,
-    Point,
-    lines,
-    place_labels,
-    round_ticks,
-    scatter,
-)
+from pipeline.report.svg_charts import Line, Point, lines, size_and_divergence
 
 
-def point(label: str, x: float, y: float, kind: str = "approved") -> Point:
-    return Point(label, x, y, 0.9 * y, 1.1 * y, kind)
+def point(label: str, size: float, kl: float) -> Point:
+    return Point(label, size, kl, 0.9 * kl, 1.1 * kl, "approved")
 
 
-def draw(*points: Point) -> ET.Element:
-    return ET.fromstring(scatter(points, title="t", x_label="x", y_label="y"))
+def draw_sizes(*points: Point) -> str:
+    return size_and_divergence(points, title="t", unit="MiB")
 
 
-def marks(svg: ET.Element) -> list[tuple[float, float]]:
-    return [(float(it.attrib["cx"]), float(it.attrib["cy"])) for it in svg.iter("circle")]
+def draw_lines(*series: Line, logarithmic: bool = False) -> str:
+    return lines(series, title="t", x_label="x", y_label="y", logarithmic=logarithmic)
 
 
-def test_a_factor_of_ten_is_the_same_distance_everywhere() -> None:
-    (_, a), (_, b), (_, c) = marks(
-        draw(point("a", 1, 1e-3), point("b", 1, 1e-2), point("c", 1, 0.1))
-    )
-    assert a - b == pytest.approx(b - c, abs=0.2)
-    assert a > b > c
+def marks(svg: str) -> list[tuple[float, float]]:
+    """Return the places of the marks with a tooltip that are moved to their place."""
+    places = []
+    for node in ET.fromstring(svg).iter("path"):
+        moved = re.fullmatch(r"translate\((.+?),(.+?)\)", node.attrib.get("transform", ""))
+        if moved and node.find("title") is not None:
+            places.append((float(moved[1]), float(moved[2])))
+    return places
 
 
-def test_everything_stays_inside_the_frame() -> None:
-    svg = draw(*(point("name " * 9, x, y) for x in (0.0, 3.0, 977.0) for y in (0.0, 1e-9, 7.0)))
-    for x, y in marks(svg):
-        assert LEFT <= x <= WIDTH
-        assert TOP <= y <= HEIGHT - BOTTOM
+def test_a_factor_of_ten_in_kl_is_the_same_distance_everywhere() -> None:
+    places = marks(draw_sizes(point("a", 1, 1e-3), point("b", 2, 1e-2), point("c", 3, 0.1)))
+    first, second, third = sorted(x for x, _ in places)
+    assert second - first == pytest.approx(third - second, abs=0.2)
+    assert second > first
 
 
-def test_a_divergence_of_zero_is_drawn_on_the_lower_edge() -> None:
-    places = marks(draw(point("zero", 1, 0.0), point("some", 1, 0.01)))
-    assert places[0][1] == HEIGHT - BOTTOM
+def test_a_divergence_of_zero_is_drawn_at_the_edge() -> None:
+    places = marks(draw_sizes(point("zero", 1, 0.0), point("some", 2, 0.01)))
+    assert min(x for x, _ in places) == pytest.approx(0.0)
 
 
-def test_labels_of_close_points_do_not_cover_each_other() -> None:
-    places = [(200.0, 100.0), (204.0, 103.0), (198.0, 96.0), (430.0, 100.0), (60.0, 28.0)]
-    boxes = place_labels(places, ["gguf-q4-k-m"] * 5)
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
-    assert all(box.left >= 0 and box.right <= WIDTH for box in boxes)
+def test_a_proportional_cost_is_a_straight_line() -> None:
+    points = tuple((10.0**power, 0.003 * 10**power) for power in range(3, 7))
+    places = marks(draw_lines(Line("api", points), logarithmic=True))
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
+    for step in steps:
+        assert step == pytest.approx(steps[0], abs=0.2)
+    assert steps[0][0] > 0 > steps[0][1]
 
 
-@pytest.mark.parametrize("largest", [0.0, 0.003, 1.0, 7.4, 99.0, 101.0, 5.1e9])
-def test_ticks_are_few_round_and_reach_the_largest_value(largest: float) -> None:
-    ticks = round_ticks(largest)
-    assert 3 <= len(ticks) <= 6
-    assert ticks[0] == 0
-    assert ticks[-1] >= largest
+def test_values_show_on_hovering() -> None:
+    assert "<title>own: 2.00 at 8</title>" in draw_lines(Line("own", ((1, 1.0), (8, 2.0))))
+    assert "a, approved: 1.00 MiB, KL 0.0100 (0.00900 to 0.0110)" in draw_sizes(point("a", 1, 0.01))
+
+
+def test_a_chart_needs_nothing_from_outside_and_takes_its_colours_from_the_page() -> None:
+    svg = draw_lines(Line("own", ((1, 1.0), (8, 2.0)), intervals=((1, 0.5, 1.5),)))
+    assert not re.search(r"url\(|https?://|\bid=|href", svg)
+    assert "var(--c0)" in svg
+    assert not re.search(r'(fill|stroke)="(#|black|white)', svg)
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    points = [point("a", 1, 0.01), point("b", 2, 0.02)]
+    assert draw_sizes(*points) == draw_sizes(*points)
 
 
 def test_a_label_is_text_whatever_it_says() -> None:
     hostile = "</svg><script>1</script>"
-    for svg in (
-        scatter([point(hostile, 1, 1)], title=hostile, x_label=hostile, y_label=hostile),
-        lines([Line(hostile, ((0, 1.0),))], [hostile], title=hostile, x_label="", y_label=""),
-    ):
+    for svg in (draw_sizes(point(hostile, 1, 1)), draw_lines(Line(hostile, ((1, 1.0),)))):
         assert "<script" not in svg
         assert not list(ET.fromstring(svg).iter("script"))
-
-
-def test_an_interval_is_drawn_around_its_value() -> None:
-    line = Line("it", ((0, 2.0),), intervals=((0, 1.0, 3.0),))
-    svg = ET.fromstring(lines([line], ["1"], title="t", x_label="x", y_label="y"))
-    (bar,) = [it.attrib for it in svg.iter("line") if it.attrib["class"] == "interval"]
-    (x, y), *_ = marks(svg)
-    assert float(bar["x1"]) == pytest.approx(x, abs=0.1)
-    assert float(bar["y2"]) < y < float(bar["y1"])
-
-
-def test_a_line_with_missing_categories_keeps_the_others_in_place() -> None:
-    svg = ET.fromstring(
-        lines(
-            [Line("all", ((0, 1.0), (1, 2.0), (2, 3.0))), Line("some", ((2, 3.0),))],
-            ["1", "4", "8"],
-            title="t",
-            x_label="x",
-            y_label="y",
-        )
-    )
-    full, partial = (it.attrib["points"].split() for it in svg.iter("polyline"))
-    assert partial == full[2:]

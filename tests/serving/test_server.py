@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.environments import installed_distribution
+from pipeline.core.environments import installed_distribution, root_cause
 from pipeline.core.errors import FailureError, InputError
-from pipeline.serving.server import (
-    ModelRefusedError,
-    chosen_port,
-    problem,
-    root_cause,
-    started,
-)
+from pipeline.serving.server import ModelRefusedError, chosen_port, problem, started
 
 VLLM_LOG = """\
 (APIServer pid=7) WARNING 11-21 13:19:17 [system_utils.py:255] Found ulimit of 20000 and failed with error x. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.

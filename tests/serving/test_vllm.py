@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.cli import main
+from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, free_port
 from pipeline.engines.in_transformers import TransformersScorer
@@ -19,18 +20,11 @@ from pipeline.records.selection import Verdict
 from pipeline.serving import vllm
 from pipeline.serving.canary import reference_texts, served_texts
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.server import (
-    OFFLINE,
-    SERVED_NAME,
-    Server,
-    complete,
-    is_healthy,
-    local_session,
-)
+from pipeline.serving.server import SERVED_NAME, Server, complete, is_healthy, local_session
 from pipeline.stages import package, publish
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import MadeRun, make_workspace
 
 NEW_TOKENS = 12
 TEXTS = (
@@ -99,16 +93,16 @@ def test_a_pulled_release_starts_with_the_command_in_its_card(
     server: Server, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    workspace = make_workspace(
+    made = make_workspace(
         tmp_path,
         {"awq-w4-g128": Verdict.APPROVED},
         make_packed=partial(shutil.copytree, model_dir, dirs_exist_ok=True),
     )
-    write_command(workspace, server.command)
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
-    tag = f"{workspace.params.release.version}-awq-w4-g128"
-    ref = f"oci:{workspace.layout.registry_dir}:{tag}"
+    write_command(made, server.command)
+    package.run(made.workspace, made.params)
+    publish.run(made.workspace, made.params)
+    tag = f"{made.params.release.version}-awq-w4-g128"
+    ref = f"oci:{made.workspace.registry_dir}:{tag}"
     assert main(["pull", ref, "--to", "vllm", "--into", "pulled"]) == 0
 
     card = (tmp_path / "pulled" / "README.md").read_text()
@@ -128,9 +122,9 @@ def test_a_pulled_release_starts_with_the_command_in_its_card(
         assert said == complete(session, server.url, SERVED_NAME, prompt, max_tokens=NEW_TOKENS)
 
 
-def write_command(workspace: Workspace, command: tuple[str, ...]) -> None:
+def write_command(made: MadeRun, command: tuple[str, ...]) -> None:
     """Let the benchmark have served every model with `command`."""
-    path = workspace.layout.benchmarks_path
+    path = made.workspace.benchmarks_path
     benchmarks = Benchmarks.from_bytes(path.read_bytes(), source="benchmarks")
     models = {
         name: it.model_copy(update={"command": command}) for name, it in benchmarks.models.items()

@@ -11,10 +11,10 @@ from huggingface_hub import constants, snapshot_download
 
 from pipeline.calibration.documents import open_documents
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import DatasetManifest
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import DatasetParams
+from pipeline.records.base import DatasetManifest
 from pipeline.sources.dataset import fetch_dataset
 from tests.hub_server import COMMIT, TOKEN, Hub, serve_hub
 
@@ -40,65 +40,67 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path / "workspace")
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
 
 
 def dataset(*files: str, source: str = SOURCE) -> DatasetParams:
     return DatasetParams(source=source, files=files)
 
 
-def manifest_of(layout: Layout) -> DatasetManifest:
-    return DatasetManifest.from_bytes(layout.dataset_manifest_path.read_bytes(), source="manifest")
+def manifest_of(workspace: Workspace) -> DatasetManifest:
+    return DatasetManifest.from_bytes(
+        workspace.dataset_manifest_path.read_bytes(), source="manifest"
+    )
 
 
-def test_the_matching_files_come_and_are_what_the_hub_has(hub: Hub, layout: Layout) -> None:
-    fetch_dataset(layout, dataset("data/train-*.parquet", "more.jsonl"))
-    manifest = manifest_of(layout)
+def test_the_matching_files_come_and_are_what_the_hub_has(hub: Hub, workspace: Workspace) -> None:
+    fetch_dataset(workspace, dataset("data/train-*.parquet", "more.jsonl"))
+    manifest = manifest_of(workspace)
     assert manifest.source == SOURCE
     assert [file.path for file in manifest.files] == [*PARTS, "more.jsonl"]
-    assert manifest.files == directory_records(layout.dataset_dir)
+    assert manifest.files == directory_records(workspace.dataset_dir)
     original = hub.repos[f"datasets/{REPO}"]
     for name in PARTS:
-        assert (layout.dataset_dir / name).read_bytes() == (original / name).read_bytes()
-    assert open_documents(layout.dataset_dir).num_rows == 7
+        assert (workspace.dataset_dir / name).read_bytes() == (original / name).read_bytes()
+    assert open_documents(workspace.dataset_dir).num_rows == 7
 
 
 def test_nothing_is_downloaded_twice_and_other_files_replace_the_old(
-    hub: Hub, layout: Layout
+    hub: Hub, workspace: Workspace
 ) -> None:
-    fetch_dataset(layout, dataset(PARTS[0]))
-    fetch_dataset(layout, dataset(PARTS[0]))
+    fetch_dataset(workspace, dataset(PARTS[0]))
+    fetch_dataset(workspace, dataset(PARTS[0]))
     assert hub.downloads() == [PARTS[0]]
-    fetch_dataset(layout, dataset(PARTS[1]))
-    assert [file.path for file in manifest_of(layout).files] == [PARTS[1]]
+    fetch_dataset(workspace, dataset(PARTS[1]))
+    assert [file.path for file in manifest_of(workspace).files] == [PARTS[1]]
 
 
-def test_an_interrupted_fetch_keeps_what_is_whole(hub: Hub, layout: Layout) -> None:
+def test_an_interrupted_fetch_keeps_what_is_whole(hub: Hub, workspace: Workspace) -> None:
     hub.cut = {PARTS[1]}
     with pytest.raises(FailureError, match="broke off"):
-        fetch_dataset(layout, dataset(*PARTS))
-    assert not layout.calibration_dir.exists()
+        fetch_dataset(workspace, dataset(*PARTS))
+    assert not workspace.calibration_dir.exists()
     hub.cut = set()
-    fetch_dataset(layout, dataset(*PARTS))
+    fetch_dataset(workspace, dataset(*PARTS))
     assert hub.downloads().count(PARTS[0]) == 1
 
 
-def test_a_damaged_file_is_refused(hub: Hub, layout: Layout) -> None:
+def test_a_damaged_file_is_refused(hub: Hub, workspace: Workspace) -> None:
     hub.corrupt = {PARTS[0]}
     with pytest.raises(FailureError, match=rf"{PARTS[0]}: sha256 .*the download is damaged"):
-        fetch_dataset(layout, dataset(PARTS[0]))
-    assert not layout.calibration_dir.exists()
+        fetch_dataset(workspace, dataset(PARTS[0]))
+    assert not workspace.calibration_dir.exists()
 
 
 def test_a_gated_data_set_takes_the_token(
-    hub: Hub, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.gated = True
     with pytest.raises(InputError, match=rf"hf:datasets/{REPO}@.*access is restricted"):
-        fetch_dataset(layout, dataset(PARTS[0]))
+        fetch_dataset(workspace, dataset(PARTS[0]))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    fetch_dataset(layout, dataset(PARTS[0]))
+    fetch_dataset(workspace, dataset(PARTS[0]))
 
 
 @pytest.mark.parametrize(
@@ -117,17 +119,17 @@ def test_a_gated_data_set_takes_the_token(
     ],
 )
 def test_what_cannot_be_taken_is_one_line(
-    hub: Hub, layout: Layout, files: tuple[str, ...], source: str, said: str
+    hub: Hub, workspace: Workspace, files: tuple[str, ...], source: str, said: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        fetch_dataset(layout, dataset(*files, source=source))
+        fetch_dataset(workspace, dataset(*files, source=source))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert hub.downloads() == []
 
 
 def test_offline_the_cache_serves_named_files(
-    hub: Hub, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot_download(
         REPO,
@@ -139,20 +141,20 @@ def test_offline_the_cache_serves_named_files(
     )
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    fetch_dataset(layout, dataset(PARTS[0]))
-    assert [file.path for file in manifest_of(layout).files] == [PARTS[0]]
+    fetch_dataset(workspace, dataset(PARTS[0]))
+    assert [file.path for file in manifest_of(workspace).files] == [PARTS[0]]
     with pytest.raises(InputError, match="name the files one by one"):
-        fetch_dataset(layout, dataset("data/*.parquet"))
+        fetch_dataset(workspace, dataset("data/*.parquet"))
     with pytest.raises(InputError, match="no such file in the data set"):
-        fetch_dataset(layout, dataset(*PARTS))
+        fetch_dataset(workspace, dataset(*PARTS))
     shutil.rmtree(constants.HF_HUB_CACHE)
     with pytest.raises(InputError, match=rf"not in the cache.*hf download {REPO} --repo-type data"):
-        fetch_dataset(layout, dataset(PARTS[0], "more.jsonl"))
+        fetch_dataset(workspace, dataset(PARTS[0], "more.jsonl"))
     assert hub.requests == []
 
 
-def test_without_a_data_set_there_is_an_empty_manifest(hub: Hub, layout: Layout) -> None:
-    fetch_dataset(layout, dataset(PARTS[0]))
-    fetch_dataset(layout, None)
-    assert manifest_of(layout) == DatasetManifest(source=None, patterns=(), files=())
-    assert list(layout.dataset_dir.iterdir()) == []
+def test_without_a_data_set_there_is_an_empty_manifest(hub: Hub, workspace: Workspace) -> None:
+    fetch_dataset(workspace, dataset(PARTS[0]))
+    fetch_dataset(workspace, None)
+    assert manifest_of(workspace) == DatasetManifest(source=None, patterns=(), files=())
+    assert list(workspace.dataset_dir.iterdir()) == []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.names import HubSource
 from pipeline.core.errors import FailureError, InputError, QuantlineError
 from pipeline.core.files import file_sha256
 from pipeline.core.process import free_port
+from pipeline.params.hub_source import HubSource
 from pipeline.sources.hub import open_hub
 from tests.hub_server import COMMIT, TOKEN, Hub, serve_hub
 from tests.models import tiny_llama

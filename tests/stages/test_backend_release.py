@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.params import Params
 from pipeline.quantization.other_quantizers import environment_dir
 from pipeline.records.release import PackageManifest
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, package, quantize, select
 from tests.quantization.test_other_quantizers import LIBRARIES
 from tests.stages.test_evaluate import write_inputs
 from tests.support import ROOT
-from tests.workspace import Workspace, write_benchmarks
+from tests.workspace import MadeRun, write_benchmarks
 
 NAME = "theirs"
 
@@ -28,12 +28,12 @@ NAME = "theirs"
 class Release:
     """The package of a variant that the pinned release `quantizer` made."""
 
-    layout: Layout
+    workspace: Workspace
     record: VariantRecord
     quantizer: str
 
     def read(self, path: str) -> str:
-        return (self.layout.packages_dir / path).read_text()
+        return (self.workspace.packages_dir / path).read_text()
 
 
 def first_library() -> dict[str, Any]:
@@ -59,28 +59,28 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     recipe = first_library()
     backend = recipe["backend"]
     root = tmp_path_factory.mktemp("release")
-    layout, params = Layout(root), lenient(write_inputs(root), **{NAME: recipe})
-    fetch.run(layout, params)
-    calibrate.run(layout, params)
-    quantize.run(layout, params, NAME)
-    evaluate.run(layout, params, BASE, NAME)
-    select.run(layout, params)
-    record = VariantRecord.from_bytes(layout.variant_path(NAME).read_bytes(), source=NAME)
+    workspace, params = Workspace(root), lenient(write_inputs(root), **{NAME: recipe})
+    fetch.run(workspace, params)
+    calibrate.run(workspace, params)
+    quantize.run(workspace, params, NAME)
+    evaluate.run(workspace, params, BASE, NAME)
+    select.run(workspace, params)
+    record = VariantRecord.from_bytes(workspace.variant_path(NAME).read_bytes(), source=NAME)
     write_benchmarks(
-        Workspace(layout, params),
+        MadeRun(workspace, params),
         speeds={},
         skipped={NAME: "not asked for"},
         digests={NAME: record.digest},
     )
-    package.run(layout, params)
+    package.run(workspace, params)
     pins = (ROOT / "envs" / "peers" / f"{backend}.txt").read_text().splitlines()
     (pin,) = (line for line in pins if line.startswith(f"{backend}=="))
-    return Release(layout, record, pin.replace("==", " "))
+    return Release(workspace, record, pin.replace("==", " "))
 
 
 @pytest.mark.slow
 def test_the_gate_judges_it_on_the_same_documents_and_tokens(release: Release) -> None:
-    data = release.layout.selection_path.read_bytes()
+    data = release.workspace.selection_path.read_bytes()
     verdict = Selection.from_bytes(data, source="selection").variants[NAME]
     assert verdict.verdict is Verdict.APPROVED
     assert verdict.distance is not None
@@ -90,17 +90,19 @@ def test_the_gate_judges_it_on_the_same_documents_and_tokens(release: Release) -
 
 @pytest.mark.slow
 def test_its_package_holds_its_weights_and_the_base_tokenizer(release: Release) -> None:
-    layout = release.layout
+    workspace = release.workspace
     manifest = PackageManifest.from_bytes(
-        (layout.package_dir(NAME) / "manifest.json").read_bytes(), source="manifest"
+        (workspace.package_dir(NAME) / "manifest.json").read_bytes(), source="manifest"
     )
     weights = [file.path for file in manifest.files if file.path.endswith(".safetensors")]
     assert weights
     for name in (*weights, "config.json"):
-        made, packaged = (it / name for it in (layout.model_dir(NAME), layout.package_dir(NAME)))
+        made, packaged = (
+            it / name for it in (workspace.model_dir(NAME), workspace.package_dir(NAME))
+        )
         assert packaged.read_bytes() == made.read_bytes()
-    tokenizer = (layout.package_dir(NAME) / "tokenizer.json").read_bytes()
-    assert tokenizer == (layout.base_dir / "tokenizer.json").read_bytes()
+    tokenizer = (workspace.package_dir(NAME) / "tokenizer.json").read_bytes()
+    assert tokenizer == (workspace.base_dir / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.slow

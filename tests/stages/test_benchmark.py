@@ -13,18 +13,18 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
 from pipeline.core.process import free_port
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.gguf import files as gguf
 from pipeline.params.params import GgufParams, PackedJudge, Params
 from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.records.selection import Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.serving import candidates
 from pipeline.serving.fleet import Fleet
 from pipeline.stages import benchmark
 from tests.models import tiny_llama
 from tests.support import serve_python
-from tests.workspace import Workspace, make_workspace, verdict_on, write_evaluation, write_selection
+from tests.workspace import MadeRun, make_workspace, verdict_on, write_evaluation, write_selection
 
 APPROVED, REJECTED = "gguf-q8-0", "gguf-q2-k"
 SCENARIO = {"prefix_tokens": 0, "input_tokens": 32, "output_tokens": 8, "concurrency": [1, 2]}
@@ -32,31 +32,33 @@ LIGHT = {"scenarios": {"text": SCENARIO}, "base_dtypes": ["float32"], "max_round
 TEXT = '{"text": "the baker of the old town sells bread and salt near the river"}\n'
 
 
-def with_params(workspace: Workspace, **serve: object) -> Params:
+def with_params(made: MadeRun, **serve: object) -> Params:
     """The parameters with a light load and held-out text of the workspace."""
-    (workspace.layout.root / "heldout.jsonl").write_text(TEXT * 60)
-    values = workspace.params.model_dump(mode="json")
+    (made.workspace.root / "heldout.jsonl").write_text(TEXT * 60)
+    values = made.params.model_dump(mode="json")
     values["serve"] |= LIGHT | serve
     values["evaluate"]["text"] = "heldout.jsonl"
     return Params.model_validate(values)
 
 
-def with_real_gguf(workspace: Workspace, name: str) -> None:
+def with_real_gguf(made: MadeRun, name: str) -> None:
     """Put llama.cpp's own file in the place of the variant's stand-in, and approve it."""
-    layout, recipe = workspace.layout, workspace.params.variants[name]
+    workspace, recipe = made.workspace, made.params.variants[name]
     assert isinstance(recipe, GgufParams)
-    model_dir = layout.model_dir(name)
-    full_path = layout.root / "full.gguf"
-    gguf.convert(layout.base_dir, full_path, model_name="t", pre_tokenizer="gpt-2", weight_names=())
+    model_dir = workspace.model_dir(name)
+    full_path = workspace.root / "full.gguf"
+    gguf.convert(
+        workspace.base_dir, full_path, model_name="t", pre_tokenizer="gpt-2", weight_names=()
+    )
     gguf.quantize(full_path, model_dir / f"model-{recipe.type}.gguf", recipe.type, {})
-    path = layout.variant_path(name)
+    path = workspace.variant_path(name)
     stand_in = VariantRecord.from_bytes(path.read_bytes(), source=name)
     files = directory_records(model_dir)
     record = stand_in.model_copy(update={"files": files, "digest": tree_digest(files)})
     write_record(path, record)
-    evaluation = write_evaluation(layout, name, record.digest, harm=0.001)
+    evaluation = write_evaluation(workspace, name, record.digest, harm=0.001)
     verdict = verdict_on(evaluation, record, Verdict.APPROVED, harm=0.001)
-    write_selection(layout, {name: verdict})
+    write_selection(workspace, {name: verdict})
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +66,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Benchmarks:
     """The record of a run; the tiny base's head size of 16 is one that vLLM does not have."""
     serve_python()
     root = tmp_path_factory.mktemp("benchmark")
-    workspace = make_workspace(root, {APPROVED: Verdict.APPROVED, REJECTED: Verdict.REJECTED})
-    with_real_gguf(workspace, APPROVED)
-    benchmark.run(workspace.layout, with_params(workspace))
-    data = workspace.layout.benchmarks_path.read_bytes()
+    made = make_workspace(root, {APPROVED: Verdict.APPROVED, REJECTED: Verdict.REJECTED})
+    with_real_gguf(made, APPROVED)
+    benchmark.run(made.workspace, with_params(made))
+    data = made.workspace.benchmarks_path.read_bytes()
     return Benchmarks.from_bytes(data, source="benchmarks")
 
 
@@ -97,61 +99,61 @@ def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmark
 
 
 def test_a_context_too_short_for_the_load_is_a_reason_to_skip(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {})
+    made = make_workspace(tmp_path, {})
     long = {"text": SCENARIO | {"input_tokens": 2000}}
-    benchmark.run(workspace.layout, with_params(workspace, scenarios=long))
-    data = workspace.layout.benchmarks_path.read_bytes()
+    benchmark.run(made.workspace, with_params(made, scenarios=long))
+    data = made.workspace.benchmarks_path.read_bytes()
     base = Benchmarks.from_bytes(data, source="benchmarks").models[BASE]
     assert isinstance(base, SkippedModel)
     assert base.reason.startswith("its context has 1024 tokens, the load needs 2032")
 
 
 def test_a_taken_port_is_one_line_before_anything_starts(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {})
-    workspace.layout.benchmarks_path.unlink()
+    made = make_workspace(tmp_path, {})
+    made.workspace.benchmarks_path.unlink()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=rf"serve.port = {port}: taken"):
-            benchmark.run(workspace.layout, with_params(workspace, port=port))
-    assert not workspace.layout.benchmarks_path.exists()
+            benchmark.run(made.workspace, with_params(made, port=port))
+    assert not made.workspace.benchmarks_path.exists()
 
 
 def test_files_that_were_not_approved_are_refused(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
-    path = workspace.layout.variant_path(APPROVED)
+    made = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
+    path = made.workspace.variant_path(APPROVED)
     record = VariantRecord.from_bytes(path.read_bytes(), source=APPROVED)
     write_record(path, record.model_copy(update={"digest": "ab" * 32}))
     with pytest.raises(InputError, match="not the files that were approved"):
-        benchmark.run(workspace.layout, with_params(workspace))
+        benchmark.run(made.workspace, with_params(made))
 
 
 def test_too_little_memory_for_the_expected_text_is_one_line_before_a_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = make_workspace(tmp_path, {})
-    workspace.layout.benchmarks_path.unlink()
+    made = make_workspace(tmp_path, {})
+    made.workspace.benchmarks_path.unlink()
     monkeypatch.setattr(candidates, "memory_for_servers", lambda: 1000)
     with pytest.raises(
         FailureError, match=r"^base: the engine that scored it needs .* are free"
     ) as it:
-        benchmark.run(workspace.layout, with_params(workspace))
+        benchmark.run(made.workspace, with_params(made))
     assert "\n" not in str(it.value)
-    assert not workspace.layout.benchmarks_path.exists()
+    assert not made.workspace.benchmarks_path.exists()
 
 
 def test_memory_that_torch_does_not_get_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = make_workspace(tmp_path, {})
+    made = make_workspace(tmp_path, {})
 
     def huge(_: Path) -> torch.Tensor:
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(candidates, "unpacked_model", huge)
     with pytest.raises(FailureError, match=r"^benchmark: base: out of memory; use a machine") as it:
-        benchmark.run(workspace.layout, with_params(workspace))
+        benchmark.run(made.workspace, with_params(made))
     assert "\n" not in str(it.value)
 
 
@@ -159,8 +161,8 @@ def test_all_texts_are_written_and_models_closed_before_a_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file's once, one model at a time; an endpoint is compared with what it serves."""
-    workspace = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
-    with_real_gguf(workspace, APPROVED)
+    made = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
+    with_real_gguf(made, APPROVED)
     events: list[str] = []
     for kind in (candidates.TransformersScorer, candidates.LlamaCppScorer):
         monkeypatch.setattr(kind, "close", noting(kind.close, f"{kind.backend} closed", events))
@@ -172,9 +174,9 @@ def test_all_texts_are_written_and_models_closed_before_a_server_starts(
         "command": None,
         "api_key_variable": None,
     }
-    params = with_params(workspace, endpoints={"mine": mine}, startup_timeout_s=1)
+    params = with_params(made, endpoints={"mine": mine}, startup_timeout_s=1)
     with pytest.raises(FailureError):
-        benchmark.run(workspace.layout, params)
+        benchmark.run(made.workspace, params)
     assert events[:2] == ["transformers closed", "llama.cpp closed"]
     assert set(events[2:]) == {"server"}
 
@@ -192,17 +194,17 @@ def noting(method: Callable[..., Any], event: str, events: list[str]) -> Callabl
 @pytest.mark.slow
 def test_a_checkpoint_is_compared_with_the_engine_that_scored_it(tmp_path: Path) -> None:
     serve_python()
-    layout = Layout(tmp_path)
-    tiny_llama(layout.base_dir, heads=2)
-    base = candidates.Candidate(BASE, "ab" * 32, layout.base_dir, file_type=None)
+    workspace = Workspace(tmp_path)
+    tiny_llama(workspace.base_dir, heads=2)
+    base = candidates.Candidate(BASE, "ab" * 32, workspace.base_dir, file_type=None)
     for packed_judge in (PackedJudge.VLLM, PackedJudge.TRANSFORMERS):
-        with closing(candidates.scorer_of(layout, base, packed_judge)) as scorer:
+        with closing(candidates.scorer_of(workspace, base, packed_judge)) as scorer:
             assert scorer.backend == packed_judge
 
 
 @pytest.mark.slow
 def test_an_endpoint_that_cannot_be_reached_leaves_a_partial_result(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {})
+    made = make_workspace(tmp_path, {})
     nobody = {
         "url": f"http://127.0.0.1:{free_port()}",
         "model": "m",
@@ -211,11 +213,11 @@ def test_an_endpoint_that_cannot_be_reached_leaves_a_partial_result(tmp_path: Pa
         "api_key_variable": None,
     }
     long = {"text": SCENARIO | {"input_tokens": 400}}
-    params = with_params(workspace, scenarios=long, endpoints={"mine": nobody})
+    params = with_params(made, scenarios=long, endpoints={"mine": nobody})
     with pytest.raises(FailureError, match=r"no completion: .*marked as partial") as caught:
-        benchmark.run(workspace.layout, params)
+        benchmark.run(made.workspace, params)
     assert "\n" not in str(caught.value)
-    data = workspace.layout.benchmarks_path.read_bytes()
+    data = made.workspace.benchmarks_path.read_bytes()
     record = Benchmarks.from_bytes(data, source="benchmarks")
     assert not record.complete
     assert isinstance(record.models["mine"], FailedModel)

@@ -14,7 +14,7 @@ from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256, write_record
-from pipeline.core.workspace import BASE, PARAMS_FILE, Layout
+from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.scorer import BrokenModelError
 from pipeline.engines.token_forest import Span
@@ -26,7 +26,7 @@ from pipeline.params.params import EvaluateParams, PackedJudge, Params
 from pipeline.params.reading import read_params
 from pipeline.records.evaluation import DocumentRecord, EvaluationRecord
 from pipeline.records.scored import read_scored
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python
@@ -105,34 +105,34 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Params]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Params]:
     """A workspace up to and with the evaluations of the base and of every variant."""
     root = tmp_path_factory.mktemp("workspace")
     params = write_inputs(root)
-    layout = Layout(root)
-    fetch.run(layout, params)
-    calibrate.run(layout, params)
+    workspace = Workspace(root)
+    fetch.run(workspace, params)
+    calibrate.run(workspace, params)
     for name in params.variants:
-        quantize.run(layout, params, name)
+        quantize.run(workspace, params, name)
     for name in (BASE, *params.variants):
-        evaluate.run(layout, params, name)
-    return layout, params
+        evaluate.run(workspace, params, name)
+    return workspace, params
 
 
 @pytest.fixture
-def copied(made: tuple[Layout, Params], tmp_path: Path) -> tuple[Layout, Params]:
+def copied(made: tuple[Workspace, Params], tmp_path: Path) -> tuple[Workspace, Params]:
     """A workspace of one's own to break things in."""
-    layout = Layout(tmp_path / "workspace")
-    shutil.copytree(made[0].root, layout.root)
-    return layout, made[1]
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(made[0].root, workspace.root)
+    return workspace, made[1]
 
 
-def record_of(layout: Layout, name: str) -> EvaluationRecord:
-    return EvaluationRecord.from_bytes(layout.evaluation_path(name).read_bytes(), source=name)
+def record_of(workspace: Workspace, name: str) -> EvaluationRecord:
+    return EvaluationRecord.from_bytes(workspace.evaluation_path(name).read_bytes(), source=name)
 
 
-def variant_of(layout: Layout, name: str) -> VariantRecord:
-    return VariantRecord.from_bytes(layout.variant_path(name).read_bytes(), source=name)
+def variant_of(workspace: Workspace, name: str) -> VariantRecord:
+    return VariantRecord.from_bytes(workspace.variant_path(name).read_bytes(), source=name)
 
 
 def changed(params: Params, **changes: object) -> Params:
@@ -140,16 +140,16 @@ def changed(params: Params, **changes: object) -> Params:
     return params.model_copy(update={"evaluate": own})
 
 
-def kl_in_llama_cpp(layout: Layout, model_dir: Path, tmp_path: Path) -> float:
+def kl_in_llama_cpp(workspace: Workspace, model_dir: Path, tmp_path: Path) -> float:
     """Of a GGUF to the base, both in llama.cpp, by the definition."""
     base_path, own_path = tmp_path / "base.gguf", next(model_dir.glob("*.gguf"))
     gguf.convert(
-        layout.base_dir, base_path, model_name=BASE, pre_tokenizer="gpt-2", weight_names=()
+        workspace.base_dir, base_path, model_name=BASE, pre_tokenizer="gpt-2", weight_names=()
     )
     rows = []
     for path in (base_path, own_path):
         with closing(LlamaCppScorer(path, label="direct")) as scorer:
-            spans = [Span(ids=tuple(it), start=0) for it in held_out(layout).tolist()]
+            spans = [Span(ids=tuple(it), start=0) for it in held_out(workspace).tolist()]
             rows.append(torch.from_numpy(np.stack(scorer.logits(spans)))[:, :-1])
     base, own = (torch.log_softmax(it.double(), dim=-1) for it in rows)
     return float((base.exp() * (base - own)).sum(-1).mean())
@@ -160,25 +160,25 @@ def log_probabilities(model_dir: Path, windows: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(unpacked_model(model_dir)(windows).logits.double(), dim=-1)
 
 
-def held_out(layout: Layout) -> torch.Tensor:
+def held_out(workspace: Workspace) -> torch.Tensor:
     """The windows, by the definition: all encoded documents end to end."""
-    tokenizer = tokenizer_of(layout.base_dir)
-    rows = (layout.root / "text.jsonl").read_text().splitlines()
+    tokenizer = tokenizer_of(workspace.base_dir)
+    rows = (workspace.root / "text.jsonl").read_text().splitlines()
     ids = [token for row in rows for token in tokenizer.encode(json.loads(row)["text"])]
     return torch.tensor(ids[: NUM_WINDOWS * WINDOW_TOKENS]).view(NUM_WINDOWS, WINDOW_TOKENS)
 
 
 @pytest.mark.slow
 def test_distance_and_perplexity_are_those_of_a_direct_computation(
-    made: tuple[Layout, Params],
+    made: tuple[Workspace, Params],
 ) -> None:
-    layout, _ = made
-    windows = held_out(layout)
-    base = log_probabilities(layout.base_dir, windows)[:, :-1]
-    own = log_probabilities(layout.model_dir("awq-w4"), windows)[:, :-1]
+    workspace, _ = made
+    windows = held_out(workspace)
+    base = log_probabilities(workspace.base_dir, windows)[:, :-1]
+    own = log_probabilities(workspace.model_dir("awq-w4"), windows)[:, :-1]
     kl = (base.exp() * (base - own)).sum(-1)
     losses = -own.gather(-1, windows[:, 1:, None])
-    record = record_of(layout, "awq-w4")
+    record = record_of(workspace, "awq-w4")
     assert record.distance is not None
     assert record.distance.kl == pytest.approx(float(kl.mean()), rel=1e-4)
     assert record.distance.kl_max == pytest.approx(float(kl.max()), rel=1e-3)
@@ -189,9 +189,11 @@ def test_distance_and_perplexity_are_those_of_a_direct_computation(
     assert record.num_tokens == NUM_WINDOWS * (WINDOW_TOKENS - 1)
 
 
-def test_the_base_has_no_distance_and_eight_bits_are_near_it(made: tuple[Layout, Params]) -> None:
-    layout, _ = made
-    base, eight, four = (record_of(layout, name) for name in (BASE, "gguf-q8-0", "awq-w4"))
+def test_the_base_has_no_distance_and_eight_bits_are_near_it(
+    made: tuple[Workspace, Params],
+) -> None:
+    workspace, _ = made
+    base, eight, four = (record_of(workspace, name) for name in (BASE, "gguf-q8-0", "awq-w4"))
     assert base.distance is None
     assert eight.distance is not None
     assert four.distance is not None
@@ -206,33 +208,33 @@ def test_the_base_has_no_distance_and_eight_bits_are_near_it(made: tuple[Layout,
 
 
 def test_a_gguf_is_as_far_from_the_base_as_both_are_in_llama_cpp(
-    made: tuple[Layout, Params], tmp_path: Path
+    made: tuple[Workspace, Params], tmp_path: Path
 ) -> None:
     """What the engine changes in the base is no part of KL and of the perplexity ratio."""
-    layout, _ = made
-    base, own = record_of(layout, BASE), record_of(layout, "gguf-q8-0")
+    workspace, _ = made
+    base, own = record_of(workspace, BASE), record_of(workspace, "gguf-q8-0")
     distance, control = own.distance, base.controls["llama.cpp"]
     assert distance is not None
     assert own.perplexity is not None
-    kl = kl_in_llama_cpp(layout, layout.model_dir("gguf-q8-0"), tmp_path)
+    kl = kl_in_llama_cpp(workspace, workspace.model_dir("gguf-q8-0"), tmp_path)
     assert distance.kl == pytest.approx(kl, rel=1e-5)
     ratio = own.perplexity / control.perplexity
     assert distance.perplexity_ratio == pytest.approx(ratio, rel=1e-12)
 
 
 def test_a_gguf_is_evaluated_without_the_base_in_float32(
-    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, params = copied
-    before = directory_records(layout.evaluation_dir("gguf-q8-0"))
-    shutil.rmtree(layout.scores_cache_dir)
+    workspace, params = copied
+    before = directory_records(workspace.evaluation_dir("gguf-q8-0"))
+    shutil.rmtree(workspace.scores_cache_dir)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model of transformers was loaded")
 
     monkeypatch.setattr(subjects, "unpacked_model", refuse)
-    evaluate.run(layout, params, "gguf-q8-0")
-    assert directory_records(layout.evaluation_dir("gguf-q8-0")) == before
+    evaluate.run(workspace, params, "gguf-q8-0")
+    assert directory_records(workspace.evaluation_dir("gguf-q8-0")) == before
 
 
 @pytest.mark.parametrize(
@@ -244,76 +246,76 @@ def test_a_gguf_is_evaluated_without_the_base_in_float32(
     ],
 )
 def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
-    copied: tuple[Layout, Params],
+    copied: tuple[Workspace, Params],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     change: dict[str, object],
 ) -> None:
-    layout, params = copied
-    path = layout.evaluation_path(BASE)
+    workspace, params = copied
+    path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     monkeypatch.setattr(subjects.LateScorer, "_scorer", None)
     with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
-        evaluate.run(layout, params, name)
+        evaluate.run(workspace, params, name)
 
 
 def test_a_base_that_was_fetched_again_has_to_be_evaluated_again(
-    copied: tuple[Layout, Params],
+    copied: tuple[Workspace, Params],
 ) -> None:
-    layout, params = copied
-    path = layout.evaluation_path(BASE)
+    workspace, params = copied
+    path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"artifact_digest": "ab" * 32}))
     with pytest.raises(InputError, match="of another base; run `quantline evaluate base` again"):
-        evaluate.run(layout, params, "gguf-q8-0")
+        evaluate.run(workspace, params, "gguf-q8-0")
 
 
-def test_fewer_documents_than_looks_are_one_line(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
+def test_fewer_documents_than_looks_are_one_line(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
     gate = params.gate.model_copy(
         update={"sequential": SequentialParams(looks=4, spending=Spending.POCOCK)}
     )
     few = changed(params, max_documents=3).model_copy(update={"gate": gate})
-    evaluate.run(layout, few, BASE)
+    evaluate.run(workspace, few, BASE)
     with pytest.raises(InputError, match=r"looks = 4: trades has 3 documents, .* use at most 3"):
-        evaluate.run(layout, few, "gguf-q8-0")
+        evaluate.run(workspace, few, "gguf-q8-0")
 
 
 def test_memory_that_is_not_there_is_one_line(
-    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, params = copied
-    shutil.rmtree(layout.scores_cache_dir)
+    workspace, params = copied
+    shutil.rmtree(workspace.scores_cache_dir)
 
     def huge(_: Path) -> torch.Tensor:
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(subjects, "unpacked_model", huge)
     with pytest.raises(FailureError, match=r"^evaluate base: out of memory; lower eval") as caught:
-        evaluate.run(layout, params, BASE)
+        evaluate.run(workspace, params, BASE)
     assert "\n" not in str(caught.value)
 
 
-def test_every_evaluation_names_what_it_was_made_from(made: tuple[Layout, Params]) -> None:
-    layout, params = made
-    base = record_of(layout, BASE)
+def test_every_evaluation_names_what_it_was_made_from(made: tuple[Workspace, Params]) -> None:
+    workspace, params = made
+    base = record_of(workspace, BASE)
     assert base.artifact_digest == base.base_digest
     for name in params.variants:
-        record = record_of(layout, name)
-        assert record.artifact_digest == variant_of(layout, name).digest
+        record = record_of(workspace, name)
+        assert record.artifact_digest == variant_of(workspace, name).digest
         assert record.base_digest == base.artifact_digest
         assert record.token_ids_sha256 == base.token_ids_sha256
-        assert record.text_sha256 == file_sha256(layout.root / "text.jsonl")
-        assert record.documents_sha256 == file_sha256(layout.documents_path(name))
+        assert record.text_sha256 == file_sha256(workspace.root / "text.jsonl")
+        assert record.documents_sha256 == file_sha256(workspace.documents_path(name))
 
 
-def test_rows_and_scores_say_the_same(made: tuple[Layout, Params]) -> None:
-    layout, params = made
+def test_rows_and_scores_say_the_same(made: tuple[Workspace, Params]) -> None:
+    workspace, params = made
     for name in (BASE, *params.variants):
         rows = [
             DocumentRecord.from_bytes(line, source=name)
-            for line in layout.documents_path(name).read_bytes().splitlines()
+            for line in workspace.documents_path(name).read_bytes().splitlines()
         ]
-        score = record_of(layout, name).tasks["trades"]
+        score = record_of(workspace, name).tasks["trades"]
         assert [row.doc_id for row in rows] == list(range(20))
         assert score.num_documents == 20
         assert score.value == pytest.approx(np.mean([row.metrics["acc"] for row in rows]))
@@ -324,15 +326,15 @@ def test_rows_and_scores_say_the_same(made: tuple[Layout, Params]) -> None:
 
 @pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes_also_all_in_one_run(
-    copied: tuple[Layout, Params],
+    copied: tuple[Workspace, Params],
 ) -> None:
-    layout, params = copied
+    workspace, params = copied
     names = (BASE, *params.variants)
-    before = [directory_records(layout.evaluation_dir(name)) for name in names]
-    shutil.rmtree(layout.evaluation_dir(BASE).parent)
-    shutil.rmtree(layout.scores_cache_dir)
-    evaluate.run(layout, params, *names)
-    assert [directory_records(layout.evaluation_dir(name)) for name in names] == before
+    before = [directory_records(workspace.evaluation_dir(name)) for name in names]
+    shutil.rmtree(workspace.evaluation_dir(BASE).parent)
+    shutil.rmtree(workspace.scores_cache_dir)
+    evaluate.run(workspace, params, *names)
+    assert [directory_records(workspace.evaluation_dir(name)) for name in names] == before
 
 
 @pytest.mark.parametrize(
@@ -349,79 +351,79 @@ def test_the_same_inputs_give_the_same_bytes_also_all_in_one_run(
     ],
 )
 def test_wrong_parameters_are_one_line_and_keep_the_old_result(
-    made: tuple[Layout, Params], changes: dict[str, object], message: str
+    made: tuple[Workspace, Params], changes: dict[str, object], message: str
 ) -> None:
-    layout, params = made
-    before = directory_records(layout.evaluation_dir(BASE))
+    workspace, params = made
+    before = directory_records(workspace.evaluation_dir(BASE))
     with pytest.raises(InputError, match=message):
-        evaluate.run(layout, changed(params, **changes), BASE)
-    assert directory_records(layout.evaluation_dir(BASE)) == before
+        evaluate.run(workspace, changed(params, **changes), BASE)
+    assert directory_records(workspace.evaluation_dir(BASE)) == before
 
 
-def test_an_unknown_name_is_refused(made: tuple[Layout, Params]) -> None:
-    layout, params = made
+def test_an_unknown_name_is_refused(made: tuple[Workspace, Params]) -> None:
+    workspace, params = made
     with pytest.raises(InputError, match=r"awq-w9: not in params\.yaml; known: base, awq-w4, gguf"):
-        evaluate.run(layout, params, "awq-w9")
+        evaluate.run(workspace, params, "awq-w9")
 
 
-def test_a_variant_that_is_not_there_names_its_stage(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    shutil.rmtree(layout.variant_dir("awq-w4"))
+def test_a_variant_that_is_not_there_names_its_stage(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    shutil.rmtree(workspace.variant_dir("awq-w4"))
     with pytest.raises(InputError, match="run `quantline quantize awq-w4` first"):
-        evaluate.run(layout, params, "awq-w4")
+        evaluate.run(workspace, params, "awq-w4")
 
 
-def test_a_variant_of_another_base_is_refused(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    other = variant_of(layout, "awq-w4").model_copy(update={"base_digest": "ab" * 32})
-    write_record(layout.variant_path("awq-w4"), other)
+def test_a_variant_of_another_base_is_refused(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    other = variant_of(workspace, "awq-w4").model_copy(update={"base_digest": "ab" * 32})
+    write_record(workspace.variant_path("awq-w4"), other)
     with pytest.raises(InputError, match="made from another base"):
-        evaluate.run(layout, params, "awq-w4")
+        evaluate.run(workspace, params, "awq-w4")
 
 
-def accept_files(layout: Layout, name: str) -> None:
+def accept_files(workspace: Workspace, name: str) -> None:
     """Let the variant's record name the files as they are now."""
-    files = directory_records(layout.model_dir(name))
-    record = variant_of(layout, name)
+    files = directory_records(workspace.model_dir(name))
+    record = variant_of(workspace, name)
     write_record(
-        layout.variant_path(name),
+        workspace.variant_path(name),
         record.model_copy(update={"files": files, "digest": tree_digest(files)}),
     )
 
 
-def test_files_that_quantize_did_not_write_are_refused(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    (layout.model_dir("awq-w4") / "config.json").write_text("{}")
+def test_files_that_quantize_did_not_write_are_refused(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    (workspace.model_dir("awq-w4") / "config.json").write_text("{}")
     with pytest.raises(InputError, match="not the files that quantize wrote"):
-        evaluate.run(layout, params, "awq-w4")
+        evaluate.run(workspace, params, "awq-w4")
 
 
-def test_a_variant_with_another_tokenizer_is_refused(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    path = layout.model_dir("awq-w4") / "tokenizer.json"
+def test_a_variant_with_another_tokenizer_is_refused(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    path = workspace.model_dir("awq-w4") / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:5]
     path.write_text(json.dumps(tokenizer))
-    accept_files(layout, "awq-w4")
+    accept_files(workspace, "awq-w4")
     with pytest.raises(InputError, match=r"^awq-w4: its tokenizer is not the base's"):
-        evaluate.run(layout, params, "awq-w4")
+        evaluate.run(workspace, params, "awq-w4")
 
 
-def test_a_gguf_of_another_model_is_refused(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    other_dir = tiny_llama(layout.root / "other", vocab_size=300)
-    gguf_path = next(layout.model_dir("gguf-q8-0").glob("*.gguf"))
-    path = layout.root / "other.gguf"
+def test_a_gguf_of_another_model_is_refused(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    other_dir = tiny_llama(workspace.root / "other", vocab_size=300)
+    gguf_path = next(workspace.model_dir("gguf-q8-0").glob("*.gguf"))
+    path = workspace.root / "other.gguf"
     gguf.convert(other_dir, path, model_name="other", pre_tokenizer="gpt-2", weight_names=())
     path.replace(gguf_path)
-    accept_files(layout, "gguf-q8-0")
+    accept_files(workspace, "gguf-q8-0")
     with pytest.raises(InputError, match=r"^gguf-q8-0: its tokenizer"):
-        evaluate.run(layout, params, "gguf-q8-0")
+        evaluate.run(workspace, params, "gguf-q8-0")
 
 
-def test_a_vocabulary_of_another_size_is_refused(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    model_dir = layout.model_dir("awq-w4")
+def test_a_vocabulary_of_another_size_is_refused(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    model_dir = workspace.model_dir("awq-w4")
     config = json.loads((model_dir / "config.json").read_text())
     write_json(model_dir / "config.json", config | {"vocab_size": 328})
     for path in model_dir.glob("*.safetensors"):
@@ -429,37 +431,37 @@ def test_a_vocabulary_of_another_size_is_refused(copied: tuple[Layout, Params]) 
         for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(tensors):
             tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
         save_file(tensors, path, metadata={"format": "pt"})
-    accept_files(layout, "awq-w4")
+    accept_files(workspace, "awq-w4")
     with pytest.raises(InputError, match=r"^awq-w4: a vocabulary of 328 tokens, the base has 320"):
-        evaluate.run(layout, params, "awq-w4")
+        evaluate.run(workspace, params, "awq-w4")
 
 
-def test_a_broken_variant_is_recorded_and_the_run_goes_on(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    path = next(layout.model_dir("awq-w4").glob("*00003-of-*.safetensors"))
+def test_a_broken_variant_is_recorded_and_the_run_goes_on(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    path = next(workspace.model_dir("awq-w4").glob("*00003-of-*.safetensors"))
     tensors = {name: it * float("nan") for name, it in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    accept_files(layout, "awq-w4")
-    evaluate.run(layout, params, "awq-w4")
-    record = record_of(layout, "awq-w4")
+    accept_files(workspace, "awq-w4")
+    evaluate.run(workspace, params, "awq-w4")
+    record = record_of(workspace, "awq-w4")
     assert (record.broken or "").startswith("awq-w4: transformers computed logits that are not fin")
     assert (record.tasks, record.perplexity, record.distance) == ({}, None, None)
-    assert layout.documents_path("awq-w4").read_bytes() == b""
+    assert workspace.documents_path("awq-w4").read_bytes() == b""
 
 
-def test_a_base_that_is_broken_ends_the_run(copied: tuple[Layout, Params]) -> None:
-    layout, params = copied
-    path = layout.base_dir / "model.safetensors"
+def test_a_base_that_is_broken_ends_the_run(copied: tuple[Workspace, Params]) -> None:
+    workspace, params = copied
+    path = workspace.base_dir / "model.safetensors"
     tensors = {name: it * float("nan") for name, it in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    shutil.rmtree(layout.scores_cache_dir)
+    shutil.rmtree(workspace.scores_cache_dir)
     with pytest.raises(BrokenModelError, match=r"^base: .* not finite"):
-        evaluate.run(layout, params, BASE)
+        evaluate.run(workspace, params, BASE)
 
 
-def test_the_base_is_its_own_control_in_every_engine(made: tuple[Layout, Params]) -> None:
-    layout, _ = made
-    base, eight = record_of(layout, BASE), record_of(layout, "gguf-q8-0")
+def test_the_base_is_its_own_control_in_every_engine(made: tuple[Workspace, Params]) -> None:
+    workspace, _ = made
+    base, eight = record_of(workspace, BASE), record_of(workspace, "gguf-q8-0")
     control = base.controls["llama.cpp"]
     assert control.backend == eight.backend
     assert eight.distance is not None
@@ -467,26 +469,26 @@ def test_the_base_is_its_own_control_in_every_engine(made: tuple[Layout, Params]
     exact, own = base.tasks["trades"], control.tasks["trades"]
     assert exact.stderr is not None
     assert abs(own.value - exact.value) < 1.96 * exact.stderr
-    path = layout.control_documents_path("llama.cpp")
+    path = workspace.control_documents_path("llama.cpp")
     assert control.documents_sha256 == file_sha256(path)
     rows = path.read_text().splitlines()
-    others = layout.documents_path("gguf-q8-0").read_text().splitlines()
+    others = workspace.documents_path("gguf-q8-0").read_text().splitlines()
     assert [json.loads(row)["doc_hash"] for row in rows] == [
         json.loads(row)["doc_hash"] for row in others
     ]
-    assert not record_of(layout, "awq-w4").controls
+    assert not record_of(workspace, "awq-w4").controls
 
 
 @pytest.mark.slow
 def test_vllm_judges_the_packed_files_and_the_base_is_its_control(
-    made: tuple[Layout, Params], copied: tuple[Layout, Params]
+    made: tuple[Workspace, Params], copied: tuple[Workspace, Params]
 ) -> None:
     serve_python()
-    layout, params = copied
-    evaluate.run(layout, changed(params, packed_judge=PackedJudge.VLLM), BASE, "awq-w4")
+    workspace, params = copied
+    evaluate.run(workspace, changed(params, packed_judge=PackedJudge.VLLM), BASE, "awq-w4")
     base, own, exact = (
-        record_of(layout, BASE),
-        record_of(layout, "awq-w4"),
+        record_of(workspace, BASE),
+        record_of(workspace, "awq-w4"),
         record_of(made[0], "awq-w4"),
     )
     assert set(base.controls) == {"llama.cpp", "vllm"}
@@ -499,16 +501,18 @@ def test_vllm_judges_the_packed_files_and_the_base_is_its_control(
     assert 0 <= control.distance.kl < 1e-4 < own.distance.kl
     assert own.distance.kl == pytest.approx(exact.distance.kl, rel=0.02)
     assert own.perplexity == pytest.approx(exact.perplexity, rel=0.002)
-    rows, others = (rows_of(read_scored(it, "awq-w4").rows, "trades") for it in (layout, made[0]))
+    rows, others = (
+        rows_of(read_scored(it, "awq-w4").rows, "trades") for it in (workspace, made[0])
+    )
     for row, other in zip(rows, others, strict=True):
         assert row.prompt_hash == other.prompt_hash
         assert row.logprobs == pytest.approx(other.logprobs, abs=0.02)
 
 
 def test_what_was_scored_once_is_not_scored_again(
-    copied: tuple[Layout, Params], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, params = copied
+    workspace, params = copied
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
@@ -516,25 +520,25 @@ def test_what_was_scored_once_is_not_scored_again(
     monkeypatch.setattr(subjects, "unpacked_model", refuse)
     monkeypatch.setattr(subjects.LlamaCppScorer, "__init__", refuse)
     for name in (BASE, *params.variants):
-        before = directory_records(layout.evaluation_dir(name))
-        shutil.rmtree(layout.evaluation_dir(name))
-        evaluate.run(layout, params, name)
-        assert directory_records(layout.evaluation_dir(name)) == before
+        before = directory_records(workspace.evaluation_dir(name))
+        shutil.rmtree(workspace.evaluation_dir(name))
+        evaluate.run(workspace, params, name)
+        assert directory_records(workspace.evaluation_dir(name)) == before
     with pytest.raises(AssertionError, match="a model was loaded"):
-        evaluate.run(layout, changed(params, num_windows=3), BASE)
+        evaluate.run(workspace, changed(params, num_windows=3), BASE)
 
 
 def test_a_sequential_evaluation_stops_when_the_verdict_is_clear(
-    copied: tuple[Layout, Params],
+    copied: tuple[Workspace, Params],
 ) -> None:
-    layout, params = copied
+    workspace, params = copied
     wide = {"margin": 0.9, "sequential": {"looks": 2, "spending": "pocock"}}
     gate = GateParams.model_validate_json(
         json.dumps(params.gate.model_dump(mode="json") | wide), strict=True
     )
-    base = read_scored(layout, BASE)
-    evaluate.run(layout, params.model_copy(update={"gate": gate}), "gguf-q8-0")
-    own = read_scored(layout, "gguf-q8-0")
+    base = read_scored(workspace, BASE)
+    evaluate.run(workspace, params.model_copy(update={"gate": gate}), "gguf-q8-0")
+    own = read_scored(workspace, "gguf-q8-0")
     assert own.record.tasks["trades"].num_documents == 10
     first = rows_of(base.rows, "trades")[:10]
     assert [it.doc_id for it in rows_of(own.rows, "trades")] == [it.doc_id for it in first]

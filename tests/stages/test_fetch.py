@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.file_records import BaseManifest, tree_digest
+from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
+from pipeline.records.base import BaseManifest
 from pipeline.stages import fetch
 from tests.disk import run_on_tiny_disk
 from tests.hub_server import COMMIT, Hub, serve_hub
@@ -32,21 +33,21 @@ def params_for(source: str, *, license_id: str | None = None) -> Params:
     return params.model_copy(update={"model": model})
 
 
-def manifest_of(layout: Layout) -> BaseManifest:
-    path = layout.base_manifest_path
+def manifest_of(workspace: Workspace) -> BaseManifest:
+    path = workspace.base_manifest_path
     return BaseManifest.from_bytes(path.read_bytes(), source=str(path))
 
 
-def assert_nothing_is_kept_as_whole(layout: Layout) -> None:
-    assert not layout.base_dir.exists()
-    assert not layout.base_manifest_path.exists()
+def assert_nothing_is_kept_as_whole(workspace: Workspace) -> None:
+    assert not workspace.base_dir.exists()
+    assert not workspace.base_manifest_path.exists()
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def workspace(tmp_path: Path) -> Workspace:
     root = tmp_path / "workspace"
     root.mkdir()
-    return Layout(root)
+    return Workspace(root)
 
 
 @pytest.fixture
@@ -69,11 +70,11 @@ def hub(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield hub
 
 
-def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, layout: Layout) -> None:
-    fetch.run(layout, params_for(SOURCE))
-    manifest = manifest_of(layout)
+def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, workspace: Workspace) -> None:
+    fetch.run(workspace, params_for(SOURCE))
+    manifest = manifest_of(workspace)
     original = hub.repos[REPO]
-    assert manifest.files == directory_records(layout.base_dir)
+    assert manifest.files == directory_records(workspace.base_dir)
     assert all(file.sha256 == file_sha256(original / file.path) for file in manifest.files)
     assert manifest.digest == tree_digest(manifest.files)
     assert (manifest.source, manifest.revision) == (SOURCE, COMMIT)
@@ -82,7 +83,7 @@ def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, layout: Layout
     assert manifest.license.text_sha256 == file_sha256(original / "LICENSE")
     names = {file.path for file in manifest.files}
     assert names == {path.name for path in original.iterdir()} - {*UNWANTED, "original"}
-    assert sorted(path.name for path in layout.artifacts_dir.iterdir()) == [
+    assert sorted(path.name for path in workspace.artifacts_dir.iterdir()) == [
         "base",
         "base.manifest.json",
         "calibration",
@@ -90,27 +91,29 @@ def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, layout: Layout
 
 
 def test_a_hub_and_a_directory_with_the_same_files_give_the_same_digest(
-    hub: Hub, layout: Layout, tmp_path: Path
+    hub: Hub, workspace: Workspace, tmp_path: Path
 ) -> None:
-    fetch.run(layout, params_for(SOURCE))
-    other = Layout(tmp_path / "other")
+    fetch.run(workspace, params_for(SOURCE))
+    other = Workspace(tmp_path / "other")
     fetch.run(other, params_for(str(hub.repos[REPO])))
-    assert manifest_of(other).digest == manifest_of(layout).digest
+    assert manifest_of(other).digest == manifest_of(workspace).digest
     assert manifest_of(other).revision is None
 
 
-def test_nothing_that_could_carry_code_is_downloaded(hub: Hub, layout: Layout) -> None:
-    fetch.run(layout, params_for(SOURCE))
+def test_nothing_that_could_carry_code_is_downloaded(hub: Hub, workspace: Workspace) -> None:
+    fetch.run(workspace, params_for(SOURCE))
     assert not set(hub.downloads()) & {*UNWANTED, "original/consolidated.pth"}
 
 
-def test_a_rerun_with_an_intact_result_asks_the_hub_for_nothing(hub: Hub, layout: Layout) -> None:
-    fetch.run(layout, params_for(SOURCE))
-    before = layout.base_manifest_path.stat().st_mtime_ns
+def test_a_rerun_with_an_intact_result_asks_the_hub_for_nothing(
+    hub: Hub, workspace: Workspace
+) -> None:
+    fetch.run(workspace, params_for(SOURCE))
+    before = workspace.base_manifest_path.stat().st_mtime_ns
     hub.requests.clear()
-    fetch.run(layout, params_for(SOURCE))
+    fetch.run(workspace, params_for(SOURCE))
     assert hub.requests == []
-    assert layout.base_manifest_path.stat().st_mtime_ns == before
+    assert workspace.base_manifest_path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -123,47 +126,49 @@ def test_a_rerun_with_an_intact_result_asks_the_hub_for_nothing(hub: Hub, layout
     ],
 )
 def test_a_rerun_mends_a_damaged_result(
-    hub: Hub, layout: Layout, damage: Callable[[Path], object]
+    hub: Hub, workspace: Workspace, damage: Callable[[Path], object]
 ) -> None:
-    fetch.run(layout, params_for(SOURCE))
-    whole = manifest_of(layout)
-    damage(layout.base_dir)
-    fetch.run(layout, params_for(SOURCE))
-    assert directory_records(layout.base_dir) == whole.files
-    assert manifest_of(layout) == whole
+    fetch.run(workspace, params_for(SOURCE))
+    whole = manifest_of(workspace)
+    damage(workspace.base_dir)
+    fetch.run(workspace, params_for(SOURCE))
+    assert directory_records(workspace.base_dir) == whole.files
+    assert manifest_of(workspace) == whole
 
 
-def test_an_interrupted_download_continues_with_what_is_whole(hub: Hub, layout: Layout) -> None:
+def test_an_interrupted_download_continues_with_what_is_whole(
+    hub: Hub, workspace: Workspace
+) -> None:
     hub.vanished = {SECOND_SHARD}
     with pytest.raises(FailureError, match=f"{SECOND_SHARD}: listed by"):
-        fetch.run(layout, params_for(SOURCE))
-    assert_nothing_is_kept_as_whole(layout)
+        fetch.run(workspace, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(workspace)
     hub.vanished = set()
     hub.requests.clear()
-    fetch.run(layout, params_for(SOURCE))
+    fetch.run(workspace, params_for(SOURCE))
     assert hub.downloads() == [SECOND_SHARD]
-    assert manifest_of(layout).files == directory_records(layout.base_dir)
+    assert manifest_of(workspace).files == directory_records(workspace.base_dir)
 
 
-def test_a_corrupted_shard_is_the_only_one_downloaded_again(hub: Hub, layout: Layout) -> None:
+def test_a_corrupted_shard_is_the_only_one_downloaded_again(hub: Hub, workspace: Workspace) -> None:
     hub.corrupt = {FIRST_SHARD}
     with pytest.raises(FailureError, match=f"{FIRST_SHARD}: sha256 .* the download is damaged"):
-        fetch.run(layout, params_for(SOURCE))
-    assert_nothing_is_kept_as_whole(layout)
+        fetch.run(workspace, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(workspace)
     hub.corrupt = set()
     hub.requests.clear()
-    fetch.run(layout, params_for(SOURCE))
+    fetch.run(workspace, params_for(SOURCE))
     assert hub.downloads() == [FIRST_SHARD, SECOND_SHARD]
 
 
 def test_a_shard_the_index_names_but_the_hub_lacks_stops_before_weights(
-    hub: Hub, layout: Layout
+    hub: Hub, workspace: Workspace
 ) -> None:
     (hub.repos[REPO] / SECOND_SHARD).unlink()
     with pytest.raises(InputError, match=f"{SECOND_SHARD}: missing, though"):
-        fetch.run(layout, params_for(SOURCE))
+        fetch.run(workspace, params_for(SOURCE))
     assert FIRST_SHARD not in hub.downloads()
-    assert_nothing_is_kept_as_whole(layout)
+    assert_nothing_is_kept_as_whole(workspace)
 
 
 @pytest.mark.parametrize(
@@ -180,16 +185,16 @@ def test_a_shard_the_index_names_but_the_hub_lacks_stops_before_weights(
     ],
 )
 def test_what_small_files_can_refuse_is_refused_before_weights(
-    hub: Hub, layout: Layout, spoil: Callable[[Path], object], expected: str
+    hub: Hub, workspace: Workspace, spoil: Callable[[Path], object], expected: str
 ) -> None:
     spoil(hub.repos[REPO])
     with pytest.raises(InputError, match=expected):
-        fetch.run(layout, params_for(SOURCE))
+        fetch.run(workspace, params_for(SOURCE))
     assert not any(name.endswith(".safetensors") for name in hub.downloads())
-    assert_nothing_is_kept_as_whole(layout)
+    assert_nothing_is_kept_as_whole(workspace)
 
 
-def decide(layout: Layout, text: Path, **changes: str) -> None:
+def decide(workspace: Workspace, text: Path, **changes: str) -> None:
     """Sign the decision `tiny` on the license in the file `text`."""
     decision = {
         "license": "mit",
@@ -200,185 +205,193 @@ def decide(layout: Layout, text: Path, **changes: str) -> None:
         "reason": "the owner said so",
         **changes,
     }
-    layout.decisions_path.write_text(json.dumps({"tiny": decision}))
+    workspace.decisions_path.write_text(json.dumps({"tiny": decision}))
 
 
-def test_a_decided_license_continues_where_the_text_is_unknown(hub: Hub, layout: Layout) -> None:
+def test_a_decided_license_continues_where_the_text_is_unknown(
+    hub: Hub, workspace: Workspace
+) -> None:
     text = hub.repos[REPO] / "LICENSE"
     text.write_text("Do as you like.\n")
     with pytest.raises(InputError, match="none that a rule was written from"):
-        fetch.run(layout, params_for(SOURCE))
+        fetch.run(workspace, params_for(SOURCE))
     small_files = hub.downloads()
-    decide(layout, text)
-    fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+    decide(workspace, text)
+    fetch.run(workspace, params_for(SOURCE, license_id="tiny"))
     assert hub.downloads() == [*small_files, FIRST_SHARD, SECOND_SHARD]
-    applied = manifest_of(layout).applied_license
+    applied = manifest_of(workspace).applied_license
     assert applied.id == "mit"
     assert applied.decision is not None
     assert applied.decision.decided_by == "Jane Doe"
 
 
-def test_a_changed_text_wants_another_decision(hub: Hub, layout: Layout) -> None:
+def test_a_changed_text_wants_another_decision(hub: Hub, workspace: Workspace) -> None:
     text = hub.repos[REPO] / "LICENSE"
     text.write_text("Do as you like.\n")
-    decide(layout, text)
+    decide(workspace, text)
     text.write_text("Do as you like, on weekdays.\n")
     with pytest.raises(InputError, match="Jane Doe on 2026-11-21 decided on the text"):
-        fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+        fetch.run(workspace, params_for(SOURCE, license_id="tiny"))
 
 
-def test_another_decision_needs_no_other_files(hub: Hub, layout: Layout) -> None:
-    fetch.run(layout, params_for(SOURCE))
+def test_another_decision_needs_no_other_files(hub: Hub, workspace: Workspace) -> None:
+    fetch.run(workspace, params_for(SOURCE))
     downloads = hub.downloads()
-    decide(layout, layout.base_dir / "LICENSE", license="apache-2.0")
-    fetch.run(layout, params_for(SOURCE, license_id="tiny"))
-    assert manifest_of(layout).applied_license.id == "apache-2.0"
+    decide(workspace, workspace.base_dir / "LICENSE", license="apache-2.0")
+    fetch.run(workspace, params_for(SOURCE, license_id="tiny"))
+    assert manifest_of(workspace).applied_license.id == "apache-2.0"
     assert hub.downloads() == downloads
 
 
-def test_a_license_that_forbids_the_release_stops_before_weights(hub: Hub, layout: Layout) -> None:
-    decide(layout, hub.repos[REPO] / "LICENSE", license="mrl")
+def test_a_license_that_forbids_the_release_stops_before_weights(
+    hub: Hub, workspace: Workspace
+) -> None:
+    decide(workspace, hub.repos[REPO] / "LICENSE", license="mrl")
     with pytest.raises(InputError, match=r"release.commercial = true: the Mistral AI Research"):
-        fetch.run(layout, params_for(SOURCE, license_id="tiny"))
+        fetch.run(workspace, params_for(SOURCE, license_id="tiny"))
     assert FIRST_SHARD not in hub.downloads()
 
 
-def test_pickled_weights_alone_are_refused(hub: Hub, layout: Layout) -> None:
+def test_pickled_weights_alone_are_refused(hub: Hub, workspace: Workspace) -> None:
     for path in hub.repos[REPO].glob("model*"):
         if path.name != "modeling.py":
             path.unlink()
     with pytest.raises(InputError, match=r"weights as a pickle, which can run code"):
-        fetch.run(layout, params_for(SOURCE))
-    assert_nothing_is_kept_as_whole(layout)
+        fetch.run(workspace, params_for(SOURCE))
+    assert_nothing_is_kept_as_whole(workspace)
 
 
-def test_a_giant_small_file_is_refused_unseen(hub: Hub, layout: Layout) -> None:
+def test_a_giant_small_file_is_refused_unseen(hub: Hub, workspace: Workspace) -> None:
     hub.listed_with = {"tokenizer.json": {"size": 1 << 40}}
     with pytest.raises(InputError, match=r"tokenizer.json: 1099511627776 bytes, expected at most"):
-        fetch.run(layout, params_for(SOURCE))
+        fetch.run(workspace, params_for(SOURCE))
     assert hub.downloads() == []
 
 
-def test_weights_that_do_not_fit_on_the_disk_are_refused_unseen(hub: Hub, layout: Layout) -> None:
+def test_weights_that_do_not_fit_on_the_disk_are_refused_unseen(
+    hub: Hub, workspace: Workspace
+) -> None:
     giant: dict[str, object] = {"lfs": {"size": 1 << 60, "sha256": "0" * 64, "pointerSize": 1}}
     hub.listed_with = {FIRST_SHARD: giant}
     with pytest.raises(FailureError, match="MiB of disk needed"):
-        fetch.run(layout, params_for(SOURCE))
+        fetch.run(workspace, params_for(SOURCE))
     assert FIRST_SHARD not in hub.downloads()
 
 
-def test_leftovers_of_another_model_do_not_get_in(hub: Hub, layout: Layout) -> None:
-    download_dir = layout.artifacts_dir / "base.download"
+def test_leftovers_of_another_model_do_not_get_in(hub: Hub, workspace: Workspace) -> None:
+    download_dir = workspace.artifacts_dir / "base.download"
     download_dir.mkdir(parents=True)
     for name in ("added_tokens.json", "config.json", "x.safetensors", "LICENSE.md"):
         (download_dir / name).write_text("{}")
-    fetch.run(layout, params_for(SOURCE))
-    assert manifest_of(layout).files == directory_records(layout.base_dir)
-    assert manifest_of(layout).license.text_path == "LICENSE"
+    fetch.run(workspace, params_for(SOURCE))
+    assert manifest_of(workspace).files == directory_records(workspace.base_dir)
+    assert manifest_of(workspace).license.text_path == "LICENSE"
     assert not download_dir.exists()
 
 
-def test_another_source_replaces_the_base(hub: Hub, layout: Layout, tmp_path: Path) -> None:
-    fetch.run(layout, params_for(SOURCE))
+def test_another_source_replaces_the_base(hub: Hub, workspace: Workspace, tmp_path: Path) -> None:
+    fetch.run(workspace, params_for(SOURCE))
     other = tiny_llama(tmp_path / "other", seed=1)
-    fetch.run(layout, params_for(str(other)))
-    assert (layout.base_dir / "model.safetensors").is_file()
-    assert not (layout.base_dir / FIRST_SHARD).exists()
-    assert manifest_of(layout).source == str(other)
+    fetch.run(workspace, params_for(str(other)))
+    assert (workspace.base_dir / "model.safetensors").is_file()
+    assert not (workspace.base_dir / FIRST_SHARD).exists()
+    assert manifest_of(workspace).source == str(other)
 
 
-def test_a_directory_is_relative_to_the_workspace(layout: Layout) -> None:
-    tiny_llama(layout.root / "models" / "mine")
-    fetch.run(layout, params_for("models/mine"))
-    assert manifest_of(layout).source == "models/mine"
+def test_a_directory_is_relative_to_the_workspace(workspace: Workspace) -> None:
+    tiny_llama(workspace.root / "models" / "mine")
+    fetch.run(workspace, params_for("models/mine"))
+    assert manifest_of(workspace).source == "models/mine"
 
 
-def test_the_demo_is_the_model_of_the_workspace(layout: Layout) -> None:
-    tiny_llama(layout.demo_model_dir)
-    fetch.run(layout, params_for("demo"))
-    assert manifest_of(layout).source == "demo"
+def test_the_demo_is_the_model_of_the_workspace(workspace: Workspace) -> None:
+    tiny_llama(workspace.demo_model_dir)
+    fetch.run(workspace, params_for("demo"))
+    assert manifest_of(workspace).source == "demo"
 
 
 @pytest.mark.parametrize("source", ["demo", "models/none", "params.yaml"])
-def test_a_missing_directory_is_one_line(layout: Layout, source: str) -> None:
-    (layout.root / "params.yaml").write_text("")
+def test_a_missing_directory_is_one_line(workspace: Workspace, source: str) -> None:
+    (workspace.root / "params.yaml").write_text("")
     with pytest.raises(InputError, match=f"model.source = '{source}': no such directory; expected"):
-        fetch.run(layout, params_for(source))
-    assert not layout.artifacts_dir.exists()
+        fetch.run(workspace, params_for(source))
+    assert not workspace.artifacts_dir.exists()
 
 
 def test_a_changed_directory_is_fetched_again_and_an_unchanged_one_is_not(
-    layout: Layout, model: Path
+    workspace: Workspace, model: Path
 ) -> None:
-    fetch.run(layout, params_for(str(model)))
-    before = layout.base_manifest_path.stat().st_mtime_ns
-    fetch.run(layout, params_for(str(model)))
-    assert layout.base_manifest_path.stat().st_mtime_ns == before
+    fetch.run(workspace, params_for(str(model)))
+    before = workspace.base_manifest_path.stat().st_mtime_ns
+    fetch.run(workspace, params_for(str(model)))
+    assert workspace.base_manifest_path.stat().st_mtime_ns == before
     (model / "README.md").write_text("---\nlicense: MIT\n---\n")
-    fetch.run(layout, params_for(str(model)))
-    assert manifest_of(layout).license.id == "MIT"
+    fetch.run(workspace, params_for(str(model)))
+    assert manifest_of(workspace).license.id == "MIT"
 
 
 def test_a_directory_of_links_is_copied_as_files(
-    layout: Layout, model: Path, tmp_path: Path
+    workspace: Workspace, model: Path, tmp_path: Path
 ) -> None:
     links = tmp_path / "links"
     links.mkdir()
     for path in model.iterdir():
         (links / path.name).symlink_to(path)
-    fetch.run(layout, params_for(str(links)))
-    assert not any(path.is_symlink() for path in layout.base_dir.iterdir())
-    assert manifest_of(layout).files == directory_records(layout.base_dir)
+    fetch.run(workspace, params_for(str(links)))
+    assert not any(path.is_symlink() for path in workspace.base_dir.iterdir())
+    assert manifest_of(workspace).files == directory_records(workspace.base_dir)
 
 
-def test_a_damaged_directory_is_refused_and_the_old_base_stays(layout: Layout, model: Path) -> None:
-    fetch.run(layout, params_for(str(model)))
-    whole = manifest_of(layout)
+def test_a_damaged_directory_is_refused_and_the_old_base_stays(
+    workspace: Workspace, model: Path
+) -> None:
+    fetch.run(workspace, params_for(str(model)))
+    whole = manifest_of(workspace)
     shard = model / FIRST_SHARD
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"{FIRST_SHARD}: .*the file is damaged"):
-        fetch.run(layout, params_for(str(model)))
-    assert manifest_of(layout) == whole
-    assert directory_records(layout.base_dir) == whole.files
+        fetch.run(workspace, params_for(str(model)))
+    assert manifest_of(workspace) == whole
+    assert directory_records(workspace.base_dir) == whole.files
 
 
 def test_a_shard_with_other_tensors_than_the_index_says_is_refused(
-    layout: Layout, model: Path
+    workspace: Workspace, model: Path
 ) -> None:
     shutil.copyfile(model / FIRST_SHARD, model / SECOND_SHARD)
     with pytest.raises(InputError, match=r"tensor '.*' is (missing|there), though"):
-        fetch.run(layout, params_for(str(model)))
-    assert_nothing_is_kept_as_whole(layout)
+        fetch.run(workspace, params_for(str(model)))
+    assert_nothing_is_kept_as_whole(workspace)
 
 
-def test_a_damaged_manifest_of_ours_says_what_to_do(layout: Layout, model: Path) -> None:
-    fetch.run(layout, params_for(str(model)))
-    layout.base_manifest_path.write_text("{}")
+def test_a_damaged_manifest_of_ours_says_what_to_do(workspace: Workspace, model: Path) -> None:
+    fetch.run(workspace, params_for(str(model)))
+    workspace.base_manifest_path.write_text("{}")
     with pytest.raises(InputError, match=r"base.manifest.json: .*delete it and run"):
-        fetch.run(layout, params_for(str(model)))
+        fetch.run(workspace, params_for(str(model)))
 
 
-def test_a_workspace_that_cannot_be_written_is_one_line(layout: Layout, model: Path) -> None:
-    layout.artifacts_dir.write_text("not a directory")
+def test_a_workspace_that_cannot_be_written_is_one_line(workspace: Workspace, model: Path) -> None:
+    workspace.artifacts_dir.write_text("not a directory")
     with pytest.raises(FailureError, match="a file is where a directory of this path should be"):
-        fetch.run(layout, params_for(str(model)))
+        fetch.run(workspace, params_for(str(model)))
 
 
-def test_a_real_model_is_licensed_by_its_text(layout: Layout) -> None:
+def test_a_real_model_is_licensed_by_its_text(workspace: Workspace) -> None:
     source = str(shared_dir() / "models/babyllama-105")
-    fetch.run(layout, params_for(source))
-    assert manifest_of(layout).applied_license.id == "mit"
-    manifest = manifest_of(layout)
+    fetch.run(workspace, params_for(source))
+    assert manifest_of(workspace).applied_license.id == "mit"
+    manifest = manifest_of(workspace)
     assert manifest.architecture == "LlamaForCausalLM"
-    assert json.loads((layout.base_dir / "config.json").read_text())["hidden_size"] == 128
-    assert manifest.weight_bytes == (layout.base_dir / "model.safetensors").stat().st_size
+    assert json.loads((workspace.base_dir / "config.json").read_text())["hidden_size"] == 128
+    assert manifest.weight_bytes == (workspace.base_dir / "model.safetensors").stat().st_size
 
 
-def test_a_real_model_comes_through_a_hub(hub: Hub, layout: Layout) -> None:
+def test_a_real_model_comes_through_a_hub(hub: Hub, workspace: Workspace) -> None:
     hub.repos["en10/babyllama"] = shared_dir() / "models/babyllama-105"
-    fetch.run(layout, params_for(f"hf:en10/babyllama@{COMMIT}"))
-    assert manifest_of(layout).files == directory_records(layout.base_dir)
-    assert manifest_of(layout).revision == COMMIT
+    fetch.run(workspace, params_for(f"hf:en10/babyllama@{COMMIT}"))
+    assert manifest_of(workspace).files == directory_records(workspace.base_dir)
+    assert manifest_of(workspace).revision == COMMIT
 
 
 ON_TINY_DISK = """
@@ -417,7 +430,7 @@ def test_a_full_disk_is_one_line_and_keeps_nothing_as_whole(
 
 
 def test_an_interrupted_run_is_followed_by_a_whole_one(
-    layout: Layout, model: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -425,7 +438,7 @@ def test_an_interrupted_run_is_followed_by_a_whole_one(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.fetch.write_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            fetch.run(layout, params_for(str(model)))
-    assert not layout.base_manifest_path.exists()
-    fetch.run(layout, params_for(str(model)))
-    assert manifest_of(layout).files == directory_records(layout.base_dir)
+            fetch.run(workspace, params_for(str(model)))
+    assert not workspace.base_manifest_path.exists()
+    fetch.run(workspace, params_for(str(model)))
+    assert manifest_of(workspace).files == directory_records(workspace.base_dir)

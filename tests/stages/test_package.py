@@ -8,13 +8,13 @@ from huggingface_hub import ModelCard
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records, file_sha256, write_record
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.records.release import PackageIndex, PackageManifest
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
-from tests.workspace import Workspace, make_workspace, write_benchmarks
+from tests.workspace import MadeRun, make_workspace, write_benchmarks
 
 VERDICTS = {
     "awq-w4-g128": Verdict.APPROVED,
@@ -24,21 +24,21 @@ VERDICTS = {
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def made(tmp_path: Path) -> MadeRun:
     return make_workspace(tmp_path, VERDICTS)
 
 
-def run(workspace: Workspace) -> None:
-    package.run(workspace.layout, workspace.params)
+def run(made: MadeRun) -> None:
+    package.run(made.workspace, made.params)
 
 
-def manifest(layout: Layout, name: str) -> PackageManifest:
-    data = (layout.package_dir(name) / "manifest.json").read_bytes()
+def manifest(workspace: Workspace, name: str) -> PackageManifest:
+    data = (workspace.package_dir(name) / "manifest.json").read_bytes()
     return PackageManifest.from_bytes(data, source="manifest")
 
 
-def index(layout: Layout) -> PackageIndex:
-    return PackageIndex.from_bytes(layout.packages_path.read_bytes(), source="packages")
+def index(workspace: Workspace) -> PackageIndex:
+    return PackageIndex.from_bytes(workspace.packages_path.read_bytes(), source="packages")
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -49,11 +49,11 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_only_approved_variants_are_packaged_whole(workspace: Workspace) -> None:
-    run(workspace)
-    layout = workspace.layout
-    assert [entry.variant for entry in index(layout).packages] == ["awq-w4-g128", "gguf-q4-k-m"]
-    assert {path.name for path in layout.packages_dir.iterdir()} == {
+def test_only_approved_variants_are_packaged_whole(made: MadeRun) -> None:
+    run(made)
+    workspace = made.workspace
+    assert [entry.variant for entry in index(workspace).packages] == ["awq-w4-g128", "gguf-q4-k-m"]
+    assert {path.name for path in workspace.packages_dir.iterdir()} == {
         "packages.json",
         *(
             name + suffix
@@ -61,170 +61,170 @@ def test_only_approved_variants_are_packaged_whole(workspace: Workspace) -> None
             for suffix in ("", ".bom.json", ".provenance.json")
         ),
     }
-    assert set(files_of(layout.package_dir("awq-w4-g128"))) == {
+    assert set(files_of(workspace.package_dir("awq-w4-g128"))) == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "LICENSE", "NOTICE", "README.md", "manifest.json",
     }  # fmt: skip
-    assert set(files_of(layout.package_dir("gguf-q4-k-m"))) == {
+    assert set(files_of(workspace.package_dir("gguf-q4-k-m"))) == {
         "model-Q4_K_M.gguf", "Modelfile", "LICENSE", "NOTICE", "README.md", "manifest.json",
     }  # fmt: skip
-    assert not layout.package_dir("gguf-q2-k").exists()
+    assert not workspace.package_dir("gguf-q2-k").exists()
 
 
-def test_the_manifest_names_every_file_and_every_origin(workspace: Workspace) -> None:
-    run(workspace)
-    layout = workspace.layout
-    for entry in index(layout).packages:
-        directory = layout.package_dir(entry.variant)
-        record = manifest(layout, entry.variant)
+def test_the_manifest_names_every_file_and_every_origin(made: MadeRun) -> None:
+    run(made)
+    workspace = made.workspace
+    for entry in index(workspace).packages:
+        directory = workspace.package_dir(entry.variant)
+        record = manifest(workspace, entry.variant)
         others = tuple(it for it in directory_records(directory) if it.path != "manifest.json")
         variant = VariantRecord.from_bytes(
-            layout.variant_path(entry.variant).read_bytes(), source="variant"
+            workspace.variant_path(entry.variant).read_bytes(), source="variant"
         )
         assert record.files == others
         assert entry.manifest_sha256 == file_sha256(directory / "manifest.json")
         assert record.variant_digest == variant.digest
         assert record.base.digest == variant.base_digest
-        assert record.evaluation_sha256 == file_sha256(layout.evaluation_path(entry.variant))
+        assert record.evaluation_sha256 == file_sha256(workspace.evaluation_path(entry.variant))
 
 
-def test_the_model_files_are_those_that_were_evaluated(workspace: Workspace) -> None:
-    run(workspace)
-    layout = workspace.layout
-    source, copy = layout.model_dir("awq-w4-g128"), layout.package_dir("awq-w4-g128")
+def test_the_model_files_are_those_that_were_evaluated(made: MadeRun) -> None:
+    run(made)
+    workspace = made.workspace
+    source, copy = workspace.model_dir("awq-w4-g128"), workspace.package_dir("awq-w4-g128")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (copy / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_the_same_inputs_give_the_same_bytes(workspace: Workspace) -> None:
-    run(workspace)
-    first = files_of(workspace.layout.packages_dir)
-    run(workspace)
-    assert files_of(workspace.layout.packages_dir) == first
+def test_the_same_inputs_give_the_same_bytes(made: MadeRun) -> None:
+    run(made)
+    first = files_of(made.workspace.packages_dir)
+    run(made)
+    assert files_of(made.workspace.packages_dir) == first
 
 
-def test_the_card_says_to_a_hub_what_the_model_is(workspace: Workspace) -> None:
-    run(workspace)
-    card = ModelCard(workspace.read("packages/awq-w4-g128/README.md"))
+def test_the_card_says_to_a_hub_what_the_model_is(made: MadeRun) -> None:
+    run(made)
+    card = ModelCard(made.read("packages/awq-w4-g128/README.md"))
     data = card.data.to_dict()
     assert data["license"] == "mit"
     assert data["base_model"] == "org/tiny"
     assert data["base_model_relation"] == "quantized"
-    assert data["quantized_by"] == workspace.params.release.quantized_by
+    assert data["quantized_by"] == made.params.release.quantized_by
     assert data["language"] == ["en", "es"]
     assert "vllm serve . --served-model-name quantline-demo-awq-w4-g128" in card.text
-    assert manifest(workspace.layout, "awq-w4-g128").variant_digest in card.text
+    assert manifest(made.workspace, "awq-w4-g128").variant_digest in card.text
     assert "python -m vllm --model=. --max-model-len=704" in card.text
     assert "| trades\\_en, acc of 400 documents | 0.910 ± 0.014 | 0.906 ± 0.014 |" in card.text
 
 
-def test_the_card_carries_results_with_intervals_to_a_hub(workspace: Workspace) -> None:
-    run(workspace)
-    results = ModelCard(workspace.read("packages/awq-w4-g128/README.md")).data.eval_results
+def test_the_card_carries_results_with_intervals_to_a_hub(made: MadeRun) -> None:
+    run(made)
+    results = ModelCard(made.read("packages/awq-w4-g128/README.md")).data.eval_results
     assert results is not None
     names = {(it.dataset_name, it.metric_type): it.metric_name for it in results}
     assert names["trades_en", "acc"] == "acc, 95 % interval 0.8786 to 0.9334"
     assert names["held-out text", "kl_divergence"].endswith("95 % interval 0.0036 to 0.0044")
 
 
-def test_a_model_that_was_not_served_says_why(workspace: Workspace) -> None:
-    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+def test_a_model_that_was_not_served_says_why(made: MadeRun) -> None:
+    selection = json.loads(made.workspace.selection_path.read_bytes())["variants"]
     write_benchmarks(
-        workspace,
+        made,
         speeds={"gguf-q4-k-m": 20.0},
         skipped={"awq-w4-g128": "no kernel for it"},
         digests={name: it["artifact_digest"] for name, it in selection.items()},
     )
-    run(workspace)
-    card = workspace.read("packages/awq-w4-g128/README.md")
+    run(made)
+    card = made.read("packages/awq-w4-g128/README.md")
     assert "It was not served here: no kernel for it." in card
     assert "Served and measured" not in card
 
 
-def test_a_benchmark_of_other_files_is_refused(workspace: Workspace) -> None:
-    write_benchmarks(workspace, speeds={"awq-w4-g128": 20.0, "gguf-q4-k-m": 20.0}, skipped={})
+def test_a_benchmark_of_other_files_is_refused(made: MadeRun) -> None:
+    write_benchmarks(made, speeds={"awq-w4-g128": 20.0, "gguf-q4-k-m": 20.0}, skipped={})
     with pytest.raises(InputError, match="not of the approved files of awq-w4-g128"):
-        run(workspace)
+        run(made)
 
 
-def test_the_modelfile_serves_the_file_beside_it(workspace: Workspace) -> None:
-    run(workspace)
-    commands = dict(read_modelfile(workspace.read("packages/gguf-q4-k-m/Modelfile")))
+def test_the_modelfile_serves_the_file_beside_it(made: MadeRun) -> None:
+    run(made)
+    commands = dict(read_modelfile(made.read("packages/gguf-q4-k-m/Modelfile")))
     assert commands["from"] == "./model-Q4_K_M.gguf"
     assert commands["parameter stop"] == "</s>"
     assert commands["parameter num_ctx"] == 1024
-    assert commands["license"] == workspace.read("base/LICENSE").strip()
+    assert commands["license"] == made.read("base/LICENSE").strip()
     assert "requires" not in commands
     assert "template" not in commands
 
 
-def test_a_chat_template_asks_for_the_version_that_runs_it(workspace: Workspace) -> None:
-    (workspace.layout.base_dir / "chat_template.jinja").write_text("{{ messages }}")
-    run(workspace)
-    commands = dict(read_modelfile(workspace.read("packages/gguf-q4-k-m/Modelfile")))
+def test_a_chat_template_asks_for_the_version_that_runs_it(made: MadeRun) -> None:
+    (made.workspace.base_dir / "chat_template.jinja").write_text("{{ messages }}")
+    run(made)
+    commands = dict(read_modelfile(made.read("packages/gguf-q4-k-m/Modelfile")))
     assert commands["requires"] == "0.30.0"
-    assert "0.30.0 or newer" in workspace.read("packages/gguf-q4-k-m/README.md")
+    assert "0.30.0 or newer" in made.read("packages/gguf-q4-k-m/README.md")
 
 
-def test_the_notice_states_the_changes(workspace: Workspace) -> None:
-    run(workspace)
-    notice = workspace.read("packages/awq-w4-g128/NOTICE")
+def test_the_notice_states_the_changes(made: MadeRun) -> None:
+    run(made)
+    notice = made.read("packages/awq-w4-g128/NOTICE")
     assert "modified copy of org/tiny at revision " + "ab" * 20 in notice
     assert "Changed files: config.json, model.safetensors." in notice
     assert "Unchanged files: LICENSE, tokenizer.json, tokenizer_config.json." in notice
 
 
 def test_a_directory_is_named_without_its_place(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, VERDICTS, source="/home/somebody/secret/tiny-model")
-    run(workspace)
-    for path, data in files_of(workspace.layout.packages_dir).items():
+    made = make_workspace(tmp_path, VERDICTS, source="/home/somebody/secret/tiny-model")
+    run(made)
+    for path, data in files_of(made.workspace.packages_dir).items():
         assert b"secret" not in data, path
-    assert "base_model: tiny-model" in workspace.read("packages/awq-w4-g128/README.md")
+    assert "base_model: tiny-model" in made.read("packages/awq-w4-g128/README.md")
 
 
-def test_changed_model_files_are_refused_and_nothing_is_left(workspace: Workspace) -> None:
-    weights = workspace.layout.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
+def test_changed_model_files_are_refused_and_nothing_is_left(made: MadeRun) -> None:
+    weights = made.workspace.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match=r"model-Q4_K_M\.gguf: not the bytes that were recorded"):
-        run(workspace)
-    assert not workspace.layout.packages_dir.exists()
-    assert not list(workspace.layout.artifacts_dir.glob("*.partial"))
+        run(made)
+    assert not made.workspace.packages_dir.exists()
+    assert not list(made.workspace.artifacts_dir.glob("*.partial"))
 
 
-def test_a_link_is_not_followed(workspace: Workspace) -> None:
-    weights = workspace.layout.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
+def test_a_link_is_not_followed(made: MadeRun) -> None:
+    weights = made.workspace.model_dir("gguf-q4-k-m") / "model-Q4_K_M.gguf"
     weights.rename(weights.with_suffix(".elsewhere"))
     weights.symlink_to(weights.with_suffix(".elsewhere"))
     with pytest.raises(InputError, match="not a regular file"):
-        run(workspace)
+        run(made)
 
 
-def test_a_variant_that_was_made_again_is_refused(workspace: Workspace) -> None:
-    layout = workspace.layout
-    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+def test_a_variant_that_was_made_again_is_refused(made: MadeRun) -> None:
+    workspace = made.workspace
+    selection = Selection.from_bytes(workspace.selection_path.read_bytes(), source="selection")
     verdict = selection.variants["awq-w4-g128"].model_copy(update={"artifact_digest": "0" * 64})
     write_record(
-        layout.selection_path,
+        workspace.selection_path,
         selection.model_copy(update={"variants": {**selection.variants, "awq-w4-g128": verdict}}),
     )
     with pytest.raises(InputError, match="not the files that were evaluated and approved"):
-        run(workspace)
+        run(made)
 
 
 def test_nothing_approved_leaves_an_empty_index(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
-    run(workspace)
-    assert index(workspace.layout).packages == ()
+    made = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
+    run(made)
+    assert index(made.workspace).packages == ()
 
 
-def test_what_is_no_longer_approved_disappears(workspace: Workspace) -> None:
-    run(workspace)
-    layout = workspace.layout
-    selection = Selection.from_bytes(layout.selection_path.read_bytes(), source="selection")
+def test_what_is_no_longer_approved_disappears(made: MadeRun) -> None:
+    run(made)
+    workspace = made.workspace
+    selection = Selection.from_bytes(workspace.selection_path.read_bytes(), source="selection")
     variants = {name: selection.variants[name] for name in ("gguf-q4-k-m",)}
-    write_record(layout.selection_path, selection.model_copy(update={"variants": variants}))
-    run(workspace)
-    assert not layout.package_dir("awq-w4-g128").exists()
+    write_record(workspace.selection_path, selection.model_copy(update={"variants": variants}))
+    run(made)
+    assert not workspace.package_dir("awq-w4-g128").exists()
 
 
 @pytest.mark.parametrize(
@@ -237,32 +237,32 @@ def test_what_is_no_longer_approved_disappears(workspace: Workspace) -> None:
     ],
 )
 def test_wrong_generation_values_are_named(
-    workspace: Workspace, generation: dict[str, object], expected: str
+    made: MadeRun, generation: dict[str, object], expected: str
 ) -> None:
-    path = workspace.layout.base_dir / "generation_config.json"
+    path = made.workspace.base_dir / "generation_config.json"
     path.write_text(json.dumps(generation))
     with pytest.raises(InputError, match=expected):
-        run(workspace)
+        run(made)
 
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, VERDICTS, source="dir/<img src=x>|`rm`[a](b)")
-    run(workspace)
-    text = ModelCard(workspace.read("packages/awq-w4-g128/README.md")).text
+    made = make_workspace(tmp_path, VERDICTS, source="dir/<img src=x>|`rm`[a](b)")
+    run(made)
+    text = ModelCard(made.read("packages/awq-w4-g128/README.md")).text
     assert "<img" not in text.replace("\\<img", "")
     assert "\\[a\\](b)" in text
 
 
-def test_a_package_can_be_published(workspace: Workspace) -> None:
-    run(workspace)
-    publish.run(workspace.layout, workspace.params)
-    assert set(json.loads(workspace.layout.receipts_path.read_bytes())["releases"]) == {
+def test_a_package_can_be_published(made: MadeRun) -> None:
+    run(made)
+    publish.run(made.workspace, made.params)
+    assert set(json.loads(made.workspace.receipts_path.read_bytes())["releases"]) == {
         "awq-w4-g128",
         "gguf-q4-k-m",
     }
 
 
-def test_without_a_selection_the_error_names_the_stage(workspace: Workspace) -> None:
-    workspace.layout.selection_path.unlink()
+def test_without_a_selection_the_error_names_the_stage(made: MadeRun) -> None:
+    made.workspace.selection_path.unlink()
     with pytest.raises(InputError, match="run `quantline select` first"):
-        run(workspace)
+        run(made)

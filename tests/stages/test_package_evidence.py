@@ -22,39 +22,39 @@ from pipeline.records.release import PackageIndex
 from pipeline.records.selection import Verdict
 from pipeline.stages import package
 from tests.support import ROOT
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import MadeRun, make_workspace
 
 VERDICTS = {"awq-w4-g128": Verdict.APPROVED, "gguf-q4-k-m": Verdict.APPROVED}
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def made(tmp_path: Path) -> MadeRun:
     return make_workspace(tmp_path, VERDICTS)
 
 
-def run(workspace: Workspace, *, signing_key: str | None = None, name: str = "tiny") -> None:
+def run(made: MadeRun, *, signing_key: str | None = None, name: str = "tiny") -> None:
     changes = {"signing_key": signing_key, "name": name}
-    release = workspace.params.release.model_copy(update=changes)
-    package.run(workspace.layout, workspace.params.model_copy(update={"release": release}))
+    release = made.params.release.model_copy(update=changes)
+    package.run(made.workspace, made.params.model_copy(update={"release": release}))
 
 
-def beside(workspace: Workspace, name: str, suffix: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(workspace.read(f"packages/{name}.{suffix}.json"))
+def beside(made: MadeRun, name: str, suffix: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(made.read(f"packages/{name}.{suffix}.json"))
     return values
 
 
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1", "gemma"])
 def test_the_bill_of_materials_passes_the_strict_validator(tmp_path: Path, license_id: str) -> None:
     text = ROOT / "tests" / "licenses" / f"{license_id}.txt"
-    workspace = make_workspace(
+    made = make_workspace(
         tmp_path,
         VERDICTS,
         license_id=license_id,
         license_text=text.read_text() if text.exists() else None,
     )
-    run(workspace, name="Llama-tiny")
+    run(made, name="Llama-tiny")
     for name in VERDICTS:
-        bom = workspace.read(f"packages/{name}.bom.json")
+        bom = made.read(f"packages/{name}.bom.json")
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom) is None
         component = json.loads(bom)["metadata"]["component"]
         metrics = component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
@@ -64,16 +64,16 @@ def test_the_bill_of_materials_passes_the_strict_validator(tmp_path: Path, licen
         assert float(bounds["lowerBound"]) < float(scores["value"]) < float(bounds["upperBound"])
 
 
-def test_the_bill_of_materials_lists_every_file(workspace: Workspace) -> None:
-    run(workspace)
+def test_the_bill_of_materials_lists_every_file(made: MadeRun) -> None:
+    run(made)
     for name in VERDICTS:
-        bom = beside(workspace, name, "bom")
+        bom = beside(made, name, "bom")
         files = {
             part["name"]: part["hashes"][0]["content"]
             for part in bom["components"]
             if part["type"] == "file"
         }
-        directory = workspace.layout.package_dir(name)
+        directory = made.workspace.package_dir(name)
         manifest_sha256 = file_sha256(directory / "manifest.json")
         assert files | {"manifest.json": manifest_sha256} == {
             file.path: file.sha256 for file in directory_records(directory)
@@ -81,17 +81,17 @@ def test_the_bill_of_materials_lists_every_file(workspace: Workspace) -> None:
         assert bom["metadata"]["component"]["hashes"][0]["content"] == manifest_sha256
 
 
-def test_the_provenance_names_existing_files_by_digest(workspace: Workspace) -> None:
-    run(workspace)
+def test_the_provenance_names_existing_files_by_digest(made: MadeRun) -> None:
+    run(made)
     for name in VERDICTS:
-        statement = beside(workspace, name, "provenance")
-        directory = workspace.layout.package_dir(name)
+        statement = beside(made, name, "provenance")
+        directory = made.workspace.package_dir(name)
         assert {it["name"]: it["digest"]["sha256"] for it in statement["subject"]} == {
             file.path: file.sha256 for file in directory_records(directory)
         }
         records = statement["predicate"]["runDetails"]["byproducts"]
         for record in records:
-            path = workspace.layout.artifacts_dir / record["name"]
+            path = made.workspace.artifacts_dir / record["name"]
             assert record["digest"]["sha256"] == file_sha256(path)
         assert [record["annotations"]["stage"] for record in records] == [
             "fetch", "calibrate", "quantize", "evaluate", "evaluate", "select", "benchmark",
@@ -104,20 +104,18 @@ def test_the_provenance_names_existing_files_by_digest(workspace: Workspace) -> 
         assert sources["license text"]["sha256"] == license_sha256
 
 
-def test_the_index_names_what_lies_beside_a_package(workspace: Workspace) -> None:
-    run(workspace)
-    layout = workspace.layout
-    index = PackageIndex.from_bytes(layout.packages_path.read_bytes(), source="index")
+def test_the_index_names_what_lies_beside_a_package(made: MadeRun) -> None:
+    run(made)
+    workspace = made.workspace
+    index = PackageIndex.from_bytes(workspace.packages_path.read_bytes(), source="index")
     for entry in index.packages:
         assert [file.path for file in entry.evidence] == [
             f"{entry.variant}.bom.json",
             f"{entry.variant}.provenance.json",
         ]
         for file in entry.evidence:
-            assert file_sha256(layout.packages_dir / file.path) == file.sha256
-        assert "It is not signed with a key" in workspace.read(
-            f"packages/{entry.variant}/README.md"
-        )
+            assert file_sha256(workspace.packages_dir / file.path) == file.sha256
+        assert "It is not signed with a key" in made.read(f"packages/{entry.variant}/README.md")
 
 
 def key_files(directory: Path, *, password: bytes | None = None) -> Path:
@@ -131,36 +129,36 @@ def key_files(directory: Path, *, password: bytes | None = None) -> Path:
     return directory / "public.pem"
 
 
-def verify(workspace: Workspace, name: str, public_key: Path) -> None:
+def verify(made: MadeRun, name: str, public_key: Path) -> None:
     from model_signing.verifying import Config
 
     config: Any = Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_verifier(public_key=public_key).verify(
-        workspace.layout.package_dir(name),
-        workspace.layout.packages_dir / f"{name}.signature.json",
+        made.workspace.package_dir(name),
+        made.workspace.packages_dir / f"{name}.signature.json",
     )
 
 
 @pytest.mark.parametrize("password", [None, b"a secret"])
 def test_a_signature_holds_until_a_bit_changes(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, password: bytes | None
+    made: MadeRun, monkeypatch: pytest.MonkeyPatch, password: bytes | None
 ) -> None:
-    public_key = key_files(workspace.layout.root, password=password)
+    public_key = key_files(made.workspace.root, password=password)
     monkeypatch.setenv("QUANTLINE_SIGNING_PASSWORD", (password or b"").decode())
-    run(workspace, signing_key="signing.pem")
+    run(made, signing_key="signing.pem")
     for name in VERDICTS:
-        verify(workspace, name, public_key)
-    index = PackageIndex.from_bytes(workspace.layout.packages_path.read_bytes(), source="index")
+        verify(made, name, public_key)
+    index = PackageIndex.from_bytes(made.workspace.packages_path.read_bytes(), source="index")
     assert all(it.evidence[-1].path.endswith(".signature.json") for it in index.packages)
-    assert "It is signed by the key" in workspace.read("packages/awq-w4-g128/README.md")
-    weights = workspace.layout.package_dir("awq-w4-g128") / "model.safetensors"
+    assert "It is signed by the key" in made.read("packages/awq-w4-g128/README.md")
+    weights = made.workspace.package_dir("awq-w4-g128") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"model\.safetensors"):
-        verify(workspace, "awq-w4-g128", public_key)
+        verify(made, "awq-w4-g128", public_key)
 
 
-def test_what_cannot_sign_is_refused_before_anything_is_written(workspace: Workspace) -> None:
-    root = workspace.layout.root
+def test_what_cannot_sign_is_refused_before_anything_is_written(made: MadeRun) -> None:
+    root = made.workspace.root
     (root / "text.pem").write_text("no key\n")
     rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     (root / "rsa.pem").write_bytes(
@@ -174,5 +172,5 @@ def test_what_cannot_sign_is_refused_before_anything_is_written(workspace: Works
         ("signing.pem", "with its password in QUANTLINE_SIGNING_PASSWORD"),
     ):
         with pytest.raises(InputError, match=expected):
-            run(workspace, signing_key=name)
-    assert not workspace.layout.packages_dir.exists()
+            run(made, signing_key=name)
+    assert not made.workspace.packages_dir.exists()

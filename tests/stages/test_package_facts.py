@@ -20,7 +20,7 @@ from pipeline.records.selection import Verdict
 from pipeline.stages import package, publish
 from tests.modelfile_reader import read_modelfile
 from tests.support import ROOT, missing
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import MadeRun, make_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +43,10 @@ def converted(metadata: dict[str, str], base_dir: Path, path: Path) -> None:
         (path.parent / beside).unlink()
 
 
-def packaged(root: Path, license_id: str) -> Workspace:
+def packaged(root: Path, license_id: str) -> MadeRun:
     rule = license_rules().named(license_id, key="license")
     text = ROOT / "tests" / "licenses" / f"{license_id}.txt"
-    workspace = make_workspace(
+    made = make_workspace(
         root,
         {NAME: Verdict.APPROVED},
         license_id=license_id,
@@ -54,11 +54,11 @@ def packaged(root: Path, license_id: str) -> Workspace:
         make_gguf=partial(converted, gguf_metadata(rule.applied(None), MAKER)),
     )
     changes = {"name": "Llama-tiny", "quantized_by": MAKER}
-    release = workspace.params.release.model_copy(update=changes)
-    params = workspace.params.model_copy(update={"release": release})
-    package.run(workspace.layout, params)
-    publish.run(workspace.layout, params)
-    return Workspace(workspace.layout, params)
+    release = made.params.release.model_copy(update=changes)
+    params = made.params.model_copy(update={"release": release})
+    package.run(made.workspace, params)
+    publish.run(made.workspace, params)
+    return MadeRun(made.workspace, params)
 
 
 def gguf_field(path: Path) -> Callable[[str], object]:
@@ -66,14 +66,14 @@ def gguf_field(path: Path) -> Callable[[str], object]:
     return lambda name: reader.fields[name].contents()
 
 
-def blob(workspace: Workspace, digest: str) -> Any:
-    return json.loads(workspace.read(f"registry/blobs/{digest.replace(':', '/')}"))
+def blob(made: MadeRun, digest: str) -> Any:
+    return json.loads(made.read(f"registry/blobs/{digest.replace(':', '/')}"))
 
 
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1"])
 def test_every_place_states_the_same_license(tmp_path: Path, license_id: str) -> None:
-    workspace = packaged(tmp_path, license_id)
-    directory = workspace.layout.package_dir(NAME)
+    made = packaged(tmp_path, license_id)
+    directory = made.workspace.package_dir(NAME)
     data = (directory / "manifest.json").read_bytes()
     stated = PackageManifest.from_bytes(data, source="manifest").license
     text = (directory / "LICENSE").read_text()
@@ -92,20 +92,20 @@ def test_every_place_states_the_same_license(tmp_path: Path, license_id: str) ->
     modelfile = dict(read_modelfile((directory / "Modelfile").read_text()))
     assert words_sha256(str(modelfile["license"])) == words_sha256(text)
 
-    receipts = json.loads(workspace.layout.receipts_path.read_bytes())
-    manifest = blob(workspace, receipts["releases"][NAME]["manifest_digest"])
+    receipts = json.loads(made.workspace.receipts_path.read_bytes())
+    manifest = blob(made, receipts["releases"][NAME]["manifest_digest"])
     assert manifest["annotations"]["org.opencontainers.image.licenses"] == stated.expression
-    config = blob(workspace, manifest["config"]["digest"])
+    config = blob(made, manifest["config"]["digest"])
     assert config["descriptor"]["licenses"] == [stated.expression]
 
-    model = json.loads(workspace.read(f"packages/{NAME}.bom.json"))["metadata"]["component"]
+    model = json.loads(made.read(f"packages/{NAME}.bom.json"))["metadata"]["component"]
     (bom_license,) = (it["license"] for it in model["licenses"])
     assert bom_license in ({"id": stated.expression}, {"name": stated.name, "url": stated.link})
     properties = {it["name"]: it["value"] for it in model["properties"]}
     assert properties["quantline:license.expression"] == stated.expression
     assert properties["quantline:license.text.sha256"] == stated.text_sha256
 
-    statement = json.loads(workspace.read(f"packages/{NAME}.provenance.json"))
+    statement = json.loads(made.read(f"packages/{NAME}.provenance.json"))
     build = statement["predicate"]["buildDefinition"]["internalParameters"]
     assert build["license"]["expression"] == stated.expression
     assert build["license"]["textSha256"] == stated.text_sha256

@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import file_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Audience, Params
 from pipeline.params.reading import read_params
 from pipeline.records.selection import Verdict
 from pipeline.stages import fetch, package
 from tests.support import ROOT
-from tests.workspace import Workspace, make_workspace, measured
+from tests.workspace import MadeRun, make_workspace, measured
 
 VERDICTS = {"awq-w4-g128": Verdict.APPROVED, "gguf-q4-k-m": Verdict.APPROVED}
 TEXTS = ROOT / "tests" / "licenses"
@@ -52,13 +52,13 @@ def params_of(
     )
 
 
-def packaged(root: Path, params: Params) -> Workspace:
+def packaged(root: Path, params: Params) -> MadeRun:
     """Fetch the model of `root` and package variants of it."""
-    layout = Layout(root)
-    fetch.run(layout, params)
-    workspace = measured(layout, params, VERDICTS)
-    package.run(layout, params)
-    return workspace
+    workspace = Workspace(root)
+    fetch.run(workspace, params)
+    made = measured(workspace, params, VERDICTS)
+    package.run(workspace, params)
+    return made
 
 
 CASES = {
@@ -95,19 +95,19 @@ def test_what_the_license_demands_is_in_the_package(tmp_path: Path, license_id: 
     stated, release_name, shown, notice_sentence, condition = CASES[license_id]
     text = (TEXTS / f"{license_id}.txt").read_text()
     relicensed_demo(tmp_path, stated, text)
-    workspace = packaged(tmp_path, params_of(name=release_name))
+    made = packaged(tmp_path, params_of(name=release_name))
     for name in VERDICTS:
-        notice = workspace.read(f"packages/{name}/NOTICE")
-        card = ModelCard(workspace.read(f"packages/{name}/README.md"))
+        notice = made.read(f"packages/{name}/NOTICE")
+        card = ModelCard(made.read(f"packages/{name}/README.md"))
         assert "is a modified copy of model" in notice
         assert "the weights were quantized with" in notice
         assert notice_sentence in notice
         assert condition in notice
         assert condition in card.text
         assert "Portions by others." in notice
-        assert workspace.read(f"packages/{name}/USE_POLICY.md") == "No harm.\n"
-        assert workspace.read(f"packages/{name}/LICENSE") == text
-        assert not (workspace.layout.package_dir(name) / "LICENSE.txt").exists()
+        assert made.read(f"packages/{name}/USE_POLICY.md") == "No harm.\n"
+        assert made.read(f"packages/{name}/LICENSE") == text
+        assert not (made.workspace.package_dir(name) / "LICENSE.txt").exists()
         if shown:
             assert shown in notice
             assert f"**{shown}**" in card.text
@@ -122,13 +122,13 @@ def test_a_name_the_license_does_not_allow_stops_before_weights(tmp_path: Path) 
 
 def test_what_stays_in_the_house_shows_nothing_and_keeps_its_name(tmp_path: Path) -> None:
     relicensed_demo(tmp_path, "license: llama3.1", (TEXTS / "llama3.1.txt").read_text())
-    workspace = packaged(tmp_path, params_of(audience=Audience.INTERNAL))
+    made = packaged(tmp_path, params_of(audience=Audience.INTERNAL))
     policy = "<https://llama.meta.com/llama3_1/use-policy>"
-    assert policy in workspace.read("packages/awq-w4-g128/README.md")
-    assert "Built with Llama" not in workspace.read("packages/awq-w4-g128/README.md")
-    assert "Llama 3.1 is licensed under" in workspace.read("packages/awq-w4-g128/NOTICE")
+    assert policy in made.read("packages/awq-w4-g128/README.md")
+    assert "Built with Llama" not in made.read("packages/awq-w4-g128/README.md")
+    assert "Llama 3.1 is licensed under" in made.read("packages/awq-w4-g128/NOTICE")
     with pytest.raises(InputError, match="wants a name that begins with 'Llama'"):
-        package.run(workspace.layout, params_of(audience=Audience.AFFILIATES))
+        package.run(made.workspace, params_of(audience=Audience.AFFILIATES))
 
 
 def decide(root: Path, text: Path, *, brings_text: bool) -> None:
@@ -152,8 +152,8 @@ def test_a_research_license_is_for_research(tmp_path: Path) -> None:
     decide(tmp_path, model_dir / "LICENSE.txt", brings_text=False)
     with pytest.raises(InputError, match="Mistral AI Research License allows research purposes"):
         packaged(tmp_path, params_of(decision="tiny"))
-    workspace = packaged(tmp_path, params_of(commercial=False, decision="tiny"))
-    notice = workspace.read("packages/gguf-q4-k-m/NOTICE")
+    made = packaged(tmp_path, params_of(commercial=False, decision="tiny"))
+    notice = made.read("packages/gguf-q4-k-m/NOTICE")
     assert "Licensed by Mistral AI under the Mistral AI Research License" in notice
     assert "Jane Doe" not in notice
 
@@ -166,26 +166,26 @@ def test_a_missing_license_is_the_text_a_person_decided_on(tmp_path: Path) -> No
     text.write_text(MISTRAL_TEXT)
     decide(tmp_path, text, brings_text=True)
     decided = params_of(commercial=False, decision="tiny")
-    workspace = packaged(tmp_path, decided)
+    made = packaged(tmp_path, decided)
     for variant in VERDICTS:
-        assert workspace.read(f"packages/{variant}/LICENSE") == MISTRAL_TEXT
+        assert made.read(f"packages/{variant}/LICENSE") == MISTRAL_TEXT
     text.write_text("Something else\n")
     with pytest.raises(InputError, match="not the license that was fetched"):
-        package.run(workspace.layout, decided)
+        package.run(made.workspace, decided)
     with pytest.raises(InputError, match=r"owner.txt is not the text that Jane Doe decided on"):
-        fetch.run(workspace.layout, decided)
+        fetch.run(made.workspace, decided)
 
 
 def test_calibration_data_are_credited(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, VERDICTS)
-    statistics = json.loads(workspace.layout.statistics_path.read_bytes())
+    made = make_workspace(tmp_path, VERDICTS)
+    statistics = json.loads(made.workspace.statistics_path.read_bytes())
     statistics["calibration"]["license"] = "CC-BY-SA-4.0"
-    workspace.layout.statistics_path.write_text(json.dumps(statistics))
-    package.run(workspace.layout, workspace.params)
-    notice = workspace.read("packages/awq-w4-g128/NOTICE")
+    made.workspace.statistics_path.write_text(json.dumps(statistics))
+    package.run(made.workspace, made.params)
+    notice = made.read("packages/awq-w4-g128/NOTICE")
     assert "calibrated on calibration.jsonl, under CC-BY-SA-4.0" in notice
     assert "may be passed on only under the same license" in notice
     statistics["calibration"]["license"] = "cc-by-nc-4.0"
-    workspace.layout.statistics_path.write_text(json.dumps(statistics))
+    made.workspace.statistics_path.write_text(json.dumps(statistics))
     with pytest.raises(InputError, match="calibrate on other text"):
-        package.run(workspace.layout, workspace.params)
+        package.run(made.workspace, made.params)

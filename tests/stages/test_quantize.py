@@ -16,12 +16,12 @@ from pipeline.core.errors import InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256
 from pipeline.core.texts import token_ids_sha256
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.gguf.files import read_tensors
 from pipeline.numerics.gram import output_error
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import calibrate, fetch, quantize
 from tests.architecture_models import tiny_model
 from tests.evaluation_files import write_evaluation_files
@@ -66,7 +66,7 @@ def gguf(file_type: str, *, scale_search: bool = False, imatrix: bool = True) ->
     return recipe | {"scale_search": scale_search, "imatrix": imatrix}
 
 
-def calibrated(root: Path, params: Params, **model: int) -> Layout:
+def calibrated(root: Path, params: Params, **model: int) -> Workspace:
     """A workspace with statistics of the model in `root`, or of a tiny one that is made there."""
     if not (root / "model").exists():
         tiny_llama(root / "model", **model)
@@ -74,14 +74,14 @@ def calibrated(root: Path, params: Params, **model: int) -> Layout:
     texts = [story[i % 5 :] + story[: i % 7] for i in range(60)]
     (root / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
     write_evaluation_files(root)
-    layout = Layout(root)
-    fetch.run(layout, params)
-    calibrate.run(layout, params)
-    return layout
+    workspace = Workspace(root)
+    fetch.run(workspace, params)
+    calibrate.run(workspace, params)
+    return workspace
 
 
-def record_of(layout: Layout, name: str) -> VariantRecord:
-    return VariantRecord.from_bytes(layout.variant_path(name).read_bytes(), source=name)
+def record_of(workspace: Workspace, name: str) -> VariantRecord:
+    return VariantRecord.from_bytes(workspace.variant_path(name).read_bytes(), source=name)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def all_params() -> Params:
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory, all_params: Params) -> Layout:
+def workspace(tmp_path_factory: pytest.TempPathFactory, all_params: Params) -> Workspace:
     """A calibrated model with all variants made; hidden 256, so that K-quants apply."""
     made = calibrated(tmp_path_factory.mktemp("quantize"), all_params, hidden=256, intermediate=288)
     for name in all_params.variants:
@@ -112,20 +112,20 @@ def logits_of(model_dir: Path) -> torch.Tensor:
         return logits
 
 
-def test_the_token_ids_are_kept_beside_the_statistics(layout: Layout) -> None:
-    record = Statistics(layout).record
-    windows = json.loads(layout.token_ids_path.read_bytes())
+def test_the_token_ids_are_kept_beside_the_statistics(workspace: Workspace) -> None:
+    record = Statistics(workspace).record
+    windows = json.loads(workspace.token_ids_path.read_bytes())
     assert [len(window) for window in windows] == [SAMPLE_TOKENS] * NUM_SAMPLES
     assert token_ids_sha256(windows) == record.token_ids_sha256
-    assert layout.token_ids_path.name in {file.path for file in record.files}
+    assert workspace.token_ids_path.name in {file.path for file in record.files}
     assert record.decontamination.num_contaminated_dropped == 0
 
 
-def test_statistics_cover_every_linear_and_share_inputs(layout: Layout) -> None:
-    statistics = Statistics(layout)
+def test_statistics_cover_every_linear_and_share_inputs(workspace: Workspace) -> None:
+    statistics = Statistics(workspace)
     linears = {
         name.removesuffix(".weight")
-        for name in Checkpoint(layout.base_dir).names
+        for name in Checkpoint(workspace.base_dir).names
         if name.endswith("_proj.weight")
     }
     assert set(statistics.linears) == linears
@@ -140,9 +140,9 @@ def test_statistics_cover_every_linear_and_share_inputs(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q8-0", "gguf-q4-k-m"])
-def test_every_tensor_is_accounted_for(layout: Layout, name: str) -> None:
-    record = record_of(layout, name)
-    base = Checkpoint(layout.base_dir)
+def test_every_tensor_is_accounted_for(workspace: Workspace, name: str) -> None:
+    record = record_of(workspace, name)
+    base = Checkpoint(workspace.base_dir)
     weights = {row.name: row for row in record.coverage}
     if name in ("awq", "gptq"):
         assert set(weights) == set(base.names)
@@ -151,36 +151,36 @@ def test_every_tensor_is_accounted_for(layout: Layout, name: str) -> None:
     for row in record.coverage:
         measured = row.relative_error is not None
         assert measured or row.reason or row.name in ("token_embd.weight", "output.weight"), row
-    assert record.files == directory_records(layout.model_dir(name))
+    assert record.files == directory_records(workspace.model_dir(name))
     assert record.digest == tree_digest(record.files)
 
 
 @pytest.mark.parametrize(("name", "largest"), [("awq", 0.02), ("gptq", 0.03)])
 def test_a_packed_checkpoint_stands_for_nearly_the_base(
-    layout: Layout, name: str, largest: float
+    workspace: Workspace, name: str, largest: float
 ) -> None:
-    base, variant = (logits_of(layout.model_dir(it)).softmax(-1) for it in ("base", name))
+    base, variant = (logits_of(workspace.model_dir(it)).softmax(-1) for it in ("base", name))
     assert 0 < float((base * (base / variant).log()).sum(-1).mean()) < largest
-    config = json.loads((layout.model_dir(name) / "config.json").read_text())
+    config = json.loads((workspace.model_dir(name) / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == name
     for sidecar in ("tokenizer.json", "LICENSE"):
-        assert file_sha256(layout.model_dir(name) / sidecar) == file_sha256(
-            layout.base_dir / sidecar
+        assert file_sha256(workspace.model_dir(name) / sidecar) == file_sha256(
+            workspace.base_dir / sidecar
         )
 
 
-def test_a_q8_0_file_holds_nearly_the_base(layout: Layout) -> None:
-    (path,) = layout.model_dir("gguf-q8-0").glob("*.gguf")
+def test_a_q8_0_file_holds_nearly_the_base(workspace: Workspace) -> None:
+    (path,) = workspace.model_dir("gguf-q8-0").glob("*.gguf")
     tensors = {tensor.name: tensor for tensor in read_tensors(path)}
-    original = Checkpoint(layout.base_dir).tensor("model.layers.1.mlp.down_proj.weight").float()
+    original = Checkpoint(workspace.base_dir).tensor("model.layers.1.mlp.down_proj.weight").float()
     stored = tensors["blk.1.ffn_down.weight"]
     assert stored.type == "Q8_0"
     assert stored.shape == tuple(original.shape)
     assert (stored.values() - original).abs().max() <= original.abs().max() / 127
 
 
-def test_rows_that_fit_no_superblock_say_what_they_became(layout: Layout) -> None:
-    rows = {row.name: row for row in record_of(layout, "gguf-q4-k-m").coverage}
+def test_rows_that_fit_no_superblock_say_what_they_became(workspace: Workspace) -> None:
+    rows = {row.name: row for row in record_of(workspace, "gguf-q4-k-m").coverage}
     fallen, regular = rows["blk.0.ffn_down.weight"], rows["blk.0.ffn_gate.weight"]
     assert fallen.shape[-1] == 288
     assert fallen.reason is not None
@@ -189,11 +189,11 @@ def test_rows_that_fit_no_superblock_say_what_they_became(layout: Layout) -> Non
     assert regular.reason is None
 
 
-def test_llama_cpp_loads_the_file_with_the_same_vocabulary(layout: Layout) -> None:
-    (path,) = layout.model_dir("gguf-q4-k-m").glob("*.gguf")
+def test_llama_cpp_loads_the_file_with_the_same_vocabulary(workspace: Workspace) -> None:
+    (path,) = workspace.model_dir("gguf-q4-k-m").glob("*.gguf")
     model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     try:
-        config = json.loads((layout.base_dir / "config.json").read_text())
+        config = json.loads((workspace.base_dir / "config.json").read_text())
         assert model.n_vocab() == config["vocab_size"]
         assert model.metadata["general.license"] == "MIT"
         assert model.metadata["general.license.name"] == "MIT License"
@@ -250,10 +250,10 @@ def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) ->
     assert peaks[2] - peaks[1] < sum(4 * weights.tensor(name).numel() for name in layer)
 
 
-def test_the_imatrix_changes_the_file(layout: Layout) -> None:
+def test_the_imatrix_changes_the_file(workspace: Workspace) -> None:
     params = params_for({"plain": gguf("Q4_K_M", imatrix=False)})
-    quantize.run(layout, params, "plain")
-    plain, weighted = record_of(layout, "plain"), record_of(layout, "gguf-q4-k-m")
+    quantize.run(workspace, params, "plain")
+    plain, weighted = record_of(workspace, "plain"), record_of(workspace, "gguf-q4-k-m")
     assert plain.digest != weighted.digest
     errors = [
         sum(row.relative_error or 0 for row in record.coverage) for record in (weighted, plain)
@@ -262,36 +262,38 @@ def test_the_imatrix_changes_the_file(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m"])
-def test_the_same_inputs_give_the_same_bytes(layout: Layout, all_params: Params, name: str) -> None:
-    before = record_of(layout, name)
-    quantize.run(layout, all_params, name)
-    assert record_of(layout, name) == before
+def test_the_same_inputs_give_the_same_bytes(
+    workspace: Workspace, all_params: Params, name: str
+) -> None:
+    before = record_of(workspace, name)
+    quantize.run(workspace, all_params, name)
+    assert record_of(workspace, name) == before
 
 
-def test_calibration_gives_the_same_bytes_again(layout: Layout, all_params: Params) -> None:
-    before = layout.statistics_path.read_bytes()
-    calibrate.run(layout, all_params)
-    assert layout.statistics_path.read_bytes() == before
+def test_calibration_gives_the_same_bytes_again(workspace: Workspace, all_params: Params) -> None:
+    before = workspace.statistics_path.read_bytes()
+    calibrate.run(workspace, all_params)
+    assert workspace.statistics_path.read_bytes() == before
 
 
-def test_an_unknown_variant_names_the_known_ones(layout: Layout, all_params: Params) -> None:
+def test_an_unknown_variant_names_the_known_ones(workspace: Workspace, all_params: Params) -> None:
     with pytest.raises(InputError, match=r"^q9: not in params.yaml; variants: awq, gptq, gguf-q8"):
-        quantize.run(layout, all_params, "q9")
+        quantize.run(workspace, all_params, "q9")
 
 
-def test_a_group_size_that_does_not_divide_names_what_does(layout: Layout) -> None:
+def test_a_group_size_that_does_not_divide_names_what_does(workspace: Workspace) -> None:
     params = params_for({"awq": packed("awq", group_size=128)})
-    before = record_of(layout, "awq")
+    before = record_of(workspace, "awq")
     with pytest.raises(
         InputError,
         match=r"^group_size = 128: does not divide the 288 inputs of model\.layers\.0\.mlp\.down_"
         r"proj; use 32 \(what divides every linear of this model: 32, 16\) or another on_indivis",
     ):
-        quantize.run(layout, params, "awq")
-    assert record_of(layout, "awq") == before
+        quantize.run(workspace, params, "awq")
+    assert record_of(workspace, "awq") == before
 
 
-def test_an_unstated_pre_tokenizer_says_what_to_state(layout: Layout) -> None:
+def test_an_unstated_pre_tokenizer_says_what_to_state(workspace: Workspace) -> None:
     params = params_for({"gguf-q8-0": gguf("Q8_0")})
     unstated = params.model_copy(
         update={"model": params.model.model_copy(update={"gguf_pre_tokenizer": None})}
@@ -299,19 +301,19 @@ def test_an_unstated_pre_tokenizer_says_what_to_state(layout: Layout) -> None:
     with pytest.raises(
         InputError, match=r"^model.gguf_pre_tokenizer = None: llama.cpp's converter"
     ):
-        quantize.run(layout, unstated, "gguf-q8-0")
+        quantize.run(workspace, unstated, "gguf-q8-0")
 
 
-def test_statistics_of_another_base_are_refused(layout: Layout, all_params: Params) -> None:
-    record = Statistics(layout).record
+def test_statistics_of_another_base_are_refused(workspace: Workspace, all_params: Params) -> None:
+    record = Statistics(workspace).record
     stale = record.model_copy(update={"base_digest": "0" * 64})
-    kept = layout.statistics_path.read_bytes()
-    layout.statistics_path.write_bytes(stale.to_bytes())
+    kept = workspace.statistics_path.read_bytes()
+    workspace.statistics_path.write_bytes(stale.to_bytes())
     try:
         with pytest.raises(InputError, match="measured on another base"):
-            quantize.run(layout, all_params, "awq")
+            quantize.run(workspace, all_params, "awq")
     finally:
-        layout.statistics_path.write_bytes(kept)
+        workspace.statistics_path.write_bytes(kept)
 
 
 def test_too_little_calibration_text_says_how_much_would_do(tmp_path: Path) -> None:
@@ -325,7 +327,7 @@ def test_too_little_calibration_text_says_how_much_would_do(tmp_path: Path) -> N
 
 def test_no_calibration_before_fetch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"base.manifest.json: missing; run `quantline fetch` fir"):
-        calibrate.run(Layout(tmp_path), params_for({"awq": packed("awq")}))
+        calibrate.run(Workspace(tmp_path), params_for({"awq": packed("awq")}))
 
 
 def scheme(name: str, **changes: object) -> dict[str, object]:
@@ -335,7 +337,7 @@ def scheme(name: str, **changes: object) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def aligned(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Three formats, each as it is and aligned, in 3 or 4 bits."""
     recipes = {
         "awq": packed("awq"),
@@ -351,18 +353,18 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return made
 
 
-def kl_on_calibration_tokens(layout: Layout, name: str) -> float:
-    ids = torch.tensor(Statistics(layout).token_ids())
+def kl_on_calibration_tokens(workspace: Workspace, name: str) -> float:
+    ids = torch.tensor(Statistics(workspace).token_ids())
     with torch.inference_mode():
         base, own = (
             unpacked_model(it)(input_ids=ids).logits.log_softmax(-1)
-            for it in (layout.base_dir, layout.model_dir(name))
+            for it in (workspace.base_dir, workspace.model_dir(name))
         )
     return float((base.exp() * (base - own)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
-def test_alignment_changes_integers_alone(aligned: Layout, name: str) -> None:
+def test_alignment_changes_integers_alone(aligned: Workspace, name: str) -> None:
     plain = Checkpoint(aligned.model_dir(name))
     trained = Checkpoint(aligned.model_dir(f"{name}-aligned"))
     assert trained.names == plain.names
@@ -373,7 +375,7 @@ def test_alignment_changes_integers_alone(aligned: Layout, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
-def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Layout, name: str) -> None:
+def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Workspace, name: str) -> None:
     """AWQ's scales apart: there the base's weights are not those that were rounded."""
     record = record_of(aligned, f"{name}-aligned")
     before = {it.name: it for it in record_of(aligned, name).coverage}
@@ -396,7 +398,7 @@ def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Layout, na
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
-def test_alignment_brings_the_file_nearer_to_the_base(aligned: Layout, name: str) -> None:
+def test_alignment_brings_the_file_nearer_to_the_base(aligned: Workspace, name: str) -> None:
     before = kl_on_calibration_tokens(aligned, name)
     assert kl_on_calibration_tokens(aligned, f"{name}-aligned") < 0.8 * before
 
@@ -438,10 +440,10 @@ def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
             for reader in readers:
                 tensors[f"{prefix}.{reader}.weight"] *= spread
     save_file(tensors, path, metadata={"format": "pt"})
-    layout = calibrated(tmp_path, params)
+    workspace = calibrated(tmp_path, params)
     errors = {}
     for name in params.variants:
-        quantize.run(layout, params, name)
-        rows = record_of(layout, name).coverage
+        quantize.run(workspace, params, name)
+        rows = record_of(workspace, name).coverage
         errors[name] = sum(row.relative_error for row in rows if row.relative_error)
     assert errors["scaled"] < 0.5 * errors["plain"]

@@ -15,10 +15,10 @@ from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.params.reading import read_prices
 from pipeline.records.selection import Verdict
-from pipeline.records.statistics import VariantRecord
+from pipeline.records.variant import VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
-from tests.workspace import Workspace, make_workspace, write_benchmarks
+from tests.workspace import MadeRun, make_workspace, write_benchmarks
 
 VERDICTS = {
     "awq-w4-g128": Verdict.APPROVED,
@@ -35,21 +35,21 @@ QUIET_BROWSER = [
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    workspace = make_workspace(tmp_path / "workspace", VERDICTS)
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
-    write_benchmarks(workspace, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
-    return workspace
+def made(tmp_path: Path) -> MadeRun:
+    made = make_workspace(tmp_path / "workspace", VERDICTS)
+    package.run(made.workspace, made.params)
+    publish.run(made.workspace, made.params)
+    write_benchmarks(made, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
+    return made
 
 
-def prices(workspace: Workspace) -> PriceList:
-    return read_prices(workspace.layout.root / workspace.params.economics.prices)
+def prices(made: MadeRun) -> PriceList:
+    return read_prices(made.workspace.root / made.params.economics.prices)
 
 
-def page(workspace: Workspace) -> str:
-    report.run(workspace.layout, workspace.params)
-    return workspace.layout.report_path.read_text(encoding="utf-8")
+def page(made: MadeRun) -> str:
+    report.run(made.workspace, made.params)
+    return made.workspace.report_path.read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -84,13 +84,13 @@ class Page(HTMLParser):
             self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_every_verdict_has_its_reason_its_numbers_and_its_reference(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_every_verdict_has_its_reason_its_numbers_and_its_reference(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "2 of 4 variants approved" in text
     for name, verdict in VERDICTS.items():
         assert name in text
         assert verdict.value in text
-    selection = json.loads(workspace.layout.selection_path.read_bytes())["variants"]
+    selection = json.loads(made.workspace.selection_path.read_bytes())["variants"]
     for verdict in selection.values():
         for reason in verdict["reasons"]:
             assert reason in text
@@ -99,111 +99,133 @@ def test_every_verdict_has_its_reason_its_numbers_and_its_reference(workspace: W
     assert "0.1.0-gguf-q2-k" not in text
 
 
-def test_the_base_stands_beside_the_variants(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
+    made: MadeRun,
+) -> None:
+    text = Page(page(made)).text
+    opening = text[: text.index("How to get a release")]
+    for profile in made.params.gate.profiles:
+        assert profile in opening
+    assert "0.0020 to 0.0080, margin 0.05" in opening
+    assert "a month" in opening
+    assert "Yes, the approved variants, when the obligations below are met." in opening
+    assert "MIT License, which allows any purpose" in opening
+
+
+def test_a_choice_by_size_is_that_of_the_selection(made: MadeRun) -> None:
+    path = made.workspace.selection_path
+    record = json.loads(path.read_bytes())
+    record["choices"]["edge"]["reason"] = "as select found"
+    path.write_text(json.dumps(record))
+    assert "as select found" in Page(page(made)).text
+
+
+def test_the_base_stands_beside_the_variants(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "org/tiny" in text
     assert "0.910 ± 0.014" in text
     assert "97.7 KiB" in text
 
 
-def test_every_task_shows_its_drop_against_its_margin(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_every_task_shows_its_drop_against_its_margin(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "mean drop" in text
     assert "trades_en (acc, 400 documents)" in text
     assert "0.0040 0.0020 to 0.0080, margin 0.05" in " ".join(text.split())
-    assert "wrong approvals and wrong rejections happen at most 5.0 % of the time each" in text
+    assert "Wrong approvals and wrong rejections happen at most 5.0 % of the time each" in text
 
 
-def test_profiles_choose_with_the_benchmark(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_profiles_choose_with_the_benchmark(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "in awq, gptq or compressed-tensors: 136 output tokens per second" in text
     assert "the only approved variant in gguf of at most 40.0 %" in text
 
 
-def test_what_the_engine_alone_changes_is_shown_apart(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_what_the_engine_alone_changes_is_shown_apart(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "What the engine alone changes" in text
     assert "llama.cpp (llama-cpp-python 0.3.36)" in text
     assert "+0.0000 on trades_en" in text
 
 
-def test_calibration_names_its_data_and_what_was_dropped(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_calibration_names_its_data_and_what_was_dropped(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "65,536 tokens (128 samples of 512) of demo/data/calibration.jsonl, license MIT" in text
     assert "3 of 40 documents were dropped because they share 13 words in a row" in text
     assert "compared with calibration: trades_en (400 texts)" in text
 
 
-def test_what_was_served_is_shown_and_what_was_not_says_why(workspace: Workspace) -> None:
-    html = page(workspace)
+def test_what_was_served_is_shown_and_what_was_not_says_why(made: MadeRun) -> None:
+    html = page(made)
     text = Page(html).text
     assert "vLLM 0.32.0, kernel int4pack, bfloat16" in text
     assert "equal to transformers for 19 of 20 prompts" in text
     assert "41.7 / 62.5 / 83.3" in text
     assert f"not measured: {SKIPPED['gguf-q4-k-m']}" in text
     assert "2 cores of Imaginary 9000" in text
-    assert html.count("<polyline") == 2 * 2 + 1 + len(prices(workspace).apis)
+    assert html.count("<svg") == 4
+    assert "awq-w4-g128: 136 at 32</title>" in html
 
 
-def test_loads_have_their_ratio_to_the_base_and_where_it_turns(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_loads_have_their_ratio_to_the_base_and_where_it_turns(made: MadeRun) -> None:
+    text = Page(page(made)).text
     assert "1.55 1.55 to 1.55" in text
-    assert "awq-w4-g128, textnone up to 32 users" in " ".join(text.split("\n"))
+    assert "awq-w4-g128, textnot slower up to 32 users" in " ".join(text.split("\n"))
     assert "bfloat16 was the fastest here with 16 tokens per second" in text
     assert "A partial result" not in text
 
 
-def test_a_partial_result_is_marked(workspace: Workspace) -> None:
-    path = workspace.layout.benchmarks_path
+def test_a_partial_result_is_marked(made: MadeRun) -> None:
+    path = made.workspace.benchmarks_path
     record = json.loads(path.read_bytes())
     record["complete"] = False
     record["models"]["awq-w4-g128"]["problem"] = "vLLM with awq-w4-g128: was ended by SIGKILL"
     path.write_text(json.dumps(record))
-    text = Page(page(workspace)).text
+    text = Page(page(made)).text
     assert "A partial result: a server failed" in text
     assert "PARTIAL: vLLM with awq-w4-g128: was ended by SIGKILL" in text
 
 
-def test_costs_stand_beside_those_of_apis_with_their_dates(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
-    economics = workspace.params.economics
-    for price in prices(workspace).apis.values():
+def test_costs_stand_beside_those_of_apis_with_their_dates(made: MadeRun) -> None:
+    text = Page(page(made)).text
+    economics = made.params.economics
+    for price in prices(made).apis.values():
         assert price.label in text
         assert str(price.date) in text
-    assert prices(workspace).hardware[economics.hardware].label in text
+    assert prices(made).hardware[economics.hardware].label in text
     assert "10,000 requests a day of 128 tokens in and 32 out" in text
     for line in ("operations200.00", "monitoring20.00", "storage5.00"):
         assert line in text.replace("\n", "")
 
 
-def test_hardware_that_has_no_price_is_named(workspace: Workspace) -> None:
-    params = workspace.params.model_dump(mode="json")
+def test_hardware_that_has_no_price_is_named(made: MadeRun) -> None:
+    params = made.params.model_dump(mode="json")
     params["economics"]["hardware"] = "mainframe"
     with pytest.raises(InputError, match=r"economics\.hardware = mainframe: not in prices\.yaml"):
-        report.run(workspace.layout, Params.model_validate(params))
+        report.run(made.workspace, Params.model_validate(params))
 
 
-def test_when_nothing_could_be_served_the_reasons_stay(workspace: Workspace) -> None:
-    write_benchmarks(workspace, speeds={}, skipped=SKIPPED)
-    text = Page(page(workspace)).text
+def test_when_nothing_could_be_served_the_reasons_stay(made: MadeRun) -> None:
+    write_benchmarks(made, speeds={}, skipped=SKIPPED)
+    text = Page(page(made)).text
     assert "Nothing was measured." in text
     assert SKIPPED["gguf-q4-k-m"] in text
 
 
-def test_provenance_has_whole_digests(workspace: Workspace) -> None:
-    text = Page(page(workspace)).text
+def test_provenance_has_whole_digests(made: MadeRun) -> None:
+    text = Page(page(made)).text
     for name in VERDICTS:
-        data = workspace.layout.variant_path(name).read_bytes()
+        data = made.workspace.variant_path(name).read_bytes()
         assert VariantRecord.from_bytes(data, source=name).digest in text
-    assert json.loads(workspace.layout.base_manifest_path.read_bytes())["digest"] in text
+    assert json.loads(made.workspace.base_manifest_path.read_bytes())["digest"] in text
 
 
-def test_the_same_records_give_the_same_page(workspace: Workspace) -> None:
-    assert page(workspace) == page(workspace)
+def test_the_same_records_give_the_same_page(made: MadeRun) -> None:
+    assert page(made) == page(made)
 
 
-def test_the_page_needs_nothing_from_outside(workspace: Workspace) -> None:
-    html = page(workspace)
+def test_the_page_needs_nothing_from_outside(made: MadeRun) -> None:
+    html = page(made)
     parsed = Page(html)
     assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "image", "use"}
     assert not {name for name, _ in parsed.attributes} & {"src", "href", "xlink:href", "action"}
@@ -213,46 +235,48 @@ def test_the_page_needs_nothing_from_outside(workspace: Workspace) -> None:
 
 def test_names_from_files_stay_text(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=y>\"'"
-    workspace = make_workspace(tmp_path, VERDICTS, source="dir/" + hostile)
-    path = workspace.layout.variant_path("gguf-q2-k")
+    made = make_workspace(tmp_path, VERDICTS, source="dir/" + hostile)
+    path = made.workspace.variant_path("gguf-q2-k")
     record = json.loads(path.read_bytes())
     record["coverage"][0] |= {"reason": hostile, "scheme": hostile}
     path.write_text(json.dumps(record))
-    for path in workspace.layout.artifacts_dir.glob("evaluations/*/evaluation.json"):
+    for path in made.workspace.artifacts_dir.glob("evaluations/*/evaluation.json"):
         evaluation = json.loads(path.read_bytes())
         evaluation["tasks"] = {hostile + task: it for task, it in evaluation["tasks"].items()}
         path.write_text(json.dumps(evaluation))
 
-    parsed = Page(page(workspace))
+    parsed = Page(page(made))
     assert not parsed.tags & {"script", "img"}
     assert not [name for name, _ in parsed.attributes if name == "onerror"]
     assert hostile in parsed.text
 
 
 def test_an_unpublished_run_says_so(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, VERDICTS)
-    workspace.layout.benchmarks_path.unlink()
-    text = Page(page(workspace)).text
+    made = make_workspace(tmp_path, VERDICTS)
+    made.workspace.benchmarks_path.unlink()
+    text = Page(page(made)).text
     assert "Nothing is published." in text
     assert "There is no benchmark of this run." in text
 
 
 def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
-    package.run(workspace.layout, workspace.params)
-    publish.run(workspace.layout, workspace.params)
+    made = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
+    package.run(made.workspace, made.params)
+    publish.run(made.workspace, made.params)
     with pytest.raises(NothingApprovedError, match=r"none of 1 variants passed .*index\.html"):
-        report.run(workspace.layout, workspace.params)
-    text = Page(workspace.layout.report_path.read_text(encoding="utf-8")).text
+        report.run(made.workspace, made.params)
+    text = Page(made.workspace.report_path.read_text(encoding="utf-8")).text
     assert "Nothing approved" in text
+    assert text.index("Why nothing passed") < text.index("above 0.05") < text.index("License")
+    assert "No: no variant passed the gate." in text
     assert "Nothing is published." in text
     assert "above 0.05" in text
 
 
-def test_without_a_selection_the_error_names_the_stage(workspace: Workspace) -> None:
-    workspace.layout.selection_path.unlink()
+def test_without_a_selection_the_error_names_the_stage(made: MadeRun) -> None:
+    made.workspace.selection_path.unlink()
     with pytest.raises(InputError, match="run `quantline select` first"):
-        report.run(workspace.layout, workspace.params)
+        report.run(made.workspace, made.params)
 
 
 def browser(profile: Path, *arguments: str) -> str:
@@ -292,8 +316,8 @@ frame.onload = () => {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 390, 800, 900, 1280])
-def test_nothing_runs_over_the_edge(workspace: Workspace, tmp_path: Path, width: int) -> None:
-    encoded = base64.b64encode(page(workspace).encode()).decode()
+def test_nothing_runs_over_the_edge(made: MadeRun, tmp_path: Path, width: int) -> None:
+    encoded = base64.b64encode(page(made).encode()).decode()
     measuring = tmp_path / "measuring.html"
     measuring.write_text(MEASURE.replace("WIDTH", str(width)).replace("PAGE", encoded))
     dom = browser(tmp_path / "profile", "--window-size=1400,1000", "--dump-dom", measuring.as_uri())
@@ -307,9 +331,9 @@ def test_nothing_runs_over_the_edge(workspace: Workspace, tmp_path: Path, width:
 
 
 @pytest.mark.slow
-def test_it_prints(workspace: Workspace, tmp_path: Path) -> None:
-    page(workspace)
+def test_it_prints(made: MadeRun, tmp_path: Path) -> None:
+    page(made)
     pdf = tmp_path / "report.pdf"
-    browser(tmp_path / "profile", f"--print-to-pdf={pdf}", workspace.layout.report_path.as_uri())
+    browser(tmp_path / "profile", f"--print-to-pdf={pdf}", made.workspace.report_path.as_uri())
     assert pdf.read_bytes().startswith(b"%PDF-")
     assert 1 <= pdf.read_bytes().count(b"/Type /Page\n") <= 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import fetch
 from tests.evaluation_files import write_evaluation_files
 from tests.killed import run_stage
@@ -19,7 +19,7 @@ NUM_LAYERS, NUM_KILLS = 12, 5
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Layout:
+def workspace(tmp_path: Path) -> Workspace:
     """A fetched model of many layers, with a params.yaml for the command line."""
     corrected = packed("awq", quantized_inputs=True)
     params = params_for({"awq": packed("awq"), "corrected": corrected})
@@ -33,9 +33,9 @@ def workspace(tmp_path: Path) -> Layout:
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
     write_evaluation_files(tmp_path)
     write_json(tmp_path / "params.yaml", params.model_dump(mode="json"))
-    layout = Layout(tmp_path)
-    fetch.run(layout, params)
-    return layout
+    workspace = Workspace(tmp_path)
+    fetch.run(workspace, params)
+    return workspace
 
 
 def unit_times(target: Path) -> dict[str, int]:
@@ -47,7 +47,9 @@ def unit_times(target: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["calibrate", "quantize awq", "quantize corrected"])
-def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, command: str) -> None:
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(
+    workspace: Workspace, command: str
+) -> None:
     target, arguments = workspace.statistics_dir, command.split()
     if arguments[0] == "quantize":
         target = workspace.variant_dir(arguments[1])
@@ -73,7 +75,7 @@ def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(workspace: Layout, co
 
 
 @pytest.mark.slow
-def test_a_killed_alignment_ends_in_the_same_bytes(workspace: Layout) -> None:
+def test_a_killed_alignment_ends_in_the_same_bytes(workspace: Workspace) -> None:
     recipe = packed("awq", align_samples=64, group_size=128)
     params = params_for({"awq": recipe}).model_dump(mode="json")
     write_json(workspace.params_path, params)

@@ -19,8 +19,7 @@ from pipeline.core.record import sha256_hex
 from pipeline.evaluation.lm_eval_model import ScoredModel
 from pipeline.evaluation.task_runs import Stopping, SuiteResult, TaskQuestions, run_tasks
 from pipeline.gate.sequential import ordered
-from pipeline.params.suite_file import read_suite
-from pipeline.params.suites import Suite, SuiteTask
+from pipeline.params.suites import Suite, SuiteTask, read_suite
 from pipeline.records.evaluation import DocumentRecord
 from pipeline.tasks.loading import loaded_tasks
 from tests.engines.scored_models import (

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from lm_eval.tasks import TaskManager
 
-from pipeline.params.suite_file import read_suite
+from pipeline.params.suites import read_suite
 from pipeline.tasks.loading import TASKS_DIR, loaded_tasks
 from tests.support import ROOT
 

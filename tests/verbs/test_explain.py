@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.workspace import BASE, Layout
+from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
 from pipeline.stages import select
@@ -24,22 +24,22 @@ NAME = "gguf-q2-k"
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> tuple[Layout, Params]:
+def workspace(tmp_path: Path) -> tuple[Workspace, Params]:
     """One variant that lost a tenth of its answers, with its verdict."""
-    layout, params = Layout(tmp_path), read_params(ROOT / "params.yaml")
+    workspace, params = Workspace(tmp_path), read_params(ROOT / "params.yaml")
     params = params.model_copy(update={"variants": {NAME: params.variants[NAME]}})
-    layout.artifacts_dir.mkdir()
-    tiny_llama(layout.base_dir)
-    write_base_manifest(layout, source="model")
-    write_suite(layout)
-    write_evaluation(layout, BASE, base_digest(layout), harm=0.0)
-    write_evaluation(layout, NAME, write_variant(layout, params, NAME).digest, harm=0.1)
-    select.run(layout, params)
-    return layout, params
+    workspace.artifacts_dir.mkdir()
+    tiny_llama(workspace.base_dir)
+    write_base_manifest(workspace, source="model")
+    write_suite(workspace)
+    write_evaluation(workspace, BASE, base_digest(workspace), harm=0.0)
+    write_evaluation(workspace, NAME, write_variant(workspace, params, NAME).digest, harm=0.1)
+    select.run(workspace, params)
+    return workspace, params
 
 
 def test_it_says_everything_in_plain_aligned_text(
-    workspace: tuple[Layout, Params], capsys: pytest.CaptureFixture[str]
+    workspace: tuple[Workspace, Params], capsys: pytest.CaptureFixture[str]
 ) -> None:
     explain.run(*workspace, NAME)
     out = capsys.readouterr().out
@@ -62,20 +62,22 @@ def test_it_says_everything_in_plain_aligned_text(
 
 
 @pytest.mark.parametrize("name", ["base", "gguf-q3-k"])
-def test_a_name_without_a_verdict_is_refused(workspace: tuple[Layout, Params], name: str) -> None:
+def test_a_name_without_a_verdict_is_refused(
+    workspace: tuple[Workspace, Params], name: str
+) -> None:
     with pytest.raises(InputError, match=f"{name}: no verdict in .*; variants there: {NAME}"):
         explain.run(*workspace, name)
 
 
-def test_a_verdict_on_other_files_is_refused(workspace: tuple[Layout, Params]) -> None:
-    layout, params = workspace
-    write_evaluation(layout, NAME, "ab" * 32, harm=0.1)
+def test_a_verdict_on_other_files_is_refused(workspace: tuple[Workspace, Params]) -> None:
+    workspace, params = workspace
+    write_evaluation(workspace, NAME, "ab" * 32, harm=0.1)
     with pytest.raises(InputError, match=f"of another {NAME}; run `quantline select` again"):
-        explain.run(layout, params, NAME)
+        explain.run(workspace, params, NAME)
 
 
-def test_before_select_the_error_names_it(workspace: tuple[Layout, Params]) -> None:
-    layout, params = workspace
-    layout.selection_path.unlink()
+def test_before_select_the_error_names_it(workspace: tuple[Workspace, Params]) -> None:
+    workspace, params = workspace
+    workspace.selection_path.unlink()
     with pytest.raises(InputError, match="run `quantline select` first"):
-        explain.run(layout, params, NAME)
+        explain.run(workspace, params, NAME)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.files import file_sha256
-from pipeline.core.workspace import Layout
-from pipeline.oci.layout import ImageLayout
+from pipeline.core.workspace import Workspace
+from pipeline.oci.layout import OciLayout
 from pipeline.stages import publish
 from tests.commands import AWQ, run
 from tests.registry_server import release_params
@@ -31,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("verb", ["import", "pull"])
 def test_ctrl_c_ends_a_transfer_that_waits_for_the_registry(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
 ) -> None:
     """Every blob of `import`, and the weights of `pull`, wait for an answer that never comes."""
     publish.run(packaged, release_params())
@@ -65,15 +65,15 @@ def test_ctrl_c_ends_a_transfer_that_waits_for_the_registry(
 
 
 @contextmanager
-def silent_registry(layout: Layout) -> Iterator[tuple[str, threading.Event]]:
+def silent_registry(workspace: Workspace) -> Iterator[tuple[str, threading.Event]]:
     """A registry that has the releases of a layout and never answers where it is about bytes.
 
     It says nothing to a PUT, and stops after the first bytes of the weights. The event is set when
     somebody waits for it.
     """
     waits, over = threading.Event(), threading.Event()
-    store = ImageLayout(layout.registry_dir, shown_as="x")
-    weights = "sha256:" + file_sha256(layout.package_dir("awq-w4-g128") / "model.safetensors")
+    store = OciLayout(workspace.registry_dir, shown_as="x")
+    weights = "sha256:" + file_sha256(workspace.package_dir("awq-w4-g128") / "model.safetensors")
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -90,7 +90,7 @@ def silent_registry(layout: Layout) -> Iterator[tuple[str, threading.Event]]:
                 assert stored is not None
                 self.answer(200, stored.data, Content_Type=stored.descriptor.media_type)
             else:
-                path = layout.registry_dir / "blobs" / name.replace(":", "/")
+                path = workspace.registry_dir / "blobs" / name.replace(":", "/")
                 self.answer(200, path.read_bytes(), stop=name == weights)
 
         do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815

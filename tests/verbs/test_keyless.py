@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, refused, run
 from tests.keyless import Sigstore
@@ -15,7 +15,7 @@ BY_JANE = ("--identity", JANE, "--issuer", ISSUER)
 
 
 @pytest.fixture
-def trusted(packaged: Layout, tmp_path: Path) -> Path:
+def trusted(packaged: Workspace, tmp_path: Path) -> Path:
     """A release that Jane signed after it was packaged; the trusted root to verify it."""
     sigstore = Sigstore()
     sigstore.sign(
@@ -61,7 +61,7 @@ def test_what_another_authority_certifies_does_not_count(
 
 
 def test_a_signature_of_other_files_does_not_count(
-    packaged: Layout, trusted: Path, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, trusted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signature = packaged.packages_dir / "awq-w4-g128.signature.json"
     signature.rename(packaged.packages_dir / "gguf-q4-k-m.signature.json")
@@ -72,7 +72,7 @@ def test_a_signature_of_other_files_does_not_count(
 
 
 def test_a_key_does_not_stand_for_an_identity(
-    packaged: Layout, trusted: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, trusted: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     key = tmp_path / "key.pub"
     key.write_bytes(Sigstore().public_key())
@@ -99,6 +99,6 @@ def test_a_trusted_root_is_a_file_of_its_format(
     ],
 )
 def test_who_signed_is_said_whole_or_not_at_all(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in refused(capsys, "verify", AWQ, *arguments)

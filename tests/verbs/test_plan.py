@@ -10,7 +10,7 @@ from pipeline.cli import main
 from pipeline.core import environments as serve_environment
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import PARAMS_FILE, Layout
+from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.reading import read_params
 from pipeline.planning import capacity, room
 from pipeline.planning.plan import predict
@@ -120,13 +120,13 @@ def test_this_machine_multiplies_and_reads_at_a_plausible_speed() -> None:
 def test_a_stage_that_could_never_finish_is_refused_before_it_starts(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, params = Layout(workspace), read_params(workspace / PARAMS_FILE)
-    fetch.run(layout, params)
+    workspace, params = Workspace(workspace), read_params(workspace / PARAMS_FILE)
+    fetch.run(workspace, params)
     monkeypatch.setattr(room, "total_memory", lambda: 100 << 20)
     with pytest.raises(InputError, match=r"^calibrate needs .* of memory, 100\.0 MiB are availab"):
-        calibrate.run(layout, params)
+        calibrate.run(workspace, params)
     with pytest.raises(InputError, match=r"^evaluate base needs .* of memory, 100\.0 MiB"):
-        evaluate.run(layout, params, "base")
+        evaluate.run(workspace, params, "base")
 
 
 def test_a_judge_that_is_not_installed_is_refused_before_anything(
@@ -147,15 +147,17 @@ def test_a_judge_that_is_not_installed_is_refused_before_anything(
 
 @pytest.mark.slow
 def test_predicted_files_are_as_large_as_the_real_ones(workspace: Path) -> None:
-    layout, params = Layout(workspace), read_params(workspace / PARAMS_FILE)
-    fetch.run(layout, params)
-    calibrate.run(layout, params)
-    needs = predict(room.fetched_source(layout), params, suite_tokens=0)
+    workspace, params = Workspace(workspace), read_params(workspace / PARAMS_FILE)
+    fetch.run(workspace, params)
+    calibrate.run(workspace, params)
+    needs = predict(room.fetched_source(workspace), params, suite_tokens=0)
     predicted = {it.stage: it.disk_kept for it in needs}
-    assert predicted["fetch"] == sum(it.size for it in directory_records(layout.base_dir))
-    statistics = sum(it.size for it in directory_records(layout.statistics_dir))
+    assert predicted["fetch"] == sum(it.size for it in directory_records(workspace.base_dir))
+    statistics = sum(it.size for it in directory_records(workspace.statistics_dir))
     assert predicted["calibrate"] == pytest.approx(statistics, rel=0.05)
     for name in ("awq-w4-g128", "gptq-w4-g128"):
-        quantize.run(layout, params, name)
-        weights = sum(path.stat().st_size for path in layout.model_dir(name).glob("*.safetensors"))
+        quantize.run(workspace, params, name)
+        weights = sum(
+            path.stat().st_size for path in workspace.model_dir(name).glob("*.safetensors")
+        )
         assert predicted[f"quantize {name}"] == pytest.approx(weights, rel=0.05)

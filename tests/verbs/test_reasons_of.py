@@ -1,10 +1,10 @@
 """The explanation: which documents it shows, with which answers, and that it stays plain text."""
 
-from pipeline.gate.comparison import Scored
-from pipeline.records.statistics import TensorCoverage
-from pipeline.verbs.explain_facts import (
+from pipeline.records.evaluation import Scored
+from pipeline.records.variant import TensorCoverage
+from pipeline.tasks.texts import Question
+from pipeline.verbs.explain import (
     LONGEST_TEXT,
-    Question,
     aligned,
     flip_lines,
     hardest_flips,

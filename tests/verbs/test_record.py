@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import publish
 from tests.registry_server import release_params, write_packages
 
@@ -32,23 +32,23 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A git repository with a published package that DVC tracks and nothing committed."""
     for key in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{key}_NAME", "somebody")
         monkeypatch.setenv(f"GIT_{key}_EMAIL", "somebody@example.org")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    layout = Layout(tmp_path / "repository")
-    layout.root.mkdir()
-    monkeypatch.chdir(layout.root)
+    workspace = Workspace(tmp_path / "repository")
+    workspace.root.mkdir()
+    monkeypatch.chdir(workspace.root)
     run("git", "init", "-q")
     run("dvc", "init", "-q")
-    write_packages(layout, "awq-w4-g128")
-    publish.run(layout, release_params())
-    (layout.root / "dvc.yaml").write_text(DVC_YAML)
-    (layout.root / "params.yaml").write_text("{}\n")
+    write_packages(workspace, "awq-w4-g128")
+    publish.run(workspace, release_params())
+    (workspace.root / "dvc.yaml").write_text(DVC_YAML)
+    (workspace.root / "params.yaml").write_text("{}\n")
     run("dvc", "commit", "-q", "-f")
-    return layout
+    return workspace
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.slow
 def test_gto_shows_it_and_dvc_gets_it(
-    repository: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    repository: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert "no commit of a git repository to tag" in refused(capsys)
     run("git", "commit", "-q", "--allow-empty", "-m", "nothing of it")
@@ -80,7 +80,7 @@ def test_gto_shows_it_and_dvc_gets_it(
 
 
 def test_without_an_entry_or_a_release_there_is_nothing_to_record(
-    repository: Layout, capsys: pytest.CaptureFixture[str]
+    repository: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (repository.root / "dvc.yaml").write_text("stages: {}\n")
     assert "no entry of `artifacts` has the path artifacts/packages" in refused(capsys)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from pipeline.core.files import directory_records
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.records import blob_digest
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, run
@@ -27,7 +27,7 @@ LOGINS = os.environ.get("DOCKER_CONFIG", str(Path.home() / ".docker"))
 @pytest.fixture(params=["docker-registry", *filter(None, [OTHER])])
 def place(
     tmp_path: Path,
-    packaged: Layout,
+    packaged: Workspace,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
@@ -45,7 +45,7 @@ def place(
 
 @pytest.mark.slow
 def test_a_release_lives_in_a_registry(
-    packaged: Layout, place: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, place: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     url, _, repository = place.rpartition("/quantline/")
     params = release_params(url=url, repository=f"quantline/{repository}")
@@ -78,7 +78,7 @@ def test_a_release_lives_in_a_registry(
 
 @pytest.mark.slow
 def test_skopeo_copies_between_a_registry_and_a_layout(
-    packaged: Layout, place: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, place: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Into the registry and back, with the same digest, and our own commands read both."""
     publish.run(packaged, release_params())

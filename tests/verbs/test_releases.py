@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.core.files import directory_records, file_sha256
 from pipeline.core.record import sha256_hex
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.oci.blob import Blob, bytes_blob
-from pipeline.oci.layout import ImageLayout
+from pipeline.oci.layout import OciLayout
 from pipeline.oci.records import EMPTY_INDEX, INDEX_TYPE
 from pipeline.registry.evidence import NewEvidence, attach, new_evidence
 from pipeline.registry.evidence_kinds import BOM, referrers_tag
@@ -31,7 +31,9 @@ from tests.support import require_program
 
 
 @pytest.fixture(params=["layout", "server"])
-def published(packaged: Layout, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Layout]:
+def published(
+    packaged: Workspace, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Workspace]:
     """The same, published, to a layout or a server that wants a login and speaks TLS."""
     if request.param == "layout":
         publish.run(packaged, release_params())
@@ -45,7 +47,7 @@ def published(packaged: Layout, tmp_path: Path, request: pytest.FixtureRequest) 
 
 
 def test_ls_shows_versions_and_aliases_and_nothing_internal(
-    published: Layout, capsys: pytest.CaptureFixture[str]
+    published: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, "promote", AWQ, "prod")
     lines = run(capsys, "ls").splitlines()
@@ -55,7 +57,7 @@ def test_ls_shows_versions_and_aliases_and_nothing_internal(
 
 
 def test_verify_passes_and_names_what_it_found(
-    published: Layout, capsys: pytest.CaptureFixture[str]
+    published: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = run(capsys, "verify", AWQ)
     assert "digests of 6 files: right" in said
@@ -65,7 +67,7 @@ def test_verify_passes_and_names_what_it_found(
 
 
 def test_pull_is_the_package_again(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     target = tmp_path / "pulled"
     assert run(capsys, "pull", AWQ, "--to", "dir", "--into", target) == f"{target}\n"
@@ -74,7 +76,7 @@ def test_pull_is_the_package_again(
 
 
 def test_a_second_pull_changes_nothing_and_never_replaces_what_is_there(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     target = tmp_path / "pulled"
     run(capsys, "pull", AWQ, "--to", "vllm", "--into", target)
@@ -85,7 +87,7 @@ def test_a_second_pull_changes_nothing_and_never_replaces_what_is_there(
 
 
 def test_pull_to_ollama_writes_the_tree_that_ollama_reads(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
     said = run(capsys, "pull", GGUF, "--to", "ollama", "--into", models)
@@ -113,7 +115,7 @@ def test_pull_to_ollama_writes_the_tree_that_ollama_reads(
 
 
 def test_each_target_refuses_what_it_cannot_use(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for ref, to, said in ((AWQ, "ollama", "Ollama takes gguf"), (GGUF, "vllm", "vLLM does not")):
         assert said in refused(capsys, "pull", ref, "--to", to, "--into", tmp_path / "target")
@@ -121,7 +123,7 @@ def test_each_target_refuses_what_it_cannot_use(
 
 
 def test_an_alias_moves_by_command_and_its_history_stays(
-    published: Layout, capsys: pytest.CaptureFixture[str]
+    published: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no such alias" in refused(capsys, "rollback", "prod")
     run(capsys, "promote", AWQ, "prod")
@@ -138,11 +140,11 @@ def test_an_alias_moves_by_command_and_its_history_stays(
 
 
 def test_a_version_whose_tag_was_moved_is_not_taken_for_it(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """By somebody who may write to the registry, to another release that is whole and signed."""
     publish.run(packaged, release_params())
-    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    store = OciLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(GGUF)
     assert stored is not None
     store.push_manifest(bytes_blob(stored.data, stored.descriptor.media_type), AWQ)
@@ -159,12 +161,12 @@ def test_a_version_whose_tag_was_moved_is_not_taken_for_it(
 
 
 def test_an_alias_that_something_else_moved_is_shown(
-    packaged: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish.run(packaged, release_params())
     run(capsys, "promote", AWQ, "prod")
     assert "moved since" not in run(capsys, "show", "prod")
-    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    store = OciLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(GGUF)
     assert stored is not None
     store.push_manifest(bytes_blob(stored.data, stored.descriptor.media_type), "prod")
@@ -177,7 +179,7 @@ def test_an_alias_that_something_else_moved_is_shown(
     "alias", ["1.2.3-awq", "Prod", "sha256-00", "prod.history", "-x", "a" * 99]
 )
 def test_what_could_be_a_version_is_no_alias(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], alias: str
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], alias: str
 ) -> None:
     publish.run(packaged, release_params())
     said = refused(capsys, "promote", AWQ, "--", alias)
@@ -185,7 +187,7 @@ def test_what_could_be_a_version_is_no_alias(
 
 
 def test_an_exported_file_is_imported_elsewhere_with_the_same_digests(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file, again = tmp_path / "release.tar", tmp_path / "again.tar"
     for ref in (AWQ, GGUF):
@@ -201,7 +203,7 @@ def test_an_exported_file_is_imported_elsewhere_with_the_same_digests(
 
 
 def test_a_file_from_a_layout_is_imported_into_a_registry(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     publish.run(packaged, release_params())
     run(capsys, "export", GGUF, tmp_path / "release.tar")
@@ -216,7 +218,7 @@ def test_a_file_from_a_layout_is_imported_into_a_registry(
 
 
 def test_skopeo_reads_an_exported_file(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     publish.run(packaged, release_params())
     file = tmp_path / "release.tar"
@@ -227,7 +229,7 @@ def test_skopeo_reads_an_exported_file(
     assert digest in run(capsys, "show", AWQ)
 
 
-def test_missing_evidence_is_named(packaged: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_evidence_is_named(packaged: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     publish.run(packaged, release_params())
     index = packaged.registry_dir / "index.json"
     content = json.loads(index.read_bytes())
@@ -248,14 +250,14 @@ EMPTY = bytes_blob(b"{}", BOM.media_type)
     [(b"{}", False, "evidence of another release"), (b"no json", True, "its bom is no JSON")],
 )
 def test_evidence_that_is_none_is_refused(
-    packaged: Layout,
+    packaged: Workspace,
     capsys: pytest.CaptureFixture[str],
     content: bytes,
     of_itself: bool,
     said: str,
 ) -> None:
     publish.run(packaged, release_params())
-    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    store = OciLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     subject = stored.descriptor if of_itself else EMPTY.descriptor
@@ -265,10 +267,10 @@ def test_evidence_that_is_none_is_refused(
 
 
 def test_evidence_of_a_size_that_none_has_is_not_read(
-    packaged: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish.run(packaged, release_params())
-    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    store = OciLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     huge = EMPTY.descriptor.model_copy(update={"size": 1 << 40})
@@ -278,10 +280,10 @@ def test_evidence_of_a_size_that_none_has_is_not_read(
 
 
 def test_too_many_referrers_are_not_read(
-    packaged: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish.run(packaged, release_params())
-    store = ImageLayout(packaged.registry_dir, shown_as="artifacts/registry")
+    store = OciLayout(packaged.registry_dir, shown_as="artifacts/registry")
     stored = store.manifest(AWQ)
     assert stored is not None
     entries = tuple(
@@ -295,7 +297,7 @@ def test_too_many_referrers_are_not_read(
 
 
 def test_a_signature_is_checked_against_the_signers_key(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from model_signing.signing import Config
 
@@ -337,14 +339,14 @@ def test_a_signature_is_checked_against_the_signers_key(
     ],
 )
 def test_a_wrong_reference_is_one_line(
-    packaged: Layout, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+    packaged: Workspace, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     publish.run(packaged, release_params())
     assert said in refused(capsys, *arguments)
 
 
 def test_without_a_params_file_a_full_reference_is_enough(
-    packaged: Layout, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish.run(packaged, release_params())
     packaged.params_path.unlink()
@@ -353,7 +355,7 @@ def test_without_a_params_file_a_full_reference_is_enough(
 
 
 def test_a_work_directory_of_a_killed_pull_is_continued(
-    published: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    published: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The first half of the weights, as a killed pull leaves them beside the target."""
     target = tmp_path / "pulled"

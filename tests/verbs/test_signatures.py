@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pipeline.core.files import file_sha256
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.release.signing import sign_directory
 from pipeline.stages import publish
 from tests.commands import AWQ, refused, run
@@ -24,7 +24,7 @@ LIMIT_BYTES = 1 << 20
 
 
 @pytest.fixture
-def signed(packaged: Layout, tmp_path: Path) -> Path:
+def signed(packaged: Workspace, tmp_path: Path) -> Path:
     """The public key that a published release of 3 MiB is signed by; a stranger's is beside it."""
     write_packages(packaged, "awq-w4-g128", content=bytes(3 << 20))
     for name in ("signer", "stranger"):
@@ -39,9 +39,9 @@ def signed(packaged: Layout, tmp_path: Path) -> Path:
     return tmp_path / "signer.pub"
 
 
-def weights_blob(layout: Layout) -> Path:
-    weights = layout.package_dir("awq-w4-g128") / "model.safetensors"
-    return layout.registry_dir / "blobs" / "sha256" / file_sha256(weights)
+def weights_blob(workspace: Workspace) -> Path:
+    weights = workspace.package_dir("awq-w4-g128") / "model.safetensors"
+    return workspace.registry_dir / "blobs" / "sha256" / file_sha256(weights)
 
 
 def test_verify_keeps_no_weights_on_disk(
@@ -59,7 +59,7 @@ def test_verify_keeps_no_weights_on_disk(
 
 
 def test_a_wrong_signer_is_found_before_any_weights_are_read(
-    packaged: Layout, signed: Path, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, signed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights_blob(packaged).unlink()
     stranger = signed.with_name("stranger.pub")
@@ -68,7 +68,7 @@ def test_a_wrong_signer_is_found_before_any_weights_are_read(
 
 
 def test_a_right_signature_does_not_excuse_damaged_weights(
-    packaged: Layout, signed: Path, capsys: pytest.CaptureFixture[str]
+    packaged: Workspace, signed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = weights_blob(packaged)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -78,7 +78,7 @@ def test_a_right_signature_does_not_excuse_damaged_weights(
 
 @pytest.mark.parametrize("ignored", [(), ("README.md",)])
 def test_every_file_has_to_be_signed(
-    packaged: Layout,
+    packaged: Workspace,
     signed: Path,
     capsys: pytest.CaptureFixture[str],
     ignored: tuple[str, ...],
@@ -103,7 +103,7 @@ def test_every_file_has_to_be_signed(
     ],
 )
 def test_a_signature_of_another_kind_is_one_line(
-    packaged: Layout,
+    packaged: Workspace,
     signed: Path,
     capsys: pytest.CaptureFixture[str],
     unit: str,
@@ -118,13 +118,13 @@ def test_a_signature_of_another_kind_is_one_line(
     assert said in refused(capsys, "verify", AWQ, "--key", signed)
 
 
-def sign_otherwise(layout: Layout, public_key: Path, kind: object) -> None:
+def sign_otherwise(workspace: Workspace, public_key: Path, kind: object) -> None:
     """Publish into an empty layout, with a signature that is made another way."""
     from model_signing import signing
 
-    signature = layout.packages_dir / "awq-w4-g128.signature.json"
+    signature = workspace.packages_dir / "awq-w4-g128.signature.json"
     config = signing.Config().use_elliptic_key_signer(private_key=public_key.with_suffix(".pem"))
-    config.set_hashing_config(kind).sign(layout.package_dir("awq-w4-g128"), signature)
-    write_packages(layout, "awq-w4-g128", content=bytes(3 << 20))
-    shutil.rmtree(layout.registry_dir)
-    publish.run(layout, release_params())
+    config.set_hashing_config(kind).sign(workspace.package_dir("awq-w4-g128"), signature)
+    write_packages(workspace, "awq-w4-g128", content=bytes(3 << 20))
+    shutil.rmtree(workspace.registry_dir)
+    publish.run(workspace, release_params())

@@ -1,0 +1,53 @@
+"""Short texts about records that the model card and the report share."""
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from pipeline.core.formatting import NBSP, significant
+from pipeline.params.hub_source import parse_hub_source
+from pipeline.params.params import (
+    DEMO_SOURCE,
+    HUB_PREFIX,
+)
+from pipeline.records.base import BaseManifest
+from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.release import (
+    BaseReference,
+)
+from pipeline.records.variant import TensorCoverage
+
+
+def base_reference(base: BaseManifest) -> BaseReference:
+    """The base without what is private about where it was: of a directory only its name."""
+    if base.source.startswith(HUB_PREFIX):
+        name = parse_hub_source(base.source).repo
+    else:
+        name = base.source if base.source == DEMO_SOURCE else PurePosixPath(base.source).name
+    return BaseReference(name=name, revision=base.revision, digest=base.digest)
+
+
+def score_text(score: TaskScore | None) -> str:
+    """A score with its standard error where there is one."""
+    if score is None:
+        return "not measured"
+    return f"{score.value:.3f} {standard_error(score)}".rstrip()
+
+
+def perplexity_text(evaluation: EvaluationRecord) -> str:
+    value = evaluation.perplexity
+    return "not measured" if value is None else significant(value, 4)
+
+
+def standard_error(score: TaskScore) -> str:
+    return "" if score.stderr is None else f"±{NBSP}{score.stderr:.3f}"
+
+
+def schemes(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:
+    """How many tensors are stored in which scheme, the most frequent first."""
+    return dict(Counter(tensor.scheme for tensor in coverage).most_common())
+
+
+def kept_reasons(coverage: tuple[TensorCoverage, ...]) -> dict[str, int]:
+    """How many tensors differ from the recipe, by the reason."""
+    reasons = (tensor.reason for tensor in coverage if tensor.reason is not None)
+    return dict(Counter(reasons).most_common())

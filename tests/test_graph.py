@@ -1,0 +1,185 @@
+"""The graph knows what every stage runs, and runs again what a change touches, nothing else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.imports import PACKAGE, closure
+from tests.support import ROOT
+
+# What a stage imports without depending on it: these raise or return nothing that it writes.
+GUARDS = ("planning",)
+# Only with `gate.sequential` do they decide what is scored: then inputs/stopping.json has a digest.
+BY_DIGEST = {"evaluate": ("gate",), "evaluate_base": ("gate",)}
+EXPENSIVE = ("fetch", "calibrate", "quantize", "evaluate_base", "evaluate", "benchmark")
+
+
+def graph() -> dict[str, dict[str, Any]]:
+    stages: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())[
+        "stages"
+    ]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def own_deps(name: str) -> set[Path]:
+    return {ROOT / dep for dep in graph()[name].get("deps", []) if dep.startswith("pipeline/")}
+
+
+def modules_run_by(name: str) -> set[Path]:
+    """The modules behind a stage's command, without the guards."""
+    module = PACKAGE / "stages" / f"{name.partition('_')[0]}.py"
+    skipped = (*GUARDS, *BY_DIGEST.get(name, ()))
+    return closure(module, without=skipped)
+
+
+@pytest.mark.parametrize("name", [name for name in graph() if name != "inputs"])
+def test_a_stage_depends_on_every_module_that_it_runs(name: str) -> None:
+    deps = own_deps(name)
+    missing = {it for it in modules_run_by(name) if not deps & {it, *it.parents}}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [name for name in graph() if name != "inputs"])
+def test_a_stage_depends_on_nothing_that_it_does_not_run(name: str) -> None:
+    run = modules_run_by(name) | (
+        {PACKAGE / "gate" / "sequential.py"} if name in BY_DIGEST else set()
+    )
+    for dep in own_deps(name):
+        below = {it for it in run if dep in {it, *it.parents}}
+        assert below, f"{dep} is not run by {name}"
+        modules = (
+            {it for it in dep.rglob("*.py") if it.name != "__init__.py"} if dep.is_dir() else below
+        )
+        if name in EXPENSIVE and dep.name != "core":  # everything stands on core
+            assert len(below) >= len(modules) / 2, f"{dep}: list the modules that {name} runs"
+
+
+def test_the_graph_stays_short() -> None:
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 250
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this repository in which DVC holds every stage to be up to date.
+
+    The stages did not run: each output is a file or directory of its own name.
+    """
+    root = tmp_path_factory.mktemp("recorded") / "repository"
+    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    for name in ("pipeline", "envs", "eval", "demo"):
+        shutil.copytree(ROOT / name, root / name, ignore=ignored)
+    for name in ("dvc.yaml", "params.yaml", "prices.yaml", "license-decisions.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(root / "demo" / "model", root / "models" / "own")
+    key = root / "key.pem"
+    key.write_text("a key")
+    edit(root / "params.yaml", "source: demo ", "source: models/own ")
+    edit(root / "params.yaml", "signing_key: null", "signing_key: key.pem")
+    for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=root, check=True)
+    run_inputs(root)
+    variants = YAML(typ="safe").load((root / "params.yaml").read_text())["variants"]
+    for stage in graph().values():
+        for out in stage["outs"]:
+            text = out if isinstance(out, str) else next(iter(out))
+            for path in {root / text.replace("${key}", name) for name in variants}:
+                if path != root / "artifacts" / "inputs":
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(path.name)
+    subprocess.run(["dvc", "commit", "--force", "--quiet"], cwd=root, check=True)
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path.name}"
+    path.write_text(text.replace(old, new))
+
+
+def run_inputs(root: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "-C", str(root), "inputs"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def to_run_again(root: Path) -> set[str]:
+    """The stages that DVC would run, without `inputs`, which it always runs."""
+    run_inputs(root)
+    status = subprocess.run(
+        ["dvc", "status", "--json"], cwd=root, check=True, capture_output=True, text=True
+    )
+    return {name.partition("@")[0] for name in json.loads(status.stdout)} - {"inputs"}
+
+
+def docstring(module: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / "pipeline" / module
+        path.write_text(path.read_text().replace('"""', '"""Now: ', 1))
+
+    return change
+
+
+def parameter(old: str, new: str) -> Callable[[Path], None]:
+    return lambda root: edit(root / "params.yaml", old, new)
+
+
+def appended(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        with (root / name).open("a") as file:
+            file.write(" ")
+
+    return change
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "a help text": (docstring("cli.py"), set()),
+    "a check of memory": (docstring("planning/plan.py"), set()),
+    "a docstring in gate/": (docstring("gate/verdicts.py"), {"select", "report"}),
+    "a profile": (
+        parameter("best: quality, max_size_ratio: 0.6", "best: quality, max_size_ratio: 0.5"),
+        {"select", "package", "report"},
+    ),
+    "a margin": (
+        parameter("margin: 0.05 ", "margin: 0.06 "),
+        {"select", "package", "report"},
+    ),
+    "a release name": (
+        parameter("name: quantline-demo", "name: another"),
+        {"fetch", "quantize", "package", "publish", "report"},
+    ),
+    "a module of registries": (docstring("registry/places.py"), {"publish"}),
+    "the protocol of registries": (docstring("oci/http.py"), {"publish"}),
+    "a file of the local model": (appended("models/own/README.md"), {"fetch"}),
+    "the signing key": (appended("key.pem"), {"package"}),
+    "a sentence of the report": (docstring("report/costs.py"), {"report"}),
+    "a price": (appended("prices.yaml"), {"report"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_change_runs_again(recorded: Path, tmp_path: Path, change: str) -> None:
+    make, expected = CHANGES[change]
+    root = tmp_path / "repository"
+    shutil.copytree(recorded, root, symlinks=True)
+    make(root)
+    assert to_run_again(root) == expected
+
+
+@pytest.mark.slow
+def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    shutil.copytree(recorded, root, symlinks=True)
+    edit(root / "params.yaml", "name: quantline-demo", "name: another")
+    run_inputs(root)
+    status = subprocess.run(
+        ["dvc", "status", "--json"], cwd=root, check=True, capture_output=True, text=True
+    )
+    again = {it for it in json.loads(status.stdout) if it.startswith("quantize@")}
+    assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
