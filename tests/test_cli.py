@@ -146,7 +146,7 @@ def test_an_interrupt_of_any_command_is_one_line(
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        ("pipeline.params.workspace.read_workspace", "quantline fetch"),
+        ("pipeline.params.reading.read_workspace", "quantline fetch"),
         ("typer.main.get_group", "quantline"),
         ("pipeline.cli_app.CommandGroups.make_context", "quantline"),
     ],

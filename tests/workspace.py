@@ -38,6 +38,7 @@ from pipeline.records.evaluation import (
 )
 from pipeline.records.rounds import ratio
 from pipeline.records.selection import (
+    Approved,
     DropVerdict,
     Selection,
     TaskVerdict,
@@ -383,6 +384,15 @@ def write_selection(workspace: Workspace, variants: dict[str, VariantVerdict]) -
                 for name, profile in read_params(ROOT / "params.yaml").gate.profiles.items()
             },
         ),
+    )
+    approved = {
+        name: verdict.artifact_digest
+        for name, verdict in variants.items()
+        if verdict.verdict is Verdict.APPROVED
+    }
+    write_record(
+        workspace.approved_path,
+        Approved(base_digest=base_digest(workspace), variants=approved),
     )
 
 

@@ -64,7 +64,8 @@ def test_a_program_meets_the_signals_and_files_that_it_expects(tmp_path: Path) -
     os.close(writing)
     assert os.read(reading, 8) == b"x\n"
     os.close(reading)
-    assert int(log_path.read_text().split()[1], 16) == 0
+    ignored = int(log_path.read_text().split()[1], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "/", "/etc/passwd"])

@@ -17,11 +17,13 @@ from tests.support import ROOT
 
 ENVS_DIR = ROOT / "envs"
 SET_UP = """
+import signal
 import sys
 from pathlib import Path
 from environment import Environment
 from setup import set_up_all, torch_list
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 *directories, torch_path, pins_path = map(Path, sys.argv[1:])
 set_up_all({Environment(it, torch_path, pins_path, ()): None for it in directories})
 """

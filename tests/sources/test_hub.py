@@ -259,7 +259,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from pipeline.sources.hub import open_hub
-from pipeline.checkpoint.names import HubSource
+from pipeline.params.hub_source import HubSource
 from pipeline.core.errors import QuantlineError
 try:
     checkpoint = open_hub(HubSource("org/tiny", sys.argv[1]))
