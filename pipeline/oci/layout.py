@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from pydantic import ConfigDict
 
 from pipeline.core.errors import FailureError, InputError, short_repr
+from pipeline.core.file_records import Digest
 from pipeline.core.files import (
     CHUNK_BYTES,
     PARTIAL_SUFFIX,
@@ -34,7 +35,6 @@ from pipeline.oci.records import (
     Descriptor,
     ImageIndex,
     OciRecord,
-    blob_digest,
     descriptor_of,
 )
 from pipeline.oci.reference import is_digest
@@ -187,7 +187,7 @@ def _write_verified(file: BinaryIO, blob: Blob, advance: Advance) -> None:
         digest.update(chunk)
         file.write(chunk)
         advance(len(chunk))
-    if "sha256:" + digest.hexdigest() != blob.descriptor.digest:
+    if digest.hexdigest() != blob.descriptor.digest.hex:
         raise InputError(f"{blob.source}: not the bytes that were recorded; make it again")
     file.flush()
     os.fsync(file.fileno())
@@ -231,7 +231,7 @@ def checked_manifest(
     says something else of it.
     """
     digest = entry.digest if entry else name
-    if blob_digest(data) != digest:
+    if Digest.of(data) != digest:
         raise DamagedManifestError(f"{path}: other bytes than its digest says", digest=digest)
     if entry and entry.size != len(data):
         raise FailureError(f"{path}: another size than the index says")

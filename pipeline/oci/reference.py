@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import InputError, short_repr
-from pipeline.oci.records import DIGEST_PATTERN, TAG_PATTERN
+from pipeline.core.file_records import DIGEST_PATTERN
+from pipeline.oci.records import TAG_PATTERN
 from pipeline.params.params import REGISTRY_URL, REPOSITORY
 
 LAYOUT_PREFIX: Final = "oci:"

@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 import requests
 
 from pipeline.core.errors import FailureError
+from pipeline.core.file_records import Digest
 from pipeline.oci.blob import Advance, Blob
 from pipeline.oci.docker_credentials import credentials_for
 from pipeline.oci.errors import malformed, read_chunks, read_short
@@ -27,7 +28,6 @@ from pipeline.oci.records import (
     Descriptor,
     ImageIndex,
     OciRecord,
-    blob_digest,
     descriptor_of,
 )
 from pipeline.oci.reference import is_digest
@@ -95,9 +95,9 @@ class Registry:
             if content_type not in MANIFEST_TYPES:
                 raise malformed(self._http.host, f"{content_type or 'something'} for a manifest")
             data = read_short(answer, self._http.host)
-        if is_digest(name) and blob_digest(data) != name:
+        if is_digest(name) and Digest.of(data) != name:
             raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
-        check_digest(answer, blob_digest(data), self._http.host)
+        check_digest(answer, Digest.of(data), self._http.host)
         return StoredManifest(descriptor_of(data, content_type), data)
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:

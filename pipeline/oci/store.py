@@ -127,7 +127,7 @@ def has_content(path: Path, blob: Descriptor) -> bool:
         path.is_file()
         and not path.is_symlink()
         and path.stat().st_size == blob.size
-        and "sha256:" + file_sha256(path) == blob.digest
+        and file_sha256(path) == blob.digest.hex
     )
 
 
@@ -238,7 +238,7 @@ def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Itera
 def _check(store: ReadableStore, blob: Descriptor, sha256: str, size: int) -> None:
     if size != blob.size:
         raise _wrong(store, blob, f"{size} bytes instead of {blob.size}")
-    if "sha256:" + sha256 != blob.digest:
+    if sha256 != blob.digest.hex:
         raise _wrong(store, blob, "other bytes than its digest says")
 
 

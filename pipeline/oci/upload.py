@@ -214,7 +214,7 @@ class Upload:
         check_digest(answer, self._digest, self._http.host)
 
     def _check(self, digest: "hashlib._Hash") -> None:
-        if "sha256:" + digest.hexdigest() != self._digest:
+        if digest.hexdigest() != self._digest.hex:
             self._journal.forget(self._digest)
             raise InputError(
                 f"{self._blob.source}: not the bytes that were recorded; make it again"

@@ -13,8 +13,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from pipeline.core.errors import InputError, short_repr
+from pipeline.core.file_records import Digest
 from pipeline.core.record import Record
-from pipeline.oci.records import BlobDigest
 
 ALIAS: Final = re.compile(r"(?!sha256-)[a-z]([a-z0-9-]{0,62}[a-z0-9])?")
 HISTORY_SUFFIX: Final = ".history"
@@ -27,7 +27,7 @@ class Move(Record):
     """One move of an alias: to which release, by which verb, and when (UTC)."""
 
     verb: Literal["promote", "rollback"]
-    digest: BlobDigest
+    digest: Digest
     title: str
     time: datetime
 

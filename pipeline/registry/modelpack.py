@@ -7,11 +7,10 @@ docs/annotations.md).
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
-from pipeline.core.file_records import FileRecord
+from pipeline.core.file_records import Digest, FileRecord
 from pipeline.oci.records import (
     MANIFEST_TYPE,
     TITLE_ANNOTATION,
-    BlobDigest,
     Descriptor,
     OciRecord,
     descriptor_of,
@@ -76,7 +75,7 @@ class ModelFiles(OciRecord):
     """Digests of the uncompressed layers, in the order of the manifest."""
 
     type: Literal["layers"]
-    diff_ids: tuple[BlobDigest, ...]
+    diff_ids: tuple[Digest, ...]
 
 
 class ModelConfig(OciRecord):
@@ -99,7 +98,7 @@ def layer(file: FileRecord) -> Descriptor:
     """The layer that holds one file of a package."""
     return Descriptor(
         media_type=layer_type(file.path),
-        digest="sha256:" + file.sha256,
+        digest=file.digest,
         size=file.size,
         annotations={FILE_PATH_ANNOTATION: file.path, TITLE_ANNOTATION: file.path},
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import InputError
+from pipeline.core.file_records import Digest
 from pipeline.core.files import read_bytes, require_free_space, write_bytes
 from pipeline.oci.blob import Advance, bytes_blob, no_progress
-from pipeline.oci.records import Descriptor, blob_digest
+from pipeline.oci.records import Descriptor
 from pipeline.oci.store import (
     ReadableStore,
     Store,
@@ -68,7 +69,7 @@ def pull_into_models(store: ReadableStore, release: StoredRelease, models_dir: P
 
     transfer([weights], bring, label=f"pull {release.package.title}", total_bytes=weights.size)
     for data, _ in model.texts:
-        write_bytes(_blob_path(models_dir, blob_digest(data)), data)
+        write_bytes(_blob_path(models_dir, Digest.of(data)), data)
     write_bytes(manifest_path, model.manifest)
     return f"{model.name}:{model.tag}"
 

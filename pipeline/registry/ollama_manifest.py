@@ -103,11 +103,7 @@ def ollama_model(package: PackageManifest, modelfile: str) -> OllamaModel:
         texts.append((_go_json(parameters), LAYER_TYPE + "params"))
     config = _go_json(_config(package, instructions))
     layers = [
-        Descriptor(
-            media_type=MODEL_LAYER_TYPE,
-            digest="sha256:" + weights[0].sha256,
-            size=weights[0].size,
-        ),
+        Descriptor(media_type=MODEL_LAYER_TYPE, digest=weights[0].digest, size=weights[0].size),
         *(descriptor_of(data, media_type) for data, media_type in texts),
     ]
     manifest = {

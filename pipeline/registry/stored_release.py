@@ -8,6 +8,7 @@ release, which is as whole and as signed.
 from dataclasses import dataclass
 
 from pipeline.core.errors import FailureError
+from pipeline.core.file_records import Digest
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import ReadableStore, StoredManifest, read_blob, require_manifest
 from pipeline.records.release import MANIFEST_FILE, PackageManifest, release_tag
@@ -24,7 +25,7 @@ class StoredRelease:
     package: PackageManifest
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> Digest:
         return self.stored.descriptor.digest
 
     @property

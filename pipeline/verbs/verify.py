@@ -87,8 +87,8 @@ def _require_evidence(
             json.loads(read_evidence(store, it))
         except (ValueError, RecursionError) as error:
             raise FailureError(f"{release.reference}: its {it.kind.name} is no JSON") from error
-    evaluation = "sha256:" + release.package.evaluation_sha256
-    if evaluation not in {it.content.digest for it in evidence if it.kind is EVALUATION}:
+    evaluations = {it.content.digest.hex for it in evidence if it.kind is EVALUATION}
+    if release.package.evaluation_sha256 not in evaluations:
         raise FailureError(f"{release.reference}: its evaluation is of another release")
 
 
@@ -108,9 +108,7 @@ def _check_signature(
     signatures = [it for it in evidence if it.kind is SIGNATURE]
     if not signatures:
         raise FailureError(f"{release.reference}: no signature")
-    files = {
-        path: layer.digest.removeprefix("sha256:") for path, layer in release.contents.files.items()
-    }
+    files = release.contents.file_records()
     for number, signature in enumerate(signatures, start=1):
         source = store.reference(signature.manifest.digest)
         try:
