@@ -399,9 +399,9 @@ import sys
 from pathlib import Path
 from pipeline.params.reading import read_params
 from pipeline.core.errors import FailureError
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import fetch
-layout = Layout(Path(sys.argv[1]))
+layout = Workspace(Path(sys.argv[1]))
 params = read_params(Path("params.yaml"))
 model = params.model.model_copy(update={"source": sys.argv[2]})
 try:
