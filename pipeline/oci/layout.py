@@ -91,7 +91,7 @@ class OciLayout:
         return checked_manifest(entry, data, name=name, path=str(path))
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a blob from `start`, not compared with its digest."""
+        """Yield the bytes of a blob from `start`, not compared with its digest."""
         path = self._blob_path(blob.digest)
         if not _is_regular(path):
             raise FailureError(f"{path}: {NOT_A_FILE}")
@@ -205,7 +205,7 @@ def index_tags(index: ImageIndex) -> tuple[str, ...]:
 
 
 def index_entry(index: ImageIndex, name: str) -> Descriptor | None:
-    """The entry that a tag or digest names."""
+    """Return the entry that a tag or digest names."""
     for entry in index.manifests:
         if name in (entry.digest, (entry.annotations or {}).get(REF_NAME_ANNOTATION)):
             return entry
@@ -213,7 +213,7 @@ def index_entry(index: ImageIndex, name: str) -> Descriptor | None:
 
 
 def with_tag(index: ImageIndex, entry: Descriptor) -> ImageIndex:
-    """The index with `entry` in the place of what had its tag, or at the end."""
+    """Return the index with `entry` in the place of what had its tag, or at the end."""
     (tag,) = index_tags(EMPTY_INDEX.model_copy(update={"manifests": (entry,)}))
     before = index_entry(index, tag)
     if before is None:

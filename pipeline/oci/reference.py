@@ -50,7 +50,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """The reference that `text` means. Raises InputError."""
+    """Return the reference that `text` means. Raises InputError."""
     if re.fullmatch(TAG_PATTERN, text) or re.fullmatch(DIGEST_PATTERN, text):
         return Reference(None, text)
     place, name = _split(text)

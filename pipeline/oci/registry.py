@@ -60,7 +60,7 @@ class Registry:
         return f"{self._http.host}/{self._repository}{separator}{name}"
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, in the registry's order; none when it does not know the repository."""
+        """Return all tags, in the registry's order; none when it does not know the repository."""
         tags: list[str] = []
         url = self._http.url("tags/list")
         for _ in range(MAX_PAGES):
@@ -79,7 +79,7 @@ class Registry:
         raise malformed(self._http.host, f"more than {MAX_PAGES} pages of tags")
 
     def manifest(self, name: str) -> StoredManifest | None:
-        """What a tag or digest names, or None when the registry does not have it.
+        """Return what a tag or digest names, or None when the registry does not have it.
 
         The digest is computed from the manifest's bytes, whatever the registry says it is.
         """
@@ -101,7 +101,7 @@ class Registry:
         return StoredManifest(descriptor_of(data, content_type), data)
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a blob from `start`, not compared with its digest.
+        """Yield the bytes of a blob from `start`, not compared with its digest.
 
         Raises TransientError when the line breaks.
         """

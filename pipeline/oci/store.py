@@ -69,7 +69,7 @@ class Store(ReadableStore, Protocol):
 
 
 def require_manifest(store: ReadableStore, name: str) -> StoredManifest:
-    """What `name` names. Raises InputError when there is nothing."""
+    """Return what `name` names. Raises InputError when there is nothing."""
     stored = store.manifest(name)
     if stored is None:
         raise InputError(f"{store.reference(name)}: no such release; `quantline ls` lists them")
@@ -103,7 +103,7 @@ def is_published(store: ReadableStore, digest: str, tag: str) -> bool:
 
 
 def verified_chunks(store: ReadableStore, blob: Descriptor) -> Iterator[bytes]:
-    """The bytes of a blob; after the last of them, FailureError when they are not its own."""
+    """Yield the bytes of a blob; after the last of them, FailureError when they are not its own."""
     digest, size = hashlib.sha256(), 0
     for chunk in _resumed_chunks(store, blob, 0):
         size += len(chunk)
@@ -217,7 +217,7 @@ def transfer(
 
 
 def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:
-    """The bytes of a blob from `start`; a broken line is taken up where it broke.
+    """Yield the bytes of a blob from `start`; a broken line is taken up where it broke.
 
     Raises FailureError as soon as there are more bytes than the blob has.
     """

@@ -177,7 +177,7 @@ class Upload:
             self._journal.forget(self._digest)
             return None
         count = int(received[1]) + 1
-        if not 1 < count <= self._size:  # `0-0` says one byte, and is said of none
+        if not 1 < count <= self._size:  # registries answer `0-0` for an empty upload
             return None
         return _Place(self._http.location(answer) if "Location" in answer.headers else url, count)
 

@@ -39,7 +39,7 @@ class AliasHistory(Record):
     moves: Annotated[tuple[Move, ...], Field(max_length=MAX_MOVES)]
 
     def standing(self) -> tuple[Move, ...]:
-        """The promotions that still stand: a rollback takes the last one back.
+        """Return the promotions that still stand: a rollback takes the last one back.
 
         The alias names the last of them; those before are what it can be rolled back to.
         """

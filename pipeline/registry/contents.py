@@ -46,7 +46,7 @@ class Contents:
         return sum(layer.size for layer in self.files.values())
 
     def file_records(self) -> tuple[FileRecord, ...]:
-        """The files sorted by path, as a manifest on disk would list them."""
+        """Return the files sorted by path, as a manifest on disk would list them."""
         return tuple(
             FileRecord(path=path, size=layer.size, sha256=layer.digest.hex)
             for path, layer in sorted(self.files.items())
@@ -54,7 +54,7 @@ class Contents:
 
 
 def contents_of(data: bytes, *, source: str) -> Contents:
-    """The contents of the release whose manifest is `data`. Raises InputError."""
+    """Return the contents of the release whose manifest is `data`. Raises InputError."""
     manifest = ImageManifest.from_untrusted(data, source=source)
     if manifest.artifact_type != MODEL_ARTIFACT_TYPE:
         kind = manifest.artifact_type or manifest.config.media_type
@@ -79,7 +79,7 @@ def contents_of(data: bytes, *, source: str) -> Contents:
 
 
 def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig:
-    """The config blob. Raises InputError when it names other layers than the manifest."""
+    """Return the config blob. Raises InputError when it names other layers than the manifest."""
     config = ModelConfig.from_untrusted(data, source=f"{source}: config")
     if list(config.modelfs.diff_ids) != [layer.digest for layer in contents.manifest.layers]:
         raise InputError(f"{source}: its config names other layers than its manifest")
@@ -87,7 +87,7 @@ def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig
 
 
 def check_package(contents: Contents, data: bytes, *, source: str) -> PackageManifest:
-    """The package's own manifest. Raises InputError when the layers are not its files."""
+    """Return the package's own manifest. Raises InputError when the layers are not its files."""
     package = PackageManifest.from_untrusted(data, source=f"{source}: {MANIFEST_FILE}")
     stated = {file.path: (file.digest, file.size) for file in package.files}
     held = {path: (layer.digest, layer.size) for path, layer in contents.files.items()}
@@ -101,7 +101,7 @@ def check_package(contents: Contents, data: bytes, *, source: str) -> PackageMan
 
 
 def _path(layer: Descriptor, source: str) -> str:
-    """The name of a layer's file. Raises InputError unless it stays in the target."""
+    """Return the name of a layer's file. Raises InputError unless it stays in the target."""
     if layer.media_type not in LAYER_TYPES:
         raise InputError(
             f"{source}: {short_repr(layer.media_type)} is no kind of layer a release has"

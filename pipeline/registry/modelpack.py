@@ -87,7 +87,7 @@ class ModelConfig(OciRecord):
 
 
 def layer_type(path: str) -> str:
-    """The media type of a package's file, by its name."""
+    """Return the media type of a package's file, by its name."""
     file = PurePosixPath(path)
     if file.suffix in WEIGHT_SUFFIXES:
         return WEIGHT_LAYER_TYPE
@@ -95,7 +95,7 @@ def layer_type(path: str) -> str:
 
 
 def layer(file: FileRecord) -> Descriptor:
-    """The layer that holds one file of a package."""
+    """Return the layer that holds one file of a package."""
     return Descriptor(
         media_type=layer_type(file.path),
         digest=file.digest,
@@ -113,7 +113,7 @@ def param_size(num_parameters: int) -> str:
 
 
 def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> ModelConfig:
-    """The config blob of a package's release."""
+    """Return the config blob of a package's release."""
     return ModelConfig(
         descriptor=ModelDescriptor(
             family=package.model_type,
@@ -143,7 +143,7 @@ def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> Mo
 def model_manifest(
     package: PackageManifest, *, config: bytes, layers: tuple[Descriptor, ...]
 ) -> ModelManifest:
-    """The manifest of a package's release; its bytes depend on the package alone."""
+    """Return the manifest of a package's release; its bytes depend on the package alone."""
     annotations = {
         TITLE_ANNOTATION: package.title,
         "org.opencontainers.image.version": package.version,

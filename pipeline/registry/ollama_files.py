@@ -29,7 +29,7 @@ MODELS_VARIABLE: Final = "OLLAMA_MODELS"
 
 
 def read_ollama_model(package: PackageManifest, directory: Path) -> OllamaModel:
-    """What Ollama gets of the package in `directory`. Raises InputError."""
+    """Return what Ollama gets of the package in `directory`. Raises InputError."""
     return ollama_model(package, read_bytes(directory / MODELFILE, made_by="package").decode())
 
 
@@ -41,7 +41,7 @@ def push_ollama_model(store: Store, model: OllamaModel) -> None:
 
 
 def default_models_dir() -> Path:
-    """Where Ollama looks unless it is told otherwise."""
+    """Return where Ollama looks unless it is told otherwise."""
     return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".ollama" / "models")
 
 

@@ -77,7 +77,7 @@ def read_modelfile(text: str) -> tuple[Instruction, ...]:
 
 
 def _next(text: str, position: int) -> int:
-    """Where the next instruction begins: empty lines and comments are passed over."""
+    """Return where the next instruction begins: empty lines and comments are passed over."""
     between = BETWEEN.match(text, position)
     return between.end() if between else position
 
@@ -128,7 +128,7 @@ def ollama_tag(package: PackageManifest) -> str:
 
 
 def _parameters(instructions: tuple[Instruction, ...]) -> dict[str, object]:
-    """The PARAMETER instructions with the types that Ollama gives them."""
+    """Return the PARAMETER instructions with the types that Ollama gives them."""
     values: dict[str, object] = {}
     for instruction in instructions:
         if instruction.command != "PARAMETER":

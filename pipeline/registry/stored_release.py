@@ -36,7 +36,7 @@ class StoredRelease:
 
 
 def read_release(store: ReadableStore, name: str) -> StoredRelease:
-    """The release that a tag, alias or digest names. Raises InputError or FailureError."""
+    """Return the release that a tag, alias or digest names. Raises InputError or FailureError."""
     stored = require_manifest(store, name)
     source = store.reference(name)
     contents = contents_of(stored.data, source=source)
