@@ -1,9 +1,10 @@
-"""What a set of files is: every file's size and sha256, one digest, and its origin."""
+"""Files by size and sha256, and the two ways in which a sha256 is written."""
 
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from pipeline.core.record import Record, sha256_hex
 
@@ -20,6 +21,40 @@ def relative_posix(path: str) -> str:
     return path
 
 
+DIGEST_ALGORITHM: Final = "sha256:"
+DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+
+
+class Digest(str):
+    """A sha256 as OCI writes it, `sha256:` and 64 hex digits; a plain text in files and messages.
+
+    quantline's own records hold the digits alone: `Digest.of_hex` and `hex` lead there and back.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return the digest of `data`."""
+        return cls.of_hex(sha256_hex(data))
+
+    @classmethod
+    def of_hex(cls, sha256: str) -> Self:
+        """Return the digest whose hex digits are `sha256`."""
+        return cls(DIGEST_ALGORITHM + sha256)
+
+    @property
+    def hex(self) -> str:
+        """The 64 hex digits, as a `Sha256` field holds them."""
+        return self.removeprefix(DIGEST_ALGORITHM)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the pattern, as of any text, and make it a Digest."""
+        text = core_schema.str_schema(pattern=DIGEST_PATTERN)
+        return core_schema.no_info_after_validator_function(cls, text)
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, AfterValidator(relative_posix)]
 
@@ -31,8 +66,16 @@ class FileRecord(Record):
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
+    @property
+    def digest(self) -> Digest:
+        """The sha256 as OCI writes it."""
+        return Digest.of_hex(self.sha256)
+
 
 def tree_digest(files: tuple[FileRecord, ...]) -> str:
-    """sha256 over the lines `<sha256>  <path>` sorted by path: what `sha256sum` prints."""
+    """Return one sha256, in hex, over the lines that `sha256sum` prints of `files`.
+
+    A line is `<sha256>  <path>`; lines are sorted by path.
+    """
     lines = [f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda f: f.path)]
     return sha256_hex("".join(lines).encode())

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.file_records import FileRecord
+from pipeline.core.locked_file import locked_file
 from pipeline.core.record import Record
 
 CHUNK_BYTES = 1 << 22
@@ -35,13 +36,13 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in lower-case hex."""
+    """Return the sha256 of a file's bytes, in lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_record(path: Path, root: Path) -> FileRecord:
-    """Size and digest of a file. Raises InputError for a name that no manifest may hold."""
+    """Return size and digest of a file. Raises InputError for a name that no manifest may hold."""
     try:
         return FileRecord(
             path=path.relative_to(root).as_posix(),
@@ -56,7 +57,7 @@ def file_record(path: Path, root: Path) -> FileRecord:
 
 
 def directory_records(root: Path) -> tuple[FileRecord, ...]:
-    """Every file below `root`, sorted by path.
+    """Return the record of every file below `root`, sorted by path.
 
     A link to a file counts as the file. Raises InputError on any other link.
     """
@@ -115,18 +116,23 @@ def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> 
 
 @contextmanager
 def replacement(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that replaces it when the block ends without an error."""
+    """Open a file beside `path` that replaces it when the block ends without an error.
+
+    Of several writers of the same path, each waits for the one before it.
+    """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with locked_file(partial):
+            try:
+                with partial.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -135,7 +141,7 @@ def write_record(path: Path, record: Record) -> None:
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A fresh directory beside `target` that replaces it when the block ends without an error."""
+    """Make a new directory beside `target` that replaces it when the block ends without error."""
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
     with readable_disk_errors(target):
         restore_directory(target)
@@ -150,7 +156,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_directory(target: Path, *, key: str) -> Iterator[Path]:
-    """A directory beside `target` that outlives a kill and replaces it when the block ends.
+    """Make a directory beside `target` that outlives a kill and replaces it when the block ends.
 
     `key` is the sha256 of everything the result depends on (`work_key`). What an earlier, killed
     or failed run with the same key finished is still there, file by file; half-written files are
@@ -177,7 +183,7 @@ def _is_work_of(name: str, target: str) -> bool:
 
 
 def work_key(*facts: str) -> str:
-    """sha256, in hex, of `facts`, of this program's code and of the libraries that compute."""
+    """Return the sha256, in hex, of `facts`, this program's code and the libraries that compute."""
     digest = hashlib.sha256()
     modules = (*sorted(PACKAGE_DIR.rglob("*.py")), *sorted(PLUGIN_DIR.glob("*.*")))
     for module in modules:
@@ -210,7 +216,7 @@ def restore_directory(target: Path) -> None:
 
 
 def _replaced_by(target: Path) -> Path:
-    """Where the directory is that `target` replaces, until it can be removed."""
+    """Return where the directory that `target` replaces lies until it is removed."""
     return target.with_name(target.name + REPLACED_SUFFIX)
 
 

@@ -35,7 +35,7 @@ def resolve(
     *,
     multimodal: bool,
 ) -> LicenseRule:
-    """The rule that applies to a checkpoint.
+    """Return the rule that applies to a checkpoint.
 
     Without a `decision` it is that of the license text among its files, if its card and its base
     models say nothing else. Raises InputError with what a person must decide, or when the text is
@@ -61,7 +61,7 @@ def resolve(
 
 
 def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
-    """What keeps the license from being certain; None when nothing does."""
+    """Return what keeps the license from being certain; None when nothing does."""
     stated = stated_id(facts)
     card = (
         f"the model card says {short_repr(stated)}" if stated else "the model card names no license"
@@ -125,26 +125,26 @@ def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> No
 
 
 def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
-    """The rule of `calibration.license`; None for data of one's own. Raises InputError."""
+    """Return the rule of `calibration.license`; None for data of one's own. Raises InputError."""
     if license_id.lower() == OWN_DATA:
         return None
     return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
 
 
 def name_prefix(rule: LicenseRule, audience: Audience) -> str:
-    """What the release's name must begin with; nothing for what is not passed on."""
+    """Return what the release's name must begin with; nothing for what is not passed on."""
     return "" if audience is Audience.INTERNAL else rule.name_prefix or ""
 
 
 def display_text(rule: LicenseRule, audience: Audience, *, name: str) -> str | None:
-    """The sentence that the license wants shown; None for what is not passed on."""
+    """Return the sentence that the license wants shown; None for what is not passed on."""
     if rule.display_text is None or audience is Audience.INTERNAL:
         return None
     return rule.display_text.format(name=name)
 
 
 def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
-    """What a GGUF file says of its license and maker under `general.…`.
+    """Return what a GGUF file says of its license and maker under `general.…`.
 
     The values stand in the file from its conversion on, so that what is released is, byte for byte,
     what was evaluated. `license` is an SPDX expression, as the format asks:

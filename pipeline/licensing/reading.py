@@ -25,7 +25,7 @@ FENCE = "---"
 
 
 def read_license_facts(model_dir: Path) -> LicenseFacts:
-    """The license facts of the files in `model_dir`.
+    """Return the license facts of the files in `model_dir`.
 
     Several licenses in one card are joined with " AND ". A card whose front matter is not valid
     YAML counts as stating nothing, and a note says so.
@@ -44,12 +44,12 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
 
 
 def read_text(path: Path) -> str:
-    """A legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
+    """Return a legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
     return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
 
 
 def read_decision(workspace: Workspace, name: str | None) -> LicenseDecision | None:
-    """The decision `name` of license-decisions.yaml; None when `model.license` names none.
+    """Return the decision `name` of license-decisions.yaml; None when `model.license` names none.
 
     Raises InputError when there is no such decision, when something is missing in it, or when the
     license text it brings is not the one it was signed for.
@@ -112,6 +112,6 @@ def read_front_matter(card_path: Path) -> dict[object, object]:
 
 
 def _strings(value: object) -> tuple[str, ...]:
-    """A string or a list of strings as a tuple; anything else is left out."""
+    """Return a string or a list of strings as a tuple; anything else is left out."""
     values = value if isinstance(value, list) else [value]
     return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())

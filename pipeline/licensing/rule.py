@@ -70,7 +70,7 @@ class LicenseRule(Record):
         return self.spdx or f"LicenseRef-{self.id}"
 
     def applied(self, decision: LicenseDecision | None) -> AppliedLicense:
-        """What the base's manifest says of this license."""
+        """Return what the base's manifest says of this license."""
         return AppliedLicense(
             id=self.id, name=self.name, expression=self.expression, decision=decision
         )
@@ -86,7 +86,7 @@ class LicenseRules(Record):
         return next((rule for rule in self.rules if rule.id == wanted), None)
 
     def by_text(self, words: str) -> LicenseRule | None:
-        """The rule that was written from the text with this sha256 of its words."""
+        """Return the rule that was written from the text with this sha256 of its words."""
         return next(
             (r for r in self.rules if any(text.words_sha256 == words for text in r.texts)), None
         )

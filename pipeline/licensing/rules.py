@@ -11,7 +11,7 @@ from pipeline.licensing.rule import LicenseRules
 
 @cache
 def license_rules() -> LicenseRules:
-    """Every license that somebody has read. Raises InputError for a rule that is not one."""
+    """Return every license that somebody has read. Raises InputError for a rule that is not one."""
     text = (files("pipeline.licensing") / "rules.yaml").read_text(encoding="utf-8")
     rules = json.dumps({"rules": YAML(typ="safe", pure=True).load(text)})
     return LicenseRules.from_bytes(rules.encode(), source="licensing/rules.yaml")

@@ -77,7 +77,7 @@ class Archive:
         return None
 
     def blob(self, descriptor: Descriptor) -> Blob:
-        """A blob as something to push elsewhere, where its digest is compared."""
+        """Return a blob as something to push elsewhere, where its digest is compared."""
         part, _ = self._member(_blob_name(descriptor.digest))
         return Blob(descriptor, part)
 
@@ -137,7 +137,7 @@ class _Stream(io.RawIOBase):
         return part
 
     def finish(self) -> None:
-        """Read on to where the digest is compared."""
+        """Read to the end, where the digest is compared."""
         for _ in self._chunks:
             pass
 
@@ -149,7 +149,7 @@ def _add(archive: tarfile.TarFile, name: str, file: "BinaryIO | io.RawIOBase", s
 
 
 def _members(path: Path) -> dict[str, tuple[FilePart, int]]:
-    """Where every file of the archive begins and how long it is. Raises InputError."""
+    """Return where every file of the archive begins and how long it is. Raises InputError."""
     members: dict[str, tuple[FilePart, int]] = {}
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:

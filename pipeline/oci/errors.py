@@ -34,7 +34,7 @@ class TransientError(FailureError):
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a URL; all empty when it is malformed."""
+    """Return the parts of a URL; all empty when it is malformed."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises, too
@@ -44,9 +44,9 @@ def split_url(url: str) -> SplitResult:
 
 
 def read_chunks(answer: requests.Response, host: str) -> Iterator[bytes]:
-    """The body of an answer as it was sent: nothing is decompressed, so nothing can expand.
+    """Yield the body of an answer as it was sent: nothing is decompressed, so nothing can expand.
 
-    Raises TransientError when the line breaks before all that was announced has arrived.
+    Raises TransientError when the connection breaks before the last byte.
     """
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
@@ -134,7 +134,7 @@ def refused_login(host: str, username: str) -> FailureError:
 def refusal(
     method: str, url: str, answer: requests.Response, *, repository: str, username: str | None
 ) -> FailureError:
-    """The line for an answer that was not expected."""
+    """Return the line for an answer that was not expected."""
     where = split_url(url)
     host, status = printable(where.netloc), answer.status_code
     if status == requests.codes.unauthorized:
@@ -163,6 +163,6 @@ def refusal(
 
 
 def _retry_after_s(answer: requests.Response) -> float:
-    """What `Retry-After` asks for in seconds; its other form, a date, counts as nothing."""
+    """Return what `Retry-After` asks for in seconds; its other form, a date, counts as nothing."""
     value = answer.headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0.0

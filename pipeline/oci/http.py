@@ -63,11 +63,11 @@ class RegistryHttp:
         return self._url.netloc
 
     def url(self, path: str) -> str:
-        """The URL of a resource of the repository, such as `manifests/TAG`."""
+        """Return the URL of a resource of the repository, such as `manifests/TAG`."""
         return f"{self._url.scheme}://{self.host}/v2/{self._repository}/{path}"
 
     def location(self, answer: requests.Response) -> str:
-        """The `Location` of an answer, relative or not, as a URL; TLS is never left."""
+        """Return the `Location` of an answer, relative or not, as a URL; TLS is never left."""
         given = answer.headers.get("Location", "")
         try:
             url = urljoin(answer.url or self.url(""), given)
@@ -157,7 +157,7 @@ class RegistryHttp:
         return answer
 
     def _signed_in(self, answer: requests.Response, *, instead_of: AuthBase) -> AuthBase:
-        """A new login, or the one that another thread has just got."""
+        """Return a new login, or the one that another thread has just got."""
         with self._signing_in:
             if self._auth is instead_of:
                 self._auth = sign_in(

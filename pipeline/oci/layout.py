@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from pydantic import ConfigDict
 
 from pipeline.core.errors import FailureError, InputError, short_repr
+from pipeline.core.file_records import Digest
 from pipeline.core.files import (
     CHUNK_BYTES,
     PARTIAL_SUFFIX,
@@ -34,7 +35,6 @@ from pipeline.oci.records import (
     Descriptor,
     ImageIndex,
     OciRecord,
-    blob_digest,
     descriptor_of,
 )
 from pipeline.oci.reference import is_digest
@@ -91,7 +91,7 @@ class OciLayout:
         return checked_manifest(entry, data, name=name, path=str(path))
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a blob from `start`, not compared with its digest."""
+        """Yield the bytes of a blob from `start`, not compared with its digest."""
         path = self._blob_path(blob.digest)
         if not _is_regular(path):
             raise FailureError(f"{path}: {NOT_A_FILE}")
@@ -187,7 +187,7 @@ def _write_verified(file: BinaryIO, blob: Blob, advance: Advance) -> None:
         digest.update(chunk)
         file.write(chunk)
         advance(len(chunk))
-    if "sha256:" + digest.hexdigest() != blob.descriptor.digest:
+    if digest.hexdigest() != blob.descriptor.digest.hex:
         raise InputError(f"{blob.source}: not the bytes that were recorded; make it again")
     file.flush()
     os.fsync(file.fileno())
@@ -205,7 +205,7 @@ def index_tags(index: ImageIndex) -> tuple[str, ...]:
 
 
 def index_entry(index: ImageIndex, name: str) -> Descriptor | None:
-    """The entry that a tag or digest names."""
+    """Return the entry that a tag or digest names."""
     for entry in index.manifests:
         if name in (entry.digest, (entry.annotations or {}).get(REF_NAME_ANNOTATION)):
             return entry
@@ -213,7 +213,7 @@ def index_entry(index: ImageIndex, name: str) -> Descriptor | None:
 
 
 def with_tag(index: ImageIndex, entry: Descriptor) -> ImageIndex:
-    """The index with `entry` in the place of what had its tag, or at the end."""
+    """Return the index with `entry` in the place of what had its tag, or at the end."""
     (tag,) = index_tags(EMPTY_INDEX.model_copy(update={"manifests": (entry,)}))
     before = index_entry(index, tag)
     if before is None:
@@ -231,7 +231,7 @@ def checked_manifest(
     says something else of it.
     """
     digest = entry.digest if entry else name
-    if blob_digest(data) != digest:
+    if Digest.of(data) != digest:
         raise DamagedManifestError(f"{path}: other bytes than its digest says", digest=digest)
     if entry and entry.size != len(data):
         raise FailureError(f"{path}: another size than the index says")

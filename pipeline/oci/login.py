@@ -63,7 +63,7 @@ def sign_in(
     repository: str,
     credentials: Credentials | None,
 ) -> AuthBase:
-    """What answers the `WWW-Authenticate` challenge of `registry`.
+    """Return what answers the `WWW-Authenticate` challenge of `registry`.
 
     Raises FailureError when there is no login, when it is refused, or when the challenge is none.
     """

@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pipeline.core.record import Record, sha256_hex
+from pipeline.core.file_records import Digest
+from pipeline.core.record import Record
 
 # https://github.com/opencontainers/image-spec/blob/main/media-types.md
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -32,10 +33,7 @@ REF_NAME_ANNOTATION: Final = "org.opencontainers.image.ref.name"
 MAX_MANIFEST_BYTES: Final = 4 << 20  # what registries must accept, by the distribution spec
 MAX_BLOB_BYTES: Final = 1 << 44  # 16 TiB: no file of a model is larger
 MAX_LAYERS: Final = 10_000
-DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
 TAG_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"  # by the distribution spec
-
-BlobDigest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 
 
 class OciRecord(Record):
@@ -55,7 +53,7 @@ class Descriptor(OciRecord):
     model_config = ConfigDict(extra="allow")
 
     media_type: str
-    digest: BlobDigest
+    digest: Digest
     size: Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES)]
     artifact_type: str | None = None
     annotations: dict[str, str] | None = None
@@ -88,9 +86,5 @@ class ImageManifest(OciRecord):
 EMPTY_INDEX: Final = ImageIndex(schema_version=2, media_type=INDEX_TYPE, manifests=())
 
 
-def blob_digest(data: bytes) -> str:
-    return "sha256:" + sha256_hex(data)
-
-
 def descriptor_of(data: bytes, media_type: str) -> Descriptor:
-    return Descriptor(media_type=media_type, digest=blob_digest(data), size=len(data))
+    return Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import InputError, short_repr
-from pipeline.oci.records import DIGEST_PATTERN, TAG_PATTERN
+from pipeline.core.file_records import DIGEST_PATTERN
+from pipeline.oci.records import TAG_PATTERN
 from pipeline.params.params import REGISTRY_URL, REPOSITORY
 
 LAYOUT_PREFIX: Final = "oci:"
@@ -49,7 +50,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """The reference that `text` means. Raises InputError."""
+    """Return the reference that `text` means. Raises InputError."""
     if re.fullmatch(TAG_PATTERN, text) or re.fullmatch(DIGEST_PATTERN, text):
         return Reference(None, text)
     place, name = _split(text)

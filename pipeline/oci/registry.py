@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 import requests
 
 from pipeline.core.errors import FailureError
+from pipeline.core.file_records import Digest
 from pipeline.oci.blob import Advance, Blob
 from pipeline.oci.docker_credentials import credentials_for
 from pipeline.oci.errors import malformed, read_chunks, read_short
@@ -27,7 +28,6 @@ from pipeline.oci.records import (
     Descriptor,
     ImageIndex,
     OciRecord,
-    blob_digest,
     descriptor_of,
 )
 from pipeline.oci.reference import is_digest
@@ -60,7 +60,7 @@ class Registry:
         return f"{self._http.host}/{self._repository}{separator}{name}"
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, in the registry's order; none when it does not know the repository."""
+        """Return all tags, in the registry's order; none when it does not know the repository."""
         tags: list[str] = []
         url = self._http.url("tags/list")
         for _ in range(MAX_PAGES):
@@ -79,7 +79,7 @@ class Registry:
         raise malformed(self._http.host, f"more than {MAX_PAGES} pages of tags")
 
     def manifest(self, name: str) -> StoredManifest | None:
-        """What a tag or digest names, or None when the registry does not have it.
+        """Return what a tag or digest names, or None when the registry does not have it.
 
         The digest is computed from the manifest's bytes, whatever the registry says it is.
         """
@@ -95,13 +95,13 @@ class Registry:
             if content_type not in MANIFEST_TYPES:
                 raise malformed(self._http.host, f"{content_type or 'something'} for a manifest")
             data = read_short(answer, self._http.host)
-        if is_digest(name) and blob_digest(data) != name:
+        if is_digest(name) and Digest.of(data) != name:
             raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
-        check_digest(answer, blob_digest(data), self._http.host)
+        check_digest(answer, Digest.of(data), self._http.host)
         return StoredManifest(descriptor_of(data, content_type), data)
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a blob from `start`, not compared with its digest.
+        """Yield the bytes of a blob from `start`, not compared with its digest.
 
         Raises TransientError when the line breaks.
         """

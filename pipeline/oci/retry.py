@@ -32,7 +32,7 @@ class RetryPolicy:
 
 
 def with_retries(work: Callable[[], Result]) -> Result:
-    """What `work` returns. Raises its last TransientError when every try failed."""
+    """Return what `work` returns. Raises its last TransientError when every try failed."""
     retries = RetryPolicy()
     while True:
         try:

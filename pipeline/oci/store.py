@@ -69,7 +69,7 @@ class Store(ReadableStore, Protocol):
 
 
 def require_manifest(store: ReadableStore, name: str) -> StoredManifest:
-    """What `name` names. Raises InputError when there is nothing."""
+    """Return what `name` names. Raises InputError when there is nothing."""
     stored = store.manifest(name)
     if stored is None:
         raise InputError(f"{store.reference(name)}: no such release; `quantline ls` lists them")
@@ -103,7 +103,7 @@ def is_published(store: ReadableStore, digest: str, tag: str) -> bool:
 
 
 def verified_chunks(store: ReadableStore, blob: Descriptor) -> Iterator[bytes]:
-    """The bytes of a blob; after the last of them, FailureError when they are not its own."""
+    """Yield the bytes of a blob; after the last of them, FailureError when they are not its own."""
     digest, size = hashlib.sha256(), 0
     for chunk in _resumed_chunks(store, blob, 0):
         size += len(chunk)
@@ -127,7 +127,7 @@ def has_content(path: Path, blob: Descriptor) -> bool:
         path.is_file()
         and not path.is_symlink()
         and path.stat().st_size == blob.size
-        and "sha256:" + file_sha256(path) == blob.digest
+        and file_sha256(path) == blob.digest.hex
     )
 
 
@@ -217,7 +217,7 @@ def transfer(
 
 
 def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:
-    """The bytes of a blob from `start`; a broken line is taken up where it broke.
+    """Yield the bytes of a blob from `start`; a broken line is taken up where it broke.
 
     Raises FailureError as soon as there are more bytes than the blob has.
     """
@@ -238,7 +238,7 @@ def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Itera
 def _check(store: ReadableStore, blob: Descriptor, sha256: str, size: int) -> None:
     if size != blob.size:
         raise _wrong(store, blob, f"{size} bytes instead of {blob.size}")
-    if "sha256:" + sha256 != blob.digest:
+    if sha256 != blob.digest.hex:
         raise _wrong(store, blob, "other bytes than its digest says")
 
 

@@ -177,7 +177,7 @@ class Upload:
             self._journal.forget(self._digest)
             return None
         count = int(received[1]) + 1
-        if not 1 < count <= self._size:  # `0-0` says one byte, and is said of none
+        if not 1 < count <= self._size:  # registries answer `0-0` for an empty upload
             return None
         return _Place(self._http.location(answer) if "Location" in answer.headers else url, count)
 
@@ -214,7 +214,7 @@ class Upload:
         check_digest(answer, self._digest, self._http.host)
 
     def _check(self, digest: "hashlib._Hash") -> None:
-        if "sha256:" + digest.hexdigest() != self._digest:
+        if digest.hexdigest() != self._digest.hex:
             self._journal.forget(self._digest)
             raise InputError(
                 f"{self._blob.source}: not the bytes that were recorded; make it again"

@@ -83,7 +83,7 @@ class ChatFamily:
     system_in_first_turn: bool = False
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation, up to where the assistant's answer begins."""
+        """Return the text of a conversation, up to where the assistant's answer begins."""
         turns, before = list(messages), ""
         if self.system_in_first_turn and turns[0]["role"] == "system":
             before = turns.pop(0)["content"] + "\n\n"
@@ -149,7 +149,7 @@ class GoTwin:
 
 
 def go_twin(rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool) -> GoTwin:
-    """The twin of a template by what it makes of PROBES, None where it refuses one.
+    """Return the twin of a template by what it makes of PROBES, None where it refuses one.
 
     `bos` is the token that begins a text; where the engine adds it by itself (`adds_bos`), the Go
     template leaves it out. A refused conversation proves nothing and excludes nothing, but those

@@ -29,7 +29,7 @@ class ChatTemplate:
             raise InputError(f"{model_dir}: no tokenizer that loads: {reason}") from error
 
     def render(self, conversation: Conversation) -> str | None:
-        """The text of a conversation up to the answer; None when the template refuses it."""
+        """Return the text of a conversation up to the answer; None when the template refuses it."""
         last = conversation.messages[-1]["role"]
         try:
             text = self._tokenizer.apply_chat_template(
@@ -43,7 +43,7 @@ class ChatTemplate:
         return text if isinstance(text, str) else None
 
     def go_twin(self) -> GoTwin:
-        """The Go template that renders alike, if there is one."""
+        """Return the Go template that renders alike, if there is one."""
         bos = self._tokenizer.bos_token or ""
         begins = self._tokenizer("a").input_ids[:1]
         return go_twin(
@@ -53,7 +53,7 @@ class ChatTemplate:
         )
 
     def end_of_turn(self) -> str | None:
-        """The special token that ends an assistant's answer; None when there is none."""
+        """Return the special token that ends an assistant's answer; None when there is none."""
         messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER})
         text = self.render(Conversation(messages))
         if text is None or ANSWER not in text:

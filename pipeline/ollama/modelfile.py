@@ -55,7 +55,7 @@ class ModelfileFacts:
 
 
 def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> str:
-    """The Modelfile of `gguf_file`, which lies beside it.
+    """Return the Modelfile of `gguf_file`, which lies beside it.
 
     Raises InputError for a text that the grammar cannot say.
     """

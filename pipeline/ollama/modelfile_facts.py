@@ -19,7 +19,7 @@ CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
 def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
-    """The facts of the Hugging Face checkpoint in `model_dir`. Raises InputError."""
+    """Return the facts of the Hugging Face checkpoint in `model_dir`. Raises InputError."""
     config = read_json_object(model_dir / CONFIG_FILE)
     generation = _optional(model_dir / GENERATION_FILE)
     context_tokens = config.get("max_position_embeddings")
@@ -72,7 +72,7 @@ def _stop_texts(model_dir: Path, eos_token_id: object) -> tuple[str, ...]:
 
 
 def _sampling(generation: dict[str, object]) -> dict[str, float]:
-    """The sampling values that are set; `do_sample: false` is a temperature of 0."""
+    """Return the sampling values that are set; `do_sample: false` is a temperature of 0."""
     if generation.get("do_sample") is False:
         return {"temperature": 0.0}
     sampling = {}

@@ -18,7 +18,7 @@ from pipeline.records.variant import TensorCoverage
 
 
 def base_reference(base: BaseManifest) -> BaseReference:
-    """The base without what is private about where it was: of a directory only its name."""
+    """Return the base without what is private about where it was: of a directory only its name."""
     if base.source.startswith(HUB_PREFIX):
         name = parse_hub_source(base.source).repo
     else:
@@ -27,7 +27,7 @@ def base_reference(base: BaseManifest) -> BaseReference:
 
 
 def score_text(score: TaskScore | None) -> str:
-    """A score with its standard error where there is one."""
+    """Return a score with its standard error where there is one."""
     if score is None:
         return "not measured"
     return f"{score.value:.3f} {standard_error(score)}".rstrip()

@@ -28,7 +28,7 @@ from pipeline.registry.aliases import (
 
 
 def read_history(store: ReadableStore, alias: str) -> AliasHistory:
-    """Every move of an alias; none where it was never set. Raises InputError."""
+    """Return every move of an alias; none where it was never set. Raises InputError."""
     tag = alias + HISTORY_SUFFIX
     stored = store.manifest(tag)
     if stored is None:

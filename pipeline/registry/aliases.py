@@ -13,8 +13,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from pipeline.core.errors import InputError, short_repr
+from pipeline.core.file_records import Digest
 from pipeline.core.record import Record
-from pipeline.oci.records import BlobDigest
 
 ALIAS: Final = re.compile(r"(?!sha256-)[a-z]([a-z0-9-]{0,62}[a-z0-9])?")
 HISTORY_SUFFIX: Final = ".history"
@@ -27,7 +27,7 @@ class Move(Record):
     """One move of an alias: to which release, by which verb, and when (UTC)."""
 
     verb: Literal["promote", "rollback"]
-    digest: BlobDigest
+    digest: Digest
     title: str
     time: datetime
 
@@ -39,7 +39,7 @@ class AliasHistory(Record):
     moves: Annotated[tuple[Move, ...], Field(max_length=MAX_MOVES)]
 
     def standing(self) -> tuple[Move, ...]:
-        """The promotions that still stand: a rollback takes the last one back.
+        """Return the promotions that still stand: a rollback takes the last one back.
 
         The alias names the last of them; those before are what it can be rolled back to.
         """

@@ -45,9 +45,16 @@ class Contents:
     def size_bytes(self) -> int:
         return sum(layer.size for layer in self.files.values())
 
+    def file_records(self) -> tuple[FileRecord, ...]:
+        """Return the files sorted by path, as a manifest on disk would list them."""
+        return tuple(
+            FileRecord(path=path, size=layer.size, sha256=layer.digest.hex)
+            for path, layer in sorted(self.files.items())
+        )
+
 
 def contents_of(data: bytes, *, source: str) -> Contents:
-    """The contents of the release whose manifest is `data`. Raises InputError."""
+    """Return the contents of the release whose manifest is `data`. Raises InputError."""
     manifest = ImageManifest.from_untrusted(data, source=source)
     if manifest.artifact_type != MODEL_ARTIFACT_TYPE:
         kind = manifest.artifact_type or manifest.config.media_type
@@ -72,7 +79,7 @@ def contents_of(data: bytes, *, source: str) -> Contents:
 
 
 def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig:
-    """The config blob. Raises InputError when it names other layers than the manifest."""
+    """Return the config blob. Raises InputError when it names other layers than the manifest."""
     config = ModelConfig.from_untrusted(data, source=f"{source}: config")
     if list(config.modelfs.diff_ids) != [layer.digest for layer in contents.manifest.layers]:
         raise InputError(f"{source}: its config names other layers than its manifest")
@@ -80,9 +87,9 @@ def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig
 
 
 def check_package(contents: Contents, data: bytes, *, source: str) -> PackageManifest:
-    """The package's own manifest. Raises InputError when the layers are not its files."""
+    """Return the package's own manifest. Raises InputError when the layers are not its files."""
     package = PackageManifest.from_untrusted(data, source=f"{source}: {MANIFEST_FILE}")
-    stated = {file.path: ("sha256:" + file.sha256, file.size) for file in package.files}
+    stated = {file.path: (file.digest, file.size) for file in package.files}
     held = {path: (layer.digest, layer.size) for path, layer in contents.files.items()}
     del held[MANIFEST_FILE]
     for path in sorted(stated.keys() | held.keys()):
@@ -94,7 +101,7 @@ def check_package(contents: Contents, data: bytes, *, source: str) -> PackageMan
 
 
 def _path(layer: Descriptor, source: str) -> str:
-    """The name of a layer's file. Raises InputError unless it stays in the target."""
+    """Return the name of a layer's file. Raises InputError unless it stays in the target."""
     if layer.media_type not in LAYER_TYPES:
         raise InputError(
             f"{source}: {short_repr(layer.media_type)} is no kind of layer a release has"
@@ -106,7 +113,7 @@ def _path(layer: Descriptor, source: str) -> str:
     if annotations.get(TITLE_ANNOTATION, path) != path:
         raise InputError(f"{source}: the layer {short_repr(path)} has a second name")
     try:
-        FileRecord(path=path, size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
+        FileRecord(path=path, size=layer.size, sha256=layer.digest.hex)
     except ValidationError as error:
         raise InputError(
             f"{source}: the layer name {short_repr(path)} would leave the target"

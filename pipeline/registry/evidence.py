@@ -64,7 +64,7 @@ class NewEvidence:
 
 
 def new_evidence(subject: Descriptor, kind: EvidenceKind, file: Blob, name: str) -> NewEvidence:
-    """A file as evidence of the release whose manifest is `subject`."""
+    """Return a file as evidence of the release whose manifest is `subject`."""
     record = evidence_manifest(kind, file.descriptor, file_name=name, subject=subject)
     manifest = bytes_blob(record.to_bytes(), MANIFEST_TYPE)
     return NewEvidence(kind, manifest, (bytes_blob(EMPTY_CONTENT, EMPTY_TYPE), file))
@@ -72,11 +72,11 @@ def new_evidence(subject: Descriptor, kind: EvidenceKind, file: Blob, name: str)
 
 def attach(store: Store, subject: str, evidence: Sequence[NewEvidence]) -> None:
     """Store evidence of the release with the digest `subject`, each piece once."""
-    for it in evidence:
-        for blob in it.blobs:
+    for piece in evidence:
+        for blob in piece.blobs:
             store.push_blob(blob, no_progress)
-        if not _is_stored(store, it.manifest.descriptor.digest):
-            store.push_manifest(it.manifest)
+        if not _is_stored(store, piece.manifest.descriptor.digest):
+            store.push_manifest(piece.manifest)
     if store.referrers(subject) is not None:
         return
     with store.exclusive():
@@ -84,8 +84,8 @@ def attach(store: Store, subject: str, evidence: Sequence[NewEvidence]) -> None:
             before = after = _list(store, subject)
         except DamagedManifestError:  # what it listed is lost, and it begins anew
             before = after = EMPTY_INDEX
-        for it in evidence:
-            after = with_referrer(after, _listed(it.kind, it.manifest.descriptor))
+        for piece in evidence:
+            after = with_referrer(after, _listed(piece.kind, piece.manifest.descriptor))
         if after != before:
             store.push_manifest(bytes_blob(after.to_bytes(), INDEX_TYPE), referrers_tag(subject))
 
@@ -99,9 +99,9 @@ def _is_stored(store: Store, digest: str) -> bool:
 
 
 def referrers_index(evidence: Sequence[Evidence]) -> StoredManifest:
-    """The list of a release's evidence, as stores without the referrers API keep it."""
+    """Return the list of a release's evidence, as stores without the referrers API keep it."""
     index = EMPTY_INDEX.model_copy(
-        update={"manifests": tuple(_listed(it.kind, it.manifest) for it in evidence)}
+        update={"manifests": tuple(_listed(piece.kind, piece.manifest) for piece in evidence)}
     )
     data = index.to_bytes()
     return StoredManifest(descriptor_of(data, INDEX_TYPE), data)
@@ -112,7 +112,7 @@ def _listed(kind: EvidenceKind, manifest: Descriptor) -> Descriptor:
 
 
 def find_evidence(store: ReadableStore, digest: str) -> tuple[Evidence, ...]:
-    """The evidence of the release with this digest, of the kinds we know, by kind.
+    """Return the evidence of the release with this digest, of the kinds we know, by kind.
 
     Raises InputError or FailureError when the list, or what it names, is damaged or contradictory.
     """
@@ -122,11 +122,11 @@ def find_evidence(store: ReadableStore, digest: str) -> tuple[Evidence, ...]:
     if len(listed) > MAX_REFERRERS:
         raise InputError(f"{store.reference(digest)}: {len(listed)} referrers, too many to read")
     found = [_read(store, entry, kind, digest) for entry in listed if (kind := _kind(store, entry))]
-    return tuple(sorted(found, key=lambda it: (it.kind.name, it.manifest.digest)))
+    return tuple(sorted(found, key=lambda piece: (piece.kind.name, piece.manifest.digest)))
 
 
 def _kind(store: ReadableStore, entry: Descriptor) -> EvidenceKind | None:
-    """The kind of a referrer: as listed, or else as its manifest says.
+    """Return the kind of a referrer: as listed, or else as its manifest says.
 
     Some registries, such as go-containerregistry's, list the type of the config instead of the
     artifact's, and ours is empty.
@@ -156,7 +156,7 @@ def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: 
 
 
 def read_evidence(store: ReadableStore, evidence: Evidence) -> bytes:
-    """The file, verified by its digest."""
+    """Return the file, verified by its digest."""
     return read_blob(store, evidence.content, limit=MAX_EVIDENCE_BYTES)
 
 

@@ -62,14 +62,14 @@ def kind_of(artifact_type: str | None) -> EvidenceKind | None:
 
 
 def referrers_tag(digest: str) -> str:
-    """The tag under which a registry without the API keeps the referrers of `digest`."""
+    """Return the tag under which a registry without the API keeps the referrers of `digest`."""
     return digest.replace(":", "-")
 
 
 def evidence_manifest(
     kind: EvidenceKind, content: Descriptor, *, file_name: str, subject: Descriptor
 ) -> ImageManifest:
-    """The manifest of one piece of evidence. Its bytes depend on the arguments alone."""
+    """Return the manifest of one piece of evidence. Its bytes depend on the arguments alone."""
     return ImageManifest(
         schema_version=2,
         media_type=MANIFEST_TYPE,
@@ -81,7 +81,7 @@ def evidence_manifest(
 
 
 def with_referrer(index: ImageIndex, referrer: Descriptor) -> ImageIndex:
-    """The index with one more referrer, once."""
+    """Return the index with one more referrer, once."""
     if any(entry.digest == referrer.digest for entry in index.manifests):
         return index
     return index.model_copy(update={"manifests": (*index.manifests, referrer)})

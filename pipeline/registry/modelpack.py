@@ -7,11 +7,10 @@ docs/annotations.md).
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
-from pipeline.core.file_records import FileRecord
+from pipeline.core.file_records import Digest, FileRecord
 from pipeline.oci.records import (
     MANIFEST_TYPE,
     TITLE_ANNOTATION,
-    BlobDigest,
     Descriptor,
     OciRecord,
     descriptor_of,
@@ -76,7 +75,7 @@ class ModelFiles(OciRecord):
     """Digests of the uncompressed layers, in the order of the manifest."""
 
     type: Literal["layers"]
-    diff_ids: tuple[BlobDigest, ...]
+    diff_ids: tuple[Digest, ...]
 
 
 class ModelConfig(OciRecord):
@@ -88,7 +87,7 @@ class ModelConfig(OciRecord):
 
 
 def layer_type(path: str) -> str:
-    """The media type of a package's file, by its name."""
+    """Return the media type of a package's file, by its name."""
     file = PurePosixPath(path)
     if file.suffix in WEIGHT_SUFFIXES:
         return WEIGHT_LAYER_TYPE
@@ -96,10 +95,10 @@ def layer_type(path: str) -> str:
 
 
 def layer(file: FileRecord) -> Descriptor:
-    """The layer that holds one file of a package."""
+    """Return the layer that holds one file of a package."""
     return Descriptor(
         media_type=layer_type(file.path),
-        digest="sha256:" + file.sha256,
+        digest=file.digest,
         size=file.size,
         annotations={FILE_PATH_ANNOTATION: file.path, TITLE_ANNOTATION: file.path},
     )
@@ -114,7 +113,7 @@ def param_size(num_parameters: int) -> str:
 
 
 def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> ModelConfig:
-    """The config blob of a package's release."""
+    """Return the config blob of a package's release."""
     return ModelConfig(
         descriptor=ModelDescriptor(
             family=package.model_type,
@@ -144,7 +143,7 @@ def model_config(package: PackageManifest, layers: tuple[Descriptor, ...]) -> Mo
 def model_manifest(
     package: PackageManifest, *, config: bytes, layers: tuple[Descriptor, ...]
 ) -> ModelManifest:
-    """The manifest of a package's release; its bytes depend on the package alone."""
+    """Return the manifest of a package's release; its bytes depend on the package alone."""
     annotations = {
         TITLE_ANNOTATION: package.title,
         "org.opencontainers.image.version": package.version,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import InputError
+from pipeline.core.file_records import Digest
 from pipeline.core.files import read_bytes, require_free_space, write_bytes
 from pipeline.oci.blob import Advance, bytes_blob, no_progress
-from pipeline.oci.records import Descriptor, blob_digest
+from pipeline.oci.records import Descriptor
 from pipeline.oci.store import (
     ReadableStore,
     Store,
@@ -28,7 +29,7 @@ MODELS_VARIABLE: Final = "OLLAMA_MODELS"
 
 
 def read_ollama_model(package: PackageManifest, directory: Path) -> OllamaModel:
-    """What Ollama gets of the package in `directory`. Raises InputError."""
+    """Return what Ollama gets of the package in `directory`. Raises InputError."""
     return ollama_model(package, read_bytes(directory / MODELFILE, made_by="package").decode())
 
 
@@ -40,7 +41,7 @@ def push_ollama_model(store: Store, model: OllamaModel) -> None:
 
 
 def default_models_dir() -> Path:
-    """Where Ollama looks unless it is told otherwise."""
+    """Return where Ollama looks unless it is told otherwise."""
     return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".ollama" / "models")
 
 
@@ -68,7 +69,7 @@ def pull_into_models(store: ReadableStore, release: StoredRelease, models_dir: P
 
     transfer([weights], bring, label=f"pull {release.package.title}", total_bytes=weights.size)
     for data, _ in model.texts:
-        write_bytes(_blob_path(models_dir, blob_digest(data)), data)
+        write_bytes(_blob_path(models_dir, Digest.of(data)), data)
     write_bytes(manifest_path, model.manifest)
     return f"{model.name}:{model.tag}"
 

@@ -77,7 +77,7 @@ def read_modelfile(text: str) -> tuple[Instruction, ...]:
 
 
 def _next(text: str, position: int) -> int:
-    """Where the next instruction begins: empty lines and comments are passed over."""
+    """Return where the next instruction begins: empty lines and comments are passed over."""
     between = BETWEEN.match(text, position)
     return between.end() if between else position
 
@@ -103,11 +103,7 @@ def ollama_model(package: PackageManifest, modelfile: str) -> OllamaModel:
         texts.append((_go_json(parameters), LAYER_TYPE + "params"))
     config = _go_json(_config(package, instructions))
     layers = [
-        Descriptor(
-            media_type=MODEL_LAYER_TYPE,
-            digest="sha256:" + weights[0].sha256,
-            size=weights[0].size,
-        ),
+        Descriptor(media_type=MODEL_LAYER_TYPE, digest=weights[0].digest, size=weights[0].size),
         *(descriptor_of(data, media_type) for data, media_type in texts),
     ]
     manifest = {
@@ -132,7 +128,7 @@ def ollama_tag(package: PackageManifest) -> str:
 
 
 def _parameters(instructions: tuple[Instruction, ...]) -> dict[str, object]:
-    """The PARAMETER instructions with the types that Ollama gives them."""
+    """Return the PARAMETER instructions with the types that Ollama gives them."""
     values: dict[str, object] = {}
     for instruction in instructions:
         if instruction.command != "PARAMETER":

@@ -32,14 +32,14 @@ def place_of(workspace: Workspace, registry: RegistryParams) -> Place:
 
 
 def open_place(workspace: Workspace, place: Place) -> Store:
-    """The store at `place`; a relative directory is one of the workspace."""
+    """Return the store at `place`; a relative directory is one of the workspace."""
     if isinstance(place, Server):
         return Registry(place.url, place.repository)
     return OciLayout(workspace.root / place.path, shown_as=place.path.as_posix())
 
 
 def open_reference(workspace: Workspace, text: str | None) -> tuple[Store, str | None]:
-    """The store that a reference means, and the tag or digest in it, if there is one.
+    """Return the store that a reference means, and the tag or digest in it, if there is one.
 
     Without a text it is the registry of params.yaml.
     """
@@ -48,7 +48,7 @@ def open_reference(workspace: Workspace, text: str | None) -> tuple[Store, str |
 
 
 def open_release(workspace: Workspace, text: str) -> tuple[Store, str]:
-    """The same for a reference that has to name a release. Raises InputError."""
+    """Return the same for a reference that has to name a release. Raises InputError."""
     store, name = open_reference(workspace, text)
     if name is None:
         raise InputError(

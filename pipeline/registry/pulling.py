@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import FileRecord
 from pipeline.core.files import (
     directory_records,
     readable_disk_errors,
@@ -35,11 +34,11 @@ def pull_files(store: ReadableStore, release: StoredRelease, target: Path) -> No
     blobs = {layer.digest: layer for layer in release.contents.files.values()}
     total_bytes = sum(blob.size for blob in blobs.values())
     require_free_space(target, total_bytes)
-    key = release.digest.removeprefix("sha256:")[:DIGEST_DIGITS]
+    key = release.digest.hex[:DIGEST_DIGITS]
     work = target.with_name(f"{target.name}.{key}{WORK_SUFFIX}")
 
     def bring(blob: Descriptor, advance: Advance) -> None:
-        download(store, blob, work / "blobs" / blob.digest.removeprefix("sha256:"), advance)
+        download(store, blob, work / "blobs" / blob.digest.hex, advance)
 
     label = f"pull {release.package.title}"
     transfer(list(blobs.values()), bring, label=label, total_bytes=total_bytes)
@@ -60,11 +59,7 @@ def _is_free(target: Path, release: StoredRelease) -> bool:
         raise InputError(f"{target}: is not a directory; name another with --into")
     if not target.exists() or not any(target.iterdir()):
         return True
-    wanted = tuple(
-        FileRecord(path=path, size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
-        for path, layer in sorted(release.contents.files.items())
-    )
-    if directory_records(target) != wanted:
+    if directory_records(target) != release.contents.file_records():
         raise InputError(
             f"{target}: holds other files than {release.reference}; remove it, or name another "
             "directory with --into"
@@ -76,7 +71,7 @@ def _name_files(work: Path, release: StoredRelease) -> None:
     """Link every blob under the names of its files, in a fresh directory."""
     remove_tree(work / "files")
     for path, layer in release.contents.files.items():
-        blob = work / "blobs" / layer.digest.removeprefix("sha256:")
+        blob = work / "blobs" / layer.digest.hex
         named = work / "files" / path
         named.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -8,6 +8,7 @@ release, which is as whole and as signed.
 from dataclasses import dataclass
 
 from pipeline.core.errors import FailureError
+from pipeline.core.file_records import Digest
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import ReadableStore, StoredManifest, read_blob, require_manifest
 from pipeline.records.release import MANIFEST_FILE, PackageManifest, release_tag
@@ -24,7 +25,7 @@ class StoredRelease:
     package: PackageManifest
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> Digest:
         return self.stored.descriptor.digest
 
     @property
@@ -35,7 +36,7 @@ class StoredRelease:
 
 
 def read_release(store: ReadableStore, name: str) -> StoredRelease:
-    """The release that a tag, alias or digest names. Raises InputError or FailureError."""
+    """Return the release that a tag, alias or digest names. Raises InputError or FailureError."""
     stored = require_manifest(store, name)
     source = store.reference(name)
     contents = contents_of(stored.data, source=source)

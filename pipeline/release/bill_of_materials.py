@@ -24,7 +24,7 @@ CALIBRATION_REF: Final = "calibration"
 def bill_of_materials(
     package: PackageManifest, evidence: Evidence, *, manifest_sha256: str
 ) -> dict[str, Any]:
-    """The BOM as JSON values; `manifest_sha256` is of the package's manifest.json."""
+    """Return the BOM as JSON values; `manifest_sha256` is of the package's manifest.json."""
     return {
         "$schema": f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json",
         "bomFormat": "CycloneDX",

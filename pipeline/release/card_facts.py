@@ -55,7 +55,7 @@ def quantization_name(recipe: VariantParams) -> str:
 
 
 def what_was_trained(recipe: VariantParams) -> str:
-    """What gradients changed, and how often the data of the modification was read for it."""
+    """Return what gradients changed, and how often the data of the modification was read for it."""
     if isinstance(recipe, AutoRoundParams):
         return f"the rounding was trained, {recipe.iterations} steps for each layer"
     if isinstance(recipe, PackedParams) and recipe.align_samples:
@@ -66,7 +66,7 @@ def what_was_trained(recipe: VariantParams) -> str:
 def release_license(
     rule: LicenseRule, release: ReleaseParams, *, text_sha256: str
 ) -> ReleaseLicense:
-    """What the license means for this release; `text_sha256` is of its LICENSE file."""
+    """Return what the license means for this release; `text_sha256` is of its LICENSE file."""
     return ReleaseLicense(
         id=rule.id,
         name=rule.name,
@@ -128,7 +128,7 @@ def result_rows(
     *,
     base_weight_bytes: int,
 ) -> tuple[ResultRow, ...]:
-    """The variant's results beside the base's."""
+    """Return the variant's results beside the base's."""
     rows = [
         ResultRow(
             "Size of the weights",
@@ -167,7 +167,7 @@ def result_rows(
 
 
 def _loss(verdict: VariantVerdict, task: str) -> str:
-    """What was lost, at most, and what is left."""
+    """Return what was lost, at most, and what is left."""
     judged = verdict.tasks[task]
     return (
         f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
@@ -176,7 +176,7 @@ def _loss(verdict: VariantVerdict, task: str) -> str:
 
 
 def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, str]:
-    """What the EU AI Act asks to be documented of a model, as far as the records hold it.
+    """Return what the EU AI Act asks to be documented of a model, as far as the records hold it.
 
     Article 53 (1) and annex XI of Regulation (EU) 2024/1689; for a modified model they cover the
     modification. It names what was not looked into, because silence would read like a result.

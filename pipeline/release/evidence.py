@@ -60,7 +60,7 @@ class Evidence:
         return self.benchmarks.models[self.variant.name]
 
     def sha256_of(self, path: str) -> str:
-        """The sha256 of one of `files`."""
+        """Return the sha256 of one of `files`."""
         return next(file.sha256 for file in self.files if file.path == path)
 
 
@@ -79,7 +79,7 @@ class Metric:
 
 
 def metrics(evaluation: EvaluationRecord) -> tuple[Metric, ...]:
-    """The results of a variant: every task, perplexity, and the distance to the base."""
+    """Return the results of a variant: every task, perplexity, and the distance to the base."""
     rows = [
         Metric(name, score.metric, score.value, *interval(score))
         for name, score in evaluation.tasks.items()
@@ -105,7 +105,7 @@ def metrics(evaluation: EvaluationRecord) -> tuple[Metric, ...]:
 
 
 def interval(score: TaskScore) -> tuple[float | None, float | None]:
-    """The 95 % interval of a score from its standard error, by the normal distribution."""
+    """Return the 95 % interval of a score from its standard error, by the normal distribution."""
     if score.stderr is None:
         return None, None
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * score.stderr

@@ -27,7 +27,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def read_evidence(
     workspace: Workspace, params: Params, name: str, *, context_tokens: int
 ) -> Evidence:
-    """What is known about the variant `name`.
+    """Return what is known about the variant `name`.
 
     Raises InputError when a record is missing, or was made from other files than the approved ones.
     """

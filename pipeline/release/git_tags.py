@@ -39,12 +39,12 @@ def tag_commit(root: Path, tag: str, *, message: str) -> str:
 
 
 def tag_prefix(root: Path) -> str:
-    """What GTO puts before a name: the workspace's place below the top of the repository."""
+    """Return what GTO puts before a name: the workspace's place below the top of the repository."""
     place = (_ask(root, "rev-parse", "--show-prefix") or "").rstrip("/")
     return f"{place}=" if place else ""
 
 
 def _ask(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it fails."""
+    """Return what git prints, or None when it fails."""
     answer = ask_program(["git", "-C", root, *arguments], b"", timeout_s=TIMEOUT_S)
     return None if answer is None else answer.decode(errors="replace").strip()

@@ -19,7 +19,7 @@ MAX_CODE_CHARACTERS = 16
 
 
 def read_languages(card_path: Path) -> tuple[str, ...]:
-    """The language codes of a model card; none when it says nothing or cannot be read."""
+    """Return the language codes of a model card; none when it says nothing or cannot be read."""
     stated = read_front_matter(card_path).get("language")
     codes = stated if isinstance(stated, list) else [stated]
     return tuple(

@@ -9,7 +9,7 @@ from pipeline.records.release import CalibrationReference, PackageManifest
 
 
 def unchanged_files(base: BaseManifest, files: tuple[FileRecord, ...]) -> tuple[str, ...]:
-    """Names of the files that are the base's, byte for byte."""
+    """Return the names of the files that are the base's, byte for byte."""
     originals: Mapping[str, str] = {file.path: file.sha256 for file in base.files}
     return tuple(file.path for file in files if originals.get(file.path) == file.sha256)
 
@@ -51,7 +51,7 @@ def notice_text(
 
 
 def calibration_notice(calibration: CalibrationReference) -> str:
-    """The credit to the calibration data. Nothing of them is in the release but what they did."""
+    """Return the credit to the calibration data; the release contains none of it."""
     if calibration.license == OWN_DATA:
         return ""
     conditions = " ".join(("", *calibration.conditions))

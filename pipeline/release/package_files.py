@@ -11,7 +11,7 @@ from pipeline.records.base import BaseManifest
 
 
 def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remedy: str) -> None:
-    """Copy one file in a single pass.
+    """Copy one file, and compare it with its record in the same pass.
 
     Raises InputError, which ends in `remedy`, when the file is missing, is no regular file, or has
     other bytes than the record says.

@@ -27,7 +27,7 @@ def provenance(
     program_version: str,
     program_commit: str | None,
 ) -> dict[str, Any]:
-    """The statement as JSON values.
+    """Return the statement as JSON values.
 
     `program_commit` is that of this program's repository, with `-dirty` behind it when its files
     were changed; None where there is no repository.
@@ -78,7 +78,7 @@ def provenance(
 
 
 def _license(package: PackageManifest, evidence: Evidence) -> dict[str, Any]:
-    """The license and, where a person decided on it, when and on which text."""
+    """Return the license and, where a person decided on it, when and on which text."""
     decision = evidence.base.applied_license.decision
     decided = {"decidedOn": decision.decided_on.isoformat()} if decision else {}
     return {
@@ -91,7 +91,7 @@ def _license(package: PackageManifest, evidence: Evidence) -> dict[str, Any]:
 def _dependencies(
     package: PackageManifest, evidence: Evidence, program_commit: str | None
 ) -> list[dict[str, Any]]:
-    """What went in: the program, the base, and the texts that were read."""
+    """Return what went in: the program, the base, and the texts that were read."""
     rows: list[dict[str, Any]] = []
     if program_commit is not None:
         commit = program_commit.removesuffix("-dirty")

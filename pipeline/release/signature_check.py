@@ -13,13 +13,15 @@ https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_trustroot.p
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
 
 from pipeline.core.errors import FailureError, InputError, printable, short_repr
+from pipeline.core.file_records import FileRecord
+from pipeline.release.signed_files import SignedFiles
 
 TRUST_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
@@ -102,9 +104,9 @@ class Identity:
 
 
 def check_signature(
-    signature: bytes, files: Mapping[str, str], *, signer: Signer, source: str
+    signature: bytes, files: Iterable[FileRecord], *, signer: Signer, source: str
 ) -> None:
-    """Raise FailureError unless `signer` signed exactly `files`, the sha256 (hex) of each by name.
+    """Raise FailureError unless `signer` signed exactly `files`.
 
     Raises InputError when nobody could be checked against `signer`. `source` names the signature.
     """
@@ -112,45 +114,17 @@ def check_signature(
 
     config: Any = Config()  # type: ignore[no-untyped-call]
     signer.configure(config)
-    config.set_hashing_config(_KnownDigests(files))
+    config.set_hashing_config(SignedFiles(files, name=source))
     _require_sha256_of_files(signature, source)
     with TemporaryDirectory() as directory:
         path = Path(directory) / "signature.json"
         path.write_bytes(signature)
         try:
             config.verify(Path(), path)
-        except Exception as error:  # a stranger's: the library raises whatever it stumbles over
+        except Exception as error:  # untrusted bytes: the library raises any kind
             raise FailureError(
                 f"{source}: not a signature of these files by {signer} ({_reason(error)})"
             ) from error
-
-
-class _KnownDigests:
-    """What model-signing asks for the digests of a model: those that the release states.
-
-    It stands for a `model_signing.hashing.Config`, which would read the files of a directory.
-    """
-
-    def __init__(self, files: Mapping[str, str]) -> None:
-        self._files = files
-
-    def add_ignored_paths(self, *, model_path: Path, paths: object) -> None:
-        """Ignore nothing: a file that the signer left out is not signed."""
-
-    def hash(self, model_path: Path, *, files_to_hash: object) -> Any:
-        """Return a `model_signing.manifest.Manifest` of all files."""
-        # Its public modules take a Digest and do not offer the class.
-        from model_signing._hashing.hashing import Digest
-        from model_signing.manifest import FileManifestItem, Manifest, SerializationType
-
-        items = [
-            FileManifestItem(
-                path=PurePosixPath(name), digest=Digest("sha256", bytes.fromhex(sha256))
-            )
-            for name, sha256 in self._files.items()
-        ]
-        kind = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
-        return Manifest("release", items, SerializationType.from_args(kind))
 
 
 def _require_sha256_of_files(signature: bytes, source: str) -> None:

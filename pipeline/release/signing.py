@@ -1,4 +1,4 @@
-"""Signing a directory with model-signing, by a key of one's own.
+"""Signing the files of a package with model-signing, by a key of one's own.
 
 The signature covers the digest of every file, lies outside the directory and is a Sigstore bundle:
 whoever has the public key verifies it with `model_signing verify key`, or with `quantline verify`.
@@ -9,6 +9,7 @@ Format: https://github.com/ossf/model-signing-spec
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pipeline.core.errors import InputError
+from pipeline.core.file_records import FileRecord
 from pipeline.core.record import sha256_hex
+from pipeline.release.signed_files import SignedFiles
 
 PASSWORD_VARIABLE: Final = "QUANTLINE_SIGNING_PASSWORD"
 CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
@@ -49,14 +52,20 @@ def public_key_sha256(key_path: Path) -> str:
     return sha256_hex(der)
 
 
-def sign_directory(directory: Path, key_path: Path, signature_path: Path) -> None:
-    """Write the signature over all files of `directory`, by a key that `public_key_sha256` read."""
+def sign_files(
+    files: Iterable[FileRecord], key_path: Path, signature_path: Path, *, name: str
+) -> None:
+    """Write the signature over `files` by their digests; `name` is that of their directory.
+
+    No file is read. The key is one that `public_key_sha256` accepted.
+    """
     from model_signing.signing import Config
 
     # Untyped; and it declares a text for the password, but hands it to what takes bytes.
     config: Any = Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_signer(private_key=key_path, password=_password())
-    config.sign(directory, signature_path)
+    config.set_hashing_config(SignedFiles(files, name=name))
+    config.sign(Path(name), signature_path)
 
 
 def _password() -> bytes | None:

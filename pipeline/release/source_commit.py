@@ -12,7 +12,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}(-dirty)?")
 
 
 def source_commit() -> str | None:
-    """The full commit, followed by `-dirty` when tracked files were changed.
+    """Return the full commit, followed by `-dirty` when tracked files were changed.
 
     None where the program is not in a git repository, or there is no git.
     """

@@ -97,7 +97,7 @@ def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
 
 
 def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str, ...]:
-    """The names that a pattern matches, sorted.
+    """Return the names that a pattern matches, sorted.
 
     Raises InputError for a pattern that matches none, and for a file that is no data file.
     """

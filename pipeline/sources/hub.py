@@ -40,7 +40,7 @@ LISTING_TIMEOUT_S = 60.0
 
 
 def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointSource:
-    """The repository at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
+    """Return the repository at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
 
     `known_file` is one that it must have, by which the cache is searched. Raises InputError for a
     branch or tag, and names the commit it points to now.
@@ -55,7 +55,7 @@ def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointS
 
 
 def current_endpoint() -> str:
-    """The hub's address: HF_ENDPOINT as it is now, else huggingface_hub's own."""
+    """Return the hub's address: HF_ENDPOINT as it is now, else huggingface_hub's own."""
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
@@ -71,7 +71,7 @@ def _unpinned(source: HubSource) -> str:
 
 
 def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
-    """What the hub says about a revision, with the size and digest of every file."""
+    """Return what the hub says about a revision, with the size and digest of every file."""
     with readable_hub_errors(source, endpoint=endpoint):
         try:
             api = HfApi(endpoint=endpoint)

@@ -38,7 +38,7 @@ def parse_digest(size: object, *, git_id: object, sha256: object) -> HubDigest:
 
 
 def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:
-    """The record of a file that is what the hub lists, else what is wrong with it."""
+    """Return the record of a file that is what the hub lists, else what is wrong with it."""
     if not path.is_file():
         return "missing"
     size = path.stat().st_size
@@ -53,7 +53,7 @@ def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:
 
 
 def git_blob_id(path: Path) -> str:
-    """The name git gives to a file's bytes."""
+    """Return the name git gives to a file's bytes."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -101,5 +101,5 @@ def _problem(
 
 
 def shown_endpoint(endpoint: str) -> str:
-    """The endpoint without a user and password that its URL may contain."""
+    """Return the endpoint without a user and password that its URL may contain."""
     return re.sub(r"//[^/@]*@", "//", endpoint)

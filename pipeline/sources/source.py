@@ -15,7 +15,7 @@ class CheckpointSource(Protocol):
         """The full commit of a hub model, else None."""
 
     def sizes(self) -> dict[str, int]:
-        """Every file at the top level, with its size in bytes."""
+        """Return every file at the top level, with its size in bytes."""
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
         """Bring a file into `target_dir`, proven whole; `advance` is told the bytes moved."""

@@ -72,7 +72,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def open_source(workspace: Workspace, model: ModelParams) -> CheckpointSource:
-    """The hub, the demo's directory or a directory, by `model.source`."""
+    """Return the hub, the demo's directory or a directory, by `model.source`."""
     if model.source.startswith(HUB_PREFIX):
         return open_hub(parse_hub_source(model.source))
     model_dir = (

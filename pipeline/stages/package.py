@@ -8,6 +8,7 @@ which hold a random number.
 """
 
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -16,9 +17,7 @@ from typing import Any
 from pipeline.checkpoint.names import CARD_FILE, LEGAL_FILE
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import (
-    directory_records,
     file_record,
-    file_sha256,
     new_directory,
     read_record,
     write_bytes,
@@ -55,7 +54,7 @@ from pipeline.release.model_card import render_card
 from pipeline.release.notice import notice_text, unchanged_files
 from pipeline.release.package_files import copy_verified, write_license
 from pipeline.release.provenance import provenance
-from pipeline.release.signing import public_key_sha256, sign_directory
+from pipeline.release.signing import public_key_sha256, sign_files
 from pipeline.release.source_commit import source_commit
 
 
@@ -102,51 +101,61 @@ def _write(
     name = evidence.variant.name
     target = packages_dir / name
     target.mkdir()
-    _copy_model(workspace, evidence, target)
-    upstream_notices = _copy_legal_files(workspace, evidence.base, target)
-    package = _manifest(evidence, target, key_sha256=key_sha256)
-    _write_texts(evidence, facts, package, target, upstream_notices=upstream_notices)
-    package = package.model_copy(update={"files": directory_records(target)})
+    copied = (
+        *_copy_model(workspace, evidence, target),
+        *_copy_legal_files(workspace, evidence.base, target),
+    )
+    package = _manifest(evidence, copied, key_sha256=key_sha256)
+    texts = _write_texts(workspace, evidence, facts, package, target)
+    package = package.model_copy(update={"files": _sorted((*copied, *texts))})
     write_record(target / MANIFEST_FILE, package)
+    manifest_file = file_record(target / MANIFEST_FILE, target)
     return PackageEntry(
         variant=name,
-        manifest_sha256=file_sha256(target / MANIFEST_FILE),
-        evidence=_write_evidence(workspace, evidence, package, target),
+        manifest_sha256=manifest_file.sha256,
+        evidence=_write_evidence(workspace, evidence, package, target, manifest_file),
         num_files=len(package.files) + 1,
         size_bytes=sum(file.size for file in package.files),
     )
 
 
-def _copy_model(workspace: Workspace, evidence: Evidence, target: Path) -> None:
+def _copy_model(workspace: Workspace, evidence: Evidence, target: Path) -> tuple[FileRecord, ...]:
+    """Copy the variant's files; returns their records, which the copies were compared with."""
     name = evidence.variant.name
-    for file in evidence.variant.files:
-        if file.path not in (*GENERATED_FILES, evidence.base.license.text_path):
-            copy_verified(
-                file,
-                workspace.model_dir(name),
-                target,
-                remedy=f"delete {workspace.variant_dir(name)} and run `dvc repro` again",
-            )
+    left_out = (*GENERATED_FILES, evidence.base.license.text_path)
+    files = tuple(file for file in evidence.variant.files if file.path not in left_out)
+    for file in files:
+        copy_verified(
+            file,
+            workspace.model_dir(name),
+            target,
+            remedy=f"delete {workspace.variant_dir(name)} and run `dvc repro` again",
+        )
+    return files
 
 
-def _copy_legal_files(workspace: Workspace, base: BaseManifest, target: Path) -> tuple[str, ...]:
-    """Copy the license as LICENSE and policies under their names; return the base's notices."""
+def _copy_legal_files(
+    workspace: Workspace, base: BaseManifest, target: Path
+) -> tuple[FileRecord, ...]:
+    """Copy the license as LICENSE and policies under their names; returns their records."""
     write_license(workspace, base, target / LICENSE_FILE)
-    notices = []
+    copied = [file_record(target / LICENSE_FILE, target)]
     for file in base.files:
-        if file.path.upper().startswith(NOTICE_FILE):
-            notices.append(read_text(workspace.base_dir / file.path))
-        elif (
+        if (
             LEGAL_FILE.fullmatch(file.path)
+            and not _is_notice(file)
             and file.path != base.license.text_path
             and not (target / file.path).exists()
         ):
             copy_verified(file, workspace.base_dir, target, remedy="run `quantline fetch` again")
-    return tuple(notices)
+            copied.append(file)
+    return tuple(copied)
 
 
-def _manifest(evidence: Evidence, target: Path, *, key_sha256: str | None) -> PackageManifest:
-    """The manifest of the files that are in `target` so far."""
+def _manifest(
+    evidence: Evidence, files: tuple[FileRecord, ...], *, key_sha256: str | None
+) -> PackageManifest:
+    """Return the manifest of `files`, which were copied; the texts about them come later."""
     variant, release = evidence.variant, evidence.params.release
     return PackageManifest(
         name=release.name,
@@ -163,7 +172,9 @@ def _manifest(evidence: Evidence, target: Path, *, key_sha256: str | None) -> Pa
         audience=release.audience,
         commercial=release.commercial,
         license=release_license(
-            evidence.rule, release, text_sha256=file_sha256(target / LICENSE_FILE)
+            evidence.rule,
+            release,
+            text_sha256=next(file.sha256 for file in files if file.path == LICENSE_FILE),
         ),
         calibration=calibration_reference(evidence.statistics, evidence.calibration_rule),
         base=base_reference(evidence.base),
@@ -171,51 +182,68 @@ def _manifest(evidence: Evidence, target: Path, *, key_sha256: str | None) -> Pa
         variant_digest=variant.digest,
         evaluation_sha256=evidence.sha256_of(f"evaluations/{variant.name}/evaluation.json"),
         signing_key_sha256=key_sha256,
-        files=directory_records(target),
+        files=_sorted(files),
     )
 
 
 def _write_texts(
+    workspace: Workspace,
     evidence: Evidence,
     facts: ModelfileFacts,
     package: PackageManifest,
     target: Path,
-    *,
-    upstream_notices: tuple[str, ...],
-) -> None:
-    """Write NOTICE, README.md and, for a GGUF file, the Modelfile."""
+) -> list[FileRecord]:
+    """Write NOTICE, README.md and, for a GGUF file, the Modelfile; returns their records."""
     unchanged = unchanged_files(evidence.base, package.files)
     changed = tuple(
         file.path for file in package.files if file.path not in (*unchanged, LICENSE_FILE)
     )
+    upstream_notices = tuple(
+        read_text(workspace.base_dir / file.path)
+        for file in evidence.base.files
+        if _is_notice(file)
+    )
     notice = notice_text(
         package, changed=changed, unchanged=unchanged, upstream_notices=upstream_notices
     )
-    write_bytes(target / NOTICE_FILE, notice.encode())
+    texts = {NOTICE_FILE: notice}
     weights = [file.path for file in package.files if file.path.endswith((".gguf", ".safetensors"))]
     if isinstance(evidence.variant.recipe, GgufParams):
         license_text = read_text(target / LICENSE_FILE)
-        text = modelfile(weights[0], facts, license_text=license_text)
-        write_bytes(target / MODELFILE, text.encode())
-    card = render_card(
+        texts[MODELFILE] = modelfile(weights[0], facts, license_text=license_text)
+    texts[CARD_FILE] = render_card(
         package,
         evidence,
         weight_file=weights[0],
         needs_embedded_template=facts.needs_embedded_template,
     )
-    write_bytes(target / CARD_FILE, card.encode())
+    for name, text in texts.items():
+        write_bytes(target / name, text.encode())
+    return [file_record(target / name, target) for name in texts]
+
+
+def _is_notice(file: FileRecord) -> bool:
+    """Whether a file of the base is a notice, which goes into the package's own."""
+    return file.path.upper().startswith(NOTICE_FILE)
+
+
+def _sorted(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def _write_evidence(
-    workspace: Workspace, evidence: Evidence, package: PackageManifest, target: Path
+    workspace: Workspace,
+    evidence: Evidence,
+    package: PackageManifest,
+    target: Path,
+    manifest_file: FileRecord,
 ) -> tuple[FileRecord, ...]:
     """Write what lies beside the package in `target`; returns the records of these files."""
-    manifest_sha256 = file_sha256(target / MANIFEST_FILE)
-    bom = bill_of_materials(package, evidence, manifest_sha256=manifest_sha256)
+    bom = bill_of_materials(package, evidence, manifest_sha256=manifest_file.sha256)
     statement = provenance(
         package,
         evidence,
-        manifest_sha256=manifest_sha256,
+        manifest_sha256=manifest_file.sha256,
         program_version=version("quantline"),
         program_commit=source_commit(),
     )
@@ -225,7 +253,8 @@ def _write_evidence(
     key = evidence.params.release.signing_key
     if key is not None:
         paths.append(_beside(target, SIGNATURE_SUFFIX))
-        sign_directory(target, workspace.root / key, paths[-1])
+        files = (*package.files, manifest_file)
+        sign_files(files, workspace.root / key, paths[-1], name=target.name)
     return tuple(file_record(path, target.parent) for path in paths)
 
 

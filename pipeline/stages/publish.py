@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_records import FileRecord
+from pipeline.core.file_records import Digest, FileRecord
 from pipeline.core.files import file_record, read_bytes, read_record, write_record
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
@@ -58,7 +58,7 @@ class EvidenceFile:
     def blob(self) -> Blob:
         descriptor = Descriptor(
             media_type=self.kind.media_type,
-            digest="sha256:" + self.record.sha256,
+            digest=self.record.digest,
             size=self.record.size,
         )
         return Blob(descriptor, self.path)
@@ -79,7 +79,7 @@ class Release:
     ollama: OllamaModel | None
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> Digest:
         return self.manifest.descriptor.digest
 
 

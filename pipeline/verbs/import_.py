@@ -45,7 +45,7 @@ def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
     total_bytes = sum(blob.size for blob in release.blobs)
     transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
     push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
-    attach(store, release.digest, [_brought(archive, it) for it in evidence])
+    attach(store, release.digest, [_brought(archive, piece) for piece in evidence])
     if package.format == "gguf" and MODELFILE in release.contents.files:
         modelfile = read_blob(archive, release.contents.files[MODELFILE])
         push_ollama_model(store, ollama_model(package, modelfile.decode(errors="replace")))

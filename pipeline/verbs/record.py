@@ -28,7 +28,7 @@ def run(workspace: Workspace) -> None:
 
 
 def _artifact_name(workspace: Workspace) -> str:
-    """The name of the packages in the section `artifacts` of dvc.yaml. Raises InputError."""
+    """Return the name of the packages in the section `artifacts` of dvc.yaml. Raises InputError."""
     dvc = read_yaml(workspace.root / "dvc.yaml")
     artifacts = dvc.get("artifacts") if isinstance(dvc, dict) else None
     packages = workspace.packages_dir.relative_to(workspace.root).as_posix()

@@ -28,7 +28,7 @@ def run(workspace: Workspace, *, ref: str) -> None:
 
 
 def describe(release: StoredRelease) -> list[tuple[str, str]]:
-    """What it is, in rows of a name and a value."""
+    """Return what it is, in rows of a name and a value."""
     package = release.package
     base = package.base
     size = bytes_text(release.contents.size_bytes).replace(NBSP, " ")

@@ -41,10 +41,10 @@ def run(
         _check_signature(store, release, evidence, signer)
         signature = f"by {signer}"
     else:
-        signed = any(it.kind is SIGNATURE for it in evidence)
+        signed = any(piece.kind is SIGNATURE for piece in evidence)
         signature = "there, not checked (--key or --identity says whose)" if signed else "none"
     _read_every_byte(store, release)
-    kinds = ", ".join(dict.fromkeys(it.kind.name for it in evidence))
+    kinds = ", ".join(dict.fromkeys(piece.kind.name for piece in evidence))
     print(f"{release.reference}: {release.package.title}, {release.digest}")
     print(f"digests of {len(release.contents.files)} files: right")
     print(f"license: {release.package.license.expression}, with its text")
@@ -72,7 +72,7 @@ def _require_evidence(
 ) -> None:
     if release.contents.files[LICENSE_FILE].size == 0:
         raise FailureError(f"{release.reference}: {LICENSE_FILE} is empty")
-    found = {it.kind for it in evidence}
+    found = {piece.kind for piece in evidence}
     required = [*REQUIRED_EVIDENCE]
     if release.package.signing_key_sha256 is not None:
         required.append(SIGNATURE)
@@ -82,13 +82,13 @@ def _require_evidence(
             f"{release.reference}: no {' and no '.join(missing)}; `quantline publish` attaches "
             "what is missing, and `quantline export` and `import` carry it along"
         )
-    for it in evidence:
+    for piece in evidence:
         try:
-            json.loads(read_evidence(store, it))
+            json.loads(read_evidence(store, piece))
         except (ValueError, RecursionError) as error:
-            raise FailureError(f"{release.reference}: its {it.kind.name} is no JSON") from error
-    evaluation = "sha256:" + release.package.evaluation_sha256
-    if evaluation not in {it.content.digest for it in evidence if it.kind is EVALUATION}:
+            raise FailureError(f"{release.reference}: its {piece.kind.name} is no JSON") from error
+    evaluations = {piece.content.digest.hex for piece in evidence if piece.kind is EVALUATION}
+    if release.package.evaluation_sha256 not in evaluations:
         raise FailureError(f"{release.reference}: its evaluation is of another release")
 
 
@@ -105,12 +105,10 @@ def _check_signature(
     store: ReadableStore, release: StoredRelease, evidence: tuple[Evidence, ...], signer: Signer
 ) -> None:
     """At least one of the signatures has to be right; the error is that of the last."""
-    signatures = [it for it in evidence if it.kind is SIGNATURE]
+    signatures = [piece for piece in evidence if piece.kind is SIGNATURE]
     if not signatures:
         raise FailureError(f"{release.reference}: no signature")
-    files = {
-        path: layer.digest.removeprefix("sha256:") for path, layer in release.contents.files.items()
-    }
+    files = release.contents.file_records()
     for number, signature in enumerate(signatures, start=1):
         source = store.reference(signature.manifest.digest)
         try:

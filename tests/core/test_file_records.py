@@ -1,6 +1,7 @@
 """A manifest names files that stay inside their directory, and its digest means exactly them."""
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord, relative_posix, tree_digest
 from pipeline.core.files import directory_records
+from pipeline.oci.records import Descriptor, descriptor_of
 from pipeline.records.base import BaseManifest
 from pipeline.records.licenses import AppliedLicense, LicenseFacts
 
@@ -147,3 +149,22 @@ def test_a_damaged_manifest_says_what_is_wrong_and_what_to_do(
     assert message.startswith("base.manifest.json: ")
     assert message.endswith("delete it and run `dvc repro` again")
     assert "\n" not in message
+
+
+def test_a_digest_is_hex_in_our_records_and_text_with_its_algorithm_in_those_of_oci() -> None:
+    data = b"weights"
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = record("model.safetensors", size=len(data), sha256=sha256)
+    blob = descriptor_of(data, "text/plain")
+    assert (file.digest, file.digest.hex) == (blob.digest, blob.digest.hex)
+    assert (blob.digest, blob.digest.hex) == (f"sha256:{sha256}", sha256)
+    assert json.loads(file.to_bytes())["sha256"] == sha256
+    assert json.loads(blob.to_bytes())["digest"] == f"sha256:{sha256}"
+    assert Descriptor.from_bytes(blob.to_bytes(), source="blob") == blob
+
+
+@pytest.mark.parametrize("digest", [SHA256, f"sha512:{SHA256}", f"sha256:{SHA256}0", "sha256:AB"])
+def test_what_is_no_digest_is_refused_in_one_line(digest: str) -> None:
+    data = json.dumps({"mediaType": "text/plain", "digest": digest, "size": 0}).encode()
+    with pytest.raises(InputError, match=r"blob: digest = .*: String should match pattern"):
+        Descriptor.from_untrusted(data, source="blob")

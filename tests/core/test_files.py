@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -141,6 +143,21 @@ def test_a_full_disk_keeps_the_old_file_and_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FailureError, match=r"out: the disk is full \(\d+ MiB free\); free some"):
         write_bytes(path, b"x" * 100_000)
     assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_many_writers_of_one_file_each_write_it_whole(tmp_path: Path) -> None:
+    writers, path = 8, tmp_path / "out"
+    together = Barrier(writers)
+
+    def write(writer: int) -> None:
+        together.wait()
+        for _ in range(10):
+            write_bytes(path, bytes([writer]) * 100_000)
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+    assert path.read_bytes() in {bytes([writer]) * 100_000 for writer in range(writers)}
     assert names_in(tmp_path) == ["out"]
 
 

@@ -10,9 +10,10 @@ from threading import Barrier, Event
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.core.file_records import Digest
 from pipeline.oci.blob import Blob, no_progress
 from pipeline.oci.layout import OciLayout
-from pipeline.oci.records import MANIFEST_TYPE, Descriptor, blob_digest
+from pipeline.oci.records import MANIFEST_TYPE, Descriptor
 from pipeline.oci.store import StoredManifest, download, push_once
 from pipeline.registry.alias_moves import promote, read_history
 
@@ -21,7 +22,7 @@ MANIFEST = b"{}"
 
 def blob(data: bytes, *, digest: str | None = None) -> Blob:
     return Blob(
-        Descriptor(media_type=MANIFEST_TYPE, digest=digest or blob_digest(data), size=len(data)),
+        Descriptor(media_type=MANIFEST_TYPE, digest=digest or Digest.of(data), size=len(data)),
         data,
     )
 
@@ -37,7 +38,7 @@ def test_a_tag_names_its_manifest(directory: Path) -> None:
     layout.push_manifest(blob(MANIFEST), "1.0.0-x")
     stored = layout.manifest("1.0.0-x")
     assert stored is not None
-    assert stored.descriptor.digest == blob_digest(MANIFEST)
+    assert stored.descriptor.digest == Digest.of(MANIFEST)
     assert layout.tags() == ("1.0.0-x",)
     assert layout.reference("1.0.0-x") == "oci:artifacts/registry:1.0.0-x"
     assert json.loads((directory / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
@@ -61,7 +62,7 @@ def test_what_other_tools_wrote_into_the_index_stays(directory: Path) -> None:
 
 def test_a_half_written_blob_is_written_again(directory: Path) -> None:
     layout = OciLayout(directory, shown_as="x")
-    path = directory / "blobs" / blob_digest(b"whole").replace(":", "/")
+    path = directory / "blobs" / Digest.of(b"whole").replace(":", "/")
     path.parent.mkdir(parents=True)
     path.with_name(path.name + ".partial").write_bytes(b"wh")
     layout.push_blob(blob(b"whole"), no_progress)
@@ -72,7 +73,7 @@ def test_a_half_written_blob_is_written_again(directory: Path) -> None:
 def test_bytes_with_another_digest_are_not_stored(directory: Path) -> None:
     with pytest.raises(InputError, match="not the bytes that were recorded"):
         OciLayout(directory, shown_as="x").push_blob(
-            blob(b"x", digest=blob_digest(b"y")), no_progress
+            blob(b"x", digest=Digest.of(b"y")), no_progress
         )
     assert not [path for path in directory.rglob("*") if path.is_file()]
 
@@ -88,7 +89,7 @@ def test_a_damaged_index_is_one_line(directory: Path) -> None:
 
 
 def blob_path(directory: Path, data: bytes) -> Path:
-    return directory / "blobs" / blob_digest(data).replace(":", "/")
+    return directory / "blobs" / Digest.of(data).replace(":", "/")
 
 
 @pytest.mark.parametrize("damaged", [b"whOle", b"who", b""])

@@ -12,17 +12,18 @@ from urllib.parse import parse_qs
 import pytest
 
 from pipeline.core.errors import FailureError, InputError, QuantlineError
+from pipeline.core.file_records import Digest
 from pipeline.oci import retry as registry_retry
 from pipeline.oci.blob import Blob, no_progress
 from pipeline.oci.docker_credentials import Credentials, credentials_for
 from pipeline.oci.http import RegistryHttp
-from pipeline.oci.records import MANIFEST_TYPE, Descriptor, blob_digest
+from pipeline.oci.records import MANIFEST_TYPE, Descriptor
 from pipeline.oci.registry import Registry
 from tests.registry_server import PASSWORD, USER, docker_config, registry_server
 from tests.support import STOP_POLL_S
 
 DATA = b"some weights"
-DIGEST = blob_digest(DATA)
+DIGEST = Digest.of(DATA)
 BLOB = Blob(Descriptor(media_type="text/plain", digest=DIGEST, size=len(DATA)), DATA)
 MANIFEST = Blob(Descriptor(media_type=MANIFEST_TYPE, digest=DIGEST, size=len(DATA)), DATA)
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.core.errors import FailureError, InputError
+from pipeline.core.file_records import Digest
 from pipeline.oci import retry as registry_retry
 from pipeline.oci import upload as oci_upload
 from pipeline.oci.blob import Advance, Blob, no_progress
@@ -23,7 +24,6 @@ from pipeline.oci.records import (
     MANIFEST_TYPE,
     Descriptor,
     ImageIndex,
-    blob_digest,
     descriptor_of,
 )
 from pipeline.oci.registry import Registry
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.receive(memory.upload)
             digest = self.path.rpartition("digest=")[2]
-            if blob_digest(bytes(memory.upload)) != digest:
+            if Digest.of(bytes(memory.upload)) != digest:
                 self.answer(400, {})
                 return
             memory.blobs[digest], memory.upload = bytes(memory.upload), None
@@ -395,7 +395,7 @@ def test_evidence_is_found_through_the_referrers_api_without_a_tag(
 ) -> None:
     memory.lists_config_type = lists_config_type
     registry = Registry(memory.url, "a/b")
-    subject = Descriptor(media_type=MANIFEST_TYPE, digest=blob_digest(b"release"), size=7)
+    subject = Descriptor(media_type=MANIFEST_TYPE, digest=Digest.of(b"release"), size=7)
     bom = Blob(descriptor_of(b"{}", BOM.media_type), b"{}")
     attach(registry, subject.digest, [new_evidence(subject, BOM, bom, "x.bom.json")])
     attach(registry, subject.digest, [new_evidence(subject, BOM, bom, "x.bom.json")])

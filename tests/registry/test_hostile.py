@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.file_records import Digest
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
 from pipeline.oci import retry as registry_retry
-from pipeline.oci.records import blob_digest
 from pipeline.stages import publish
 from tests.registry_server import PASSWORD, USER, docker_config, release_params, write_packages
 from tests.support import STOP_POLL_S
@@ -46,8 +46,8 @@ class Stored:
 
     def replace_blob(self, descriptor: Json, data: bytes) -> None:
         """Other bytes under a digest of their own."""
-        self.blobs[blob_digest(data)] = data
-        descriptor.update(digest=blob_digest(data), size=len(data))
+        self.blobs[Digest.of(data)] = data
+        descriptor.update(digest=Digest.of(data), size=len(data))
 
 
 @pytest.fixture

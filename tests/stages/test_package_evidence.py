@@ -1,6 +1,7 @@
 """Bill of materials, provenance and signature of a package: valid, whole and checked."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,24 @@ def run(made: MadeRun, *, signing_key: str | None = None, name: str = "tiny") ->
 def beside(made: MadeRun, name: str, suffix: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(made.read(f"packages/{name}.{suffix}.json"))
     return values
+
+
+def test_weights_are_read_once_for_copy_records_and_signature(made: MadeRun) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (made.workspace.root / "signing.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    opened: list[str] = []
+
+    def note_weights(event: str, arguments: tuple[Any, ...]) -> None:
+        mode = str(arguments[1])
+        is_weights = str(arguments[0]).endswith((".safetensors", ".gguf"))
+        if event == "open" and is_weights and "w" not in mode and "x" not in mode:
+            opened.append(Path(arguments[0]).name)
+
+    sys.addaudithook(note_weights)
+    run(made, signing_key="signing.pem")
+    assert sorted(opened) == ["model-Q4_K_M.gguf", "model.safetensors"]
 
 
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1", "gemma"])

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
+from pipeline.core.file_records import Digest
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
-from pipeline.oci.records import blob_digest
 from pipeline.stages import publish
 from tests.commands import AWQ, GGUF, run
 from tests.registry_server import registry_server, release_params, use_registry
@@ -87,7 +87,7 @@ def test_skopeo_copies_between_a_registry_and_a_layout(
     copy = ("copy", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
     skopeo(*copy, f"oci:{packaged.registry_dir}:{AWQ}", there)
     skopeo(*copy, there, back)
-    digest = blob_digest(skopeo("inspect", "--raw", "--tls-verify=false", there))
+    digest = Digest.of(skopeo("inspect", "--raw", "--tls-verify=false", there))
     for ref in (f"oci:{packaged.registry_dir}:{AWQ}", f"{place}:{AWQ}", back):
         assert digest in run(capsys, "show", ref)
 

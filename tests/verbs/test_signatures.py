@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipeline.core.files import file_sha256
+from pipeline.core.files import directory_records, file_sha256
 from pipeline.core.workspace import Workspace
-from pipeline.release.signing import sign_directory
+from pipeline.release.signing import sign_files
 from pipeline.stages import publish
 from tests.commands import AWQ, refused, run
 from tests.keyless import new_key
@@ -34,7 +34,8 @@ def signed(packaged: Workspace, tmp_path: Path) -> Path:
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         (tmp_path / f"{name}.pub").write_bytes(public)
     signature = packaged.packages_dir / "awq-w4-g128.signature.json"
-    sign_directory(packaged.package_dir("awq-w4-g128"), tmp_path / "signer.pem", signature)
+    files = directory_records(packaged.package_dir("awq-w4-g128"))
+    sign_files(files, tmp_path / "signer.pem", signature, name="awq-w4-g128")
     publish.run(packaged, release_params())
     return tmp_path / "signer.pub"
 
