@@ -12,14 +12,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from pipeline.serving.canary import reference_texts, served_texts
+from pipeline.serving.candidates import candidates_of, launch_of, scorer_of
+
 from benchmarks.result import Row, publish
 from pipeline.core.workspace import Workspace
 from pipeline.engines.distance import log_softmax
 from pipeline.engines.scorer import Scorer
 from pipeline.engines.token_forest import Span
 from pipeline.params.reading import chosen_judge, read_workspace
-from pipeline.serving.canary import reference_texts, served_texts
-from pipeline.serving.candidates import candidates_of, launch_of, scorer_of
 from pipeline.stages.benchmark import prompts_of
 
 NUM_PROMPTS = 20

@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from pipeline.serving.fleet import Fleet, Launch
 
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
@@ -34,7 +35,6 @@ from pipeline.params.serving import Scenario, ServiceLevel
 from pipeline.records.benchmarks import LoadRound
 from pipeline.records.rounds import Estimate, estimate, ratio
 from pipeline.serving import llama_cpp as xllamacpp
-from pipeline.serving.fleet import Fleet, Launch
 from pipeline.serving.load import LoadGenerator
 from pipeline.serving.server import SERVED_NAME, Server, chosen_port, local_session, started
 from pipeline.serving.vllm import dtype_of, kernel_of

@@ -21,10 +21,10 @@ from pipeline.params.suites import SUITES_FILE
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import (
     Benchmarks,
-    Canary,
     Latency,
     LoadResult,
     LoadRound,
+    ParityCheck,
     ServedModel,
     ServerMemory,
     SkippedModel,
@@ -444,7 +444,7 @@ def served_model(
         memory=ServerMemory(
             resident=3 << 30, weights=1 << 30, kv_cache=1 << 29, kv_cache_tokens=8192
         ),
-        canary=Canary(reference="transformers", num_matches=19, num_prompts=20),
+        parity_check=ParityCheck(reference="transformers", num_matches=19, num_prompts=20),
         loads=tuple(
             LoadResult(
                 scenario=name,

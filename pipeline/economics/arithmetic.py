@@ -1,10 +1,9 @@
-"""What serving costs, from measured throughput and listed prices: pure arithmetic.
+"""Arithmetic of what serving costs, from measured throughput and listed prices.
 
 Every name carries its unit. A month is a twelfth of a year of 365 days; money is US dollars. A
 machine is paid for by the month whether it works or not, so that all costs of serving oneself are
 fixed up to the capacity of the machines; an API costs per token. Utilisation is the share of that
-capacity which is really used: traffic has nights and peaks. Where the figures come from and how
-they are shown is not here.
+capacity which is really used: traffic has nights and peaks.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class MonthlyCosts:
-    """The bill of one month by its lines: the machines, and what is easily forgotten."""
+    """Hold the bill of one month: the machines, and the costs that are easily forgotten."""
 
     usd_per_machine: float
     usd_operations: float
@@ -28,7 +27,7 @@ class MonthlyCosts:
 
     @property
     def usd_hidden(self) -> float:
-        """What is paid once, however many machines there are."""
+        """Add up the costs that do not grow with the number of machines."""
         return self.usd_operations + self.usd_monitoring + self.usd_storage
 
     def usd_total(self, *, num_machines: int) -> float:
@@ -37,7 +36,7 @@ class MonthlyCosts:
 
 @dataclass(frozen=True)
 class MeasuredLoad:
-    """One machine under one load.
+    """Hold the measured figures of one machine under one load.
 
     `prefill_share` is the part of a request's time until its first token.
     """
@@ -57,7 +56,7 @@ class MeasuredLoad:
 
 @dataclass(frozen=True)
 class TokenCosts:
-    """US dollars per million tokens: read, written, and of both together."""
+    """Hold US dollars per million tokens: of input, of output, and of both together."""
 
     usd_per_million_input_tokens: float
     usd_per_million_output_tokens: float
@@ -65,7 +64,7 @@ class TokenCosts:
 
 
 def token_costs(usd_per_month: float, load: MeasuredLoad, *, utilisation: float) -> TokenCosts:
-    """The cost of tokens on a machine that is used for `utilisation` of the time.
+    """Compute the cost of tokens on a machine that is used for `utilisation` of the time.
 
     The machine's time is split between reading and writing as the time of a request is: until its
     first token, and after it.
@@ -91,13 +90,13 @@ def usd_of_tokens(num_tokens: float, *, usd_per_million_tokens: float) -> float:
 
 
 def break_even_tokens_per_month(usd_per_month: float, usd_per_million_tokens: float) -> float:
-    """From so many tokens on, a fixed bill is lower than an API's."""
+    """Compute the tokens a month above which a fixed bill is lower than an API's."""
     return usd_per_month / usd_per_million_tokens * MILLION
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From `tokens_per_day` on, `num_machines` of one's own cost less than the API."""
+    """State that from `tokens_per_day` on, `num_machines` of one's own cost less than the API."""
 
     tokens_per_day: float
     num_machines: int
@@ -106,11 +105,11 @@ class BreakEven:
 def break_even(
     costs: MonthlyCosts, *, machine_tokens_per_month: float, api_usd_per_million_tokens: float
 ) -> BreakEven | None:
-    """The smallest volume at which serving oneself costs no more than an API; None: at no volume.
+    """Find the smallest volume at which serving oneself costs no more than an API, if any.
 
     More tokens than `machine_tokens_per_month` take another machine. A machine that costs more
-    than the API charges for all it can do never pays; otherwise each one brings a surplus, and it
-    takes as many as cover the hidden costs.
+    than the API charges for the same tokens never pays: the answer is None. Otherwise each machine
+    brings a surplus, and it takes enough machines to cover the hidden costs.
     """
     api_usd = usd_of_tokens(
         machine_tokens_per_month, usd_per_million_tokens=api_usd_per_million_tokens
@@ -127,7 +126,7 @@ def break_even(
 
 @dataclass(frozen=True)
 class Capacity:
-    """So many machines, each with the load at which it was measured."""
+    """Hold the number of machines and the load at which each was measured."""
 
     num_machines: int
     load: MeasuredLoad
@@ -140,10 +139,10 @@ def capacity(
     latency_p95_ms: float,
     utilisation: float,
 ) -> Capacity | None:
-    """The machines for so many requests a day with 95 % of them faster than `latency_p95_ms`.
+    """Find the machines for `requests_per_day`, with 95 % of them faster than `latency_p95_ms`.
 
-    Of the measured loads that are fast enough, the one with the most requests per second is
-    taken. None: no measured load is fast enough.
+    Take the load with the most requests per second among those that are fast enough. Return None
+    when no measured load is fast enough.
     """
     quick = [load for load in loads if load.latency_p95_ms <= latency_p95_ms]
     if not quick:
@@ -159,6 +158,6 @@ def payback_tokens(
     base_usd_per_million_tokens: float,
     variant_usd_per_million_tokens: float,
 ) -> float | None:
-    """Tokens to serve until a variant's saving has paid for making it; None: it saves nothing."""
+    """Compute the tokens until a variant's saving has paid for making it; None: no saving."""
     saving = base_usd_per_million_tokens - variant_usd_per_million_tokens
     return None if saving <= 0 else usd_of_quantization / saving * MILLION

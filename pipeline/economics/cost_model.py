@@ -1,7 +1,7 @@
-"""What the measured models cost to serve, from a benchmark, a price list and the parameters.
+"""The cost of serving each measured model, from a benchmark, a price list and the parameters.
 
-The arithmetic is in `economics`. Costs are those of the first scenario; each model is reckoned at
-the load with the most requests per second among those that are quick enough.
+The arithmetic is in `arithmetic`. Costs are those of the first scenario. Each model is computed at
+the load with the most requests per second among those that are fast enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ CURVE_DECADES = range(-10, 21)
 
 @dataclass(frozen=True)
 class Curve:
-    """US dollars a month by tokens a day; `marks` are where it meets an API's price."""
+    """Hold US dollars a month by tokens a day; `marks` are where it meets an API's price."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ServedCost:
-    """One model at the load that decides its cost."""
+    """Hold one model at the load that decides its cost."""
 
     name: str
     scheme: str
@@ -52,7 +52,7 @@ class ServedCost:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Everything that costs are reckoned from."""
+    """Hold everything that costs are computed from."""
 
     params: EconomicsParams
     prices: PriceList
@@ -62,12 +62,12 @@ class CostModel:
 
     @property
     def costs(self) -> MonthlyCosts:
-        it = self.params
+        params = self.params
         return MonthlyCosts(
-            usd_per_machine=self.prices.usd_per_month(it.hardware),
-            usd_operations=it.usd_operations_per_month,
-            usd_monitoring=it.usd_monitoring_per_month,
-            usd_storage=it.usd_storage_per_month,
+            usd_per_machine=self.prices.usd_per_month(params.hardware),
+            usd_operations=params.usd_operations_per_month,
+            usd_monitoring=params.usd_monitoring_per_month,
+            usd_storage=params.usd_storage_per_month,
         )
 
     @property
@@ -80,13 +80,13 @@ class CostModel:
 
     @property
     def tokens_per_month(self) -> float:
-        """Of the wanted load."""
+        """Compute the tokens of the wanted load."""
         return tokens_per_month(
             self.params.requests_per_day, tokens_per_query=self.scenario.context_tokens
         )
 
     def machine_tokens_per_month(self, served: ServedCost) -> float:
-        """What one machine does in a month at the stated utilisation."""
+        """Compute the tokens of one machine in a month at the stated utilisation."""
         return served.plan.load.tokens_per_s * SECONDS_PER_MONTH * self.params.utilisation
 
     def break_even(self, served: ServedCost, api: str) -> BreakEven | None:
@@ -104,7 +104,10 @@ def cost_model(
     prices: PriceList,
     schemes: Mapping[str, str],
 ) -> CostModel:
-    """`schemes` are the variants' formats. Raises InputError for hardware that has no price."""
+    """Plan capacity and token costs for every measured model.
+
+    `schemes` are the variants' formats. Raises InputError for hardware that has no price.
+    """
     if params.hardware not in prices.hardware:
         raise InputError(
             f"economics.hardware = {params.hardware}: not in {params.prices}; expected one of "
@@ -130,32 +133,31 @@ def cost_model(
 
 
 def measured_loads(model: ServedModel, scenario: str) -> list[MeasuredLoad]:
-    return [_measured(load) for load in model.loads if load.scenario == scenario]
+    """Take the medians over rounds of each load of a scenario."""
+    return [_medians(load) for load in model.loads if load.scenario == scenario]
 
 
-def _measured(load: LoadResult) -> MeasuredLoad:
-    first, whole = (
-        load.median_of(lambda it: it.ttft_ms.mean),
-        load.median_of(lambda it: it.e2el_ms.mean),
-    )
+def _medians(load: LoadResult) -> MeasuredLoad:
+    first_token_ms = load.median_of(lambda one: one.ttft_ms.mean)
+    request_ms = load.median_of(lambda one: one.e2el_ms.mean)
     return MeasuredLoad(
         concurrency=load.concurrency,
-        requests_per_s=load.median_of(lambda it: it.requests_per_s),
-        input_tokens_per_s=load.median_of(lambda it: it.input_tokens / it.duration_s),
-        output_tokens_per_s=load.median_of(lambda it: it.output_tokens / it.duration_s),
-        latency_mean_ms=whole,
-        latency_p95_ms=load.median_of(lambda it: it.e2el_ms.p95),
-        prefill_share=first / whole,
+        requests_per_s=load.median_of(lambda one: one.requests_per_s),
+        input_tokens_per_s=load.median_of(lambda one: one.input_tokens / one.duration_s),
+        output_tokens_per_s=load.median_of(lambda one: one.output_tokens / one.duration_s),
+        latency_mean_ms=request_ms,
+        latency_p95_ms=load.median_of(lambda one: one.e2el_ms.p95),
+        prefill_share=first_token_ms / request_ms,
     )
 
 
 def cost_curves(model: CostModel) -> tuple[Curve, ...]:
-    """The bill by volume: of the cheapest model of one's own, and of every API."""
+    """Draw the bill by volume: of the cheapest model of one's own, and of every API."""
     if not model.served:
         return ()
     wanted = model.tokens_per_month / DAYS_PER_MONTH
     volumes = [wanted * 10 ** (step / 10) for step in CURVE_DECADES]
-    cheapest = min(model.served, key=lambda it: it.tokens.usd_per_million_tokens)
+    cheapest = min(model.served, key=lambda cost: cost.tokens.usd_per_million_tokens)
     curves = []
     marks = []
     for name, price in model.prices.apis.items():
@@ -182,6 +184,6 @@ def _api_points(
     volumes: Sequence[float], usd_per_million: float
 ) -> tuple[tuple[float, float], ...]:
     return tuple(
-        (it, usd_of_tokens(it * DAYS_PER_MONTH, usd_per_million_tokens=usd_per_million))
-        for it in volumes
+        (volume, usd_of_tokens(volume * DAYS_PER_MONTH, usd_per_million_tokens=usd_per_million))
+        for volume in volumes
     )

@@ -1,4 +1,4 @@
-"""What benchmark leaves behind: how each served model answered under load, on which machine."""
+"""`benchmarks.json`: how each served model answered under load, and on which machine."""
 
 from collections.abc import Callable
 from statistics import median
@@ -17,7 +17,7 @@ SATURATED_CPU_SHARE = 0.8
 
 
 class Latency(Record):
-    """A time over all requests of one load, in milliseconds."""
+    """Summarise a time over all requests of one load, in milliseconds."""
 
     mean: float
     p50: float
@@ -26,14 +26,14 @@ class Latency(Record):
 
 
 class LoadRound(Record):
-    """One run of the load generator at a fixed number of concurrent users.
+    """Hold one run of the load generator at a fixed number of concurrent users.
 
     `ttft_ms` is the time to the first token, `tpot_ms` the time for each further token of a
     request, `itl_ms` the time between two pieces of its stream, `e2el_ms` the whole request. Tokens
     are counted over the completed requests; `failed` ones are in no other figure, and `first_error`
     says why the first of them failed. Good requests are those within the service level.
     `client_cpu_share` is the share of one core that the generator itself was busy; `energy_j` is
-    what the machine's own counters saw, null where it has none.
+    the energy by the machine's own counters, null where it has none.
     """
 
     completed: int
@@ -55,12 +55,12 @@ class LoadRound(Record):
 
     @property
     def client_is_saturated(self) -> bool:
-        """Whether the generator, which runs on one core, may have been the limit itself."""
+        """Tell whether the generator, which runs on one core, may have been the bottleneck."""
         return self.client_cpu_share > SATURATED_CPU_SHARE
 
 
 class LoadResult(Record):
-    """All rounds of one scenario at one number of users.
+    """Hold all rounds of one scenario at one number of users.
 
     `over_base` is the output throughput divided by the base's in the same round; null for the base
     itself, and where the base was not measured.
@@ -72,23 +72,23 @@ class LoadResult(Record):
     over_base: Estimate | None
 
     def median_of(self, figure: Callable[[LoadRound], float]) -> float:
-        """Of one figure over the rounds."""
-        return median(figure(it) for it in self.rounds)
+        """Take the median of one figure over the rounds."""
+        return median(figure(one) for one in self.rounds)
 
     @property
     def output_tokens_per_s(self) -> Estimate:
-        return estimate([it.output_tokens_per_s for it in self.rounds])
+        return estimate([one.output_tokens_per_s for one in self.rounds])
 
     @property
     def failed(self) -> int:
-        return sum(it.failed for it in self.rounds)
+        return sum(one.failed for one in self.rounds)
 
 
-class Canary(Record):
-    """Greedy text from the server against the same weights in the reference engine.
+class ParityCheck(Record):
+    """Compare greedy texts of the server with a reference engine's, from the same weights.
 
-    `reference` names that engine; `num_matches` of `num_prompts` texts are equal, character by
-    character. A few differences are numerics, none equal means that another model is served.
+    `reference` names that engine. `num_matches` of `num_prompts` texts are equal, character by
+    character. A few differences come from rounding; no equal text means another model is served.
     """
 
     reference: str
@@ -97,10 +97,11 @@ class Canary(Record):
 
 
 class ServerMemory(Record):
-    """What a server takes, in bytes, beside what was predicted.
+    """Hold the memory of a server in bytes, measured and predicted.
 
-    `resident` is all its processes after the loads, shared pages counted once; `weights` are its
-    files; `kv_cache` was reserved for it, room for `kv_cache_tokens` tokens as the engine says.
+    `resident` is the memory of all its processes after the loads, shared pages counted once.
+    `weights` is the size of its files. `kv_cache` was reserved for it and has room for
+    `kv_cache_tokens` tokens, as the engine says.
     """
 
     resident: int
@@ -114,14 +115,14 @@ class ServerMemory(Record):
 
 
 class ServedModel(Record):
-    """A model that was served and loaded.
+    """Hold the results of a model that was served under load.
 
-    `kernel` is what multiplies the weights, by the engine's own name; `dtype` is the type of the
-    activations in vLLM and the file type of a GGUF. `startup_s` runs until the first answer.
-    `command` is what served it, in the directory of its files, without the address it listened on.
-    `slower_dtypes` are those that were tried before it, with their tokens per second in the
-    warm-up. `memory` is null for a server of the user's. `problem` is what ended the measurement
-    early: the loads are those until then.
+    `kernel` multiplies the weights, by the engine's own name; `dtype` is the type of the
+    activations in vLLM and the file type of a GGUF. `startup_s` is the time until
+    the first answer, by the launcher that benchmark uses. `command` starts the same server in the
+    directory of its files; the address is left out. `slower_dtypes` are the other types that were
+    tried, with their tokens per second in the warm-up. `memory` is null for a server of the
+    user's. `problem` says why the measurement ended early; `loads` are those until then.
     """
 
     status: Literal["served"] = "served"
@@ -135,13 +136,13 @@ class ServedModel(Record):
     warm_up_tokens_per_s: float
     slower_dtypes: dict[str, float]
     memory: ServerMemory | None
-    canary: Canary
+    parity_check: ParityCheck
     loads: tuple[LoadResult, ...]
     problem: str | None
 
 
 class SkippedModel(Record):
-    """A model that the engine or the load does not fit, and why."""
+    """Name the reason why a model cannot be served or loaded."""
 
     status: Literal["skipped"] = "skipped"
     artifact_digest: Sha256 | None
@@ -149,7 +150,7 @@ class SkippedModel(Record):
 
 
 class FailedModel(Record):
-    """A model whose server failed before anything was measured; another try may succeed."""
+    """Name the problem of a server that failed before its first load; another try may succeed."""
 
     status: Literal["failed"] = "failed"
     artifact_digest: Sha256 | None
@@ -160,7 +161,7 @@ BenchmarkResult = Annotated[ServedModel | SkippedModel | FailedModel, Field(disc
 
 
 class Benchmarks(Record):
-    """`benchmarks.json`: one result for `base`, for each approved variant and each endpoint.
+    """Hold one result for `base`, for each approved variant and for each endpoint.
 
     `complete` is false while the stage runs and where a server failed: then it is a partial result.
     """
@@ -173,6 +174,6 @@ class Benchmarks(Record):
 
 
 def served_models(benchmarks: Benchmarks | None) -> dict[str, ServedModel]:
-    """The models that were measured under load."""
+    """List the models that were measured under load."""
     models = benchmarks.models if benchmarks else {}
-    return {name: it for name, it in models.items() if isinstance(it, ServedModel)}
+    return {name: model for name, model in models.items() if isinstance(model, ServedModel)}

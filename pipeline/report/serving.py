@@ -169,14 +169,14 @@ def _remark(model: BenchmarkResult) -> str:
         return f"not measured: {model.reason}"
     if isinstance(model, FailedModel):
         return f"failed before it was measured: {model.problem}"
-    canary = model.canary
+    parity = model.parity_check
     parts = [
         f"{model.engine} {model.engine_version}",
         f"kernel {model.kernel}",
         model.dtype,
         f"first answer after {model.startup_s:.0f}{NBSP}s",
-        f"greedy text equal to {canary.reference} for {canary.num_matches} of "
-        f"{canary.num_prompts} prompts",
+        f"greedy text equal to {parity.reference} for {parity.num_matches} of "
+        f"{parity.num_prompts} prompts",
     ]
     text = ", ".join(parts)
     if model.slower_dtypes:

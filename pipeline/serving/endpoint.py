@@ -1,8 +1,7 @@
 """A server of the user's own that speaks OpenAI's API, such as SGLang, TGI, Ollama or vLLM.
 
-It is measured as it is: what it runs, in which precision and with how much memory, only its owner
-knows. A command that starts it is given a port of nobody else's; a server that runs already is left
-running.
+It is measured as it is: only its owner knows its precision and its memory. A command that starts it
+must find its port free. A server that runs already is left running.
 """
 
 import os
@@ -32,7 +31,7 @@ TRIAL_PROMPT = "Hello"
 
 @contextmanager
 def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) -> Iterator[Server]:
-    """The server of `endpoint`, after its first answer; one that was started here ends again.
+    """Give the server of `endpoint` after its first answer; end it if it was started here.
 
     Raises FailureError, and InputError for a key that is not set or a port that is taken.
     """
@@ -89,7 +88,7 @@ def _api_key(name: str, endpoint: Endpoint) -> str | None:
 
 
 def _require_nobody(name: str, endpoint: Endpoint) -> None:
-    """A command must not be credited with the answers of a server that was there before."""
+    """Refuse a command whose port answers already: its answers would be another server's."""
     parts = urlsplit(endpoint.url)
     address = (parts.hostname or "", parts.port or PORTS[parts.scheme])
     with socket.socket() as probe:

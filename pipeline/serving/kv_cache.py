@@ -1,4 +1,4 @@
-"""The memory that serving takes besides the weights: the engine, and keys and values of tokens."""
+"""Memory that serving takes beside the weights: the engine, and keys and values of tokens."""
 
 from math import ceil
 
@@ -17,6 +17,6 @@ def kv_cache_bytes(
     head_dim: int,
     bytes_per_value: float,
 ) -> int:
-    """A key and a value for every token, layer, head and channel."""
+    """Compute the bytes of a key and a value for every token, layer, head and channel."""
     values = 2 * num_layers * num_key_value_heads * head_dim
     return ceil(num_tokens * values * bytes_per_value)

@@ -33,11 +33,11 @@ def serve(
     timeout_s: float,
     log_path: Path,
 ) -> Iterator[Server]:
-    """A running server for one GGUF file of `file_type`, with a context for each of `users`.
+    """Serve one GGUF file of `file_type` for a `with` block, with a context for each of `users`.
 
-    One core is left to the load and the HTTP side, as vLLM does; threads that share a core with
-    them spin while they wait for each other. Raises what `engine.started` raises, and InputError
-    for a port that is taken or a serving environment that is not there.
+    One core is left to the load generator and the HTTP side, as vLLM does: threads that share a
+    core with them spin while they wait for each other. Raises what `server.started`
+    raises, and InputError for a port that is taken or a serving environment that is not there.
     """
     what = f"llama.cpp with {name}"
     engine = installed_distribution(DISTRIBUTION)
@@ -82,18 +82,15 @@ def serve(
 
 
 def kernel_of(log: str) -> str:
-    """The CPU features this build of llama.cpp uses, from the line of facts our launcher prints.
+    """Read the CPU features that this build of llama.cpp uses from a line our launcher prints.
 
-    Libraries may print warnings before it. `unknown` when the log has no such line.
+    Libraries may print warnings before that line. `unknown` when the log has no such line.
     """
     facts = FACTS.search(log)
     if facts is None:
         return UNKNOWN
     system: str = json.loads(facts[0])["system"]
     device, _, features = system.partition(":")
-    used = [name.strip() for name, _, on in _assignments(features) if on.strip() == "1"]
+    assignments = (part.partition("=") for part in features.split("|"))
+    used = [name.strip() for name, _, value in assignments if value.strip() == "1"]
     return f"{device.strip()}: {' '.join(used)}"
-
-
-def _assignments(features: str) -> Iterator[tuple[str, str, str]]:
-    return (part.partition("=") for part in features.split("|") if "=" in part)

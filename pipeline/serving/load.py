@@ -1,7 +1,7 @@
 """Load on a server: `vllm bench serve` against the OpenAI API, the same for every engine.
 
-Requests are random tokens of a fixed length, each sent as soon as a user is free, and every answer
-has the same length because the end of text is ignored. One process of the serving environment runs
+Requests are random tokens of a fixed length. Each is sent as soon as a user is free. Every answer
+has the same length, because the end of text is ignored. One process of the serving environment runs
 all loads, one after the other (`quantline_vllm.bench`).
 """
 
@@ -27,10 +27,10 @@ SHOWN_ERROR_CHARACTERS = 200
 
 
 class BenchResult(BaseModel):
-    """The part of the load generator's answer that is used.
+    """Read the part of the load generator's answer that is used.
 
-    Its latencies have keys like `mean_ttft_ms` and `p95_ttft_ms`; they stay among the extra keys,
-    where `latency` finds them.
+    Latencies have keys like `mean_ttft_ms` and `p95_ttft_ms`. They stay among the extra keys, where
+    `latency` finds them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -55,9 +55,9 @@ class BenchResult(BaseModel):
 
 
 class LoadGenerator:
-    """The generator's process, for a `with` block; one that still waits for a hanging server ends.
+    """Run loads in one process for a `with` block, also when a server hangs.
 
-    `service_level` is what counts as a good request.
+    `service_level` says which requests count as good.
     """
 
     def __init__(self, tokenizer_dir: Path, *, service_level: ServiceLevel, log_path: Path) -> None:
@@ -87,7 +87,7 @@ class LoadGenerator:
         seed: int,
         timeout_s: float,
     ) -> LoadRound:
-        """One load. The same `seed` sends the same prompts to every server, another one others.
+        """Run one load. The same `seed` sends the same prompts to every server.
 
         Raises FailureError when no request is answered, or not all within `timeout_s`.
         """
@@ -172,7 +172,7 @@ def _requests(scenario: Scenario, *, users: int, requests_per_user: int) -> list
 
 
 def load_round(answer: bytes, *, what: str) -> LoadRound:
-    """The typed form of an answer. Raises FailureError when it is not one, or holds nothing."""
+    """Parse an answer of the generator. Raises FailureError when no request was completed."""
     try:
         result = BenchResult.model_validate_json(answer)
         error = _last_line(result.first_error)
@@ -201,7 +201,7 @@ def load_round(answer: bytes, *, what: str) -> LoadRound:
 
 
 def _last_line(error: str | None) -> str | None:
-    """What went wrong, from a whole traceback: its last line, which names the exception."""
+    """Return the last line of a traceback, which names the exception."""
     if error is None:
         return None
     lines = [line.strip() for line in error.splitlines() if line.strip()]

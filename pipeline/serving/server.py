@@ -1,7 +1,7 @@
-"""What serving with vLLM and with llama.cpp have in common: a server process and its answers.
+"""A server process and its answers, for vLLM and llama.cpp alike.
 
-A server runs from the serving environment as a process of its own, listens on 127.0.0.1, has no
-network to use, and ends with the block that started it. How each engine is started is not here.
+A server runs from the serving environment as a process of its own, listens on 127.0.0.1, is told to
+stay offline, and ends with the block that started it. `vllm` and `llama_cpp` start the engines.
 """
 
 import re
@@ -31,16 +31,17 @@ UNSUPPORTED = re.compile(
 
 
 class ModelRefusedError(FailureError):
-    """The engine says that it does not support this model; another try changes nothing."""
+    """Say that the engine does not support this model; another try changes nothing."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers. `startup_s` ran from its start to its first answer.
+    """Describe a server that answers. `startup_s` is the time from its start to its first answer.
 
-    `what` names it in messages, `model` in requests. `kv_cache_tokens` is the room for tokens that
-    it says it has. `command` would start it again in the directory of its model, on an address of
-    its own. `process` is None for a server that somebody else runs; `api_key` is its own.
+    `what` names the server in messages, `model` names the model in requests. `kv_cache_tokens` is
+    the number of tokens that the server says it has room for. `command` starts the same server in
+    the directory of its model. `process` is None for a server that somebody else runs; `api_key`
+    is that server's key.
     """
 
     what: str
@@ -58,13 +59,13 @@ class Server:
     api_key: str | None = field(default=None, repr=False)
 
     def complete(self, prompt: Sequence[int] | str, *, max_tokens: int) -> str:
-        """The most likely text after `prompt`, token ids or text. Raises FailureError."""
+        """Return the most likely text after `prompt`, token ids or text. Raises FailureError."""
         return complete(
             local_session(self.api_key), self.url, self.model, prompt, max_tokens=max_tokens
         )
 
     def explained(self, error: FailureError) -> FailureError:
-        """`error`, or why the server ended if that is what it comes from."""
+        """Return the reason why the server ended; `error` itself while the server runs."""
         if self.process is None or (code := self.process.exit_code()) is None:
             return error
         log = self.log_path.read_text(errors="replace")
@@ -76,7 +77,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Started:
-    """A process that has answered its first request; `log` is what it has printed so far."""
+    """Describe a process that has answered its first request; `log` is its output until then."""
 
     url: str
     startup_s: float
@@ -94,7 +95,7 @@ def started(
     log_path: Path,
     timeout_s: float,
 ) -> Iterator[Started]:
-    """A server process that has answered one request; it ends with the block.
+    """Start a server process, wait for its first answer, and end it with the block.
 
     Raises ModelRefusedError when the engine does not support the model, FailureError with the
     reason from its log when it dies, answers wrongly or needs more than `timeout_s`.
@@ -124,7 +125,7 @@ def started(
 
 
 def chosen_port(port: int | None) -> int:
-    """`port`, or a free one for None. Raises InputError when it is taken."""
+    """Return `port`, or a free one for None. Raises InputError when `port` is taken."""
     if port is None:
         return free_port()
     require_free_port(port)
@@ -132,7 +133,7 @@ def chosen_port(port: int | None) -> int:
 
 
 def local_session(api_key: str | None = None) -> requests.Session:
-    """A session that ignores proxies and the credentials of this user."""
+    """Open a session that ignores the proxies and credentials of this user."""
     session = requests.Session()
     session.trust_env = False
     if api_key is not None:
@@ -148,7 +149,7 @@ def complete(
     *,
     max_tokens: int,
 ) -> str:
-    """Greedy completion through the OpenAI API. Raises FailureError for anything but a text."""
+    """Complete greedily through the OpenAI API. Raises FailureError for anything but a text."""
     body = {
         "model": model,
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
@@ -169,7 +170,7 @@ def complete(
 
 
 def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
-    """The first error a server's log names, which caused the others; `error` if it names none."""
+    """Return the first error of a server's log, which caused the others; else `error`."""
     cause = root_cause(log_path.read_text(errors="replace"))
     if cause is None:
         return FailureError(f"{error} (the whole log: {log_path})")
@@ -179,7 +180,7 @@ def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
 
 
 def is_healthy(session: requests.Session, url: str) -> bool:
-    """Whether `url`/health answers well."""
+    """Tell whether `url`/health answers without an error."""
     try:
         return session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).ok
     except requests.RequestException:

@@ -1,11 +1,11 @@
-"""benchmark: the base, every approved variant and the user's endpoints are served and loaded.
+"""benchmark: serve the base, every approved variant and the user's endpoints, and put load on them.
 
-vLLM serves checkpoints, llama.cpp GGUF files; one load generator drives all through the same API.
-Before the load, greedy text from the server is compared with the engine that scored the same file,
-so that what is measured is what was evaluated; that engine writes it before any server runs, and
-gives its memory back. The base runs in the fastest of the types that it
-may have. Then all models run in rounds, one load after the other, until their ratios to the base
-are known well enough or the time is spent. What it costs is not reckoned here but in the report.
+vLLM serves checkpoints and llama.cpp serves GGUF files. One load generator sends requests to all of
+them through the same API. Before the load, a parity check compares greedy texts of the server with
+those of the engine that scored the same files. That engine runs before any server and gives its
+memory back. The base runs in the fastest of `serve.base_dtypes`. Then all models run in rounds, one
+load after the other, until their ratios to the base are precise enough or the time is spent. The
+report computes costs, not this stage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,35 +28,35 @@ from pipeline.params.reading import chosen_judge
 from pipeline.params.serving import ServeParams
 from pipeline.records.base import read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
-from pipeline.serving.canary import Prompts, Reference, reference_of
-from pipeline.serving.candidates import (
-    SPARE_TOKENS,
-    Candidate,
-    candidates_of,
-    kv_bytes_of,
-    launch_of,
-    scorer_of,
-)
-from pipeline.serving.contender import CANARY_NEW_TOKENS, WARM_UP_SEED, Cell, Contender
 from pipeline.serving.endpoint import require_usable
-from pipeline.serving.fleet import Fleet
 from pipeline.serving.load import LoadGenerator
+from pipeline.serving.model_run import PARITY_NEW_TOKENS, WARM_UP_SEED, Cell, ModelRun
+from pipeline.serving.parity_check import Prompts, Reference, reference_of
+from pipeline.serving.servable import (
+    SPARE_TOKENS,
+    ServableModel,
+    kv_bytes_of,
+    scorer_of,
+    servable_models,
+    server_spec,
+)
 from pipeline.serving.server import chosen_port
+from pipeline.serving.server_pool import ServerPool
 from pipeline.serving.vllm import AUTO_DTYPE
 
-NUM_CANARY_PROMPTS = 8
-CANARY_PROMPT_TOKENS = 32
+NUM_PARITY_PROMPTS = 8
+PARITY_PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What all contenders share."""
+class BenchmarkRun:
+    """Hold the settings, servers and load generator that all model runs share."""
 
     workspace: Workspace
     serve: ServeParams
     base_digest: str
     prompts: Prompts
-    fleet: Fleet
+    pool: ServerPool
     generator: LoadGenerator
 
 
@@ -70,38 +70,38 @@ def run(workspace: Workspace, params: Params) -> None:
     failed after everything else was measured.
     """
     serve = params.serve
-    candidates = candidates_of(workspace, serve)
+    models = servable_models(workspace, serve)
     for name, endpoint in serve.endpoints.items():
         require_usable(name, endpoint)
     chosen_port(serve.port)
     ports = _ports(serve)
-    prompts = prompts_of(workspace, params, num_prompts=NUM_CANARY_PROMPTS)
-    references = _references(workspace, params, candidates, prompts)
+    prompts = prompts_of(workspace, params, num_prompts=NUM_PARITY_PROMPTS)
+    references = _references(workspace, params, models, prompts)
     generator = LoadGenerator(
         workspace.base_dir,
         service_level=serve.service_level,
         log_path=workspace.benchmarks_path.with_suffix(".logs") / "load.log",
     )
-    with Fleet(free_bytes=memory_for_servers) as fleet, generator:
+    with ServerPool(free_bytes=memory_for_servers) as pool, generator:
         base_digest = read_base_manifest(workspace).digest
-        contest = Contest(workspace, serve, base_digest, prompts, fleet, generator)
-        contenders: list[Contender] = []
-        for candidate in candidates:
-            base = contenders[0] if contenders else None
-            reference = references[candidate.path]
-            contenders.append(_brought_forward(contest, candidate, reference, base, ports))
-        _run_rounds(contest, contenders)
-    failed = [it for it in contenders if it.problem is not None]
-    _write(contest, contenders, complete=not failed)
+        shared = BenchmarkRun(workspace, serve, base_digest, prompts, pool, generator)
+        model_runs: list[ModelRun] = []
+        for model in models:
+            base = model_runs[0] if model_runs else None
+            reference = references[model.path]
+            model_runs.append(_fastest_run(shared, model, reference, base, ports))
+        _run_rounds(shared, model_runs)
+    failed = [one for one in model_runs if one.problem is not None]
+    _write(shared, model_runs, complete=not failed)
     if failed:
         raise FailureError(
-            f"{failed[0].problem} ({len(failed)} of {len(contenders)} models failed; "
+            f"{failed[0].problem} ({len(failed)} of {len(model_runs)} models failed; "
             f"{workspace.benchmarks_path.name} has what was measured, marked as partial)"
         )
 
 
 def _ports(serve: ServeParams) -> Iterator[int | None]:
-    """A port for each server: free ones, or those from `serve.port` on."""
+    """Yield a port for each server: free ones (None), or those from `serve.port` on."""
     if serve.port is None:
         while True:
             yield None
@@ -109,12 +109,12 @@ def _ports(serve: ServeParams) -> Iterator[int | None]:
 
 
 def prompts_of(workspace: Workspace, params: Params, *, num_prompts: int) -> Prompts:
-    """The first held-out tokens, in pieces."""
+    """Cut the first held-out tokens into prompts of equal length."""
     tokenizer = tokenizer_of(workspace.base_dir)
     ids = token_windows(
         read_texts(workspace.root / params.evaluate.text),
         tokenizer.encode,
-        window_tokens=CANARY_PROMPT_TOKENS,
+        window_tokens=PARITY_PROMPT_TOKENS,
         num_windows=num_prompts,
         source=f"evaluate.text = {params.evaluate.text}",
     )
@@ -122,143 +122,149 @@ def prompts_of(workspace: Workspace, params: Params, *, num_prompts: int) -> Pro
 
 
 def _references(
-    workspace: Workspace, params: Params, candidates: Sequence[Candidate], prompts: Prompts
+    workspace: Workspace, params: Params, models: Sequence[ServableModel], prompts: Prompts
 ) -> dict[Path, Reference]:
-    """What the engine that scored each file writes, by its path; one model is loaded at a time."""
+    """Let the engine that scored each model write its texts; one model is loaded at a time."""
     packed_judge = chosen_judge(params.evaluate.packed_judge)
     references: dict[Path, Reference] = {}
-    for candidate in candidates:
-        if candidate.path in references:  # an endpoint serves it as well
+    for model in models:
+        if model.path in references:  # an endpoint serves the same weights
             continue
-        note(f"benchmark: {candidate.name}: the text to expect")
+        note(f"benchmark: {model.name}: texts of the engine that scored it")
         with (
-            readable_memory_errors(f"benchmark: {candidate.name}", "use a machine with more"),
-            closing(scorer_of(workspace, candidate, packed_judge)) as scorer,
+            readable_memory_errors(f"benchmark: {model.name}", "use a machine with more"),
+            closing(scorer_of(workspace, model, packed_judge)) as scorer,
         ):
-            references[candidate.path] = reference_of(
-                scorer, prompts, max_new_tokens=CANARY_NEW_TOKENS
-            )
+            references[model.path] = reference_of(scorer, prompts, max_new_tokens=PARITY_NEW_TOKENS)
     return references
 
 
-def _brought_forward(
-    contest: Contest,
-    candidate: Candidate,
+def _fastest_run(
+    shared: BenchmarkRun,
+    model: ServableModel,
     reference: Reference,
-    base: Contender | None,
+    base: ModelRun | None,
     ports: Iterator[int | None],
-) -> Contender:
-    """A model with its server up, compared and warmed up, in the fastest of its types."""
-    note(f"benchmark: {candidate.name}")
-    fastest: Contender | None = None
-    for dtype in _dtypes(contest.serve, candidate, base):
-        contender = _contender(contest, candidate, reference, dtype=dtype, port=next(ports))
-        if contender.refusal is None:
-            contender.bring_forward(
-                contest.fleet, contest.generator, contest.serve, contest.prompts
-            )
-        fastest = contender if fastest is None else _faster(contest, fastest, contender)
+) -> ModelRun:
+    """Start and warm up a model in each of its types, and keep the fastest run."""
+    note(f"benchmark: {model.name}")
+    fastest: ModelRun | None = None
+    for dtype in _dtypes(shared.serve, model, base):
+        model_run = _model_run(shared, model, reference, dtype=dtype, port=next(ports))
+        if model_run.refusal is None:
+            model_run.start_and_warm_up(shared.pool, shared.generator, shared.serve, shared.prompts)
+        fastest = model_run if fastest is None else _faster(shared, fastest, model_run)
     assert fastest is not None
     return fastest
 
 
-def _dtypes(serve: ServeParams, candidate: Candidate, base: Contender | None) -> Sequence[str]:
-    """The types of activations to try.
+def _dtypes(serve: ServeParams, model: ServableModel, base: ModelRun | None) -> Sequence[str]:
+    """List the types of activations to try.
 
-    A variant has what vLLM chooses, except where quantline's own kernels run it: they take any
-    type, and the base's is the fastest for everything else in the model.
+    vLLM chooses the type of a variant, except where quantline's own kernels run it. They take any
+    type, and the base's type is the fastest for all other layers of the model.
     """
     if base is None:
         return serve.base_dtypes
-    is_ours = candidate.file_type is None and this_machine().lacks_4_bit_kernels
+    is_ours = model.file_type is None and this_machine().lacks_4_bit_kernels
     return (base.server.dtype if is_ours and base.server is not None else AUTO_DTYPE,)
 
 
-def _contender(
-    contest: Contest,
-    candidate: Candidate,
+def _model_run(
+    shared: BenchmarkRun,
+    model: ServableModel,
     reference: Reference,
     *,
     dtype: str,
     port: int | None,
-) -> Contender:
-    needed = contest.serve.context_tokens + SPARE_TOKENS
+) -> ModelRun:
+    needed = shared.serve.context_tokens + SPARE_TOKENS
     refusal = None
     if reference.context_tokens < needed:
         refusal = (
             f"its context has {reference.context_tokens} tokens, the load needs {needed}: "
             "lower the tokens of serve.scenarios"
         )
-        note(f"benchmark: {candidate.name}: skipped: {refusal}")
-    return Contender(
-        candidate,
-        launch_of(contest.workspace, contest.serve, candidate, port=port, dtype=dtype),
-        kv_bytes_of(contest.workspace, contest.serve, dtype=dtype),
+        note(f"benchmark: {model.name}: skipped: {refusal}")
+    return ModelRun(
+        model,
+        server_spec(shared.workspace, shared.serve, model, port=port, dtype=dtype),
+        kv_bytes_of(shared.workspace, shared.serve, dtype=dtype),
         reference,
         refusal=refusal,
     )
 
 
-def _faster(contest: Contest, one: Contender, other: Contender) -> Contender:
-    """The one with more tokens per second in the warm-up; the other one's server ends."""
+def _faster(shared: BenchmarkRun, one: ModelRun, other: ModelRun) -> ModelRun:
+    """Keep the run with more tokens per second in the warm-up; end the server of the other."""
     winner, loser = one, other
     if other.warm_up_tokens_per_s > one.warm_up_tokens_per_s:
         winner, loser = other, one
-    contest.fleet.stop(loser.launch.name)
+    shared.pool.stop(loser.spec.name)
     winner.slower_dtypes |= loser.slower_dtypes
-    if loser.server is not None and loser.canary is not None:
+    if loser.server is not None and loser.parity_check is not None:
         winner.slower_dtypes[loser.server.dtype] = loser.warm_up_tokens_per_s
     return winner
 
 
-def _run_rounds(contest: Contest, contenders: list[Contender]) -> None:
-    """Round after round over all loads that are not known well enough yet.
+def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:
+    """Run rounds over all loads whose ratios are not precise enough yet.
 
-    Every round begins with another model, so that none always runs after the same one.
+    Every round begins with another model, so that no model always runs after the same one.
     """
-    serve, base = contest.serve, contenders[0]
-    waiting = [(name, users) for name, it in serve.scenarios.items() for users in it.concurrency]
-    seeds = count(WARM_UP_SEED + 1)  # no prompts twice: a server may remember the first time
+    serve, base = shared.serve, model_runs[0]
+    waiting = [
+        (name, users)
+        for name, scenario in serve.scenarios.items()
+        for users in scenario.concurrency
+    ]
+    seeds = count(WARM_UP_SEED + 1)  # never the same prompts twice: a server may have cached them
     began = monotonic()
     for number in range(serve.max_rounds):
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
                 note(f"benchmark: {serve.time_budget_s} s are spent; no more rounds")
                 return
-            first, seed = number % len(contenders), next(seeds)
-            for contender in (*contenders[first:], *contenders[:first]):
-                if contender.is_running:
-                    contender.run_round(contest.fleet, contest.generator, serve, cell, seed)
-            _note_cell(contenders, base, cell)
-            _write(contest, contenders, complete=False)
-        waiting = [cell for cell in waiting if not _is_known(contenders, base, cell, serve)]
+            first, seed = number % len(model_runs), next(seeds)
+            for model_run in (*model_runs[first:], *model_runs[:first]):
+                if model_run.is_running:
+                    model_run.run_round(shared.pool, shared.generator, serve, cell, seed)
+            _note_cell(model_runs, base, cell)
+            _write(shared, model_runs, complete=False)
+        waiting = [
+            cell for cell in waiting if not _is_precise_enough(model_runs, base, cell, serve)
+        ]
 
 
-def _is_known(contenders: list[Contender], base: Contender, cell: Cell, serve: ServeParams) -> bool:
-    ratios = [it.over(base, cell) for it in contenders if it.is_running and it is not base]
+def _is_precise_enough(
+    model_runs: list[ModelRun], base: ModelRun, cell: Cell, serve: ServeParams
+) -> bool:
+    ratios = [
+        one.throughput_ratio(base, cell) for one in model_runs if one.is_running and one is not base
+    ]
     return bool(ratios) and all(
-        it is not None and it.is_narrow(serve.narrow_enough) for it in ratios
+        ratio is not None and ratio.is_narrow(serve.narrow_enough) for ratio in ratios
     )
 
 
-def _note_cell(contenders: list[Contender], base: Contender, cell: Cell) -> None:
+def _note_cell(model_runs: list[ModelRun], base: ModelRun, cell: Cell) -> None:
     scenario, users = cell
     parts = []
-    for it in contenders:
-        if rounds := it.rounds.get(cell):
-            ratio = it.over(base, cell)
+    for one in model_runs:
+        if rounds := one.rounds.get(cell):
+            ratio = one.throughput_ratio(base, cell)
             times = f" ({ratio.median:.2f} times the base)" if ratio else ""
-            parts.append(f"{it.name} {rounds[-1].output_tokens_per_s:.0f}{times}")
+            parts.append(f"{one.name} {rounds[-1].output_tokens_per_s:.0f}{times}")
     note(f"benchmark: {scenario}, {users} users: output tokens per second: {', '.join(parts)}")
 
 
-def _write(contest: Contest, contenders: list[Contender], *, complete: bool) -> None:
-    base = contenders[0]
+def _write(shared: BenchmarkRun, model_runs: list[ModelRun], *, complete: bool) -> None:
+    base = model_runs[0]
     record = Benchmarks(
         complete=complete,
-        base_digest=contest.base_digest,
+        base_digest=shared.base_digest,
         machine=this_machine(),
-        load=contest.serve,
-        models={it.name: it.result(base) for it in contenders},
+        load=shared.serve,
+        models={one.name: one.result(base) for one in model_runs},
     )
-    write_record(contest.workspace.benchmarks_path, record)
+    write_record(shared.workspace.benchmarks_path, record)

@@ -10,6 +10,6 @@ torch.cpu._is_avx512_supported = lambda: False
 torch.cpu._is_avx512_bf16_supported = lambda: False
 
 if __name__ == "__main__":
-    from vllm.entrypoints.launchers.api_server.entry import main
+    from quantline_vllm.server import main
 
     main()

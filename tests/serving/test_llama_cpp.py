@@ -12,9 +12,9 @@ from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.gguf import files as gguf
 from pipeline.params.params import GgufType
 from pipeline.params.serving import Scenario, ServiceLevel
-from pipeline.serving import llama_cpp as xllamacpp
-from pipeline.serving.canary import reference_texts, served_texts
+from pipeline.serving import llama_cpp
 from pipeline.serving.load import LoadGenerator
+from pipeline.serving.parity_check import reference_texts, served_texts
 from pipeline.serving.server import Server, local_session
 from tests.models import tiny_llama
 from tests.support import serve_python
@@ -40,7 +40,7 @@ def serving(
     path: Path, log_path: Path, *, port: int | None = None
 ) -> AbstractContextManager[Server]:
     serve_python()
-    return xllamacpp.serve(
+    return llama_cpp.serve(
         path,
         name="tiny",
         file_type="Q8_0",

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from pipeline.serving import llama_cpp as xllamacpp
-from pipeline.serving import vllm
+from pipeline.serving import llama_cpp, vllm
 
 START = (
     "INFO 11-28 [core.py:134] Initializing a V1 LLM engine (v0.32.0) with config: model='/x', "
@@ -51,4 +50,4 @@ FACTS = json.dumps({"version": "0.2", "system": "CPU : AVX2 = 1 | FMA = 1 | AMX 
     ],
 )
 def test_the_features_of_llama_cpp_are_found_wherever_their_line_is(log: str, kernel: str) -> None:
-    assert xllamacpp.kernel_of(log) == kernel
+    assert llama_cpp.kernel_of(log) == kernel

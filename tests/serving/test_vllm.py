@@ -18,8 +18,8 @@ from pipeline.params.serving import Scenario, ServiceLevel
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.selection import Verdict
 from pipeline.serving import vllm
-from pipeline.serving.canary import reference_texts, served_texts
 from pipeline.serving.load import LoadGenerator
+from pipeline.serving.parity_check import reference_texts, served_texts
 from pipeline.serving.server import SERVED_NAME, Server, complete, is_healthy, local_session
 from pipeline.stages import package, publish
 from tests.packed_models import tiny_packed

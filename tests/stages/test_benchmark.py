@@ -19,8 +19,8 @@ from pipeline.params.params import GgufParams, PackedJudge, Params
 from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.records.selection import Verdict
 from pipeline.records.variant import VariantRecord
-from pipeline.serving import candidates
-from pipeline.serving.fleet import Fleet
+from pipeline.serving import models
+from pipeline.serving.server_pool import ServerPool
 from pipeline.stages import benchmark
 from tests.models import tiny_llama
 from tests.support import serve_python
@@ -93,8 +93,8 @@ def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmark
     for load in model.loads:
         assert [it.output_tokens for it in load.rounds] == [8 * load.concurrency] * 3
         assert load.over_base is None  # the base was skipped
-    assert model.canary.reference == "llama.cpp"
-    assert model.canary.num_matches >= model.canary.num_prompts // 2
+    assert model.parity_check.reference == "llama.cpp"
+    assert model.parity_check.num_matches >= model.parity_check.num_prompts // 2
     assert served.machine.cores >= 1
 
 
@@ -134,7 +134,7 @@ def test_too_little_memory_for_the_expected_text_is_one_line_before_a_server_sta
 ) -> None:
     made = make_workspace(tmp_path, {})
     made.workspace.benchmarks_path.unlink()
-    monkeypatch.setattr(candidates, "memory_for_servers", lambda: 1000)
+    monkeypatch.setattr(models, "memory_for_servers", lambda: 1000)
     with pytest.raises(
         FailureError, match=r"^base: the engine that scored it needs .* are free"
     ) as it:
@@ -151,7 +151,7 @@ def test_memory_that_torch_does_not_get_is_one_line(
     def huge(_: Path) -> torch.Tensor:
         return torch.empty(1 << 60)
 
-    monkeypatch.setattr(candidates, "unpacked_model", huge)
+    monkeypatch.setattr(models, "unpacked_model", huge)
     with pytest.raises(FailureError, match=r"^benchmark: base: out of memory; use a machine") as it:
         benchmark.run(made.workspace, with_params(made))
     assert "\n" not in str(it.value)
@@ -164,9 +164,9 @@ def test_all_texts_are_written_and_models_closed_before_a_server_starts(
     made = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
     with_real_gguf(made, APPROVED)
     events: list[str] = []
-    for kind in (candidates.TransformersScorer, candidates.LlamaCppScorer):
+    for kind in (models.TransformersScorer, models.LlamaCppScorer):
         monkeypatch.setattr(kind, "close", noting(kind.close, f"{kind.backend} closed", events))
-    monkeypatch.setattr(Fleet, "server", noting(Fleet.server, "server", events))
+    monkeypatch.setattr(ServerPool, "server", noting(ServerPool.server, "server", events))
     mine = {
         "url": f"http://127.0.0.1:{free_port()}",
         "model": "m",
@@ -196,9 +196,9 @@ def test_a_checkpoint_is_compared_with_the_engine_that_scored_it(tmp_path: Path)
     serve_python()
     workspace = Workspace(tmp_path)
     tiny_llama(workspace.base_dir, heads=2)
-    base = candidates.Candidate(BASE, "ab" * 32, workspace.base_dir, file_type=None)
+    base = models.ServableModel(BASE, "ab" * 32, workspace.base_dir, file_type=None)
     for packed_judge in (PackedJudge.VLLM, PackedJudge.TRANSFORMERS):
-        with closing(candidates.scorer_of(workspace, base, packed_judge)) as scorer:
+        with closing(models.scorer_of(workspace, base, packed_judge)) as scorer:
             assert scorer.backend == packed_judge
 
 

@@ -3,6 +3,7 @@
 - `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none for 4-bit weights
 - `kernels`: linear layers with 4-bit weights on any CPU
 - `native`: compiles and calls `int4.cpp`, the product that most of them use
+- `server`: runs vLLM's HTTP server, which starts faster on two cores
 - `bench`: runs `vllm bench serve` as a service
 - `energy`: the machine's own counters of energy
 - `score`: scores token ids with a checkpoint in vLLM

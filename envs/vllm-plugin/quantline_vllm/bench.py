@@ -39,7 +39,7 @@ BACKEND = "openai"
 
 
 class Span:
-    """CPU time and energy between the first request of a load and its last answer so far."""
+    """Measure CPU time and energy from the first request of a load to its last answer."""
 
     def __init__(self, energy: list[Counter]) -> None:
         self._energy = energy
@@ -49,7 +49,7 @@ class Span:
 
     def request_begins(self) -> None:
         if self._began is None:
-            joules = [it.read_j() for it in self._energy]
+            joules = [counter.read_j() for counter in self._energy]
             self._began = time.process_time(), time.perf_counter(), joules
 
     def request_ends(self) -> None:
@@ -57,7 +57,7 @@ class Span:
         cpu_s, began_s, joules = self._began
         self._share = (time.process_time() - cpu_s) / (time.perf_counter() - began_s)
         if self._energy:
-            used = (it.since(then) for it, then in zip(self._energy, joules, strict=True))
+            used = (counter.since(then) for counter, then in zip(self._energy, joules, strict=True))
             self._energy_j = sum(used)
 
     def figures(self) -> dict[str, float | None]:
@@ -65,7 +65,7 @@ class Span:
 
 
 class LoadService(HTTPServer):
-    """Runs loads one after the other."""
+    """Run loads, one after the other."""
 
     def __init__(self, port: int) -> None:
         super().__init__((HOST, port), Loads)
@@ -79,7 +79,7 @@ class LoadService(HTTPServer):
         async def complete(
             request: RequestFuncInput, session: aiohttp.ClientSession, pbar: tqdm | None = None
         ) -> RequestFuncOutput:
-            """vLLM's request to `/v1/completions`, with the number of tokens where it was not."""
+            """Send vLLM's request to `/v1/completions`; count tokens where it does not."""
             span.request_begins()
             output = await async_request_openai_completions(request, session, pbar)
             span.request_ends()
@@ -93,7 +93,7 @@ class LoadService(HTTPServer):
         fixed = [f"--backend={BACKEND}", "--ignore-eos", "--save-detailed", "--disable-tqdm"]
         result = asyncio.run(main_async(self._parser.parse_args([*fixed, *arguments])))
         errors = [error for error in result["errors"] if error]
-        figures = {key: it for key, it in result.items() if isinstance(it, (int, float))}
+        figures = {key: value for key, value in result.items() if isinstance(value, (int, float))}
         return figures | span.figures() | {"first_error": errors[0] if errors else None}
 
 

@@ -1,4 +1,4 @@
-"""The energy that this machine has used, as far as it counts it itself.
+"""Counters of the energy that this machine has used, where it has any.
 
 Counters are of whole devices, so that they include whatever else runs on them: Intel's and AMD's
 RAPL by package (https://docs.kernel.org/power/powercap/powercap.html; readable by root only on most
@@ -15,7 +15,7 @@ RAPL_PACKAGES = "intel-rapl:?"  # AMD's have the same name; parts of a package h
 
 @dataclass(frozen=True)
 class Counter:
-    """Joules since some moment; it begins again from 0 after `range_j`, None: never."""
+    """Count joules; the count begins again from 0 after `range_j`, or never for None."""
 
     read_j: Callable[[], float]
     range_j: float | None
@@ -26,7 +26,7 @@ class Counter:
 
 
 def counters() -> list[Counter]:
-    """All that can be read here."""
+    """List the counters that can be read on this machine."""
     return [*rapl_counters(POWERCAP), *nvml_counters()]
 
 
@@ -38,12 +38,12 @@ def rapl_counters(directory: Path) -> list[Counter]:
             limit = _microjoules(package / "max_energy_range_uj")
         except (OSError, ValueError):
             continue
-        found.append(Counter(lambda it=package: _microjoules(it / "energy_uj"), limit))
+        found.append(Counter(lambda path=package: _microjoules(path / "energy_uj"), limit))
     return found
 
 
 def _microjoules(path: Path) -> float:
-    """The value of a file, in joules."""
+    """Read a file of microjoules, in joules."""
     return int(path.read_text()) / 1e6
 
 
@@ -61,6 +61,8 @@ def nvml_counters() -> list[Counter]:
     except pynvml.NVMLError:
         return []
     return [
-        Counter(lambda it=it: pynvml.nvmlDeviceGetTotalEnergyConsumption(it) / 1e3, None)
-        for it in handles
+        Counter(
+            lambda handle=handle: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, None
+        )
+        for handle in handles
     ]

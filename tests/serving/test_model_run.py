@@ -1,4 +1,4 @@
-"""A contest with real servers that behave well or badly: what is recorded, and what is said."""
+"""A benchmark with real servers that behave well or badly: what is recorded, and what is said."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from pipeline.params.reading import read_params
 from pipeline.params.serving import Endpoint, ServeParams
 from pipeline.records.benchmarks import FailedModel, ServedModel
 from pipeline.serving import endpoint
-from pipeline.serving.canary import Prompts, Reference
-from pipeline.serving.candidates import Candidate
-from pipeline.serving.contender import CANARY_NEW_TOKENS, Contender
-from pipeline.serving.fleet import Fleet, Launch
 from pipeline.serving.load import LoadGenerator
+from pipeline.serving.model_run import PARITY_NEW_TOKENS, ModelRun
+from pipeline.serving.parity_check import Prompts, Reference
+from pipeline.serving.servable import ServableModel
 from pipeline.serving.server import Server
+from pipeline.serving.server_pool import ServerPool, ServerSpec
 from tests.models import tiny_llama
 from tests.openai_server import OUT_OF_MEMORY, WORD
 from tests.support import ROOT, serve_python
@@ -31,7 +31,7 @@ from tests.support import ROOT, serve_python
 PROGRAM = ROOT / "tests" / "openai_server.py"
 PROMPTS = Prompts(tokenizer=None, ids=[[5, 6, 7]] * 2)
 CELL = ("text", 2)
-# One canary text for each prompt and one trial request come before any load.
+# One text of the parity check for each prompt and one trial request come before any load.
 BEFORE_THE_LOAD = 3
 WARM_UP = 3  # one request of one user, two of two
 
@@ -48,7 +48,7 @@ SERVE = serve_params()
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("contender") / "model")
+    return tiny_llama(tmp_path_factory.mktemp("model_run") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def generator(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet(free_bytes=lambda: 1 << 40) as running:
+def pool() -> Iterator[ServerPool]:
+    with ServerPool(free_bytes=lambda: 1 << 40) as running:
         yield running
 
 
@@ -83,34 +83,34 @@ def serving(directory: Path, behaviour: str, num_good: int = 0) -> AbstractConte
     )
 
 
-def contender(
+def model_run(
     directory: Path, model_dir: Path, behaviour: str, num_good: int = 0, *, word: str = WORD
-) -> Contender:
-    return Contender(
-        Candidate(behaviour, "ab" * 32, model_dir, file_type=None),
-        Launch(behaviour, 0, partial(serving, directory, behaviour, num_good)),
+) -> ModelRun:
+    return ModelRun(
+        ServableModel(behaviour, "ab" * 32, model_dir, file_type=None),
+        ServerSpec(behaviour, 0, partial(serving, directory, behaviour, num_good)),
         kv_cache_bytes=1 << 20,
-        reference=Reference("transformers", [word * CANARY_NEW_TOKENS] * 2, 512),
+        reference=Reference("transformers", [word * PARITY_NEW_TOKENS] * 2, 512),
     )
 
 
 @pytest.mark.slow
 def test_a_good_server_is_measured_in_rounds(
-    tmp_path: Path, model_dir: Path, fleet: Fleet, generator: LoadGenerator
+    tmp_path: Path, model_dir: Path, pool: ServerPool, generator: LoadGenerator
 ) -> None:
-    base, other = (contender(tmp_path, model_dir, "good") for _ in range(2))
-    other.launch = Launch("other", 0, other.launch.serve)
+    base, other = (model_run(tmp_path, model_dir, "good") for _ in range(2))
+    other.spec = ServerSpec("other", 0, other.spec.serve)
     for it in (base, other):
-        it.bring_forward(fleet, generator, SERVE, PROMPTS)
+        it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
     for seed in (1, 2, 3):
         for it in (base, other):
-            it.run_round(fleet, generator, SERVE, CELL, seed)
+            it.run_round(pool, generator, SERVE, CELL, seed)
     result = other.result(base)
     assert isinstance(result, ServedModel)
     (load,) = result.loads
     assert [it.completed for it in load.rounds] == [2, 2, 2]
     assert [it.output_tokens for it in load.rounds] == [16, 16, 16]
-    assert result.canary.num_matches == 2
+    assert result.parity_check.num_matches == 2
     assert result.problem is None
     assert result.memory is not None
     assert 1 << 20 < result.memory.resident < 1 << 30
@@ -139,19 +139,19 @@ def test_a_good_server_is_measured_in_rounds(
 def test_a_server_that_fails_in_the_middle_keeps_its_earlier_rounds(
     tmp_path: Path,
     model_dir: Path,
-    fleet: Fleet,
+    pool: ServerPool,
     generator: LoadGenerator,
     behaviour: str,
     said: str,
 ) -> None:
     first_round = 2
-    it = contender(tmp_path, model_dir, behaviour, BEFORE_THE_LOAD + WARM_UP + first_round)
-    it.bring_forward(fleet, generator, SERVE, PROMPTS)
+    it = model_run(tmp_path, model_dir, behaviour, BEFORE_THE_LOAD + WARM_UP + first_round)
+    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
     for seed in (1, 2):
         assert it.is_running
-        it.run_round(fleet, generator, SERVE, CELL, seed)
+        it.run_round(pool, generator, SERVE, CELL, seed)
     assert not it.is_running
-    assert not fleet.is_running(it.launch.name)
+    assert not pool.is_running(it.spec.name)
     result = it.result(it)
     assert isinstance(result, ServedModel)
     assert len(result.loads[0].rounds) == 1
@@ -162,7 +162,7 @@ def test_a_server_that_fails_in_the_middle_keeps_its_earlier_rounds(
 
 @pytest.mark.slow
 def test_a_server_that_hangs_is_given_up_and_the_next_one_is_measured(
-    tmp_path: Path, model_dir: Path, fleet: Fleet, generator: LoadGenerator
+    tmp_path: Path, model_dir: Path, pool: ServerPool, generator: LoadGenerator
 ) -> None:
     scenario = SERVE.scenarios["text"]
     with (
@@ -170,23 +170,23 @@ def test_a_server_that_hangs_is_given_up_and_the_next_one_is_measured(
         pytest.raises(FailureError, match="no end after 3 s; the server hangs"),
     ):
         generator.run(hanging, scenario, users=1, requests_per_user=1, seed=1, timeout_s=3)
-    it = contender(tmp_path, model_dir, "good")
-    it.bring_forward(fleet, generator, SERVE, PROMPTS)
-    it.run_round(fleet, generator, SERVE, CELL, 1)
+    it = model_run(tmp_path, model_dir, "good")
+    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
+    it.run_round(pool, generator, SERVE, CELL, 1)
     assert isinstance(it.result(it), ServedModel)
 
 
 @pytest.mark.slow
 def test_a_server_killed_from_outside_says_so(
-    tmp_path: Path, model_dir: Path, fleet: Fleet, generator: LoadGenerator
+    tmp_path: Path, model_dir: Path, pool: ServerPool, generator: LoadGenerator
 ) -> None:
-    it = contender(tmp_path, model_dir, "good")
-    it.bring_forward(fleet, generator, SERVE, PROMPTS)
+    it = model_run(tmp_path, model_dir, "good")
+    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
     assert it.server is not None
     assert it.server.process is not None
     os.kill(it.server.process.pid, signal.SIGKILL)
     it.server.process.wait()
-    it.run_round(fleet, generator, SERVE, CELL, 1)
+    it.run_round(pool, generator, SERVE, CELL, 1)
     assert it.problem is not None
     assert "was ended by SIGKILL, which Linux does when memory runs out" in it.problem
     result = it.result(it)
@@ -195,13 +195,13 @@ def test_a_server_killed_from_outside_says_so(
 
 @pytest.mark.parametrize("behaviour", ["error", "garbage", "die"])
 def test_a_server_that_fails_at_once_is_recorded_as_failed(
-    tmp_path: Path, model_dir: Path, fleet: Fleet, behaviour: str
+    tmp_path: Path, model_dir: Path, pool: ServerPool, behaviour: str
 ) -> None:
-    it = contender(tmp_path, model_dir, behaviour)
+    it = model_run(tmp_path, model_dir, behaviour)
     unused = LoadGenerator(
         model_dir, service_level=SERVE.service_level, log_path=tmp_path / "load.log"
     )
-    it.bring_forward(fleet, unused, SERVE, PROMPTS)
+    it.start_and_warm_up(pool, unused, SERVE, PROMPTS)
     result = it.result(it)
     assert isinstance(result, FailedModel)
     assert "\n" not in result.problem
@@ -210,13 +210,13 @@ def test_a_server_that_fails_at_once_is_recorded_as_failed(
 
 
 def test_a_server_with_another_models_text_is_not_measured(
-    tmp_path: Path, model_dir: Path, fleet: Fleet
+    tmp_path: Path, model_dir: Path, pool: ServerPool
 ) -> None:
-    it = contender(tmp_path, model_dir, "good", word=" other")
+    it = model_run(tmp_path, model_dir, "good", word=" other")
     unused = LoadGenerator(
         model_dir, service_level=SERVE.service_level, log_path=tmp_path / "load.log"
     )
-    it.bring_forward(fleet, unused, SERVE, PROMPTS)
+    it.start_and_warm_up(pool, unused, SERVE, PROMPTS)
     assert it.problem is not None
     assert "none of 2 texts is what transformers writes with these weights" in it.problem
 

@@ -1,7 +1,7 @@
-"""What benchmark serves: the base, the approved variants and the user's endpoints; and how.
+"""The models that benchmark serves: the base, the approved variants and the user's endpoints.
 
-A candidate is a file or directory with the engines for it: the one that scored it, and the one that
-serves it. A launch is the latter's command, with the memory it will take.
+Each has two engines: `scorer_of` loads the one that scored the model, and `server_spec` says how
+the other one serves it and how much memory that takes.
 """
 
 from collections.abc import Iterator
@@ -28,15 +28,15 @@ from pipeline.params.serving import Endpoint, ServeParams
 from pipeline.records.base import read_base_manifest
 from pipeline.records.selection import Approved
 from pipeline.records.variant import VariantRecord
-from pipeline.serving import endpoint, vllm
-from pipeline.serving import llama_cpp as xllamacpp
-from pipeline.serving.fleet import Launch
+from pipeline.serving import endpoint as endpoint_server
+from pipeline.serving import llama_cpp, vllm
 from pipeline.serving.kv_cache import (
     LLAMA_CPP_BYTES,
     UNKNOWN_KV_BYTES,
     VLLM_BYTES,
     kv_cache_bytes,
 )
+from pipeline.serving.server_pool import ServerSpec
 
 # Random text that is decoded and read again may come out a few tokens longer.
 SPARE_TOKENS = 24
@@ -47,10 +47,10 @@ USUAL_WIDTH = 2
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model to serve: a checkpoint directory, or one GGUF file of `file_type`.
+class ServableModel:
+    """Name a model to serve: a checkpoint directory, or one GGUF file of `file_type`.
 
-    Of an `endpoint`, the path and the file type are those of the weights that it is said to serve.
+    For an `endpoint`, `path` and `file_type` are those of the weights that it is said to serve.
     """
 
     name: str
@@ -60,94 +60,100 @@ class Candidate:
     endpoint: Endpoint | None = None
 
 
-def candidates_of(workspace: Workspace, serve: ServeParams) -> list[Candidate]:
-    """The base, the approved variants with the files that were approved, and the endpoints."""
+def servable_models(workspace: Workspace, serve: ServeParams) -> list[ServableModel]:
+    """List the base, the approved variants and the endpoints.
+
+    Raises InputError when a variant has other files than those that were approved, and for an
+    endpoint of a variant that was not approved.
+    """
     base = read_base_manifest(workspace)
     approved = read_record(Approved, workspace.approved_path, made_by="select")
-    candidates = {BASE: Candidate(BASE, base.digest, workspace.base_dir, file_type=None)}
+    models = {BASE: ServableModel(BASE, base.digest, workspace.base_dir, file_type=None)}
     for name, digest in approved.variants.items():
         path = workspace.variant_path(name)
         variant = read_record(VariantRecord, path, made_by=f"quantize {name}")
         if variant.digest != digest:
             raise InputError(f"{path}: not the files that were approved; run `dvc repro` again")
-        candidates[name] = _candidate(workspace, variant)
-    return [*candidates.values(), *_endpoints(serve, candidates)]
+        models[name] = _variant(workspace, variant)
+    return [*models.values(), *_endpoints(serve, models)]
 
 
-def _candidate(workspace: Workspace, variant: VariantRecord) -> Candidate:
+def _variant(workspace: Workspace, variant: VariantRecord) -> ServableModel:
     model_dir = workspace.model_dir(variant.name)
     if not isinstance(variant.recipe, GgufParams):
-        return Candidate(variant.name, variant.digest, model_dir, file_type=None)
+        return ServableModel(variant.name, variant.digest, model_dir, file_type=None)
     (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
     file_type = variant.recipe.type.value
-    return Candidate(variant.name, variant.digest, model_dir / file, file_type=file_type)
+    return ServableModel(variant.name, variant.digest, model_dir / file, file_type=file_type)
 
 
-def _endpoints(serve: ServeParams, candidates: dict[str, Candidate]) -> Iterator[Candidate]:
-    for name, it in serve.endpoints.items():
-        if it.serves not in candidates:
+def _endpoints(serve: ServeParams, models: dict[str, ServableModel]) -> Iterator[ServableModel]:
+    for name, endpoint in serve.endpoints.items():
+        if endpoint.serves not in models:
             raise InputError(
-                f"serve.endpoints.{name}.serves = {it.serves}: this variant was not approved; "
-                "name the base or an approved one"
+                f"serve.endpoints.{name}.serves = {endpoint.serves}: this variant was not "
+                "approved; name the base or an approved one"
             )
-        reference = candidates[it.serves]
-        yield Candidate(name, None, reference.path, reference.file_type, endpoint=it)
+        reference = models[endpoint.serves]
+        yield ServableModel(name, None, reference.path, reference.file_type, endpoint)
 
 
-def scorer_of(workspace: Workspace, candidate: Candidate, packed_judge: PackedJudge) -> Scorer:
-    """The engine that scored this file, loaded; that of a checkpoint is `packed_judge`.
+def scorer_of(workspace: Workspace, model: ServableModel, packed_judge: PackedJudge) -> Scorer:
+    """Load the engine that scored this model; a checkpoint was scored by `packed_judge`.
 
-    Raises FailureError when there is not enough free memory for it: the system would not refuse the
-    memory but end this process.
+    Raises FailureError when too little memory is free. Without that check the system would end this
+    process instead of refusing the memory.
     """
-    name, free = candidate.name, memory_for_servers
-    if candidate.file_type is not None:
-        needed, free = weight_bytes(candidate), available_memory
+    name, free = model.name, memory_for_servers
+    if model.file_type is not None:
+        needed, free = weight_bytes(model), available_memory
     elif packed_judge is PackedJudge.VLLM:
-        needed = VLLM_BYTES + weight_bytes(candidate)
+        needed = VLLM_BYTES + weight_bytes(model)
     else:
         needed = WIDTHS["float32"] * num_weights(workspace.base_dir)
     if (free_bytes := free()) < needed:
-        needed_text, free_text = (bytes_text(it).replace(NBSP, " ") for it in (needed, free_bytes))
+        needed_text, free_text = (
+            bytes_text(count).replace(NBSP, " ") for count in (needed, free_bytes)
+        )
         raise FailureError(
             f"{name}: the engine that scored it needs {needed_text} of memory, {free_text} are "
             "free; end other programs or use a machine with more"
         )
-    if candidate.file_type is not None:
-        return LlamaCppScorer(candidate.path, label=name)
+    if model.file_type is not None:
+        return LlamaCppScorer(model.path, label=name)
     if packed_judge is PackedJudge.VLLM:
-        return VllmScorer(candidate.path, label=name)
-    return TransformersScorer(unpacked_model(candidate.path), label=name)
+        return VllmScorer(model.path, label=name)
+    return TransformersScorer(unpacked_model(model.path), label=name)
 
 
-def launch_of(
+def server_spec(
     workspace: Workspace,
     serve: ServeParams,
-    candidate: Candidate,
+    model: ServableModel,
     *,
     port: int | None,
     dtype: str = vllm.AUTO_DTYPE,
-) -> Launch:
-    """How this file is served to all users of the load at the same time."""
-    name = candidate.name if dtype == vllm.AUTO_DTYPE else f"{candidate.name}.{dtype}"
+) -> ServerSpec:
+    """Say how this model is served to all users of the load at the same time."""
+    name = model.name if dtype == vllm.AUTO_DTYPE else f"{model.name}.{dtype}"
     log_path = workspace.benchmarks_path.with_suffix(".logs") / f"{name}.log"
     context_tokens = serve.context_tokens + SPARE_TOKENS
-    if candidate.endpoint is not None:
+    if model.endpoint is not None:
         start = partial(
-            endpoint.serve,
-            candidate.name,
-            candidate.endpoint,
+            endpoint_server.serve,
+            model.name,
+            model.endpoint,
             timeout_s=serve.startup_timeout_s,
             log_path=log_path,
         )
-        return Launch(name, 0, start)
+        return ServerSpec(name, 0, start)
     kv_bytes = kv_bytes_of(workspace, serve, dtype=dtype)
-    if candidate.file_type is None:
+    if model.file_type is None:
         factor = WIDTHS.get(dtype, USUAL_WIDTH) / USUAL_WIDTH
-        needed_bytes = VLLM_BYTES + round(factor * weight_bytes(candidate)) + kv_bytes
+        needed_bytes = VLLM_BYTES + round(factor * weight_bytes(model)) + kv_bytes
         start = partial(
             vllm.serve,
-            candidate.path,
+            model.path,
             name=name,
             context_tokens=context_tokens,
             kv_cache_bytes=kv_bytes,
@@ -156,26 +162,26 @@ def launch_of(
             log_path=log_path,
             dtype=dtype,
         )
-        return Launch(name, needed_bytes, start)
+        return ServerSpec(name, needed_bytes, start)
     start = partial(
-        xllamacpp.serve,
-        candidate.path,
+        llama_cpp.serve,
+        model.path,
         name=name,
-        file_type=candidate.file_type,
+        file_type=model.file_type,
         context_tokens=context_tokens,
         users=serve.max_users,
         port=port,
         timeout_s=serve.startup_timeout_s,
         log_path=log_path,
     )
-    return Launch(name, LLAMA_CPP_BYTES + weight_bytes(candidate) + kv_bytes, start)
+    return ServerSpec(name, LLAMA_CPP_BYTES + weight_bytes(model) + kv_bytes, start)
 
 
-def weight_bytes(candidate: Candidate) -> int:
-    """The size of the files with weights."""
-    if candidate.path.is_file():
-        return candidate.path.stat().st_size
-    return sum(path.stat().st_size for path in candidate.path.glob("*.safetensors"))
+def weight_bytes(model: ServableModel) -> int:
+    """Add up the sizes of the files with weights, in bytes."""
+    if model.path.is_file():
+        return model.path.stat().st_size
+    return sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
 
 
 def num_weights(model_dir: Path) -> int:
@@ -185,7 +191,7 @@ def num_weights(model_dir: Path) -> int:
 
 
 def kv_bytes_of(workspace: Workspace, serve: ServeParams, *, dtype: str) -> int:
-    """The KV cache of as many longest requests as there are users at the same time."""
+    """Compute the bytes of KV cache for one longest request of every user at the same time."""
     config = read_json_object(workspace.base_dir / CONFIG_FILE)
     numbers = {key: value for key, value in config.items() if isinstance(value, int)}
     blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1

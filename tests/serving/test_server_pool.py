@@ -1,4 +1,4 @@
-"""A fleet: servers stay up side by side, and the longest unused one makes room."""
+"""A pool: servers stay up side by side, and the longest unused one makes room."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError
-from pipeline.serving.fleet import Fleet, Launch
 from pipeline.serving.server import Server
+from pipeline.serving.server_pool import ServerPool, ServerSpec
 
 GIB = 1 << 30
 
@@ -24,7 +24,7 @@ class Memory:
     def free(self) -> int:
         return 10 * GIB - sum(self.held.values())
 
-    def launch(self, name: str, gib: int, *, fails: bool = False) -> Launch:
+    def spec(self, name: str, gib: int, *, fails: bool = False) -> ServerSpec:
         @contextmanager
         def serve() -> Iterator[Server]:
             if fails:
@@ -37,45 +37,45 @@ class Memory:
                 del self.held[name]
                 self.events.append(f"-{name}")
 
-        return Launch(name, gib * GIB, serve)
+        return ServerSpec(name, gib * GIB, serve)
 
 
 def test_servers_stay_up_while_memory_lasts() -> None:
     memory = Memory()
-    with Fleet(free_bytes=memory.free) as fleet:
+    with ServerPool(free_bytes=memory.free) as pool:
         for _ in range(3):
-            assert fleet.server(memory.launch("a", 4)).what == "a"
-            assert fleet.server(memory.launch("b", 4)).what == "b"
+            assert pool.server(memory.spec("a", 4)).what == "a"
+            assert pool.server(memory.spec("b", 4)).what == "b"
         assert memory.events == ["+a", "+b"]
     assert memory.held == {}
 
 
 def test_the_longest_unused_server_makes_room() -> None:
     memory = Memory()
-    with Fleet(free_bytes=memory.free) as fleet:
+    with ServerPool(free_bytes=memory.free) as pool:
         for name in ("a", "b", "a", "c"):
-            fleet.server(memory.launch(name, 4))
+            pool.server(memory.spec(name, 4))
         assert memory.events == ["+a", "+b", "-b", "+c"]
-        assert fleet.is_running("a")
-        assert not fleet.is_running("b")
+        assert pool.is_running("a")
+        assert not pool.is_running("b")
 
 
 def test_what_does_not_fit_at_all_is_refused_with_the_numbers() -> None:
     memory = Memory()
     with (
-        Fleet(free_bytes=memory.free) as fleet,
+        ServerPool(free_bytes=memory.free) as pool,
         pytest.raises(FailureError, match=r"its server needs 11\.0 GiB of memory, 10\.0 GiB are"),
     ):
-        fleet.server(memory.launch("a", 11))
+        pool.server(memory.spec("a", 11))
 
 
 def test_all_servers_end_with_the_block_whatever_happens() -> None:
     memory = Memory()
 
     def interrupted() -> None:
-        with Fleet(free_bytes=memory.free) as fleet:
-            fleet.server(memory.launch("a", 2))
-            fleet.server(memory.launch("b", 2))
+        with ServerPool(free_bytes=memory.free) as pool:
+            pool.server(memory.spec("a", 2))
+            pool.server(memory.spec("b", 2))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -85,11 +85,11 @@ def test_all_servers_end_with_the_block_whatever_happens() -> None:
 
 def test_a_server_that_does_not_start_leaves_the_others_alone() -> None:
     memory = Memory()
-    with Fleet(free_bytes=memory.free) as fleet:
-        fleet.server(memory.launch("a", 2))
+    with ServerPool(free_bytes=memory.free) as pool:
+        pool.server(memory.spec("a", 2))
         with pytest.raises(FailureError, match="b: does not start"):
-            fleet.server(memory.launch("b", 2, fails=True))
-        assert fleet.is_running("a")
-        fleet.stop("a")
-        fleet.stop("a")
+            pool.server(memory.spec("b", 2, fails=True))
+        assert pool.is_running("a")
+        pool.stop("a")
+        pool.stop("a")
     assert memory.events == ["+a", "-a"]

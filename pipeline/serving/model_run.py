@@ -1,8 +1,7 @@
-"""One model in a contest of servers: what is known of it, and the rounds it has run so far.
+"""The benchmark of one model: its server, its parity check and the rounds that it has run.
 
-A contender is brought forward once (its server starts, its text is compared with the reference
-engine's, and it is warmed up) and then runs one load at a time. Whatever goes wrong ends its own
-contest only, as a `problem` in one line; what it has shown until then is kept.
+A server is started, checked and warmed up once; then it runs one load at a time. A failure ends the
+run of its own model only, as a `problem` in one line. The results until then are kept.
 """
 
 from collections.abc import Callable
@@ -14,22 +13,22 @@ from pipeline.core.progress import note
 from pipeline.params.serving import Scenario, ServeParams
 from pipeline.records.benchmarks import (
     BenchmarkResult,
-    Canary,
     FailedModel,
     LoadResult,
     LoadRound,
+    ParityCheck,
     ServedModel,
     ServerMemory,
     SkippedModel,
 )
 from pipeline.records.rounds import Estimate, ratio
-from pipeline.serving.canary import Prompts, Reference, served_texts
-from pipeline.serving.candidates import Candidate, weight_bytes
-from pipeline.serving.fleet import Fleet, Launch
 from pipeline.serving.load import LoadGenerator
+from pipeline.serving.parity_check import Prompts, Reference, served_texts
+from pipeline.serving.servable import ServableModel, weight_bytes
 from pipeline.serving.server import ModelRefusedError, Server
+from pipeline.serving.server_pool import ServerPool, ServerSpec
 
-CANARY_NEW_TOKENS = 32
+PARITY_NEW_TOKENS = 32
 WARM_UP_SEED = 0  # the least; no round sends what the warm-up sent
 
 # A scenario's name and the number of users.
@@ -37,15 +36,15 @@ Cell = tuple[str, int]
 
 
 @dataclass
-class Contender:
-    """A candidate with its launch. Without a `server` it has not answered yet."""
+class ModelRun:
+    """Hold a model, how it is served, and its results. `server` is None until it has answered."""
 
-    candidate: Candidate
-    launch: Launch
+    model: ServableModel
+    spec: ServerSpec
     kv_cache_bytes: int
     reference: Reference
     server: Server | None = None
-    canary: Canary | None = None
+    parity_check: ParityCheck | None = None
     warm_up_tokens_per_s: float = 0.0
     slower_dtypes: dict[str, float] = field(default_factory=dict)
     resident_bytes: int = 0
@@ -55,32 +54,32 @@ class Contender:
 
     @property
     def name(self) -> str:
-        return self.candidate.name
+        return self.model.name
 
     @property
     def is_running(self) -> bool:
         return self.server is not None and self.refusal is None and self.problem is None
 
-    def bring_forward(
-        self, fleet: Fleet, generator: LoadGenerator, serve: ServeParams, prompts: Prompts
+    def start_and_warm_up(
+        self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, prompts: Prompts
     ) -> None:
-        """Start, compare, warm up."""
+        """Start the server, compare its texts with the reference, and warm it up."""
 
         def first_answers() -> None:
-            self.server = fleet.server(self.launch)
-            self.canary = self._compared(self.server, prompts)
+            self.server = pool.server(self.spec)
+            self.parity_check = self._compared(self.server, prompts)
             self.warm_up_tokens_per_s = self._warmed_up(generator, serve)
 
-        self._guarded(fleet, first_answers)
+        self._guarded(pool, first_answers)
 
     def run_round(
-        self, fleet: Fleet, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
+        self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
     ) -> None:
-        """One more load of this cell. A server that had to make room is started and warmed up."""
+        """Run one load of this cell; start and warm up a server that had to make room."""
 
         def load() -> None:
-            was_running = fleet.is_running(self.launch.name)
-            self.server = fleet.server(self.launch)
+            was_running = pool.is_running(self.spec.name)
+            self.server = pool.server(self.spec)
             if not was_running:
                 self._warmed_up(generator, serve)
             name, users = cell
@@ -89,9 +88,9 @@ class Contender:
             if self.server.process is not None:
                 self.resident_bytes = self.server.process.resident_bytes()
 
-        self._guarded(fleet, load)
+        self._guarded(pool, load)
 
-    def _guarded(self, fleet: Fleet, work: Callable[[], None]) -> None:
+    def _guarded(self, pool: ServerPool, work: Callable[[], None]) -> None:
         try:
             work()
         except ModelRefusedError as error:
@@ -100,13 +99,13 @@ class Contender:
         except FailureError as error:
             self.problem = str(self.server.explained(error) if self.server else error)
             note(f"benchmark: {self.name}: failed: {self.problem}")
-            fleet.stop(self.launch.name)
+            pool.stop(self.spec.name)
 
-    def _compared(self, server: Server, prompts: Prompts) -> Canary:
-        """Raises FailureError when no text at all is what the reference engine writes."""
-        asked = prompts.ids if self.candidate.endpoint is None else prompts.texts
+    def _compared(self, server: Server, prompts: Prompts) -> ParityCheck:
+        """Count the texts that equal the reference. Raises FailureError when there are none."""
+        asked = prompts.ids if self.model.endpoint is None else prompts.texts
         expected = self.reference.texts
-        texts = served_texts(server, asked, max_new_tokens=CANARY_NEW_TOKENS)
+        texts = served_texts(server, asked, max_new_tokens=PARITY_NEW_TOKENS)
         num_matches = sum(a == b for a, b in zip(texts, expected, strict=True))
         note(f"benchmark: {self.name}: {num_matches} of {len(texts)} texts as expected")
         if num_matches == 0:
@@ -114,12 +113,12 @@ class Contender:
                 f"{server.what}: none of {len(texts)} texts is what {self.reference.engine} writes "
                 "with these weights; it serves another model, or serves this one wrongly"
             )
-        return Canary(
+        return ParityCheck(
             reference=self.reference.engine, num_matches=num_matches, num_prompts=len(expected)
         )
 
     def _warmed_up(self, generator: LoadGenerator, serve: ServeParams) -> float:
-        """Tokens per second, the geometric mean over fewest and most users."""
+        """Return tokens per second: the geometric mean over the fewest and the most users."""
         scenario = next(iter(serve.scenarios.values()))
         ends = sorted({scenario.concurrency[0], scenario.concurrency[-1]})
         speeds = [
@@ -136,7 +135,7 @@ class Contender:
         users: int,
         seed: int,
     ) -> LoadRound:
-        """One load. Raises FailureError, also when the server ended while some requests failed."""
+        """Run one load. Raises FailureError, also when the server ended while requests failed."""
         assert self.server is not None
         result = generator.run(
             self.server,
@@ -151,21 +150,21 @@ class Contender:
             raise FailureError(f"{self.server.what}: ended while it was used")
         return result
 
-    def over(self, base: "Contender", cell: Cell) -> Estimate | None:
-        """The ratio of throughputs in a cell; None for the base itself."""
+    def throughput_ratio(self, base: "ModelRun", cell: Cell) -> Estimate | None:
+        """Estimate the ratio of throughputs in a cell; None for the base itself."""
         if base is self:
             return None
         own, others = (
-            [it.output_tokens_per_s for it in who.rounds.get(cell, [])] for who in (self, base)
+            [one.output_tokens_per_s for one in run.rounds.get(cell, [])] for run in (self, base)
         )
         return ratio(own, others)
 
-    def result(self, base: "Contender") -> BenchmarkResult:
-        """What is to be recorded of it now."""
-        digest = self.candidate.digest
+    def result(self, base: "ModelRun") -> BenchmarkResult:
+        """Make the record of the model as it is now."""
+        digest = self.model.digest
         if self.refusal is not None:
             return SkippedModel(artifact_digest=digest, reason=self.refusal)
-        if self.server is None or self.canary is None or not self.rounds:
+        if self.server is None or self.parity_check is None or not self.rounds:
             problem = self.problem or "not measured yet"
             return FailedModel(artifact_digest=digest, problem=problem)
         return ServedModel(
@@ -179,13 +178,13 @@ class Contender:
             warm_up_tokens_per_s=self.warm_up_tokens_per_s,
             slower_dtypes=self.slower_dtypes,
             memory=self._memory(self.server),
-            canary=self.canary,
+            parity_check=self.parity_check,
             loads=tuple(
                 LoadResult(
                     scenario=scenario,
                     concurrency=users,
                     rounds=tuple(rounds),
-                    over_base=self.over(base, (scenario, users)),
+                    over_base=self.throughput_ratio(base, (scenario, users)),
                 )
                 for (scenario, users), rounds in self.rounds.items()
             ),
@@ -193,11 +192,11 @@ class Contender:
         )
 
     def _memory(self, server: Server) -> ServerMemory | None:
-        if server.process is None or self.candidate.endpoint is not None:
+        if server.process is None or self.model.endpoint is not None:
             return None
         return ServerMemory(
             resident=self.resident_bytes,
-            weights=weight_bytes(self.candidate),
+            weights=weight_bytes(self.model),
             kv_cache=self.kv_cache_bytes,
             kv_cache_tokens=server.kv_cache_tokens,
         )

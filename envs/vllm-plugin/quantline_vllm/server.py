@@ -1,0 +1,61 @@
+"""vLLM's API server, started with one import of vLLM instead of three.
+
+vLLM serves with three processes, and on a CPU each of them is a new interpreter that imports vLLM
+and torch again, which takes most of a start. Here the server imports everything once and forks the
+other two. Arguments are those of `vllm.entrypoints.launchers.api_server.entry`.
+
+It forks only on at most two cores, where vLLM's worker computes with one thread. A new interpreter
+reads from its environment how many threads OpenMP has and on which core each runs. A forked one has
+read it already; for one thread the same is set here. With more cores vLLM starts its processes as
+it does by itself, so that nothing that is measured depends on this module.
+"""
+
+import gc
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+MAX_CORES = 2  # vLLM keeps one of them back for the API
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    from vllm.entrypoints.launchers.api_server.entry import main as serve
+
+    if len(os.sched_getaffinity(0)) <= MAX_CORES:
+        fork_workers()
+    serve()
+
+
+def fork_workers() -> None:
+    """Make vLLM fork its processes, after importing what they need."""
+    import vllm.v1.engine.async_llm
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+    from vllm.platforms.cpu import CpuPlatform
+
+    choose_start_method = CpuPlatform.check_and_update_config
+
+    def choose_fork(config: "VllmConfig") -> None:
+        """Check the configuration as vLLM does, then undo its choice of new interpreters."""
+        choose_start_method(config)
+        os.environ[START_METHOD] = "fork"
+
+    CpuPlatform.check_and_update_config = staticmethod(choose_fork)
+    os.register_at_fork(after_in_child=bind_threads)
+    gc.freeze()  # pages that the collector does not touch stay shared
+
+
+def bind_threads() -> None:
+    """Use the cores that vLLM names for OpenMP in the environment of its worker."""
+    if cores := os.environ.get("GOMP_CPU_AFFINITY"):
+        os.sched_setaffinity(0, {int(core) for core in cores.split()})
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+if __name__ == "__main__":
+    main()
