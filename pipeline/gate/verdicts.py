@@ -26,7 +26,12 @@ from pipeline.gate.drops import (
 )
 from pipeline.gate.flips import mcnemar_p
 from pipeline.gate.paired import PairedTask
-from pipeline.gate.profiles import BEFORE_BENCHMARK, choose, figures_of, options_of, pareto_front
+from pipeline.gate.profiles import (
+    BEFORE_BENCHMARK,
+    choose_before_benchmark,
+    figures_of,
+    pareto_front,
+)
 from pipeline.gate.reasons import reasons_for
 from pipeline.params.gate import GateClass, GateParams
 from pipeline.records.evaluation import DocumentRecord, EvaluationRecord, Scored, TaskScore
@@ -85,12 +90,11 @@ def decide(
         name: _verdict(it, base_weight_bytes, margins, gate, pareto=name in front)
         for name, it in candidates.items()
     }
-    options = options_of(variants)
     return Selection(
         base_digest=base.artifact_digest,
         base_weight_bytes=base_weight_bytes,
         variants=variants,
-        choices={name: choose(profile, options) for name, profile in gate.profiles.items()},
+        choices=choose_before_benchmark(variants, gate.profiles),
     )
 
 
