@@ -11,7 +11,7 @@ from pipeline.core.files import directory_records, write_record
 from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Workspace
-from pipeline.gate.profiles import choose, options_of
+from pipeline.gate.profiles import choose_before_benchmark
 from pipeline.licensing.reading import read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import GgufParams, Params
@@ -379,10 +379,9 @@ def write_selection(workspace: Workspace, variants: dict[str, VariantVerdict]) -
             base_digest=base_digest(workspace),
             base_weight_bytes=100_000,
             variants=variants,
-            choices={
-                name: choose(profile, options_of(variants))
-                for name, profile in read_params(ROOT / "params.yaml").gate.profiles.items()
-            },
+            choices=choose_before_benchmark(
+                variants, read_params(ROOT / "params.yaml").gate.profiles
+            ),
         ),
     )
     approved = {

@@ -1,7 +1,10 @@
-"""Which variants are worth having, and which one to take for a use.
+"""Find the variants that no other one dominates, and choose one for each profile.
 
-One variant dominates another only where this is sure: in every figure it is better, and where a
-figure has an interval the two intervals separate. What is merely measured better stays a choice.
+One variant dominates another only where this is sure: every figure is better, and where figures
+have intervals, the intervals do not overlap. A difference within the intervals proves nothing.
+
+Profiles choose twice. Select knows quality and size, and chooses by them. The benchmark runs after
+select; the profiles that want speed or a low cost choose when it is done, for the report.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +14,7 @@ from typing import Final
 from pipeline.core.formatting import bytes_text, percent, significant
 from pipeline.params.gate import Objective, ProfileParams
 from pipeline.records.evaluation import Distance
-from pipeline.records.selection import Choice, VariantVerdict, Verdict
+from pipeline.records.selection import Choice, Selection, VariantVerdict, Verdict
 
 HIGHER_IS_BETTER: Final = frozenset({Objective.THROUGHPUT})
 BEFORE_BENCHMARK: Final = (Objective.QUALITY, Objective.SIZE)
@@ -26,13 +29,13 @@ UNITS: Final = {
     Objective.QUALITY: "nats per token",
     Objective.THROUGHPUT: "output tokens per second",
     Objective.LATENCY: "ms",
-    Objective.COST: "per million tokens",
+    Objective.COST: "US dollars per million tokens",
 }
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with its interval; an exact one has no width."""
+    """Hold a measured value with its interval. The interval of an exact value has no width."""
 
     value: float
     low: float
@@ -43,7 +46,7 @@ class Figure:
         return cls(value, value, value)
 
     def beats(self, other: "Figure", objective: Objective) -> bool:
-        """Whether it is better beyond the intervals."""
+        """Return whether this figure is better and the intervals do not overlap."""
         if objective in HIGHER_IS_BETTER:
             return self.low > other.high
         return self.high < other.low
@@ -51,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Option:
-    """A variant that can be chosen, with what is known about it."""
+    """Hold the figures of a variant that a profile can choose."""
 
     format: str
     size_ratio: float
@@ -65,20 +68,23 @@ def options_of(
     variants: Mapping[str, VariantVerdict],
     measured: Mapping[str, Mapping[Objective, Figure]] | None = None,
 ) -> dict[str, Option]:
-    """The approved variants, with what a benchmark `measured` of each, where there is one."""
+    """Return the approved variants. `measured` has further figures of a benchmark, by variant."""
     return {
         name: Option(
-            it.format,
-            it.size_ratio,
-            {**figures_of(it.distance, it.weight_bytes), **(measured or {}).get(name, {})},
+            verdict.format,
+            verdict.size_ratio,
+            {
+                **figures_of(verdict.distance, verdict.weight_bytes),
+                **(measured or {}).get(name, {}),
+            },
         )
-        for name, it in variants.items()
-        if it.verdict is Verdict.APPROVED
+        for name, verdict in variants.items()
+        if verdict.verdict is Verdict.APPROVED
     }
 
 
 def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, Figure]:
-    """What is known of a variant before the benchmark; a broken one has no distance."""
+    """Return the figures before the benchmark. A broken variant has no distance."""
     figures = {Objective.SIZE: Figure.exact(weight_bytes)}
     if distance is not None:
         figures[Objective.QUALITY] = Figure(distance.kl, distance.kl_low, distance.kl_high)
@@ -88,8 +94,12 @@ def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, 
 def pareto_front(
     figures: Mapping[str, Mapping[Objective, Figure]], objectives: Sequence[Objective]
 ) -> set[str]:
-    """Names that no other one dominates; only those count that have all the figures."""
-    known = {name: it for name, it in figures.items() if all(which in it for which in objectives)}
+    """Return the names that no other one dominates. Names without all the figures are left out."""
+    known = {
+        name: own
+        for name, own in figures.items()
+        if all(objective in own for objective in objectives)
+    }
     return {
         name
         for name, own in known.items()
@@ -102,23 +112,58 @@ def _dominates(
     other: Mapping[Objective, Figure],
     objectives: Sequence[Objective],
 ) -> bool:
-    """Better beyond the intervals in some objective, and in the others that or exactly equal."""
-    better = [one[it].beats(other[it], it) for it in objectives]
-    equal = [one[it] == other[it] and one[it].low == one[it].high for it in objectives]
+    """Return whether `one` beats `other` in some objective and is no worse in the rest."""
+    better = [one[key].beats(other[key], key) for key in objectives]
+    equal = [one[key] == other[key] and one[key].low == one[key].high for key in objectives]
     return any(better) and all(b or e for b, e in zip(better, equal, strict=True))
 
 
+def choose_before_benchmark(
+    variants: Mapping[str, VariantVerdict], profiles: Mapping[str, ProfileParams]
+) -> dict[str, Choice]:
+    """Return the choice of each profile for `selection.json`.
+
+    A profile that wants speed or a low cost takes nothing yet, and its reason says so.
+    """
+    options = options_of(variants)
+    return {name: choose(profile, options) for name, profile in profiles.items()}
+
+
+def choose_after_benchmark(
+    selection: Selection,
+    measured: Mapping[str, Mapping[Objective, Figure]],
+    profiles: Mapping[str, ProfileParams],
+) -> dict[str, Choice]:
+    """Return the choice of each profile when the benchmark is done.
+
+    Choices by quality and size are those of `selection`. `measured` has the figures of the
+    benchmark by variant, and is empty when there is none.
+    """
+    options = options_of(selection.variants, measured)
+    return {
+        name: choose(profile, options)
+        if needs_benchmark(profile) or name not in selection.choices
+        else selection.choices[name]
+        for name, profile in profiles.items()
+    }
+
+
+def needs_benchmark(profile: ProfileParams) -> bool:
+    """Return whether a profile wants what only the benchmark measures."""
+    return profile.best not in BEFORE_BENCHMARK
+
+
 def choose(profile: ProfileParams, options: Options) -> Choice:
-    """The best eligible option; among those that intervals do not tell apart, the smallest."""
+    """Return the best eligible option. Of those whose intervals overlap, the smallest is taken."""
     kind = f"approved variant in {_joined(profile.formats, 'or')}"
-    eligible = {name: it for name, it in options.items() if it.format in profile.formats}
+    eligible = {name: own for name, own in options.items() if own.format in profile.formats}
     if not eligible:
         return Choice(variant=None, reason=f"no {kind}")
     limit = profile.max_size_ratio
     if limit is not None:
-        eligible = {name: it for name, it in eligible.items() if it.size_ratio <= limit}
+        eligible = {name: own for name, own in eligible.items() if own.size_ratio <= limit}
         kind += f" of at most {percent(limit)} of the base's size"
-    known = {name: it for name, it in eligible.items() if profile.best in it.figures}
+    known = {name: own for name, own in eligible.items() if profile.best in own.figures}
     if not eligible:
         return Choice(variant=None, reason=f"no {kind}")
     if not known:

@@ -19,7 +19,12 @@ from pipeline.gate.comparison import comparable_distance, history_of, task_recov
 from pipeline.gate.drops import MEAN, Step, after_look, combined, drop_records
 from pipeline.gate.flips import mcnemar_p
 from pipeline.gate.paired import PairedTask
-from pipeline.gate.profiles import BEFORE_BENCHMARK, choose, figures_of, options_of, pareto_front
+from pipeline.gate.profiles import (
+    BEFORE_BENCHMARK,
+    choose_before_benchmark,
+    figures_of,
+    pareto_front,
+)
 from pipeline.gate.reasons import reasons_for
 from pipeline.params.gate import GateClass, GateParams
 from pipeline.records.evaluation import DocumentRecord, EvaluationRecord, Scored, TaskScore
@@ -68,12 +73,11 @@ def decide(
         name: _verdict(scored, base_weight_bytes, margins, gate, pareto=name in front)
         for name, scored in scored_variants.items()
     }
-    options = options_of(variants)
     return Selection(
         base_digest=base.artifact_digest,
         base_weight_bytes=base_weight_bytes,
         variants=variants,
-        choices={name: choose(profile, options) for name, profile in gate.profiles.items()},
+        choices=choose_before_benchmark(variants, gate.profiles),
     )
 
 

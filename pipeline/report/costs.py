@@ -1,5 +1,6 @@
-"""The report's costs as rows of text: every model beside every API, and the bill line by line."""
+"""Make the report's tables of costs: models beside APIs, the bill, and the break-even points."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.formatting import significant
@@ -13,7 +14,7 @@ NEVER = "never"
 
 @dataclass(frozen=True)
 class CostRow:
-    """A model on hardware, or an API: what users of cost guides compare."""
+    """Hold the figures of a model on hardware, or of an API. Fields without a figure are empty."""
 
     model: str
     scheme: str
@@ -28,57 +29,61 @@ class CostRow:
 
 @dataclass(frozen=True)
 class BreakEvenRow:
+    """Hold the tokens a day from which a model costs less than each API, by the API's label."""
+
     model: str
-    api: str
-    tokens_per_day: str
+    tokens_per_day: Mapping[str, str]
 
 
 def cost_rows(model: CostModel) -> tuple[CostRow, ...]:
-    """Every measured model, then every API, for the wanted number of requests a day."""
+    """Return a row for each measured model, then for each API, at the wanted requests a day."""
     hardware = model.prices.hardware[model.params.hardware].label
     rows = [
         CostRow(
-            model=it.name,
-            scheme=it.scheme,
-            hardware=f"{it.plan.num_machines} × {hardware}",
-            latency_mean=significant(it.plan.load.latency_mean_ms),
-            latency_p95=significant(it.plan.load.latency_p95_ms),
-            throughput=significant(it.plan.load.output_tokens_per_s),
+            model=served.name,
+            scheme=served.scheme,
+            hardware=f"{served.plan.num_machines} × {hardware}",
+            latency_mean=significant(served.plan.load.latency_mean_ms),
+            latency_p95=significant(served.plan.load.latency_p95_ms),
+            throughput=significant(served.plan.load.output_tokens_per_s),
             usd_per_million=_in_and_out(
-                it.tokens.usd_per_million_input_tokens, it.tokens.usd_per_million_output_tokens
+                served.tokens.usd_per_million_input_tokens,
+                served.tokens.usd_per_million_output_tokens,
             ),
-            usd_per_month=_usd(model.costs.usd_total(num_machines=it.plan.num_machines)),
-            remark=f"at {it.plan.load.concurrency} users" + _payback(model, it),
+            usd_per_month=_usd(model.costs.usd_total(num_machines=served.plan.num_machines)),
+            remark=f"at {served.plan.load.concurrency} users" + _payback(model, served),
         )
-        for it in model.served
+        for served in model.served
     ]
     rows += [
         CostRow(
-            model=it.label,
+            model=api.label,
             scheme="API",
             hardware="",
             latency_mean="",
             latency_p95="",
             throughput="",
             usd_per_million=_in_and_out(
-                it.usd_per_million_input_tokens, it.usd_per_million_output_tokens
+                api.usd_per_million_input_tokens, api.usd_per_million_output_tokens
             ),
             usd_per_month=_usd(
                 usd_of_tokens(
                     model.tokens_per_month,
-                    usd_per_million_tokens=it.usd_per_million_tokens(input_share=model.input_share),
+                    usd_per_million_tokens=api.usd_per_million_tokens(
+                        input_share=model.input_share
+                    ),
                 )
             ),
-            remark=f"price of {it.date}, {it.source.partition('://')[2]}",
+            remark=f"price of {api.date}, {api.source.partition('://')[2]}",
         )
-        for it in model.prices.apis.values()
+        for api in model.prices.apis.values()
     ]
     return tuple(rows)
 
 
 def _payback(model: CostModel, served: ServedCost) -> str:
-    """When the saving against the base has paid for the quantization."""
-    base = next((it for it in model.served if it.name == BASE), None)
+    """Return after how many tokens the saving against the base has paid for the quantization."""
+    base = next((other for other in model.served if other.name == BASE), None)
     if base is None or served is base:
         return ""
     tokens = payback_tokens(
@@ -88,11 +93,11 @@ def _payback(model: CostModel, served: ServedCost) -> str:
     )
     if tokens is None:
         return "; no saving against the base"
-    return f"; quantizing has paid for itself after {_count(tokens)} tokens"
+    return f"; the quantization pays for itself after {_count(tokens)} tokens"
 
 
 def cost_lines(model: CostModel) -> tuple[tuple[str, str], ...]:
-    """The bill of one machine for a month, line by line."""
+    """Return name and amount of each item on the bill of one machine for a month."""
     costs, hardware = model.costs, model.prices.hardware[model.params.hardware]
     return (
         (
@@ -107,33 +112,36 @@ def cost_lines(model: CostModel) -> tuple[tuple[str, str], ...]:
 
 
 def break_even_rows(model: CostModel) -> tuple[BreakEvenRow, ...]:
-    """From how many tokens a day each model costs less than each API."""
+    """Return a row for each measured model."""
     rows = []
-    for it in model.served:
+    for served in model.served:
+        tokens = {}
         for api, price in model.prices.apis.items():
-            even = model.break_even(it, api)
-            text = NEVER
+            even = model.break_even(served, api)
+            tokens[price.label] = NEVER
             if even is not None:
                 machines = "" if even.num_machines == 1 else f" on {even.num_machines} machines"
-                text = f"{_count(even.tokens_per_day)}{machines}"
-            rows.append(BreakEvenRow(it.name, price.label, text))
+                tokens[price.label] = f"{_count(even.tokens_per_day)}{machines}"
+        rows.append(BreakEvenRow(served.name, tokens))
     return tuple(rows)
 
 
 def cost_sentence(model: CostModel) -> str:
-    it, scenario = model.params, model.scenario
+    """Return what the costs assume."""
+    params = model.params
     slow = ", ".join(model.too_slow)
     return (
-        f"{it.requests_per_day:,} requests a day of {model.tokens_in} tokens in and "
-        f"{scenario.output_tokens} out, 95 % of them within {it.latency_p95_ms / 1000:g} s; "
-        f"machines are used for {100 * it.utilisation:g} % of their time. Costs in US dollars, at "
-        f"{model.prices.eur.usd:g} for a euro ({model.prices.eur.date})."
+        f"The costs are for {params.requests_per_day:,} requests a day of {model.tokens_in} tokens "
+        f"in and {model.scenario.output_tokens} out, 95 % of them within "
+        f"{params.latency_p95_ms / 1000:g} s. Machines are used for {100 * params.utilisation:g} % "
+        f"of their time. Costs are in US dollars; a euro is {model.prices.eur.usd:g} dollars "
+        f"({model.prices.eur.date})."
         + (f" Slower than that at every load: {slow}." if slow else "")
     )
 
 
 def _in_and_out(usd_in: float, usd_out: float) -> str:
-    return " / ".join(_usd(it) if it >= 0.1 else significant(it, 2) for it in (usd_in, usd_out))
+    return " / ".join(_usd(usd) if usd >= 0.1 else significant(usd, 2) for usd in (usd_in, usd_out))
 
 
 def _usd(amount: float) -> str:
@@ -141,7 +149,7 @@ def _usd(amount: float) -> str:
 
 
 def _count(tokens: float) -> str:
-    """`226700000` is `227 million`."""
+    """Return `227 million` for 226700000."""
     for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
         if tokens >= size:
             return significant(tokens / size) + word

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.economics.cost_model import CostModel
+from pipeline.gate.profiles import Figure, choose_after_benchmark
 from pipeline.licensing.licenses import display_text, name_prefix
 from pipeline.licensing.rule import Grant, LicenseRule
+from pipeline.params.gate import Objective, ProfileParams
 from pipeline.params.params import Audience, ReleaseParams
-from pipeline.records.selection import Choice, Selection, Verdict
+from pipeline.records.benchmarks import Benchmarks, served_models
+from pipeline.records.selection import Selection, Verdict
 from pipeline.report.costs import cost_rows
 from pipeline.report.verdicts import IntervalText, verdict_row
 
@@ -29,11 +32,40 @@ class DecisionRow:
     usd_per_month: str = ""
 
 
+def measured_figures(
+    benchmarks: Benchmarks | None, costs: CostModel | None
+) -> dict[str, dict[Objective, Figure]]:
+    """Return the figures of the benchmark that profiles choose by, for each served model.
+
+    Throughput is the highest of all loads, in output tokens per second. Latency is the median time
+    of a whole request at the load with the fewest users, in milliseconds. Cost is in US dollars
+    per million tokens, and only there for models that are quick enough.
+    """
+    figures: dict[str, dict[Objective, Figure]] = {}
+    for name, model in served_models(benchmarks).items() if benchmarks else ():
+        if not model.loads:
+            continue
+        lightest = min(model.loads, key=lambda load: load.concurrency)
+        throughput = max(load.output_tokens_per_s.median for load in model.loads)
+        figures[name] = {
+            Objective.THROUGHPUT: Figure.exact(throughput),
+            Objective.LATENCY: Figure.exact(lightest.median_of(lambda one: one.e2el_ms.p50)),
+        }
+    for served in costs.served if costs else ():
+        usd = served.tokens.usd_per_million_tokens
+        figures[served.name][Objective.COST] = Figure.exact(usd)
+    return figures
+
+
 def decision_rows(
-    selection: Selection, choices: Mapping[str, Choice], costs: CostModel | None
+    selection: Selection,
+    profiles: Mapping[str, ProfileParams],
+    benchmarks: Benchmarks | None,
+    costs: CostModel | None,
 ) -> tuple[DecisionRow, ...]:
     """Return one row for each profile. `costs` is None when nothing was measured."""
-    bills = {it.model: it for it in cost_rows(costs)} if costs else {}
+    choices = choose_after_benchmark(selection, measured_figures(benchmarks, costs), profiles)
+    bills = {bill.model: bill for bill in cost_rows(costs)} if costs else {}
     rows = []
     for profile, choice in choices.items():
         if choice.variant is None:
@@ -50,7 +82,7 @@ def decision_rows(
                 kl=row.kl,
                 size=row.size,
                 usd_per_million=bill.usd_per_million if bill else "not measured",
-                usd_per_month=f"{bill.usd_per_month} a month" if bill else "",
+                usd_per_month=f"{bill.usd_per_month} USD a month" if bill else "",
             )
         )
     return tuple(rows)
@@ -67,10 +99,31 @@ def outcome(selection: Selection) -> str:
 def failure_reasons(selection: Selection) -> tuple[tuple[str, str, str], ...]:
     """Return name, verdict and reasons of each variant that was not approved."""
     return tuple(
-        (name, it.verdict.value, "; ".join(it.reasons) or "no reason was recorded")
-        for name, it in selection.variants.items()
-        if it.verdict is not Verdict.APPROVED
+        (name, verdict.verdict.value, "; ".join(verdict.reasons) or "no reason was recorded")
+        for name, verdict in selection.variants.items()
+        if verdict.verdict is not Verdict.APPROVED
     )
+
+
+def next_steps(selection: Selection) -> tuple[str, ...]:
+    """Return advice for each kind of verdict that kept variants from being approved."""
+    verdicts = {verdict.verdict for verdict in selection.variants.values()}
+    steps = []
+    if Verdict.REJECTED in verdicts:
+        steps.append(
+            "Rejected variants lose too much. Give them more bits or a smaller group_size in "
+            "params.yaml, or calibrate on text that is closer to the use."
+        )
+    if Verdict.INCONCLUSIVE in verdicts:
+        steps.append(
+            "Inconclusive variants need more evidence. Give the evaluation the further documents "
+            "or tokens that the reasons ask for."
+        )
+    steps.append(
+        "Then run make repro again: what did not change is not done again. Widen a margin or a "
+        "bound only if your use can bear the loss."
+    )
+    return tuple(steps)
 
 
 def shipping_rows(

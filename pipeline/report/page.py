@@ -1,6 +1,6 @@
-"""The report as one HTML file: the tables of `pipeline.report.facts`, charts, one style sheet.
+"""Render the report as one HTML file with tables, charts and one style sheet.
 
-The page fetches nothing and runs nothing; its content security policy says so to the browser.
+The page fetches nothing and runs nothing. Its content security policy tells the browser so.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from pipeline.report.costs import break_even_rows, cost_lines, cost_rows, cost_s
 from pipeline.report.decision import (
     decision_rows,
     failure_reasons,
+    next_steps,
     outcome,
     shipping_rows,
 )
@@ -38,18 +39,18 @@ from pipeline.report.serving import (
     serving_remarks,
 )
 from pipeline.report.svg_charts import Line, Point, lines, size_and_divergence
-from pipeline.report.verdicts import choices, control_rows, gate_sentences, task_verdict_rows
+from pipeline.report.verdicts import control_rows, gate_sentences, task_verdict_rows
 
 TEMPLATE = "report/report.html.j2"
 STYLE = "report/report.css"
 
 
 def render_report(facts: Facts) -> str:
-    """The whole page. The same records give the same bytes."""
+    """Return the whole page. The same records give the same bytes."""
     release = facts.params.release
     selection = facts.selection
     costs = _cost_model(facts)
-    chosen = choices(selection, facts.benchmarks, facts.params.gate.profiles)
+    profiles = facts.params.gate.profiles
     return render_html(
         TEMPLATE,
         style=Markup(read_asset(STYLE)),
@@ -59,13 +60,14 @@ def render_report(facts: Facts) -> str:
         approved=bool(selection.approved()),
         outcome=outcome(selection),
         failures=failure_reasons(selection),
-        decisions=decision_rows(selection, chosen, costs),
+        next_steps=next_steps(selection),
+        decisions=decision_rows(selection, profiles, facts.benchmarks, costs),
         shipping=shipping_rows(selection, release, facts.license_rule),
         gate=gate_sentences(facts.params.gate),
         calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
         task_verdicts={
-            name: task_verdict_rows(it) for name, it in facts.selection.variants.items()
+            name: task_verdict_rows(verdict) for name, verdict in selection.variants.items()
         },
         scatter=size_chart(facts),
         served=serving_remarks(facts.benchmarks),
@@ -82,8 +84,10 @@ def render_report(facts: Facts) -> str:
 
 
 def size_chart(facts: Facts) -> Markup | None:
-    """Size against KL divergence; None when no variant diverges at all."""
-    unit, unit_bytes = unit_of(max(it.weight_bytes for it in facts.selection.variants.values()))
+    """Draw size and KL divergence of each variant. Returns None when no variant diverges at all."""
+    unit, unit_bytes = unit_of(
+        max(verdict.weight_bytes for verdict in facts.selection.variants.values())
+    )
     points = []
     for name, verdict in facts.selection.variants.items():
         if verdict.distance is not None:
@@ -105,7 +109,7 @@ def size_chart(facts: Facts) -> Markup | None:
 
 
 def _serving(benchmarks: Benchmarks | None) -> dict[str, object] | None:
-    """The tables and charts of what was measured; None when nothing was."""
+    """Return the tables and charts of the benchmark, or None when it measured nothing."""
     if benchmarks is None or not served_models(benchmarks):
         return None
     return {
@@ -117,13 +121,13 @@ def _serving(benchmarks: Benchmarks | None) -> dict[str, object] | None:
         "throughput": load_chart(
             benchmarks,
             lambda load: load.output_tokens_per_s,
-            title="Output tokens per second of each served model by concurrent users",
+            title="Output tokens per second of each model by users; figures are in the table",
             y_label="output tokens per second",
         ),
         "latency": load_chart(
             benchmarks,
-            lambda load: estimate([it.e2el_ms.p95 for it in load.rounds]),
-            title="Time of a request of each served model by concurrent users",
+            lambda load: estimate([one.e2el_ms.p95 for one in load.rounds]),
+            title="Time of a request to each model by users; figures are in the table",
             y_label="95 % of requests take less, ms",
         ),
     }
@@ -136,7 +140,7 @@ def load_chart(
     title: str,
     y_label: str,
 ) -> Markup:
-    """A figure of each model by users, with its intervals, in the first scenario."""
+    """Draw a figure of each model by users, with its intervals, in the first scenario."""
     name = next(iter(benchmarks.load.scenarios))
     series = []
     for model_name, model in served_models(benchmarks).items():
@@ -144,11 +148,11 @@ def load_chart(
         series.append(
             Line(
                 label=model_name,
-                points=tuple((users, it.median) for users, it in points),
+                points=tuple((users, value.median) for users, value in points),
                 intervals=tuple(
-                    (users, it.low, it.high)
-                    for users, it in points
-                    if it.low is not None and it.high is not None
+                    (users, value.low, value.high)
+                    for users, value in points
+                    if value.low is not None and value.high is not None
                 ),
             )
         )
@@ -161,15 +165,15 @@ def load_chart(
 
 
 def _cost_model(facts: Facts) -> CostModel | None:
-    """Reckon the costs; None when nothing was measured."""
+    """Return the costs, or None when nothing was measured."""
     if facts.benchmarks is None or not served_models(facts.benchmarks):
         return None
-    schemes = {name: it.recipe.format for name, it in facts.variants.items()}
+    schemes = {name: variant.recipe.format for name, variant in facts.variants.items()}
     return cost_model(facts.benchmarks, facts.params.economics, facts.prices, schemes)
 
 
 def _costs(model: CostModel | None) -> dict[str, object] | None:
-    """Return the tables and the chart of costs."""
+    """Return the tables and the chart of costs, or None when nothing was measured."""
     if model is None:
         return None
     return {
@@ -182,13 +186,16 @@ def _costs(model: CostModel | None) -> dict[str, object] | None:
 
 
 def cost_chart(model: CostModel) -> Markup | None:
-    """The bill by volume, with the break-even points; None when no model is quick enough."""
-    found = cost_curves(model)
-    if not found:
+    """Draw the bill by volume with the break-even points.
+
+    Returns None when no model is quick enough.
+    """
+    curves = cost_curves(model)
+    if not curves:
         return None
     return lines(
-        [Line(it.label, it.points, marks=it.marks) for it in found],
-        title="Cost of a month by tokens a day",
+        [Line(curve.label, curve.points, marks=curve.marks) for curve in curves],
+        title="Cost of a month by tokens a day; the tables have the break-even points",
         x_label="tokens a day",
         y_label="US dollars a month",
         logarithmic=True,

@@ -1,6 +1,6 @@
-"""The report's tables about verdicts: one line for each variant, then one for each of its tasks.
+"""Make the report's tables of verdicts: a row for each variant, then one for each of its tasks.
 
-Numbers are rounded here for the eye; the verdicts were reached on the numbers themselves.
+Numbers are rounded here for reading. The verdicts were reached on the exact numbers.
 """
 
 from collections.abc import Mapping
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 from pipeline.core.formatting import bytes_text, percent, significant
 from pipeline.core.workspace import BASE
-from pipeline.gate.profiles import BEFORE_BENCHMARK, Figure, choose, options_of
-from pipeline.params.gate import GateParams, Objective, ProfileParams
-from pipeline.records.benchmarks import Benchmarks, ServedModel
+from pipeline.params.gate import GateParams
 from pipeline.records.evaluation import EvaluationRecord, TaskScore
-from pipeline.records.selection import Choice, DropVerdict, Selection, TaskVerdict, VariantVerdict
+from pipeline.records.selection import DropVerdict, Selection, TaskVerdict, VariantVerdict
 
 
 @dataclass(frozen=True)
 class ControlRow:
-    """One engine against the reference engine."""
+    """Hold the distance of the base in one engine from the base in the reference engine."""
 
     engine: str
     kl: str
@@ -29,19 +27,19 @@ class ControlRow:
 
 @dataclass(frozen=True)
 class IntervalText:
-    """A number and, in small print, its interval; either may be empty."""
+    """Hold a number and its interval, which is shown in small print. Either may be empty."""
 
     value: str
     interval: str
 
 
 NOTHING = IntervalText("–", "")
-FLOAT_NOISE = 1e-12  # what is left of drops that cancel out
+FLOAT_NOISE = 1e-12  # drops that cancel out leave rounding errors below this
 
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One line of the verdict table; `verdict` is empty for the base."""
+    """Hold a row of the verdict table. `verdict` is empty for the base."""
 
     name: str
     format: str
@@ -58,7 +56,7 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class TaskVerdictRow:
-    """One task of one variant."""
+    """Hold one task of one variant."""
 
     task: str
     scores: str
@@ -86,7 +84,7 @@ def base_row(selection: Selection) -> VerdictRow:
 
 
 def verdict_row(name: str, verdict: VariantVerdict, *, reference: str | None) -> VerdictRow:
-    """`reference` is where the variant is published."""
+    """Return the row of a variant. `reference` is where the variant is published."""
     distance = verdict.distance
     size_ratio = f"{percent(verdict.size_ratio)} of base"
     return VerdictRow(
@@ -112,7 +110,7 @@ def verdict_row(name: str, verdict: VariantVerdict, *, reference: str | None) ->
 
 
 def _mean_drop(verdict: VariantVerdict) -> IntervalText:
-    """Over the tasks, or of the only one."""
+    """Return the mean drop over the tasks, or the drop of the only task."""
     drops = [verdict.mean_drop] if verdict.mean_drop else list(verdict.tasks.values())
     if not drops:
         return NOTHING
@@ -130,19 +128,21 @@ def _stopped_early(verdict: VariantVerdict) -> tuple[str, ...]:
 
 
 def task_verdict_rows(verdict: VariantVerdict) -> tuple[TaskVerdictRow, ...]:
-    return tuple(_task_row(task, it) for task, it in verdict.tasks.items())
+    """Return a row for each task of a variant."""
+    return tuple(_task_row(name, task) for name, task in verdict.tasks.items())
 
 
-def _task_row(task: str, it: TaskVerdict) -> TaskVerdictRow:
-    clusters = "" if it.num_clusters == it.num_documents else f", {it.num_clusters:,} passages"
+def _task_row(name: str, task: TaskVerdict) -> TaskVerdictRow:
+    same = task.num_clusters == task.num_documents
+    clusters = "" if same else f", {task.num_clusters:,} passages"
     return TaskVerdictRow(
-        task=f"{task} ({it.metric}, {it.num_documents:,} documents{clusters})",
-        scores=f"{significant(it.base)} → {significant(it.variant)}",
-        drop=IntervalText(signed(it.drop), _bounds(it)),
-        margin=f"{it.margin:g}",
-        flips=f"{it.right_to_wrong} / {it.wrong_to_right}",
-        mcnemar_p="–" if it.mcnemar_p is None else significant(it.mcnemar_p, 2),
-        verdict=it.verdict.value,
+        task=f"{name} ({task.metric}, {task.num_documents:,} documents{clusters})",
+        scores=f"{significant(task.base)} → {significant(task.variant)}",
+        drop=IntervalText(signed(task.drop), _bounds(task)),
+        margin=f"{task.margin:g}",
+        flips=f"{task.right_to_wrong} / {task.wrong_to_right}",
+        mcnemar_p="–" if task.mcnemar_p is None else significant(task.mcnemar_p, 2),
+        verdict=task.verdict.value,
     )
 
 
@@ -157,7 +157,7 @@ def _interval(value: float, low: float, high: float, *, digits: int = 3) -> Inte
 
 
 def signed(value: float) -> str:
-    """A drop: small numbers with a sign of their own, four decimals, more where they vanish."""
+    """Return a drop with four decimals, or in scientific notation where these would all be 0."""
     shown = f"{value:.4f}"
     if float(shown):
         return shown
@@ -165,7 +165,7 @@ def signed(value: float) -> str:
 
 
 def gate_sentences(gate: GateParams) -> tuple[str, ...]:
-    """What the gate asks, in general and of each class."""
+    """Return what the gate demands of every variant, then of each class."""
     error = percent(gate.error_rate)
     general = (
         "A variant is approved when the test shows that every task, and the mean over tasks, loses "
@@ -178,65 +178,33 @@ def gate_sentences(gate: GateParams) -> tuple[str, ...]:
         "changed."
     )
     classes = [
-        f"{name} (from {it.min_bits:g} bits per quantized weight): margins of tasks × "
-        f"{it.margin_factor:g}, mean drop below {it.max_mean_drop:g}, KL to the base at most "
-        f"{it.max_kl:g} nats per token, perplexity ratio at most {it.max_perplexity_ratio:g}."
-        for name, it in gate.classes.items()
+        f"{name} (from {limits.min_bits:g} bits per quantized weight): margins of tasks × "
+        f"{limits.margin_factor:g}, mean drop below {limits.max_mean_drop:g}, KL to the base at "
+        f"most {limits.max_kl:g} nats per token, perplexity ratio at most "
+        f"{limits.max_perplexity_ratio:g}."
+        for name, limits in gate.classes.items()
     ]
     return (general, *classes)
-
-
-def measured_figures(benchmarks: Benchmarks | None) -> dict[str, dict[Objective, Figure]]:
-    """What the benchmark says for profiles: most tokens per second, and the median time of a whole
-    request with the fewest users."""
-    models = benchmarks.models if benchmarks else {}
-    return {
-        name: {
-            Objective.THROUGHPUT: Figure.exact(
-                max(it.output_tokens_per_s.median for it in model.loads)
-            ),
-            Objective.LATENCY: Figure.exact(
-                min(model.loads, key=lambda it: it.concurrency).median_of(lambda it: it.e2el_ms.p50)
-            ),
-        }
-        for name, model in models.items()
-        if isinstance(model, ServedModel) and model.loads
-    }
-
-
-def choices(
-    selection: Selection, benchmarks: Benchmarks | None, profiles: Mapping[str, ProfileParams]
-) -> dict[str, Choice]:
-    """Return what each profile chose.
-
-    A choice by quality or size is that of `selection.json`. A choice by speed is made here, because
-    the benchmark runs after select.
-    """
-    options = options_of(selection.variants, measured_figures(benchmarks))
-    return {
-        name: selection.choices[name]
-        if profile.best in BEFORE_BENCHMARK and name in selection.choices
-        else choose(profile, options)
-        for name, profile in profiles.items()
-    }
 
 
 def control_rows(base: EvaluationRecord) -> tuple[ControlRow, ...]:
     return tuple(
         ControlRow(
-            engine=f"{it.backend} ({it.backend_version})",
-            kl=significant(it.distance.kl),
-            kl_interval=f"{significant(it.distance.kl_low)} to {significant(it.distance.kl_high)}",
-            top1=percent(it.distance.top1),
-            perplexity_ratio=significant(it.distance.perplexity_ratio, 6),
-            largest_difference=_largest_difference(base.tasks, it.tasks),
+            engine=f"{control.backend} ({control.backend_version})",
+            kl=significant(control.distance.kl),
+            kl_interval=(
+                f"{significant(control.distance.kl_low)} to {significant(control.distance.kl_high)}"
+            ),
+            top1=percent(control.distance.top1),
+            perplexity_ratio=significant(control.distance.perplexity_ratio, 6),
+            largest_difference=_largest_difference(base.tasks, control.tasks),
         )
-        for it in base.controls.values()
+        for control in base.controls.values()
     )
 
 
 def _largest_difference(base: Mapping[str, TaskScore], own: Mapping[str, TaskScore]) -> str:
-    """Of a task's score, engine − reference."""
+    """Return the largest difference of a task's score, engine − reference."""
     differences = {task: own[task].value - base[task].value for task in base if task in own}
     if not differences:
         return "–"

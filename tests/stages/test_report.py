@@ -269,6 +269,7 @@ def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> Non
     assert "Nothing approved" in text
     assert text.index("Why nothing passed") < text.index("above 0.05") < text.index("License")
     assert "No: no variant passed the gate." in text
+    assert text.index("above 0.05") < text.index("Give them more bits") < text.index("License")
     assert "Nothing is published." in text
     assert "above 0.05" in text
 
