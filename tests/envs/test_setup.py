@@ -26,6 +26,8 @@ from setup import set_up_all, torch_list
 set_up_all({Environment(it, torch_path, pins_path, ()): None for it in directories})
 """
 
+pytestmark = pytest.mark.slow  # pip, again and again
+
 
 class Result(NamedTuple):
     returncode: int
@@ -109,7 +111,6 @@ def machine(tmp_path: Path, empty_environment: Path) -> Machine:
     return made
 
 
-@pytest.mark.slow
 def test_two_environments_are_made_and_then_left_alone(machine: Machine) -> None:
     result = machine.run(".venv-a", ".venv-b")
     assert (result.returncode, result.stderr) == (0, "")

@@ -13,8 +13,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records, file_sha256
@@ -45,6 +43,10 @@ def beside(made: MadeRun, name: str, suffix: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1", "gemma"])
 def test_the_bill_of_materials_passes_the_strict_validator(tmp_path: Path, license_id: str) -> None:
+    # Not above: its import takes seconds, in every worker.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = ROOT / "tests" / "licenses" / f"{license_id}.txt"
     made = make_workspace(
         tmp_path,

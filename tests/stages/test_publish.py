@@ -297,10 +297,10 @@ def test_skopeo_copies_the_layout_to_a_registry_and_back(
 PUBLISH_PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.core.workspace import Layout
+from pipeline.core.workspace import Workspace
 from pipeline.stages import publish
 from tests.registry_server import release_params
-publish.run(Layout(Path(sys.argv[1])), release_params(url=sys.argv[2] or None))
+publish.run(Workspace(Path(sys.argv[1])), release_params(url=sys.argv[2] or None))
 print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """
 
