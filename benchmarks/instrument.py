@@ -14,9 +14,10 @@ from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_transformers import TransformersScorer
-from pipeline.evaluation.judge import measure
-from pipeline.evaluation.lm_eval_model import ScoredModel
-from pipeline.evaluation.task_runs import TaskQuestions, run_tasks
+from pipeline.engines.scorer import window_logits
+from pipeline.evaluation.evaluator import score_windows
+from pipeline.evaluation.lm_eval_model import LmEvalModel
+from pipeline.evaluation.task_runs import TaskQuestions, run_tasks, task_scores
 from pipeline.numerics.grid import range_grid
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import Params
@@ -67,12 +68,15 @@ def _rounded_rows(workspace: Workspace, params: Params, num_bits: int) -> list[R
         closing(base),
         closing(TransformersScorer(model, label=name)) as scorer,
     ):
-        text = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
-        scored = ScoredModel(scorer, tokenizer, batch_size=evaluate.batch_size)
+        own, reference = (
+            window_logits(it, windows, batch_size=evaluate.batch_size) for it in (scorer, base)
+        )
+        text = score_windows(windows, own, reference, tokenizer, label=scorer.label)
+        scored = LmEvalModel(scorer, tokenizer, batch_size=evaluate.batch_size)
         questions = [
             TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
         ]
-        scores = run_tasks(questions, scored).scores
+        scores = task_scores(questions, run_tasks(questions, scored))
     return _rows(name, scores, text.perplexity, text.distance)
 
 

@@ -28,8 +28,8 @@ from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
-from pipeline.engines.scorer import Scorer
-from pipeline.evaluation.judge import measure
+from pipeline.engines.scorer import Scorer, window_logits
+from pipeline.evaluation.evaluator import score_windows
 from pipeline.params.other_quantizers import BackendWeights
 from pipeline.params.reading import read_workspace
 from pipeline.quantization.other_quantizers import ROOT, environment_dir, set_up_backend
@@ -123,7 +123,10 @@ class Run:
             closing(_scorer(self.workspace, name)) as scorer,
             closing(_scorer(self.workspace, BASE)) as base,
         ):
-            found = measure(scorer, base, windows, tokenizer, batch_size=evaluate.batch_size)
+            own, reference = (
+                window_logits(it, windows, batch_size=evaluate.batch_size) for it in (scorer, base)
+            )
+            found = score_windows(windows, own, reference, tokenizer, label=scorer.label)
         distance = found.distance
         assert distance is not None
         if isinstance(recipe, BackendWeights):

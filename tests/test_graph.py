@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.imports import PACKAGE, closure
+from tests.evaluation_files import write_evaluation_files
+from tests.imports import PACKAGE, closure, layer
+from tests.models import tiny_llama
 from tests.support import ROOT
 
 # What a stage imports without depending on it: these raise or return nothing that it writes.
@@ -183,3 +185,54 @@ def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Pat
     )
     again = {it for it in json.loads(status.stdout) if it.startswith("quantize@")}
     assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
+
+
+COMMANDS = {
+    "inputs": ["inputs"],
+    "fetch": ["fetch"],
+    "calibrate": ["calibrate"],
+    "quantize": ["quantize", "gguf-q8-0"],
+    "evaluate_base": ["evaluate", "base"],
+    "evaluate": ["evaluate", "gguf-q8-0"],
+    "select": ["select"],
+    "benchmark": ["benchmark"],
+    "package": ["package"],
+    "publish": ["publish"],
+    "report": ["report"],
+}
+
+
+@pytest.mark.slow
+def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path) -> None:
+    """The context of the model is too short for the load, so that benchmark starts no server."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    tiny_llama(root / "model", hidden=256, intermediate=512)
+    write_evaluation_files(root)
+    for name in ("demo/data/calibration.jsonl", "prices.yaml", "license-decisions.yaml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    params["model"]["source"] = "model"
+    params["calibration"]["num_calibration_samples"] = 4
+    params["variants"] = {"gguf-q8-0": params["variants"]["gguf-q8-0"]}
+    params["evaluate"] |= {"window_tokens": 8, "num_windows": 2}
+    params["serve"]["scenarios"]["text"]["input_tokens"] = 100_000
+    (root / "params.yaml").write_text(json.dumps(params))
+    guards = {it for path in PACKAGE.glob("planning/*.py") for it in closure(path)}
+    for name, command in COMMANDS.items():
+        loaded_path = tmp_path / f"{name}.json"
+        result = subprocess.run(
+            [sys.executable, "-m", "tests.loaded_modules", loaded_path, "-C", root, *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == (3 if name == "report" else 0), result.stderr
+        if name == "inputs":
+            continue
+        loaded = {ROOT / it for it in json.loads(loaded_path.read_text())}
+        loaded -= {it for it in loaded if layer(it) in ("cli", "cli_app", "__init__")}
+        deps = own_deps(name)
+        undeclared = {it for it in loaded - guards if not deps & {it, *it.parents}}
+        assert not {it for it in undeclared if it.name != "__init__.py"}, name

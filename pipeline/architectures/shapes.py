@@ -18,7 +18,7 @@ EXPERT = re.compile(r"\bexperts\.\d+\.")
 
 
 @dataclass(frozen=True)
-class SharedInput:
+class InputShape:
     """Linears that read one input of `width` channels, `rows` outputs in all.
 
     `num_copies` counts the experts of a fused stack; `is_expert` marks what only the tokens sent
@@ -39,7 +39,7 @@ class SharedInput:
 class LayerShape:
     """One decoder layer; `num_weights` counts every tensor of it, norms and biases too."""
 
-    inputs: tuple[SharedInput, ...]
+    inputs: tuple[InputShape, ...]
     num_weights: int
 
     @property
@@ -104,7 +104,7 @@ def _layer(parts: Mapping[str, tuple[int, ...]]) -> LayerShape:
         )
         rows[key] = rows.get(key, 0) + shape[-2]
     inputs = tuple(
-        SharedInput(width=width, rows=count, num_copies=copies, is_expert=is_expert)
+        InputShape(width=width, rows=count, num_copies=copies, is_expert=is_expert)
         for (_, width, copies, is_expert), count in rows.items()
     )
     return LayerShape(inputs, num_weights=sum(prod(shape) for shape in parts.values()))

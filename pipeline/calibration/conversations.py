@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.calibration.documents import ROW_KEYS
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.texts import encodable
 
 # Names of roles in rows with `conversations`, as ShareGPT exports write them.
@@ -41,7 +41,7 @@ def document_of(row: object, where: str, tokenizer: Any) -> Document:
     values = row if isinstance(row, dict) else {}
     key = next((it for it in ROW_KEYS if values.get(it) is not None), None)
     if key is None:
-        found = f"the keys {shown(list(row))}" if isinstance(row, dict) else shown(row)
+        found = f"the keys {short_repr(list(row))}" if isinstance(row, dict) else short_repr(row)
         raise InputError(f"{where}: found {found}; expected {', '.join(ROW_KEYS[:-1])} or text")
     if key == "text":
         text = _plain(values[key], f"{where}: text")
@@ -53,7 +53,7 @@ def document_of(row: object, where: str, tokenizer: Any) -> Document:
 
 def _messages(turns: object, where: str, key: str) -> list[dict[str, str]]:
     if not isinstance(turns, list) or not turns:
-        raise InputError(f"{where}: {key} = {shown(turns)}: expected a list of turns")
+        raise InputError(f"{where}: {key} = {short_repr(turns)}: expected a list of turns")
     names = ("role", "content") if key == "messages" else ("from", "value")
     return [_message(turn, f"{where}: {key}, turn {it}", names) for it, turn in enumerate(turns, 1)]
 
@@ -62,7 +62,7 @@ def _message(turn: object, where: str, names: tuple[str, str]) -> dict[str, str]
     role, content = names
     speaker = turn.get(role) if isinstance(turn, Mapping) else None
     if not isinstance(turn, Mapping) or not isinstance(speaker, str):
-        raise InputError(f'{where}: found {shown(turn)}; expected an object with "{role}"')
+        raise InputError(f'{where}: found {short_repr(turn)}; expected an object with "{role}"')
     return {
         "role": ROLE_OF_SPEAKER.get(speaker, speaker) if role == "from" else speaker,
         "content": _plain(turn.get(content), f'{where}: "{content}"'),
@@ -74,7 +74,7 @@ def _plain(value: object, where: str) -> str:
     if isinstance(value, list) and value and all(_is_text_part(it) for it in value):
         value = "".join(it["text"] for it in value)
     if not isinstance(value, str):
-        raise InputError(f"{where}: found {shown(value)}; expected text")
+        raise InputError(f"{where}: found {short_repr(value)}; expected text")
     return encodable(value, where)
 
 
@@ -97,7 +97,9 @@ def _rendered(messages: list[dict[str, str]], where: str, tokenizer: Any) -> str
             'or use data with a plain "text"'
         ) from error
     if not isinstance(text, str):
-        raise InputError(f"{where}: the model's chat template makes {shown(text)}, expected text")
+        raise InputError(
+            f"{where}: the model's chat template makes {short_repr(text)}, expected text"
+        )
     return text
 
 

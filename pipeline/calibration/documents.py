@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.texts import parse_json, read_utf8
 
 ROW_KEYS = ("messages", "conversations", "text")
@@ -70,7 +70,7 @@ def _open_file(path: Path) -> Documents:
     if path.suffix == ".json":
         items = parse_json(content, str(path))
         if not isinstance(items, list):
-            raise InputError(f"{path}: expected a list of rows, found {shown(items)}")
+            raise InputError(f"{path}: expected a list of rows, found {short_repr(items)}")
         return _Rows(path, [{"text": it} if isinstance(it, str) else it for it in items])
     return _Rows(path, [{"text": content}])
 
@@ -135,7 +135,8 @@ class _Parquet(Documents):
         self._columns = [it for it in ROW_KEYS if it in columns]
         if not self._columns:
             raise InputError(
-                f"{path}: its columns are {shown(columns)}; expected one of {', '.join(ROW_KEYS)}"
+                f"{path}: its columns are {short_repr(columns)}; expected one of "
+                f"{', '.join(ROW_KEYS)}"
             )
 
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, object]]:

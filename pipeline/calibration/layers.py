@@ -19,7 +19,7 @@ from pipeline.calibration.activations import LayerMeasurement, measuring
 from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.statistics import read_layer, write_layer
 from pipeline.checkpoint.layered_model import LayeredModel
-from pipeline.core.allocator import give_back_free, map_large_blocks
+from pipeline.core.allocator import map_large_blocks, release_free_memory
 from pipeline.core.progress import track
 from pipeline.numerics.gram import GramAccumulator
 from pipeline.records.statistics import LayerStatistics, LinearStatistics
@@ -52,7 +52,7 @@ def calibrate_layers(
                 states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
             _write_measurement(paths[index], measurement)
             states.drop(index)
-            give_back_free()
+            release_free_memory()
     for index in range(len(paths)):
         states.drop(index)  # there after a kill at the wrong moment
     return [read_layer(path) for path in paths]

@@ -20,7 +20,7 @@ from pipeline.checkpoint.names import (
     TOKENIZER_FILES,
 )
 from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 FULL_PRECISION = frozenset({"F16", "BF16", "F32", "F64"})
@@ -79,12 +79,12 @@ def read_config(model_dir: Path) -> ModelConfig:
         or not isinstance(architectures[0], str)
     ):
         raise InputError(
-            f"{CONFIG_FILE}: architectures = {shown(architectures)}, expected a list such as "
+            f"{CONFIG_FILE}: architectures = {short_repr(architectures)}, expected a list such as "
             f'["LlamaForCausalLM"]; {USE_ANOTHER}'
         )
     if not isinstance(model_type, str):
         raise InputError(
-            f"{CONFIG_FILE}: model_type = {shown(model_type)}, expected a name such as "
+            f"{CONFIG_FILE}: model_type = {short_repr(model_type)}, expected a name such as "
             f'"llama"; {USE_ANOTHER}'
         )
     return ModelConfig(architecture=architectures[0], model_type=model_type)
@@ -105,7 +105,7 @@ def check_tokenizer(model_dir: Path) -> None:
             Tokenizer.from_file(str(model_dir / names[0]))
         except Exception as error:  # the library raises nothing narrower
             raise InputError(
-                f"{names[0]}: the tokenizers library cannot read it ({shown(str(error))}); "
+                f"{names[0]}: the tokenizers library cannot read it ({short_repr(str(error))}); "
                 "get the file again"
             ) from error
 
@@ -128,14 +128,16 @@ def read_shards(model_dir: Path) -> dict[str, set[str]] | None:
     weight_map = read_json_object(model_dir / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(
-            f"{INDEX_FILE}: weight_map = {shown(weight_map)}, expected an object from tensor to "
+            f"{INDEX_FILE}: weight_map = {short_repr(weight_map)}, expected an object from tensor "
+            "to "
             f"file; {USE_ANOTHER}"
         )
     shards: dict[str, set[str]] = {}
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
             raise InputError(
-                f"{INDEX_FILE}: tensor {shown(tensor)} is in {shown(file)}, expected a file such "
+                f"{INDEX_FILE}: tensor {short_repr(tensor)} is in {short_repr(file)}, expected a "
+                "file such "
                 f"as model-00001-of-00002.safetensors; {USE_ANOTHER}"
             )
         shards.setdefault(file, set()).add(tensor)
@@ -159,7 +161,7 @@ def check_weights(
         for tensor, info in header.items():
             if info.dtype in QUANTIZED_DTYPES:
                 raise InputError(
-                    f"{name}: tensor {shown(tensor)} has dtype {info.dtype}, so the model is "
+                    f"{name}: tensor {short_repr(tensor)} has dtype {info.dtype}, so the model is "
                     "quantized already; use the full-precision model it was made from"
                 )
         tensors.update(header)
@@ -172,5 +174,5 @@ def _compare_with_index(name: str, header: Collection[str], promised: Collection
     for tensor in sorted(set(promised) ^ set(header)):
         found = "missing, though" if tensor in promised else "there, though not in what"
         raise InputError(
-            f"{name}: tensor {shown(tensor)} is {found} {INDEX_FILE} lists; {USE_ANOTHER}"
+            f"{name}: tensor {short_repr(tensor)} is {found} {INDEX_FILE} lists; {USE_ANOTHER}"
         )

@@ -28,7 +28,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from pipeline.architectures.folds import split_layer_name
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
 from pipeline.checkpoint.reading import Checkpoint, model_config
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 
 META = torch.device("meta")
 
@@ -195,7 +195,7 @@ class LayeredModel:
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{type(self._model).__name__}: cannot be run layer by layer "
-                f"({shown(str(error))}); this architecture cannot be calibrated"
+                f"({short_repr(str(error))}); this architecture cannot be calibrated"
             ) from error
 
     @contextmanager

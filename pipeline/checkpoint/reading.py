@@ -21,7 +21,7 @@ from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.checkpoint.stored_scheme import MARKS, StoredScheme, read_schemes
 from pipeline.checkpoint.unpacking import unpacked_integers, unpacked_weight
-from pipeline.core.errors import FailureError, InputError, printable, shown
+from pipeline.core.errors import FailureError, InputError, printable, short_repr
 from pipeline.core.files import replacement, write_bytes
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
@@ -178,7 +178,7 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
         ]
         if scheme is None or missing:
             raise InputError(
-                f"{checkpoint.directory}: {shown(name)}: "
+                f"{checkpoint.directory}: {short_repr(name)}: "
                 + (f"without {missing[0]}" if missing else "config.json names no scheme for it")
                 + "; the checkpoint is damaged: get it again"
             )
@@ -206,7 +206,7 @@ def model_config(directory: Path) -> "PreTrainedConfig":
     classes = library.CONFIG_MAPPING
     if model_type not in classes or classes[model_type] not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
-            f"{directory}: model_type {shown(model_type)} is no causal language model that "
+            f"{directory}: model_type {short_repr(model_type)} is no causal language model that "
             f"transformers {version('transformers')} knows; use another model"
         )
     config: PreTrainedConfig = library.AutoConfig.from_pretrained(

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.core.errors import InputError, printable, shown
+from pipeline.core.errors import InputError, printable, short_repr
 
 LENGTH = struct.Struct("<Q")
 MAX_RANK = 16
@@ -69,6 +69,7 @@ def _tensor(name: str, entry: dict[str, Any]) -> TensorInfo:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if len(shape) > MAX_RANK or any(size >= MAX_COUNT for size in shape):
         raise _BadHeaderError(
-            f"tensor {shown(name)} has shape {shown(shape)}, expected at most {MAX_RANK} sizes"
+            f"tensor {short_repr(name)} has shape {short_repr(shape)}, expected at most "
+            f"{MAX_RANK} sizes"
         )
     return TensorInfo(dtype, tuple(shape), size_bytes=end - begin)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.record import first_problem
 from pipeline.params.variants import PackedLayout
 
@@ -80,7 +80,7 @@ def read_schemes(config: Mapping[str, object]) -> StoredSchemes | None:
     method = value.get("quant_method") if isinstance(value, dict) else None
     if not isinstance(method, str) or method not in READERS:
         raise InputError(
-            f"{CONFIG_KEY}.quant_method = {shown(method)}: expected {', '.join(READERS)}; use "
+            f"{CONFIG_KEY}.quant_method = {short_repr(method)}: expected {', '.join(READERS)}; use "
             "another checkpoint"
         )
     try:
@@ -161,14 +161,16 @@ class _CompressedTensorsConfig(_Stored):
             scheme = _scheme(group, group.format or self.format)
             if scheme is None:
                 raise InputError(
-                    f"{CONFIG_KEY}.config_groups.{shown(name)}: expected integers of 3, 4 or 8 "
+                    f"{CONFIG_KEY}.config_groups.{short_repr(name)}: expected integers of 3, 4 or "
+                    "8 "
                     "bits in pack-quantized, or 8 per channel in int-quantized or float-quantized; "
                     "use another checkpoint"
                 )
             for target in group.targets:
                 if target.startswith("re:"):
                     raise InputError(
-                        f"{CONFIG_KEY}: target {shown(target)}: expected {ANY_LINEAR} or the name "
+                        f"{CONFIG_KEY}: target {short_repr(target)}: expected {ANY_LINEAR} or the "
+                        "name "
                         "of a module; use another checkpoint"
                     )
                 by_target[target] = scheme

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoint.stored_scheme import StoredScheme
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.packing import awq, compressed_tensors, gptq
 from pipeline.params.variants import PackedLayout
@@ -55,7 +55,7 @@ def _named(module: str) -> Iterator[None]:
     try:
         yield
     except _MisfitError as error:
-        raise InputError(f"{shown(module)}: {error}; {REMEDY}") from error
+        raise InputError(f"{short_repr(module)}: {error}; {REMEDY}") from error
 
 
 class _MisfitError(Exception):

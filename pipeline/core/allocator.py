@@ -36,13 +36,13 @@ def map_large_blocks() -> None:
         C_LIBRARY.mallopt(M_TRIM_THRESHOLD, KEPT_FREE_BYTES)
 
 
-def give_back_free() -> None:
+def release_free_memory() -> None:
     """What is free now: https://man7.org/linux/man-pages/man3/malloc_trim.3.html."""
     if hasattr(C_LIBRARY, "malloc_trim"):
         C_LIBRARY.malloc_trim(0)
 
 
-def give_back_gpu() -> None:
+def release_gpu_memory() -> None:
     """Free what torch holds of every GPU without a tensor in it.
 
     Call it when the last reference to a model or its activations is gone; tensors that only a cycle

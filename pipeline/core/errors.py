@@ -33,7 +33,7 @@ SHOWN_CHARACTERS = 80
 LINE_CHARACTERS = 200
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value from outside as one short line, for an error message."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.core.errors import FailureError, InputError, shown
+from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.file_records import FileRecord
 from pipeline.core.record import Record
 
@@ -50,7 +50,7 @@ def file_record(path: Path, root: Path) -> FileRecord:
         )
     except ValidationError as error:
         raise InputError(
-            f"{shown(str(path))}: expected a name in UTF-8 without backslashes or control "
+            f"{short_repr(str(path))}: expected a name in UTF-8 without backslashes or control "
             "characters; rename the file"
         ) from error
 

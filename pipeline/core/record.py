@@ -15,7 +15,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.core.errors import InputError, printable, shown
+from pipeline.core.errors import InputError, printable, short_repr
 
 # User and password in a URL: they belong in no message.
 USER_INFO = re.compile(r"//[^/@\s]*@")
@@ -46,7 +46,7 @@ class Record(BaseModel):
             ) from error
 
     @classmethod
-    def from_stranger(cls, data: bytes, *, source: str) -> Self:
+    def from_untrusted(cls, data: bytes, *, source: str) -> Self:
         """Parse what came from a registry or an archive. Raises InputError, as from_bytes does."""
         try:
             return cls.model_validate_json(data)
@@ -73,10 +73,10 @@ def first_problem(error: ValidationError, data: object = None) -> str:
             return f"not valid JSON ({message})"
         case "union_tag_invalid":
             found, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
-            return f"{where} = {shown(found)}: expected {expected}"
+            return f"{where} = {short_repr(found)}: expected {expected}"
         case "value_error" if not problem["loc"]:
             return message
-    return f"{where} = {USER_INFO.sub('//…@', shown(problem['input']))}: {message}"
+    return f"{where} = {USER_INFO.sub('//…@', short_repr(problem['input']))}: {message}"
 
 
 def problem_keys(error: ValidationError, data: object = None) -> list[str]:

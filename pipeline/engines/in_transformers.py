@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from pipeline.checkpoint.reading import context_tokens
-from pipeline.core.allocator import give_back_gpu
+from pipeline.core.allocator import release_gpu_memory
 from pipeline.engines.scorer import Finished, Logits
 from pipeline.engines.token_forest import Forest, Span, forests
 
@@ -135,7 +135,7 @@ class TransformersScorer:
     def close(self) -> None:
         """Drop the model and give its GPU memory back; harmless when called again."""
         self._model = None
-        give_back_gpu()
+        release_gpu_memory()
 
 
 def torch_device() -> str:

@@ -29,7 +29,7 @@ MAX_NEW_TOKENS = 256
 Pair = tuple[list[int], list[int]]
 
 
-class ScoredModel(TemplateLM):  # type: ignore[misc]
+class LmEvalModel(TemplateLM):  # type: ignore[misc]
     """Answers lm-eval's three kinds of requests with one Scorer and the base's tokenizer."""
 
     def __init__(self, scorer: Scorer, tokenizer: Any, *, batch_size: int) -> None:

@@ -1,43 +1,49 @@
-"""What has been scored once is not scored again: results kept by the digest of all they depend on.
+"""Keep results of scoring by the digest of all that they depend on, so that none is computed twice.
 
-A result is a file `artifacts/cache/KEY.json`, where KEY is the sha256 of the model's digest, the
-digest of what was asked, the engine and its version, the processor, the packages that take part in
-scoring, and this program's code. The files are validated records, appear whole, and may be deleted
-at any time. Together they take at most `CACHE_BYTES`: those that were not used for longest go.
+Results are `artifacts/cache/KEY.json`. The logits of models that others are compared with are
+`KEY.logits`: float32 [windows, tokens, vocabulary], the exact numbers that the engine gave. KEY is
+the sha256 of the model's digest, the digest of the questions or the text, the engine and its
+version, the processor, the packages that take part in scoring, and this program's code. The files
+appear whole and may be deleted at any time. Together they take at most `CACHE_BYTES`: the least
+recently used are deleted first.
 """
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.core.files import work_key, write_record
+import numpy as np
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import replacement, work_key, write_record
 from pipeline.core.machine import this_machine
 from pipeline.core.record import Record
-from pipeline.engines.scorer import Scorer, engine_of
+from pipeline.engines.scorer import Logits, Scorer, engine_of
 from pipeline.evaluation.task_runs import Rows
 from pipeline.records.evaluation import Distance, DocumentRecord, Engine
 
-CACHE_BYTES = 1 << 28
+CACHE_BYTES = 1 << 29
 
 SCORING_PACKAGES = ("lm_eval", "transformers")
-"""With what they require: they make the questions, the token ids and the metrics."""
+"""They, and the packages they require, make the questions, the token ids and the metrics."""
 
 PACKAGE_NAME = re.compile(r"[\w.-]+")
 
 
 class ScoredRows(Record):
-    """What one model answered to documents of a task."""
+    """Hold what one model answered to documents of a task."""
 
     documents: tuple[DocumentRecord, ...]
 
 
 class ScoredText(Record):
-    """What one model makes of the held-out text."""
+    """Hold what one model scored on the held-out text."""
 
     perplexity: float
     distance: Distance | None
@@ -47,8 +53,11 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The results of one model, by its digest; `facts` are what else all of them depend on."""
+class ScoreCache:
+    """Read and write the results of one model, named by its digest.
+
+    `facts` are further facts that all results depend on.
+    """
 
     directory: Path
     scorer: Scorer
@@ -56,7 +65,8 @@ class Memory:
     facts: tuple[str, ...]
 
     def rows(self, asked_digest: str, compute: Callable[[], Rows]) -> Rows:
-        return self._kept(
+        """Return the rows of the documents that `asked_digest` stands for."""
+        return self._record(
             ScoredRows, (asked_digest,), lambda: ScoredRows(documents=compute())
         ).documents
 
@@ -66,36 +76,61 @@ class Memory:
         reference: tuple[str, Engine] | None,
         compute: Callable[[], ScoredText],
     ) -> ScoredText:
-        """`reference` is the digest of the model that the distance is to, and what computes it."""
-        return self._kept(ScoredText, (text_digest, str(reference)), compute)
+        """Return the scores on a text, and the distance to the model of `reference`."""
+        return self._record(ScoredText, (text_digest, str(reference)), compute)
 
-    def _kept(
+    def logits(
+        self, text_digest: str, shape: tuple[int, int, int], compute: Callable[[], Iterable[Logits]]
+    ) -> Logits:
+        """Return the logits on a text, of `shape` [windows, tokens, vocabulary], mapped from disk.
+
+        `compute` gives them window by window. Raises InputError for a file of another size.
+        """
+        path = self._path("logits", "logits", (text_digest, str(shape)))
+        if not _was_used(path):
+            with replacement(path) as file:
+                for window in compute():
+                    file.write(np.ascontiguousarray(window, dtype=np.float32).data)
+            prune(self.directory, max_bytes=CACHE_BYTES)
+        if path.stat().st_size != math.prod(shape) * np.dtype(np.float32).itemsize:
+            raise InputError(f"{path}: expected float32 numbers of shape {shape}; delete the file")
+        return np.memmap(path, np.float32, mode="r", shape=shape)
+
+    def _record(
         self, kind: type[AnyRecord], facts: tuple[str, ...], compute: Callable[[], AnyRecord]
     ) -> AnyRecord:
-        engine = str(engine_of(self.scorer))
-        where = (*environment_facts(), engine, self.artifact_digest)
-        path = self.directory / f"{work_key(kind.__name__, *where, *self.facts, *facts)}.json"
-        try:
-            data = path.read_bytes()
-            os.utime(path)  # it was used
-        except FileNotFoundError:
-            result = compute()
-            write_record(path, result)
-            prune(self.directory, max_bytes=CACHE_BYTES)
-            return result
-        return kind.from_bytes(data, source=str(path))
+        path = self._path(kind.__name__, "json", facts)
+        if _was_used(path):
+            return kind.from_bytes(path.read_bytes(), source=str(path))
+        result = compute()
+        write_record(path, result)
+        prune(self.directory, max_bytes=CACHE_BYTES)
+        return result
+
+    def _path(self, kind: str, suffix: str, facts: tuple[str, ...]) -> Path:
+        where = (*environment_facts(), str(engine_of(self.scorer)), self.artifact_digest)
+        return self.directory / f"{work_key(kind, *where, *self.facts, *facts)}.{suffix}"
+
+
+def _was_used(path: Path) -> bool:
+    """Mark a file as used now; returns whether it exists."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @cache
 def environment_facts() -> tuple[str, ...]:
-    """What scores depend on beside model, question and code: the packages and the processor."""
+    """Return the packages and the processor, which scores depend on beside model and code."""
     machine = this_machine()
     processor = (machine.cpu, f"{machine.cores} cores", *machine.isa, *machine.gpus)
     return (*sorted(package_versions(*SCORING_PACKAGES)), *processor)
 
 
 def package_versions(*names: str) -> set[str]:
-    """`name version` of these packages and of all that they require themselves and is installed."""
+    """Return `name version` of these packages, and of the installed ones that they require."""
     required = (PACKAGE_NAME.match(it) for name in names for it in requires(name) or ())
     return set(_installed({*names, *(it[0] for it in required if it)}))
 
@@ -109,8 +144,9 @@ def _installed(names: set[str]) -> Iterator[str]:
 
 
 def prune(directory: Path, *, max_bytes: int) -> None:
-    """Delete the results that were not used for longest, until `max_bytes` hold the others."""
-    files = [(path, path.stat()) for path in directory.glob("*.json")]
+    """Delete the least recently used files until the others take at most `max_bytes`."""
+    paths = (*directory.glob("*.json"), *directory.glob("*.logits"))
+    files = [(path, path.stat()) for path in paths]
     num_bytes = sum(it.st_size for _, it in files)
     for path, it in sorted(files, key=lambda file: file[1].st_mtime_ns):
         if num_bytes <= max_bytes:

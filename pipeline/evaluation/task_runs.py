@@ -20,14 +20,14 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from pipeline.core.errors import InputError
 from pipeline.core.record import sha256_hex
-from pipeline.evaluation.lm_eval_model import ScoredModel, chat_text
+from pipeline.evaluation.lm_eval_model import LmEvalModel, chat_text
 from pipeline.gate.sequential import look_sizes, order_key
 from pipeline.params.suites import SUITES_FILE
 from pipeline.records.evaluation import DocumentRecord, TaskScore
 from pipeline.tasks.loading import LoadedTask
 
 Rows = tuple[DocumentRecord, ...]
-Remembered = Callable[[str, Callable[[], Rows]], Rows]
+CachedRows = Callable[[str, Callable[[], Rows]], Rows]
 """Called with the digest of what is asked: the rows from an earlier run, else computed now."""
 
 
@@ -42,24 +42,21 @@ class Stopping:
     open_tasks: Callable[[Rows], Collection[str]]
 
 
-@dataclass(frozen=True)
-class SuiteResult:
-    scores: dict[str, TaskScore]
-    documents: Rows
-
-
 def computed(_digest: str, compute: Callable[[], Rows]) -> Rows:
     return compute()
 
 
 def run_tasks(
     questions: Sequence["TaskQuestions"],
-    model: ScoredModel,
+    model: LmEvalModel,
     *,
-    remembered: Remembered = computed,
+    cached: CachedRows = computed,
     stopping: Stopping | None = None,
-) -> SuiteResult:
-    """Score a model on all documents of every task, or until `stopping` names no more tasks."""
+) -> Rows:
+    """Ask a model all documents of every task, or until `stopping` names no more tasks.
+
+    Returns the rows task by task, each task's by number.
+    """
     num_looks = stopping.num_looks if stopping else 1
     rows: dict[str, Rows] = {it.name: () for it in questions}
     open_tasks: Collection[str] = rows.keys()
@@ -69,14 +66,18 @@ def run_tasks(
                 stop = look_sizes(task.num_documents, num_looks)[look]
                 numbers = task.order(sequential=stopping is not None)[len(rows[task.name]) : stop]
                 ask = partial(task.ask, model, numbers)
-                rows[task.name] += remembered(task.digest(numbers), ask)
+                rows[task.name] += cached(task.digest(numbers), ask)
         if stopping is not None:
             open_tasks = stopping.open_tasks(tuple(chain.from_iterable(rows.values())))
-    in_order = {name: sorted(it, key=lambda row: row.doc_id) for name, it in rows.items()}
-    return SuiteResult(
-        scores={it.name: task_score(it.loaded, in_order[it.name]) for it in questions},
-        documents=tuple(chain.from_iterable(in_order.values())),
-    )
+    return tuple(row for own in rows.values() for row in sorted(own, key=lambda row: row.doc_id))
+
+
+def task_scores(questions: Sequence["TaskQuestions"], rows: Rows) -> dict[str, TaskScore]:
+    """Return each task's score. Raises InputError like `task_score`."""
+    return {
+        task.name: task_score(task.loaded, [row for row in rows if row.task == task.name])
+        for task in questions
+    }
 
 
 class TaskQuestions:
@@ -126,7 +127,7 @@ class TaskQuestions:
         ]
         return sha256_hex(json.dumps([rules, asked], default=_source_text).encode())
 
-    def ask(self, model: ScoredModel, numbers: Sequence[int]) -> Rows:
+    def ask(self, model: LmEvalModel, numbers: Sequence[int]) -> Rows:
         """The row of each of these documents. Raises InputError like the model's methods."""
         requests: dict[str, list[Instance]] = {}
         for number in numbers:

@@ -1,15 +1,12 @@
-"""Bringing the evaluations of the base and of a variant together, document by document.
+"""Pair the evaluations of the base and of a variant, document by document.
 
-It refuses what was not measured alike; it judges nothing.
+Evaluations that were not made alike are refused. Verdicts are made elsewhere.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isclose
 from statistics import fmean
 
 from pipeline.core.errors import InputError
-from pipeline.gate.drops import History
 from pipeline.gate.paired import RATES, PairedTask, paired_task
 from pipeline.gate.sequential import ordered, require_documents, sizes_so_far
 from pipeline.params.gate import SequentialParams
@@ -23,32 +20,10 @@ from pipeline.records.evaluation import (
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What the gate judges: of every task the pairs at each look, and the scores of base and
-    variant; the distance, and how many tokens it is over."""
-
-    history: History
-    scores: Mapping[str, tuple[TaskScore, TaskScore]]
-    distance: Distance
-    num_tokens: int
-
-
-def compare(base: Scored, own: Scored, sequential: SequentialParams | None) -> Comparison:
-    """Raises InputError when the two were not scored alike."""
-    distance = comparable_distance(base.record, own.record)
-    return Comparison(
-        history=history_of(base, own.rows, sequential, name=own.record.name),
-        scores={task: (it, own.record.tasks[task]) for task, it in base.record.tasks.items()},
-        distance=distance,
-        num_tokens=own.record.num_tokens,
-    )
-
-
 def history_of(
     base: Scored, own_rows: Rows, sequential: SequentialParams | None, *, name: str
 ) -> dict[str, tuple[PairedTask, ...]]:
-    """Of every task the pairs after each look, from the rows that variant `name` has so far.
+    """Return every task's pairs after each look, from the rows that variant `name` has so far.
 
     Raises InputError for documents or prompts that are not the base's, a number of them at which no
     look was planned, fewer of them than looks, or a score that is made of its documents in an
@@ -88,7 +63,7 @@ def _looks(
 
 
 def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
-    """Every document adds a number to the score, which is their mean or one of RATES."""
+    """Require that every document adds a number to the score, their mean or one of RATES."""
     values = [row.metrics.get(score.metric) for row in rows]
     if score.metric in RATES and None not in values:
         return
@@ -102,7 +77,7 @@ def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
 
 
 def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
-    """The variant's distance to the base. Raises InputError when they were not scored alike."""
+    """Return the variant's distance. Raises InputError when the two were not scored alike."""
     comparisons = {
         "base": own.base_digest == base.artifact_digest and own.distance is not None,
         "suite": own.suite == base.suite,
@@ -117,14 +92,14 @@ def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distan
 
 
 def rows_of(rows: Rows, task: str) -> list[DocumentRecord]:
-    """A task's rows, in the order that a sequential evaluation takes."""
+    """Return a task's rows, in the order that a sequential evaluation takes."""
     return ordered([row for row in rows if row.task == task])
 
 
 def row_pairs(
     base_rows: Rows, own_rows: Rows, task: str, *, name: str
 ) -> tuple[list[DocumentRecord], list[DocumentRecord]]:
-    """The documents of a task that variant `name` was scored on, in both evaluations.
+    """Return the rows of a task's documents that variant `name` was scored on: base's and own.
 
     Raises InputError when they are not the first ones of the base's, prompt by prompt.
     """
@@ -151,7 +126,7 @@ def _not_alike(name: str, what: str) -> InputError:
 
 
 def task_recovery(base: TaskScore, variant: TaskScore) -> float:
-    """How much of the base's score the variant has: 1 is all, above 1 is better than the base.
+    """Return the share of the base's score that the variant has; above 1 is better than the base.
 
     Variant ÷ base, or base ÷ variant where lower is better. A base that scores nothing has nothing
     to lose, and a variant without any error cannot be better: both count as 1.

@@ -23,7 +23,7 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from pipeline.gate.paired import PairedTask
 from pipeline.gate.sequential import Look, look_of
-from pipeline.params.gate import SequentialParams
+from pipeline.params.gate import GateParams, SequentialParams
 from pipeline.records.selection import DropVerdict, Verdict
 
 MEAN = "mean over tasks"
@@ -203,29 +203,35 @@ def after_look(
     return Step(progress, open_tasks)
 
 
-def drop_record(
-    held: HeldDrop, verdict: Verdict, *, error_rate: float, num_drops: int, power: float
-) -> DropVerdict:
-    """A verdict with its numbers.
+def drop_records(
+    history: History, margins: Mapping[str, float], gate: GateParams
+) -> dict[str, DropVerdict]:
+    """Return the verdict on every drop of `held_drops`, with its numbers.
 
     The p-value of an exact test does not fall quite evenly with the margin, so that a bound can lie
     beyond a margin that the test at that margin excludes; the test counts.
     """
-    drop, margin, level = held.drop, held.margin, held.look.level(error_rate)
-    further = None
-    if verdict is Verdict.INCONCLUSIVE:
-        # Above its margin it would be rejected, at worst at the strictest level of Holm.
-        share = error_rate if drop.drop < margin else error_rate / num_drops
-        further = drop.further_documents(margin, level=held.look.level(share), power=power)
-    low, high = drop.lower(level), drop.upper(level)
-    return DropVerdict(
-        verdict=verdict,
-        drop=drop.drop,
-        low=max(low, margin) if verdict is Verdict.REJECTED else low,
-        high=min(high, margin) if verdict is Verdict.APPROVED else high,
-        level=level,
-        margin=margin,
-        p_below=drop.p_below(margin),
-        p_above=drop.p_above(margin),
-        further_documents=further,
-    )
+    held_by_name = held_drops(history, margins, gate.sequential)
+    records = {}
+    for name, verdict in drop_verdicts(held_by_name, gate.error_rate).items():
+        held = held_by_name[name]
+        drop, margin, level = held.drop, held.margin, held.look.level(gate.error_rate)
+        further = None
+        if verdict is Verdict.INCONCLUSIVE:
+            # Above its margin it would be rejected, at worst at the strictest level of Holm.
+            tests = 1 if drop.drop < margin else len(held_by_name)
+            level_to_reach = held.look.level(gate.error_rate / tests)
+            further = drop.further_documents(margin, level=level_to_reach, power=gate.power)
+        low, high = drop.lower(level), drop.upper(level)
+        records[name] = DropVerdict(
+            verdict=verdict,
+            drop=drop.drop,
+            low=max(low, margin) if verdict is Verdict.REJECTED else low,
+            high=min(high, margin) if verdict is Verdict.APPROVED else high,
+            level=level,
+            margin=margin,
+            p_below=drop.p_below(margin),
+            p_above=drop.p_above(margin),
+            further_documents=further,
+        )
+    return records

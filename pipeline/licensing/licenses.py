@@ -9,7 +9,7 @@ what a particular company may do.
 
 import re
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import DECISIONS_FILE
 from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
 from pipeline.params.params import Audience, ReleaseParams
@@ -63,7 +63,9 @@ def resolve(
 def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
     """What keeps the license from being certain; None when nothing does."""
     stated = stated_id(facts)
-    card = f"the model card says {shown(stated)}" if stated else "the model card names no license"
+    card = (
+        f"the model card says {short_repr(stated)}" if stated else "the model card names no license"
+    )
     if facts.text_path is None:
         return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which has to go along"
     if stated is not None and rules.by_id(stated) is None:
@@ -75,10 +77,10 @@ def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | No
     for name in facts.base_model:
         base_rule = rules.by_base_model(name)
         if base_rule is None:
-            return f"it is made from {shown(name)}, whose license is not known here"
+            return f"it is made from {short_repr(name)}, whose license is not known here"
         if base_rule != text_rule:
             return (
-                f"it is made from {shown(name)} under the {base_rule.name}, but the text in "
+                f"it is made from {short_repr(name)} under the {base_rule.name}, but the text in "
                 f"{facts.text_path} is the {text_rule.name}"
             )
     return None

@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record, sha256_hex
 from pipeline.records.licenses import AppliedLicense, LicenseDecision
@@ -106,7 +106,7 @@ class LicenseRules(Record):
         rule = self.by_id(license_id)
         if rule is None:
             raise InputError(
-                f"{key} = {shown(license_id)}: expected one of "
+                f"{key} = {short_repr(license_id)}: expected one of "
                 f"{', '.join(rule.id for rule in self.rules)}; a person has to read its text and "
                 "add a rule to pipeline/licensing/rules.yaml"
             )

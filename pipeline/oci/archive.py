@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pipeline.core.errors import FailureError, InputError, shown
+from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.files import replacement
 from pipeline.oci.blob import Advance, Blob, FilePart
 from pipeline.oci.layout import (
@@ -49,7 +49,7 @@ class Archive:
         self._members = _members(path)
         check_layout_version(self._small(LAYOUT_FILE), source=f"{path}: {LAYOUT_FILE}")
         source = f"{path}: {INDEX_FILE}"
-        self._index = ImageIndex.from_stranger(self._small(INDEX_FILE), source=source)
+        self._index = ImageIndex.from_untrusted(self._small(INDEX_FILE), source=source)
 
     def reference(self, name: str) -> str:
         return f"oci-archive:{self._path}{'@' if is_digest(name) else ':'}{name}"
@@ -159,11 +159,11 @@ def _members(path: Path) -> dict[str, tuple[FilePart, int]]:
                 name = member.name.removeprefix("./")
                 _require_expected(member, name, path)
                 if name in members:
-                    raise InputError(f"{path}: two members are named {shown(name)}")
+                    raise InputError(f"{path}: two members are named {short_repr(name)}")
                 if len(members) == MAX_LAYERS:
                     raise InputError(f"{path}: more than {MAX_LAYERS} members")
                 if member.offset_data + member.size > path.stat().st_size:
-                    raise InputError(f"{path}: ends within {shown(name)}; copy it again")
+                    raise InputError(f"{path}: ends within {short_repr(name)}; copy it again")
                 members[name] = (FilePart(path, member.offset_data), member.size)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such file") from error
@@ -178,9 +178,9 @@ def _members(path: Path) -> dict[str, tuple[FilePart, int]]:
 
 def _require_expected(member: tarfile.TarInfo, name: str, path: Path) -> None:
     if not member.isreg() or member.issparse() or member.size < 0:
-        raise InputError(f"{path}: {shown(member.name)} is not a plain file")
+        raise InputError(f"{path}: {short_repr(member.name)} is not a plain file")
     if name not in (LAYOUT_FILE, INDEX_FILE) and not BLOB_NAME.fullmatch(name):
-        raise InputError(f"{path}: {shown(member.name)} has no place in an OCI image layout")
+        raise InputError(f"{path}: {short_repr(member.name)} has no place in an OCI image layout")
 
 
 def _blob_name(digest: str) -> str:

@@ -13,8 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from pipeline.core.errors import FailureError, InputError
-from pipeline.core.errors import printable as shown
+from pipeline.core.errors import FailureError, InputError, printable
 from pipeline.oci.tls import bundle_setting, is_broken_line, tls_problem
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -51,13 +50,13 @@ def read_chunks(answer: requests.Response, host: str) -> Iterator[bytes]:
     """
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        raise nonsense(host, f"in the encoding {encoding!r}")
+        raise malformed(host, f"in the encoding {encoding!r}")
     try:
         while chunk := answer.raw.read(READ_BYTES, decode_content=False):
             yield chunk
     except (HTTPError, OSError) as error:
         raise TransientError(
-            f"the registry {shown(host)} cannot be reached: the connection broke; run the same "
+            f"the registry {printable(host)} cannot be reached: the connection broke; run the same "
             "command again"
         ) from error
     finally:
@@ -70,7 +69,7 @@ def read_short(answer: requests.Response, host: str) -> bytes:
     for chunk in read_chunks(answer, host):
         data += chunk
         if len(data) > MAX_ANSWER_BYTES:
-            raise nonsense(host, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
+            raise malformed(host, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
     return data
 
 
@@ -83,9 +82,9 @@ def discard(answer: requests.Response) -> None:
         answer.raw.read(READ_BYTES, decode_content=False)
 
 
-def nonsense(host: str, what: str) -> FailureError:
+def malformed(host: str, what: str) -> FailureError:
     return FailureError(
-        f"{host} answers {shown(what)}, which a registry does not; check its address"
+        f"{host} answers {printable(what)}, which a registry does not; check its address"
     )
 
 
@@ -113,7 +112,8 @@ def _unreachable(host: str, error: requests.RequestException) -> FailureError:
     else:
         reason = found[1].lower() if found else "the connection broke"
     return (TransientError if broke else FailureError)(
-        f"the registry {shown(host)} cannot be reached: {reason}; check its address and run the "
+        f"the registry {printable(host)} cannot be reached: {reason}; check its address and run "
+        "the "
         "same command again"
     )
 
@@ -127,7 +127,7 @@ def no_login(host: str) -> FailureError:
 
 def refused_login(host: str, username: str) -> FailureError:
     return FailureError(
-        f"{host} refuses the login of {shown(username)}; run `docker login {host}` again"
+        f"{host} refuses the login of {printable(username)}; run `docker login {host}` again"
     )
 
 
@@ -136,23 +136,25 @@ def refusal(
 ) -> FailureError:
     """The line for an answer that was not expected."""
     where = split_url(url)
-    host, status = shown(where.netloc), answer.status_code
+    host, status = printable(where.netloc), answer.status_code
     if status == requests.codes.unauthorized:
         return refused_login(host, username) if username else no_login(host)
     if status == requests.codes.forbidden:
         return FailureError(
-            f"{host}: {shown(username or 'an anonymous user')} has no permission for {repository}; "
+            f"{host}: {printable(username or 'an anonymous user')} has no permission for "
+            f"{repository}; "
             f"ask its owner, change registry.repository, or `docker login {host}` as somebody else"
         )
     if 300 <= status < 400:
-        target = shown(split_url(answer.headers.get("Location", "")).netloc)
+        target = printable(split_url(answer.headers.get("Location", "")).netloc)
         return FailureError(
             f"{host} sends {method} on to {target or 'nowhere'}; use the address of the "
             "registry itself"
         )
     https = f" (https://{host}, if it speaks TLS)" if where.scheme == "http" else ""
     line = (
-        f"{host}: answer {status} to {method} {shown(where.path)}; check its address{https}, or "
+        f"{host}: answer {status} to {method} {printable(where.path)}; check its address{https}, "
+        "or "
         "run the same command again later"
     )
     if status in BUSY:

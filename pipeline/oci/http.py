@@ -22,13 +22,13 @@ from pipeline.oci.docker_credentials import Credentials
 from pipeline.oci.errors import (
     TIMEOUT,
     discard,
-    nonsense,
+    malformed,
     readable_network_errors,
     refusal,
     split_url,
 )
 from pipeline.oci.login import Anonymous, sign_in
-from pipeline.oci.retry import patiently
+from pipeline.oci.retry import with_retries
 
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -75,7 +75,7 @@ class RegistryHttp:
             url = ""
         schemes = ("https",) if self._url.scheme == "https" else ("http", "https")
         if not given or split_url(url).scheme not in schemes:
-            raise nonsense(self.host, f"the location {given!r}")
+            raise malformed(self.host, f"the location {given!r}")
         return url
 
     def send(
@@ -92,7 +92,7 @@ class RegistryHttp:
         `body` is called for every try. Raises FailureError when the status is none of `expect`, or
         when there is no answer.
         """
-        return patiently(
+        return with_retries(
             lambda: self.attempt(method, url, expect=expect, headers=headers, body=body)
         )
 
@@ -127,13 +127,13 @@ class RegistryHttp:
         """
         expected = (*expect, *REDIRECTS)
         for _ in range(MAX_REDIRECTS):
-            answer = patiently(partial(self._open, method, url, expected, headers))
+            answer = with_retries(partial(self._open, method, url, expected, headers))
             if method == "HEAD" or not answer.ok or answer.is_redirect:
                 discard(answer)
             if not answer.is_redirect:
                 return answer
             url = self.location(answer)
-        raise nonsense(self.host, f"with more than {MAX_REDIRECTS} redirects")
+        raise malformed(self.host, f"with more than {MAX_REDIRECTS} redirects")
 
     def _open(
         self,

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from pydantic import ConfigDict
 
-from pipeline.core.errors import FailureError, InputError, shown
+from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.files import (
     CHUNK_BYTES,
     PARTIAL_SUFFIX,
@@ -163,7 +163,7 @@ class OciLayout:
         except FileNotFoundError:
             return EMPTY_INDEX
         check_layout_version(self._version(), source=str(self._directory / LAYOUT_FILE))
-        return ImageIndex.from_stranger(data, source=str(path))
+        return ImageIndex.from_untrusted(data, source=str(path))
 
     def _version(self) -> bytes:
         path = self._directory / LAYOUT_FILE
@@ -195,7 +195,7 @@ def _write_verified(file: BinaryIO, blob: Blob, advance: Advance) -> None:
 
 def check_layout_version(data: bytes, *, source: str) -> None:
     """Raise InputError unless `data` is an `oci-layout` file of the one version there is."""
-    if LayoutVersion.from_stranger(data, source=source).image_layout_version != "1.0.0":
+    if LayoutVersion.from_untrusted(data, source=source).image_layout_version != "1.0.0":
         raise InputError(f"{source}: expected the layout version 1.0.0")
 
 
@@ -235,8 +235,8 @@ def checked_manifest(
         raise DamagedManifestError(f"{path}: other bytes than its digest says", digest=digest)
     if entry and entry.size != len(data):
         raise FailureError(f"{path}: another size than the index says")
-    stated = ManifestType.from_stranger(data, source=path).media_type
+    stated = ManifestType.from_untrusted(data, source=path).media_type
     if entry and stated not in (None, entry.media_type):
-        raise FailureError(f"{path}: the index calls it {shown(entry.media_type)}")
+        raise FailureError(f"{path}: the index calls it {short_repr(entry.media_type)}")
     media_type = entry.media_type if entry else stated or MANIFEST_TYPE
     return StoredManifest(descriptor_of(data, media_type), data)

@@ -21,8 +21,8 @@ from pipeline.oci.docker_credentials import Credentials
 from pipeline.oci.errors import (
     TIMEOUT,
     discard,
+    malformed,
     no_login,
-    nonsense,
     read_short,
     readable_network_errors,
     refused_login,
@@ -72,7 +72,7 @@ def sign_in(
         given = CaseInsensitiveDict(CHALLENGE_PARAMETER.findall(parameters))
         realm = split_url(given.get("realm", ""))
         if realm.scheme != "https" and realm.scheme != registry.scheme:
-            raise nonsense(registry.netloc, f"with the token server {realm.geturl()!r}")
+            raise malformed(registry.netloc, f"with the token server {realm.geturl()!r}")
         query = {
             "service": given.get("service", registry.netloc),
             "scope": given.get("scope", f"repository:{repository}:pull,push"),
@@ -89,7 +89,7 @@ def sign_in(
                 f"`docker login {registry.netloc}` with a user name and a password"
             )
         return _basic(credentials, registry)
-    raise nonsense(registry.netloc, f"with the login scheme {scheme!r}")
+    raise malformed(registry.netloc, f"with the login scheme {scheme!r}")
 
 
 def _basic(credentials: Credentials, target: SplitResult) -> AuthBase:
@@ -139,7 +139,7 @@ def _fetch_token(
         fields = json.loads(read_short(answer, realm.netloc))
         token = fields.get("token") or fields.get("access_token")
     except (ValueError, AttributeError) as error:
-        raise nonsense(realm.netloc, "something else than a token") from error
+        raise malformed(realm.netloc, "something else than a token") from error
     if not isinstance(token, str) or not TOKEN.fullmatch(token):
-        raise nonsense(realm.netloc, "something else than a token")
+        raise malformed(realm.netloc, "something else than a token")
     return token

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.oci.records import DIGEST_PATTERN, TAG_PATTERN
 from pipeline.params.params import REGISTRY_URL, REPOSITORY
 
@@ -31,13 +31,13 @@ class Server:
 
 
 @dataclass(frozen=True)
-class LayoutDirectory:
+class LayoutPath:
     """An OCI image layout on disk."""
 
     path: Path
 
 
-Place = Server | LayoutDirectory
+Place = Server | LayoutPath
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _is_scheme(text: str) -> bool:
 
 def _place(text: str, whole: str) -> Place:
     if text.startswith(LAYOUT_PREFIX) and text != LAYOUT_PREFIX:
-        return LayoutDirectory(Path(text.removeprefix(LAYOUT_PREFIX)))
+        return LayoutPath(Path(text.removeprefix(LAYOUT_PREFIX)))
     scheme, separator, rest = text.rpartition("://")
     host, _, repository = rest.partition("/")
     if not separator:
@@ -84,5 +84,5 @@ def _place(text: str, whole: str) -> Place:
         scheme = "http" if bare_host in LOOPBACK_HOSTS else "https"
     url = f"{scheme}://{host}"
     if not re.fullmatch(REGISTRY_URL, url) or not re.fullmatch(REPOSITORY, repository):
-        raise InputError(f"{shown(whole)}: {EXPECTED}")
+        raise InputError(f"{short_repr(whole)}: {EXPECTED}")
     return Server(url, repository)

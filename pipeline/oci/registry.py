@@ -18,7 +18,7 @@ import requests
 from pipeline.core.errors import FailureError
 from pipeline.oci.blob import Advance, Blob
 from pipeline.oci.docker_credentials import credentials_for
-from pipeline.oci.errors import nonsense, read_chunks, read_short
+from pipeline.oci.errors import malformed, read_chunks, read_short
 from pipeline.oci.http import RegistryHttp
 from pipeline.oci.records import (
     INDEX_TYPE,
@@ -67,16 +67,16 @@ class Registry:
             with self._http.read("GET", url, expect=(200, 404)) as answer:
                 if answer.status_code == requests.codes.not_found:
                     return tuple(tags)
-                page = TagList.from_stranger(read_short(answer, self._http.host), source=url)
+                page = TagList.from_untrusted(read_short(answer, self._http.host), source=url)
             tags += page.tags or ()
             if bad := next((tag for tag in tags if not re.fullmatch(TAG_PATTERN, tag)), None):
-                raise nonsense(self._http.host, f"the tag {bad!r}")
+                raise malformed(self._http.host, f"the tag {bad!r}")
             following = NEXT_PAGE.match(answer.headers.get("Link", ""))
             if following is None:
                 return tuple(tags)
             # Only the query is taken from the answer: the tags are this repository's.
             url = urljoin(url, "?" + following[1].partition("?")[2])
-        raise nonsense(self._http.host, f"more than {MAX_PAGES} pages of tags")
+        raise malformed(self._http.host, f"more than {MAX_PAGES} pages of tags")
 
     def manifest(self, name: str) -> StoredManifest | None:
         """What a tag or digest names, or None when the registry does not have it.
@@ -93,7 +93,7 @@ class Registry:
                 return None
             content_type = answer.headers.get("Content-Type", "").partition(";")[0]
             if content_type not in MANIFEST_TYPES:
-                raise nonsense(self._http.host, f"{content_type or 'something'} for a manifest")
+                raise malformed(self._http.host, f"{content_type or 'something'} for a manifest")
             data = read_short(answer, self._http.host)
         if is_digest(name) and blob_digest(data) != name:
             raise FailureError(f"{self.reference(name)}: the registry has other bytes under it")
@@ -112,7 +112,7 @@ class Registry:
             skipped = start
             if answer.status_code == requests.codes.partial_content:
                 if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                    raise nonsense(self._http.host, "another part of a blob than was asked for")
+                    raise malformed(self._http.host, "another part of a blob than was asked for")
                 skipped = 0
             for chunk in read_chunks(answer, self._http.host):
                 if wanted := chunk[skipped:]:
@@ -145,7 +145,7 @@ class Registry:
         check_digest(answer, digest, self._http.host)
         stored = self.manifest(name)
         if stored is None or stored.descriptor.digest != digest:
-            raise nonsense(
+            raise malformed(
                 self._http.host, f"another manifest under {name} than the one it was sent"
             )
 
@@ -157,7 +157,7 @@ class Registry:
             if answer.status_code != requests.codes.ok or content_type != INDEX_TYPE:
                 return None
             data = read_short(answer, self._http.host)
-        return ImageIndex.from_stranger(data, source=url).manifests
+        return ImageIndex.from_untrusted(data, source=url).manifests
 
     def _has(self, blob: Descriptor) -> bool:
         answer = self._http.read("HEAD", self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))
@@ -165,6 +165,6 @@ class Registry:
             return False
         size = answer.headers.get("Content-Length")
         if size != str(blob.size):
-            raise nonsense(self._http.host, f"the size {size} for a blob of {blob.size} bytes")
+            raise malformed(self._http.host, f"the size {size} for a blob of {blob.size} bytes")
         check_digest(answer, blob.digest, self._http.host)
         return True

@@ -13,7 +13,7 @@ MAX_PAUSE_S: Final = 60.0  # whatever the registry asks for
 Result = TypeVar("Result")
 
 
-class Patience:
+class RetryPolicy:
     """How often a piece of work may still fail; progress gives all tries back."""
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class Patience:
         self._failures += 1
 
 
-def patiently(work: Callable[[], Result]) -> Result:
+def with_retries(work: Callable[[], Result]) -> Result:
     """What `work` returns. Raises its last TransientError when every try failed."""
-    patience = Patience()
+    retries = RetryPolicy()
     while True:
         try:
             return work()
         except TransientError as error:
-            patience.wait(error)
+            retries.wait(error)

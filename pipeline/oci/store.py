@@ -21,7 +21,7 @@ from pipeline.core.progress import ByteProgress
 from pipeline.oci.blob import Advance, Blob
 from pipeline.oci.errors import TransientError
 from pipeline.oci.records import MAX_MANIFEST_BYTES, Descriptor
-from pipeline.oci.retry import Patience
+from pipeline.oci.retry import RetryPolicy
 
 PARALLEL: Final = 4
 STOP_GRACE_S: Final = 1.0  # for threads that have a file to tidy up
@@ -105,7 +105,7 @@ def is_published(store: ReadableStore, digest: str, tag: str) -> bool:
 def verified_chunks(store: ReadableStore, blob: Descriptor) -> Iterator[bytes]:
     """The bytes of a blob; after the last of them, FailureError when they are not its own."""
     digest, size = hashlib.sha256(), 0
-    for chunk in _patient_chunks(store, blob, 0):
+    for chunk in _resumed_chunks(store, blob, 0):
         size += len(chunk)
         digest.update(chunk)
         yield chunk
@@ -153,7 +153,7 @@ def download(store: ReadableStore, blob: Descriptor, target: Path, advance: Adva
                 advance(len(chunk))
                 digest.update(chunk)
                 size += len(chunk)
-            for chunk in _patient_chunks(store, blob, size):
+            for chunk in _resumed_chunks(store, blob, size):
                 advance(len(chunk))  # raises when the transfer was stopped: nothing more is written
                 file.write(chunk)
                 digest.update(chunk)
@@ -216,12 +216,12 @@ def transfer(
                 thread.join(max(deadline - time.monotonic(), 0.0))
 
 
-def _patient_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:
+def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:
     """The bytes of a blob from `start`; a broken line is taken up where it broke.
 
     Raises FailureError as soon as there are more bytes than the blob has.
     """
-    patience = Patience()
+    retries = RetryPolicy()
     while start < blob.size or blob.size == 0:
         try:
             for chunk in store.chunks(blob, start):
@@ -229,10 +229,10 @@ def _patient_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Itera
                 if start > blob.size:
                     raise _wrong(store, blob, f"more than its {blob.size} bytes")
                 yield chunk
-                patience.progress()
+                retries.progress()
             return
         except TransientError as error:
-            patience.wait(error)
+            retries.wait(error)
 
 
 def _check(store: ReadableStore, blob: Descriptor, sha256: str, size: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import requests
 
-from pipeline.core.errors import printable as shown
+from pipeline.core.errors import printable
 
 NOT_YET_VALID: Final = 9
 EXPIRED: Final = 10
@@ -36,7 +36,7 @@ BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # in request
 def bundle_setting() -> str:
     """Return the variable that names the trusted authorities, with its value, for a message."""
     name = next((name for name in BUNDLE_VARIABLES if os.environ.get(name)), BUNDLE_VARIABLES[0])
-    return f"{name} = {shown(os.environ.get(name, ''))}"
+    return f"{name} = {printable(os.environ.get(name, ''))}"
 
 
 def is_broken_line(error: requests.RequestException) -> bool:
@@ -51,7 +51,7 @@ def tls_problem(error: requests.exceptions.SSLError, host: str) -> str:
         return _certificate_problem(cause)
     reason = (cause.reason if cause else None) or "an unknown error"
     if reason in NO_TLS:
-        return f"it does not speak TLS on that port (http://{shown(host)}, if that is meant)"
+        return f"it does not speak TLS on that port (http://{printable(host)}, if that is meant)"
     if reason in NOTHING_IN_COMMON:
         return "it offers no version or cipher of TLS that this machine accepts"
     if reason in WANTS_CERTIFICATE:
@@ -60,7 +60,7 @@ def tls_problem(error: requests.exceptions.SSLError, host: str) -> str:
         return "it refuses TLS: no cipher in common, or it wants a certificate of its clients"
     if cause is not None and cause.library in NO_CERTIFICATES:
         return f"{bundle_setting()}: expected certificates in PEM"
-    return f"TLS failed with {shown(reason.lower().replace('_', ' '))}"
+    return f"TLS failed with {printable(reason.lower().replace('_', ' '))}"
 
 
 def _certificate_problem(cause: ssl.SSLCertVerificationError) -> str:
@@ -73,7 +73,7 @@ def _certificate_problem(cause: ssl.SSLCertVerificationError) -> str:
         return "its TLS certificate is not valid yet; compare the clocks of both machines"
     if code in OTHER_NAME:
         return "its TLS certificate is for another name; use a name that it is for"
-    return f"its TLS certificate is refused: {shown(cause.verify_message)}"
+    return f"its TLS certificate is refused: {printable(cause.verify_message)}"
 
 
 def _cause(error: BaseException) -> ssl.SSLError | None:

@@ -22,9 +22,9 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import write_record
 from pipeline.core.record import Record, sha256_hex
 from pipeline.oci.blob import Advance, Blob
-from pipeline.oci.errors import TransientError, nonsense
+from pipeline.oci.errors import TransientError, malformed
 from pipeline.oci.http import RegistryHttp
-from pipeline.oci.retry import Patience
+from pipeline.oci.retry import RetryPolicy
 
 PART_BYTES: Final = 32 << 20
 UPLOAD_TYPE: Final = "application/octet-stream"
@@ -108,7 +108,7 @@ class Upload:
         self._journal = journal
         self._advance = advance
         self._reported = 0
-        self._patience = Patience()
+        self._retries = RetryPolicy()
 
     def run(self) -> None:
         """Send what the registry lacks.
@@ -123,7 +123,7 @@ class Upload:
                 else:
                     self._run_at_once()
             except TransientError as error:
-                self._patience.wait(error)
+                self._retries.wait(error)
             else:
                 break
         self._journal.forget(self._digest)
@@ -193,11 +193,13 @@ class Upload:
         )
         received = RECEIVED.fullmatch(answer.headers.get("Range", f"0-{end - 1}"))
         if received is None or int(received[1]) + 1 != end:
-            raise nonsense(self._http.host, f"that it has {answer.headers['Range']} of 0-{end - 1}")
+            raise malformed(
+                self._http.host, f"that it has {answer.headers['Range']} of 0-{end - 1}"
+            )
         url = self._http.location(answer)
         self._journal.keep(self._digest, url)
         if end > self._reported:
-            self._patience.progress()
+            self._retries.progress()
         return _Place(url, end, place.part_bytes)
 
     def _finish(self, place: _Place, body: "_Part | bytes") -> None:
@@ -227,4 +229,4 @@ def check_digest(answer: requests.Response, digest: str, host: str) -> None:
     """The header is optional in the specification; when it is there it has to be right."""
     answered = answer.headers.get(DIGEST_HEADER, digest)
     if answered != digest:
-        raise nonsense(host, f"the digest {answered[:80]!r} for {digest}")
+        raise malformed(host, f"the digest {answered[:80]!r} for {digest}")

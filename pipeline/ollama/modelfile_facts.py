@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.ollama.chat_template import ChatTemplate
 from pipeline.ollama.modelfile import SAMPLING_PARAMETERS, ModelfileFacts
 
@@ -25,7 +25,7 @@ def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
     context_tokens = config.get("max_position_embeddings")
     if not isinstance(context_tokens, int) or context_tokens < 1:
         raise InputError(
-            f"{CONFIG_FILE}: max_position_embeddings = {shown(context_tokens)}, expected the "
+            f"{CONFIG_FILE}: max_position_embeddings = {short_repr(context_tokens)}, expected the "
             "number of tokens the model was made for"
         )
     stop = _stop_texts(model_dir, generation.get("eos_token_id", config.get("eos_token_id")))
@@ -63,7 +63,8 @@ def _stop_texts(model_dir: Path, eos_token_id: object) -> tuple[str, ...]:
             text = tokenizer.id_to_token(token_id)
         if not text:
             raise InputError(
-                f"{GENERATION_FILE}: eos_token_id = {shown(token_id)}, expected the id of a token "
+                f"{GENERATION_FILE}: eos_token_id = {short_repr(token_id)}, expected the id of a "
+                "token "
                 f"of {path.name}"
             )
         texts.append(text)
@@ -80,6 +81,6 @@ def _sampling(generation: dict[str, object]) -> dict[str, float]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise InputError(f"{GENERATION_FILE}: {name} = {shown(value)}, expected a number")
+            raise InputError(f"{GENERATION_FILE}: {name} = {short_repr(value)}, expected a number")
         sampling[name] = float(value)
     return sampling

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.params.params import HUB_PREFIX
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -54,5 +54,5 @@ def _parsed(source: str, repo_type: RepoType, *, key: str) -> HubSource:
     revision = revision or "main"
     is_name = REPO_ID.fullmatch(repo) and REVISION.fullmatch(revision) and ".." not in source
     if not source.startswith(prefix) or not is_name:
-        raise InputError(f"{key} = {shown(source)}: expected {prefix}ORG/NAME@COMMIT")
+        raise InputError(f"{key} = {short_repr(source)}: expected {prefix}ORG/NAME@COMMIT")
     return HubSource(repo, revision, repo_type)

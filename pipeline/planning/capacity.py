@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.core.allocator import give_back_gpu
+from pipeline.core.allocator import release_gpu_memory
 from pipeline.core.errors import InputError
 from pipeline.core.files import existing_parent, require_free_space
 from pipeline.core.machine import available_memory, total_memory
@@ -37,7 +37,7 @@ def measured_speed() -> Speed:
     try:
         return _speed_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     finally:
-        give_back_gpu()  # what is free may be asked next
+        release_gpu_memory()  # what is free may be asked next
 
 
 def _speed_of(device: torch.device) -> Speed:

@@ -13,7 +13,7 @@ from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
 from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
 from pipeline.params.hub_source import HubSource, parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams
@@ -95,5 +95,7 @@ def _checked(name: str, shape: object) -> tuple[int, ...]:
     if not isinstance(shape, list) or not all(
         type(it) is int and 0 <= it < MAX_DIMENSION for it in shape
     ):
-        raise InputError(f"{name}: a tensor has the shape {shown(shape)}; use another checkpoint")
+        raise InputError(
+            f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
+        )
     return tuple(shape)

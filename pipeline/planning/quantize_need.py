@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from pipeline.architectures.shapes import LayerShape, ModelShape, SharedInput
+from pipeline.architectures.shapes import InputShape, LayerShape, ModelShape
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
@@ -165,7 +165,7 @@ def _aligning_operations(shape: ModelShape, num_samples: int, params: Params) ->
     return reading + num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
 
 
-def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:
+def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:
     """Searching scales and ranges, GPTQ, refinement, and the error that is reported."""
     product = 2.0 * linear.rows * linear.width**2  # one ΔW G
     grid = GRID_OPERATIONS * linear.rows * linear.width
@@ -180,7 +180,7 @@ def _rounding_operations(linear: SharedInput, recipe: PackedVariant) -> float:
     return operations + (1 + recipe.refine_sweeps) * product
 
 
-def _rounding_columns(linear: SharedInput, recipe: PackedVariant) -> int:
+def _rounding_columns(linear: InputShape, recipe: PackedVariant) -> int:
     """How many columns are gone through one by one."""
     passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
     return passes * linear.width

@@ -8,7 +8,7 @@ x86 CPUs. Nothing here looks at a machine or a file.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.architectures.shapes import ModelShape, SharedInput
+from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
@@ -183,16 +183,16 @@ def statistics_bytes(shape: ModelShape) -> int:
     return sum(FLOAT32 * it.num_copies * it.width * (it.width + 1) // 2 for it in inputs_of(shape))
 
 
-def inputs_of(shape: ModelShape) -> Iterator[SharedInput]:
+def inputs_of(shape: ModelShape) -> Iterator[InputShape]:
     for layer in shape.layers:
         yield from layer.inputs
 
 
-def gram_entries(linear: SharedInput) -> int:
+def gram_entries(linear: InputShape) -> int:
     return linear.num_copies * linear.width**2
 
 
-def _share_of_tokens(linear: SharedInput, source: Source) -> float:
+def _share_of_tokens(linear: InputShape, source: Source) -> float:
     """The share of tokens that pass one linear: of an expert, what a balanced router sends."""
     if not linear.is_expert or source.experts_per_token is None:
         return 1.0

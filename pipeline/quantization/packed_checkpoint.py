@@ -18,7 +18,7 @@ from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, shard_name, write_index
 from pipeline.checkpoint.stored_scheme import CONFIG_KEY
-from pipeline.core.allocator import give_back_free, map_large_blocks
+from pipeline.core.allocator import map_large_blocks, release_free_memory
 from pipeline.core.files import (
     PARTIAL_SUFFIX,
     read_record,
@@ -83,7 +83,7 @@ def write_packed(
         save_tensors(shard_path, tensors)
         write_record(rows_path, LayerCoverage(rows=tuple(rows)))
         del layer, tensors
-        give_back_free()
+        release_free_memory()
     coverage = [
         row
         for rows_path, *_ in units

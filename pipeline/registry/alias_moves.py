@@ -34,10 +34,10 @@ def read_history(store: ReadableStore, alias: str) -> AliasHistory:
     if stored is None:
         return AliasHistory(alias=alias, moves=())
     source = store.reference(tag)
-    manifest = ImageManifest.from_stranger(stored.data, source=source)
+    manifest = ImageManifest.from_untrusted(stored.data, source=source)
     if manifest.artifact_type != HISTORY_ARTIFACT_TYPE or len(manifest.layers) != 1:
         raise InputError(f"{source}: expected the history of an alias")
-    history = AliasHistory.from_stranger(read_blob(store, manifest.layers[0]), source=source)
+    history = AliasHistory.from_untrusted(read_blob(store, manifest.layers[0]), source=source)
     if history.alias != alias:
         raise InputError(f"{source}: the history of another alias, {history.alias!r}")
     return history

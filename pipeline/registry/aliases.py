@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.record import Record
 from pipeline.oci.records import BlobDigest
 
@@ -59,7 +59,8 @@ def require_alias(name: str) -> str:
     """The name itself. Raises InputError when it could be taken for a version or a digest."""
     if not ALIAS.fullmatch(name):
         raise InputError(
-            f"{shown(name)}: expected an alias in lower case that begins with a letter, such as "
+            f"{short_repr(name)}: expected an alias in lower case that begins with a letter, such "
+            "as "
             "latest or prod"
         )
     return name

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.file_records import FileRecord
 from pipeline.oci.records import (
     MAX_MANIFEST_BYTES,
@@ -48,19 +48,19 @@ class Contents:
 
 def contents_of(data: bytes, *, source: str) -> Contents:
     """The contents of the release whose manifest is `data`. Raises InputError."""
-    manifest = ImageManifest.from_stranger(data, source=source)
+    manifest = ImageManifest.from_untrusted(data, source=source)
     if manifest.artifact_type != MODEL_ARTIFACT_TYPE:
         kind = manifest.artifact_type or manifest.config.media_type
-        raise InputError(f"{source}: {shown(kind)}, expected a release of quantline")
+        raise InputError(f"{source}: {short_repr(kind)}, expected a release of quantline")
     if manifest.config.media_type != MODEL_CONFIG_TYPE:
-        raise InputError(f"{source}: its config is {shown(manifest.config.media_type)}")
+        raise InputError(f"{source}: its config is {short_repr(manifest.config.media_type)}")
     if manifest.config.size > MAX_MANIFEST_BYTES:
         raise InputError(f"{source}: its config has {manifest.config.size} bytes, too many")
     files: dict[str, Descriptor] = {}
     for layer in manifest.layers:
         path = _path(layer, source)
         if path in files:
-            raise InputError(f"{source}: two layers are named {shown(path)}")
+            raise InputError(f"{source}: two layers are named {short_repr(path)}")
         files[path] = layer
     _require_distinct(files, source)
     for required in (MANIFEST_FILE, LICENSE_FILE):
@@ -73,7 +73,7 @@ def contents_of(data: bytes, *, source: str) -> Contents:
 
 def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig:
     """The config blob. Raises InputError when it names other layers than the manifest."""
-    config = ModelConfig.from_stranger(data, source=f"{source}: config")
+    config = ModelConfig.from_untrusted(data, source=f"{source}: config")
     if list(config.modelfs.diff_ids) != [layer.digest for layer in contents.manifest.layers]:
         raise InputError(f"{source}: its config names other layers than its manifest")
     return config
@@ -81,36 +81,40 @@ def check_config(contents: Contents, data: bytes, *, source: str) -> ModelConfig
 
 def check_package(contents: Contents, data: bytes, *, source: str) -> PackageManifest:
     """The package's own manifest. Raises InputError when the layers are not its files."""
-    package = PackageManifest.from_stranger(data, source=f"{source}: {MANIFEST_FILE}")
+    package = PackageManifest.from_untrusted(data, source=f"{source}: {MANIFEST_FILE}")
     stated = {file.path: ("sha256:" + file.sha256, file.size) for file in package.files}
     held = {path: (layer.digest, layer.size) for path, layer in contents.files.items()}
     del held[MANIFEST_FILE]
     for path in sorted(stated.keys() | held.keys()):
         if stated.get(path) != held.get(path):
-            raise InputError(f"{source}: {shown(path)} is not the one that {MANIFEST_FILE} names")
+            raise InputError(
+                f"{source}: {short_repr(path)} is not the one that {MANIFEST_FILE} names"
+            )
     return package
 
 
 def _path(layer: Descriptor, source: str) -> str:
     """The name of a layer's file. Raises InputError unless it stays in the target."""
     if layer.media_type not in LAYER_TYPES:
-        raise InputError(f"{source}: {shown(layer.media_type)} is no kind of layer a release has")
+        raise InputError(
+            f"{source}: {short_repr(layer.media_type)} is no kind of layer a release has"
+        )
     annotations = layer.annotations or {}
     path = annotations.get(FILE_PATH_ANNOTATION)
     if path is None:
         raise InputError(f"{source}: the layer {layer.digest} has no name")
     if annotations.get(TITLE_ANNOTATION, path) != path:
-        raise InputError(f"{source}: the layer {shown(path)} has a second name")
+        raise InputError(f"{source}: the layer {short_repr(path)} has a second name")
     try:
         FileRecord(path=path, size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
     except ValidationError as error:
         raise InputError(
-            f"{source}: the layer name {shown(path)} would leave the target"
+            f"{source}: the layer name {short_repr(path)} would leave the target"
         ) from error
     if len(path.encode()) > MAX_PATH_BYTES or any(
         len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")
     ):
-        raise InputError(f"{source}: the layer name {shown(path)} is too long")
+        raise InputError(f"{source}: the layer name {short_repr(path)} is too long")
     return path
 
 
@@ -119,7 +123,7 @@ def _require_distinct(files: dict[str, Descriptor], source: str) -> None:
     folded = Counter(path.casefold() for path in files)
     for path in files:
         if folded[path.casefold()] > 1:
-            raise InputError(f"{source}: {shown(path)} differs from another name only in case")
+            raise InputError(f"{source}: {short_repr(path)} differs from another name only in case")
         for parent in PurePosixPath(path.casefold()).parents:
             if str(parent) in folded:
-                raise InputError(f"{source}: {shown(path)} is below a file, not a directory")
+                raise InputError(f"{source}: {short_repr(path)} is below a file, not a directory")

@@ -137,7 +137,7 @@ def _kind(store: ReadableStore, entry: Descriptor) -> EvidenceKind | None:
     if stored is None:
         return None
     source = store.reference(entry.digest)
-    return kind_of(ImageManifest.from_stranger(stored.data, source=source).artifact_type)
+    return kind_of(ImageManifest.from_untrusted(stored.data, source=source).artifact_type)
 
 
 def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: str) -> Evidence:
@@ -145,7 +145,7 @@ def _read(store: ReadableStore, entry: Descriptor, kind: EvidenceKind, subject: 
     stored = store.manifest(entry.digest)
     if stored is None or stored.descriptor.size != entry.size:
         raise FailureError(f"{source}: listed as evidence of {subject}, and not there")
-    manifest = ImageManifest.from_stranger(stored.data, source=source)
+    manifest = ImageManifest.from_untrusted(stored.data, source=source)
     if manifest.subject is None or manifest.subject.digest != subject:
         raise FailureError(f"{source}: evidence of another release than {subject}")
     if manifest.artifact_type != kind.media_type or len(manifest.layers) != 1:
@@ -165,4 +165,4 @@ def _list(store: ReadableStore, digest: str) -> ImageIndex:
     stored = store.manifest(tag)
     if stored is None:
         return EMPTY_INDEX
-    return ImageIndex.from_stranger(stored.data, source=store.reference(tag))
+    return ImageIndex.from_untrusted(stored.data, source=store.reference(tag))

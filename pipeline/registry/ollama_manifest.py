@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.oci.records import DOCKER_MANIFEST_TYPE, Descriptor, descriptor_of
 from pipeline.records.release import PackageManifest
 
@@ -68,7 +68,7 @@ def read_modelfile(text: str) -> tuple[Instruction, ...]:
     while position < len(text):
         match = COMMAND.match(text, position)
         if match is None:
-            raise InputError(f"Modelfile: {shown(text[position:])} is no instruction")
+            raise InputError(f"Modelfile: {short_repr(text[position:])} is no instruction")
         values = (match["block"], match["quoted"], match["bare"])
         value = next(value for value in values if value is not None)
         found.append(Instruction(match["command"], match["name"] or "", value))
@@ -149,7 +149,8 @@ def _parameters(instructions: tuple[Instruction, ...]) -> dict[str, object]:
                 raise ValueError(name)
         except ValueError as error:
             raise InputError(
-                f"Modelfile: PARAMETER {shown(name)} {shown(value)}: no parameter of Ollama"
+                f"Modelfile: PARAMETER {short_repr(name)} {short_repr(value)}: no parameter of "
+                "Ollama"
             ) from error
     return values
 

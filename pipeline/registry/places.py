@@ -7,7 +7,7 @@ from pipeline.core.record import first_problem
 from pipeline.core.workspace import Workspace
 from pipeline.core.yaml_files import read_yaml
 from pipeline.oci.layout import OciLayout
-from pipeline.oci.reference import LayoutDirectory, Place, Reference, Server, parse_reference
+from pipeline.oci.reference import LayoutPath, Place, Reference, Server, parse_reference
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import Store
 from pipeline.params.params import RegistryParams
@@ -27,7 +27,7 @@ def configured_place(workspace: Workspace) -> Place:
 
 def place_of(workspace: Workspace, registry: RegistryParams) -> Place:
     if registry.url is None:
-        return LayoutDirectory(workspace.registry_dir.relative_to(workspace.root))
+        return LayoutPath(workspace.registry_dir.relative_to(workspace.root))
     return Server(registry.url, registry.repository)
 
 

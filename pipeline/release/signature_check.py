@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
 
-from pipeline.core.errors import FailureError, InputError, printable, shown
+from pipeline.core.errors import FailureError, InputError, printable, short_repr
 
 TRUST_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
@@ -167,7 +167,8 @@ def _require_sha256_of_files(signature: bytes, source: str) -> None:
         return
     if kind != ("files", "sha256"):
         raise FailureError(
-            f"{source}: signs {shown(kind)}, and the digests of a release are the sha256 of whole "
+            f"{source}: signs {short_repr(kind)}, and the digests of a release are the sha256 of "
+            "whole "
             "files; sign it with model-signing's own settings"
         )
 

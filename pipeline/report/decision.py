@@ -12,7 +12,7 @@ from pipeline.licensing.rule import Grant, LicenseRule
 from pipeline.params.params import Audience, ReleaseParams
 from pipeline.records.selection import Choice, Selection, Verdict
 from pipeline.report.costs import cost_rows
-from pipeline.report.verdicts import Estimate, verdict_row
+from pipeline.report.verdicts import IntervalText, verdict_row
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class DecisionRow:
     profile: str
     variant: str | None
     reason: str
-    drop: Estimate | None = None
-    kl: Estimate | None = None
-    size: Estimate | None = None
+    drop: IntervalText | None = None
+    kl: IntervalText | None = None
+    size: IntervalText | None = None
     usd_per_million: str = ""
     usd_per_month: str = ""
 

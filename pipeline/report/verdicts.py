@@ -28,14 +28,14 @@ class ControlRow:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalText:
     """A number and, in small print, its interval; either may be empty."""
 
     value: str
     interval: str
 
 
-NOTHING = Estimate("–", "")
+NOTHING = IntervalText("–", "")
 FLOAT_NOISE = 1e-12  # what is left of drops that cancel out
 
 
@@ -46,12 +46,12 @@ class VerdictRow:
     name: str
     format: str
     verdict: str
-    drop: Estimate
+    drop: IntervalText
     recovery: str
-    kl: Estimate
+    kl: IntervalText
     top1: str
-    perplexity_ratio: Estimate
-    size: Estimate
+    perplexity_ratio: IntervalText
+    size: IntervalText
     reasons: tuple[str, ...]
     reference: str | None
 
@@ -62,7 +62,7 @@ class TaskVerdictRow:
 
     task: str
     scores: str
-    drop: Estimate
+    drop: IntervalText
     margin: str
     flips: str
     mcnemar_p: str
@@ -74,12 +74,12 @@ def base_row(selection: Selection) -> VerdictRow:
         name=BASE,
         format="original",
         verdict="",
-        drop=Estimate("0", ""),
+        drop=IntervalText("0", ""),
         recovery=percent(1.0),
-        kl=Estimate("0", ""),
+        kl=IntervalText("0", ""),
         top1=percent(1.0),
-        perplexity_ratio=Estimate(significant(1.0, 4), ""),
-        size=Estimate(bytes_text(selection.base_weight_bytes), ""),
+        perplexity_ratio=IntervalText(significant(1.0, 4), ""),
+        size=IntervalText(bytes_text(selection.base_weight_bytes), ""),
         reasons=(),
         reference=None,
     )
@@ -105,19 +105,19 @@ def verdict_row(name: str, verdict: VariantVerdict, *, reference: str | None) ->
         )
         if distance
         else NOTHING,
-        size=Estimate(bytes_text(verdict.weight_bytes), size_ratio),
+        size=IntervalText(bytes_text(verdict.weight_bytes), size_ratio),
         reasons=(*verdict.reasons, *_stopped_early(verdict)),
         reference=reference,
     )
 
 
-def _mean_drop(verdict: VariantVerdict) -> Estimate:
+def _mean_drop(verdict: VariantVerdict) -> IntervalText:
     """Over the tasks, or of the only one."""
     drops = [verdict.mean_drop] if verdict.mean_drop else list(verdict.tasks.values())
     if not drops:
         return NOTHING
     (drop,) = drops
-    return Estimate(signed(drop.drop), f"{_bounds(drop)}, margin {drop.margin:g}")
+    return IntervalText(signed(drop.drop), f"{_bounds(drop)}, margin {drop.margin:g}")
 
 
 def _stopped_early(verdict: VariantVerdict) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _task_row(task: str, it: TaskVerdict) -> TaskVerdictRow:
     return TaskVerdictRow(
         task=f"{task} ({it.metric}, {it.num_documents:,} documents{clusters})",
         scores=f"{significant(it.base)} → {significant(it.variant)}",
-        drop=Estimate(signed(it.drop), _bounds(it)),
+        drop=IntervalText(signed(it.drop), _bounds(it)),
         margin=f"{it.margin:g}",
         flips=f"{it.right_to_wrong} / {it.wrong_to_right}",
         mcnemar_p="–" if it.mcnemar_p is None else significant(it.mcnemar_p, 2),
@@ -150,8 +150,8 @@ def _bounds(drop: DropVerdict) -> str:
     return f"{signed(drop.low)} to {signed(drop.high)}"
 
 
-def _interval(value: float, low: float, high: float, *, digits: int = 3) -> Estimate:
-    return Estimate(
+def _interval(value: float, low: float, high: float, *, digits: int = 3) -> IntervalText:
+    return IntervalText(
         significant(value, digits), f"{significant(low, digits)} to {significant(high, digits)}"
     )
 

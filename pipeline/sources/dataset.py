@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from pipeline.core.errors import InputError, shown
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import (
     directory_records,
     read_record,
@@ -71,20 +71,21 @@ def _asked(dataset: DatasetParams | None) -> tuple[str | None, tuple[str, ...]]:
 
 def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
     if dataset is None:
-        _keep_only(data_dir, ())
+        _prune(data_dir, ())
         return
     source = parse_dataset_source(dataset.source)
     if constants.is_offline_mode():
         for pattern in dataset.files:
             if any(it in pattern for it in WILDCARDS):
                 raise InputError(
-                    f"{KEY}: {shown(pattern)}: HF_HUB_OFFLINE is set, and its cache does not say "
+                    f"{KEY}: {short_repr(pattern)}: HF_HUB_OFFLINE is set, and its cache does not "
+                    "say "
                     "whether it has every such file; name the files one by one"
                 )
     hub = open_hub(source, known_file=dataset.files[0])
     sizes = hub.sizes()
     names = chosen_files(dataset.files, sizes)
-    _keep_only(data_dir, names)
+    _prune(data_dir, names)
     missing = sum(sizes[name] for name in names if not (data_dir / name).exists())
     require_free_space(data_dir, missing)
     note(f"fetch: {len(names)} files of {source}")
@@ -92,7 +93,7 @@ def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
     with ByteProgress("fetch: calibration data", total_bytes=total) as progress:
         for name in names:
             hub.take(name, data_dir, advance=progress.advance)
-    _keep_only(data_dir, names)
+    _prune(data_dir, names)
 
 
 def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str, ...]:
@@ -106,19 +107,20 @@ def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str
         if not matches:
             there = sorted(name for name in names if name.endswith(DATA_SUFFIXES))[:5]
             raise InputError(
-                f"{KEY}: {shown(pattern)}: no such file in the data set; data files there: "
+                f"{KEY}: {short_repr(pattern)}: no such file in the data set; data files there: "
                 f"{', '.join(there) or 'none'}"
             )
         chosen |= matches
     for name in sorted(chosen):
         if not name.endswith(DATA_SUFFIXES):
             raise InputError(
-                f"{KEY}: {shown(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other files"
+                f"{KEY}: {short_repr(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other "
+                "files"
             )
     return tuple(sorted(chosen))
 
 
-def _keep_only(data_dir: Path, names: Collection[str]) -> None:
+def _prune(data_dir: Path, names: Collection[str]) -> None:
     """Remove every other file, and what downloading leaves behind."""
     for path in data_dir.rglob("*"):
         if not path.is_dir() and path.relative_to(data_dir).as_posix() not in names:

@@ -19,7 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from pipeline.checkpoint.names import CONFIG_FILE
-from pipeline.core.errors import FailureError, InputError, shown
+from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.file_records import FileRecord, relative_posix
 from pipeline.core.files import copy_file
 from pipeline.core.progress import note
@@ -35,7 +35,7 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 # Its warnings quote whole URLs; what matters in them is in the error at the end.
 hub_logging.set_verbosity(logging.ERROR)
 
-NO_CACHE = "cache"
+EMPTY_CACHE_DIR = "cache"
 LISTING_TIMEOUT_S = 60.0
 
 
@@ -146,7 +146,8 @@ class HubCheckpoint:
             return relative_posix(str(name))
         except ValueError as error:
             raise InputError(
-                f"{self._source}: the hub lists a file named {shown(name)}: {error}; use another "
+                f"{self._source}: the hub lists a file named {short_repr(name)}: {error}; use "
+                "another "
                 "repository"
             ) from error
 
@@ -159,7 +160,8 @@ class HubCheckpoint:
             )
         except ValueError as error:
             raise FailureError(
-                f"{self._source}: {shown(file.rfilename)}: the hub lists {error}; without it the "
+                f"{self._source}: {short_repr(file.rfilename)}: the hub lists {error}; without it "
+                "the "
                 "file cannot be checked: use another hub or mirror"
             ) from error
 
@@ -186,7 +188,7 @@ class HubCheckpoint:
                 repo_type=self._source.repo_type,
                 revision=self._source.revision,
                 local_dir=target_dir,
-                cache_dir=target_dir / ".cache" / NO_CACHE,
+                cache_dir=target_dir / ".cache" / EMPTY_CACHE_DIR,
                 endpoint=self._endpoint,
                 tqdm_class=_bar_class(advance),
             )

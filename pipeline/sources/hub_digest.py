@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import shown
+from pipeline.core.errors import short_repr
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import CHUNK_BYTES, file_record
 
@@ -29,12 +29,12 @@ class HubDigest:
 def parse_digest(size: object, *, git_id: object, sha256: object) -> HubDigest:
     """The values a hub lists; `sha256` is None for a file outside Git LFS. Raises ValueError."""
     if type(size) is not int or size < 0:
-        raise ValueError(f"size {shown(size)}, expected a number of bytes")
+        raise ValueError(f"size {short_repr(size)}, expected a number of bytes")
     if isinstance(sha256, str) and SHA256.fullmatch(sha256):
         return HubDigest(size, git_id=None, sha256=sha256)
     if sha256 is None and isinstance(git_id, str) and GIT_ID.fullmatch(git_id):
         return HubDigest(size, git_id=git_id, sha256=None)
-    raise ValueError(f"digest {shown(git_id if sha256 is None else sha256)}, expected hex")
+    raise ValueError(f"digest {short_repr(git_id if sha256 is None else sha256)}, expected hex")
 
 
 def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:

@@ -26,8 +26,8 @@ from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
-from pipeline.evaluation.engines import Subjects, base_subject
-from pipeline.evaluation.judge import Judge, Judgement, Subject, read_held_out
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel, read_held_out
+from pipeline.evaluation.scored_models import ScoredModels, base_model
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
 from pipeline.params.params import PackedJudge, Params
@@ -66,8 +66,8 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
         )
     held_out = read_held_out(workspace.root, evaluate, tokenizer)
     vocab_size = int(model_config(workspace.base_dir).get_text_config().vocab_size)
-    subjects = Subjects(
-        base_subject(workspace.base_dir, base.digest),
+    models = ScoredModels(
+        base_model(workspace.base_dir, base.digest),
         workspace.base_dir,
         tokenizer,
         vocab_size,
@@ -76,11 +76,11 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
         params.model.gguf_pre_tokenizer,
     )
     suite = read_suite(workspace.root, evaluate.suite)
-    with loaded_tasks(workspace.root, suite) as tasks, closing(subjects.base.scorer):
+    with loaded_tasks(workspace.root, suite) as tasks, closing(models.base.scorer):
         questions = [
             TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
         ]
-        judge = Judge(
+        evaluator = Evaluator(
             base.digest,
             tokenizer,
             vocab_size,
@@ -92,37 +92,39 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
         for name in sorted(names, key=lambda it: it != BASE):  # others are compared with it
             with readable_memory_errors(f"evaluate {name}", NO_MEMORY_REMEDY):
                 if name == BASE:
-                    _evaluate_base(workspace, params, judge, subjects)
+                    _evaluate_base(workspace, params, evaluator, models)
                 else:
-                    _evaluate_variant(workspace, params, suite, judge, subjects, variants[name])
+                    _evaluate_variant(workspace, params, suite, evaluator, models, variants[name])
 
 
-def _evaluate_base(workspace: Workspace, params: Params, judge: Judge, subjects: Subjects) -> None:
-    note(f"evaluate: {BASE}: suite {params.evaluate.suite}, {subjects.base.scorer.backend}")
+def _evaluate_base(
+    workspace: Workspace, params: Params, evaluator: Evaluator, models: ScoredModels
+) -> None:
+    note(f"evaluate: {BASE}: suite {params.evaluate.suite}, {models.base.scorer.backend}")
     with new_directory(workspace.evaluation_dir(BASE)) as partial:
-        own = judge.judge(subjects.base, None)
-        controls = _controls(workspace, params, judge, subjects, partial)
-        _write(workspace, judge, BASE, subjects.base, partial, own=own, controls=controls)
+        own = evaluator.evaluate(models.base, None, is_reference=True)
+        controls = _controls(workspace, params, evaluator, models, partial)
+        _write(workspace, evaluator, BASE, models.base, partial, own=own, controls=controls)
 
 
 def _evaluate_variant(
     workspace: Workspace,
     params: Params,
     suite: Suite,
-    judge: Judge,
-    subjects: Subjects,
+    evaluator: Evaluator,
+    models: ScoredModels,
     variant: VariantRecord,
 ) -> None:
     """Compared with the base in the engine that scores the variant."""
     name = variant.name
-    subject = subjects.variant(name, variant.digest, workspace.model_dir(name))
+    model = models.variant(name, variant.digest, workspace.model_dir(name))
     base = read_scored(workspace, BASE)
-    if base.record.artifact_digest != judge.base_digest:
+    if base.record.artifact_digest != evaluator.base_digest:
         raise InputError(
             f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
             "again"
         )
-    engine = engine_of(subject.scorer)
+    engine = engine_of(model.scorer)
     control = control_in(workspace, base.record, engine, name=name)
     stopping = stopping_rule(
         read_base_in(workspace, base, engine, name=name),
@@ -131,26 +133,26 @@ def _evaluate_variant(
         name,
         bits=quantized_bits(variant.coverage),
     )
-    note(f"evaluate: {name}: suite {judge.evaluate.suite}, {subject.scorer.backend}")
+    note(f"evaluate: {name}: suite {evaluator.params.suite}, {model.scorer.backend}")
     with new_directory(workspace.evaluation_dir(name)) as partial:
-        reference = subjects.reference(control, work_dir=partial)
+        reference = models.reference(control, work_dir=partial)
         own, broken = None, None
-        with closing(subject.scorer), closing(reference.scorer):
+        with closing(model.scorer), closing(reference.scorer):
             try:
-                own = judge.judge(subject, reference, stopping)
+                own = evaluator.evaluate(model, reference, stopping=stopping)
             except BrokenModelError as error:
                 broken = str(error)
-        _write(workspace, judge, name, subject, partial, own=own, broken=broken)
+        _write(workspace, evaluator, name, model, partial, own=own, broken=broken)
 
 
 def _write(
     workspace: Workspace,
-    judge: Judge,
+    evaluator: Evaluator,
     name: str,
-    subject: Subject,
+    model: ScoredModel,
     partial: Path,
     *,
-    own: Judgement | None,
+    own: EvaluationResult | None,
     broken: str | None = None,
     controls: Mapping[str, Control] | None = None,
 ) -> None:
@@ -158,19 +160,19 @@ def _write(
     documents_path = partial / workspace.documents_path(name).name
     record = EvaluationRecord(
         name=name,
-        artifact_digest=subject.digest,
-        base_digest=judge.base_digest,
-        backend=subject.scorer.backend,
-        backend_version=subject.scorer.backend_version,
-        device=subject.scorer.device,
-        suite=judge.evaluate.suite,
-        tasks=own.suite.scores if own else {},
+        artifact_digest=model.digest,
+        base_digest=evaluator.base_digest,
+        backend=model.scorer.backend,
+        backend_version=model.scorer.backend_version,
+        device=model.scorer.device,
+        suite=evaluator.params.suite,
+        tasks=own.scores if own else {},
         perplexity=own.perplexity if own else None,
         distance=own.distance if own else None,
-        text_sha256=judge.held_out.text_sha256,
-        token_ids_sha256=judge.held_out.token_ids_sha256,
-        num_tokens=judge.held_out.num_tokens,
-        documents_sha256=_write_rows(documents_path, own.suite.documents if own else ()),
+        text_sha256=evaluator.held_out.text_sha256,
+        token_ids_sha256=evaluator.held_out.token_ids_sha256,
+        num_tokens=evaluator.held_out.num_tokens,
+        documents_sha256=_write_rows(documents_path, own.documents if own else ()),
         broken=broken,
         controls=dict(controls or {}),
     )
@@ -195,30 +197,30 @@ def _variant(workspace: Workspace, params: Params, base_digest: str, name: str) 
 
 
 def _controls(
-    workspace: Workspace, params: Params, judge: Judge, subjects: Subjects, partial: Path
+    workspace: Workspace, params: Params, evaluator: Evaluator, models: ScoredModels, partial: Path
 ) -> dict[str, Control]:
     """The base in each engine that judges variants; its rows go into `partial`."""
     controls: dict[str, Control] = {}
     backends: list[str] = [*params.evaluate.controls]
-    if subjects.packed_judge is not PackedJudge.TRANSFORMERS:
-        backends.append(subjects.packed_judge.value)
+    if models.packed_judge is not PackedJudge.TRANSFORMERS:
+        backends.append(models.packed_judge.value)
     for backend in backends:
-        with subjects.control(backend, work_dir=partial) as subject:
-            it = judge.judge(subject, subjects.base)
-        assert it.distance is not None, "there is a reference"
+        with models.control(backend, work_dir=partial) as model:
+            own = evaluator.evaluate(model, models.base, is_reference=True)
+        assert own.distance is not None, "there is a reference"
         controls[backend] = Control(
-            backend=subject.scorer.backend,
-            backend_version=subject.scorer.backend_version,
-            device=subject.scorer.device,
-            artifact_digest=subject.digest,
-            tasks=it.suite.scores,
-            perplexity=it.perplexity,
-            distance=it.distance,
+            backend=model.scorer.backend,
+            backend_version=model.scorer.backend_version,
+            device=model.scorer.device,
+            artifact_digest=model.digest,
+            tasks=own.scores,
+            perplexity=own.perplexity,
+            distance=own.distance,
             documents_sha256=_write_rows(
-                partial / workspace.control_documents_path(backend).name, it.suite.documents
+                partial / workspace.control_documents_path(backend).name, own.documents
             ),
         )
-        note(f"evaluate: {BASE}: {backend} against transformers: KL {it.distance.kl:.2g}")
+        note(f"evaluate: {BASE}: {backend} against transformers: KL {own.distance.kl:.2g}")
     return controls
 
 

@@ -66,7 +66,7 @@ def run(workspace: Workspace, params: Params) -> None:
     with readable_disk_errors(workspace.base_dir):
         download_dir.mkdir(parents=True, exist_ok=True)
         manifest = collect(source, params.model, download_dir, apply)
-        keep_only(download_dir, {file.path for file in manifest.files})
+        prune(download_dir, {file.path for file in manifest.files})
         replace_directory(download_dir, workspace.base_dir)
     write_record(workspace.base_manifest_path, manifest)
 
@@ -122,8 +122,8 @@ def collect(
                 f"{name}: {sizes[name]} bytes, expected at most {MAX_SIDECAR_BYTES}; use another "
                 "checkpoint"
             )
-    keep_only(download_dir, sizes)
-    records = take_all(source, sidecars, sizes, download_dir, label="fetch: small files")
+    prune(download_dir, sizes)
+    records = download_files(source, sidecars, sizes, download_dir, label="fetch: small files")
 
     config = read_config(download_dir)
     check_tokenizer(download_dir)
@@ -135,7 +135,7 @@ def collect(
     missing = [name for name in weights if not (download_dir / name).exists()]
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 
-    records += take_all(source, weights, sizes, download_dir, label="fetch: weights")
+    records += download_files(source, weights, sizes, download_dir, label="fetch: weights")
     check_weights(download_dir, weights, shards=shards)
     files = tuple(sorted(records, key=lambda record: record.path))
     return BaseManifest(
@@ -149,7 +149,7 @@ def collect(
     )
 
 
-def take_all(
+def download_files(
     source: CheckpointSource,
     names: Collection[str],
     sizes: dict[str, int],
@@ -161,7 +161,7 @@ def take_all(
         return [source.take(name, download_dir, advance=progress.advance) for name in names]
 
 
-def keep_only(directory: Path, names: Collection[str]) -> None:
+def prune(directory: Path, names: Collection[str]) -> None:
     """Remove everything else: other revisions' files, and what downloading leaves behind."""
     for path in directory.iterdir():
         if path.name not in names:

@@ -8,7 +8,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import read_record, write_record
 from pipeline.core.progress import note
 from pipeline.core.workspace import BASE, Workspace
-from pipeline.gate.verdicts import Candidate, decide
+from pipeline.gate.verdicts import ScoredVariant, decide
 from pipeline.params.params import Params
 from pipeline.params.suites import read_suite
 from pipeline.records.base import read_base_manifest
@@ -31,8 +31,8 @@ def run(workspace: Workspace, params: Params) -> None:
             "again"
         )
     margins = _margins(workspace, base, params.gate.margin)
-    candidates = {name: _candidate(workspace, base, name) for name in params.variants}
-    selection = decide(base.record, manifest.weight_bytes, candidates, margins, params.gate)
+    variants = {name: _scored_variant(workspace, base, name) for name in params.variants}
+    selection = decide(base.record, manifest.weight_bytes, variants, margins, params.gate)
     approved = {name: selection.variants[name].artifact_digest for name in selection.approved()}
     write_record(workspace.selection_path, selection)
     write_record(workspace.approved_path, Approved(base_digest=manifest.digest, variants=approved))
@@ -53,7 +53,7 @@ def _margins(workspace: Workspace, base: Scored, default: float) -> dict[str, fl
     return margins
 
 
-def _candidate(workspace: Workspace, base: Scored, name: str) -> Candidate:
+def _scored_variant(workspace: Workspace, base: Scored, name: str) -> ScoredVariant:
     variant = read_record(VariantRecord, workspace.variant_path(name), made_by=f"quantize {name}")
     own = read_scored(workspace, name)
     if own.record.artifact_digest != variant.digest:
@@ -61,7 +61,7 @@ def _candidate(workspace: Workspace, base: Scored, name: str) -> Candidate:
             f"{workspace.evaluation_path(name)}: of another {name}; run "
             f"`quantline evaluate {name}` again"
         )
-    return Candidate(
+    return ScoredVariant(
         base=read_base_in(workspace, base, own.record.engine, name=name),
         own=own,
         format=variant.recipe.format,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.architectures.shapes import SharedInput, model_shape
+from pipeline.architectures.shapes import InputShape, model_shape
 from pipeline.core.errors import InputError
 from tests.shapes import llama_3_8b, llama_shapes, mixtral_8x7b
 
@@ -17,10 +17,10 @@ def test_llama_3_8b_has_its_published_number_of_weights() -> None:
 def test_linears_of_a_block_share_their_input_and_output_projections_do_not() -> None:
     layer = model_shape(llama_3_8b(layers=1)).layers[0]
     assert set(layer.inputs) == {
-        SharedInput(width=4096, rows=4096 + 2 * 1024),
-        SharedInput(width=4096, rows=4096),
-        SharedInput(width=4096, rows=2 * 14336),
-        SharedInput(width=14336, rows=4096),
+        InputShape(width=4096, rows=4096 + 2 * 1024),
+        InputShape(width=4096, rows=4096),
+        InputShape(width=4096, rows=2 * 14336),
+        InputShape(width=14336, rows=4096),
     }
     assert layer.num_weights - layer.num_linear_weights == 2 * 4096
 

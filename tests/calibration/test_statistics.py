@@ -63,7 +63,7 @@ def test_a_matrix_of_another_size_or_type_is_one_line(
     entry = statistics.record.inputs[0]
     path = workspace.statistics_dir / entry.file
     save_file({entry.key: tensor}, path)
-    is_one_line_about(path, lambda: statistics.shared_gram(entry.key))
+    is_one_line_about(path, lambda: statistics.gram(entry.linears[0]))
 
 
 @pytest.mark.parametrize("case", DAMAGE)

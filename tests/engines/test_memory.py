@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.checkpoint.reading import unpacked_model
-from pipeline.core.allocator import give_back_gpu, readable_memory_errors
+from pipeline.core.allocator import readable_memory_errors, release_gpu_memory
 from pipeline.core.errors import FailureError
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.planning.capacity import measured_speed
@@ -28,7 +28,7 @@ def test_a_closed_scorer_keeps_no_weight() -> None:
     scorer = used_scorer()
     weights = [weakref.ref(it) for it in scorer._model.parameters()]
     scorer.close()
-    give_back_gpu()
+    release_gpu_memory()
     assert weights
     assert not any(it() is not None for it in weights)
     scorer.close()
@@ -36,7 +36,7 @@ def test_a_closed_scorer_keeps_no_weight() -> None:
 
 @needs_gpu
 def test_the_gpu_is_as_free_after_a_scorer_as_before() -> None:
-    give_back_gpu()
+    release_gpu_memory()
     before = torch.cuda.memory_reserved()
     with closing(used_scorer()):
         assert torch.cuda.memory_reserved() > before

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.core.machine import Machine, this_machine
 from pipeline.engines.scorer import LateScorer, Scorer
-from pipeline.evaluation import score_cache as remembered
-from pipeline.evaluation.score_cache import Memory, environment_facts, prune
+from pipeline.evaluation import score_cache
+from pipeline.evaluation.score_cache import ScoreCache, environment_facts, prune
 from pipeline.evaluation.task_runs import Rows
 
 AnyChange = Callable[[pytest.MonkeyPatch], None]
@@ -20,12 +20,12 @@ def unused() -> Scorer:
     raise AssertionError("a model was loaded")
 
 
-def memory(directory: Path, *, device: str = "cpu", digest: str = "ab") -> Memory:
+def memory(directory: Path, *, device: str = "cpu", digest: str = "ab") -> ScoreCache:
     scorer = LateScorer(unused, label="x", backend="e", backend_version="1", device=device)
-    return Memory(directory, scorer, digest, ())
+    return ScoreCache(directory, scorer, digest, ())
 
 
-def is_known(memory_: Memory, asked: str = "asked") -> bool:
+def is_known(memory_: ScoreCache, asked: str = "asked") -> bool:
     """Whether there were rows; there are afterwards."""
     computed: list[str] = []
 
@@ -50,7 +50,7 @@ def upgraded(package: str) -> AnyChange:
     def version(name: str) -> str:
         return "9.9.9" if name == package else importlib.metadata.version(name)
 
-    return lambda monkeypatch: monkeypatch.setattr(remembered, "version", version)
+    return lambda monkeypatch: monkeypatch.setattr(score_cache, "version", version)
 
 
 def moved(**facts: object) -> AnyChange:
@@ -59,7 +59,7 @@ def moved(**facts: object) -> AnyChange:
     def machine() -> Machine:
         return this_machine().model_copy(update=facts)
 
-    return lambda monkeypatch: monkeypatch.setattr(remembered, "this_machine", machine)
+    return lambda monkeypatch: monkeypatch.setattr(score_cache, "this_machine", machine)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_cache_does_not_grow_without_end(
     assert not is_known(model, "first")
     (only,) = tmp_path.iterdir()
     os.utime(only, ns=(0, 0))
-    monkeypatch.setattr(remembered, "CACHE_BYTES", 2 * only.stat().st_size)
+    monkeypatch.setattr(score_cache, "CACHE_BYTES", 2 * only.stat().st_size)
     assert not is_known(model, "second")
     assert is_known(model, "first")  # and so used after the second
     assert not is_known(model, "third")

@@ -10,7 +10,7 @@ from pipeline.gate.comparison import rows_of, task_recovery
 from pipeline.gate.drops import PROGRESS, Progress
 from pipeline.gate.reasons import told_apart
 from pipeline.gate.sequential import look_sizes
-from pipeline.gate.verdicts import Candidate, decide, next_step
+from pipeline.gate.verdicts import ScoredVariant, decide, next_step
 from pipeline.params.gate import GateClass, GateParams, SequentialParams, Spending
 from pipeline.records.evaluation import (
     Distance,
@@ -125,17 +125,17 @@ def judge(
 ) -> VariantVerdict:
     base = base_of(len(flips))
     variant = own(flips, distance=measured or distance())
-    return select({"variant": Candidate(base, variant, "awq", bits, 300)}, gate, margin).variants[
-        "variant"
-    ]
+    return select(
+        {"variant": ScoredVariant(base, variant, "awq", bits, 300)}, gate, margin
+    ).variants["variant"]
 
 
 def select(
-    candidates: dict[str, Candidate], gate: GateParams = GATE, margin: float = MARGIN
+    variants: dict[str, ScoredVariant], gate: GateParams = GATE, margin: float = MARGIN
 ) -> Selection:
-    base = next(iter(candidates.values())).base
+    base = next(iter(variants.values())).base
     margins = dict.fromkeys(base.record.tasks, margin)
-    return decide(base.record, 1000, candidates, margins, gate)
+    return decide(base.record, 1000, variants, margins, gate)
 
 
 def test_an_identical_variant_is_approved_with_its_numbers() -> None:
@@ -250,7 +250,7 @@ def test_many_flips_at_the_same_score_are_no_approval() -> None:
 
 def test_a_broken_variant_is_rejected_and_nothing_is_averaged() -> None:
     broken = own((), tasks={}, perplexity=None, distance=None, broken="logits of layer 3 are NaN")
-    selection = select({"variant": Candidate(base_of(1), broken, "awq", 4.25, 300)})
+    selection = select({"variant": ScoredVariant(base_of(1), broken, "awq", 4.25, 300)})
     verdict = selection.variants["variant"]
     assert verdict.verdict is Verdict.REJECTED
     assert verdict.reasons == ("broken: logits of layer 3 are NaN",)
@@ -269,17 +269,17 @@ def test_a_broken_variant_is_rejected_and_nothing_is_averaged() -> None:
     ],
 )
 def test_what_was_not_measured_alike_is_not_compared(change: dict[str, Any], what: str) -> None:
-    candidate = Candidate(base_of(1), own(((0, 0),), **change), "awq", 4.25, 300)
+    scored = ScoredVariant(base_of(1), own(((0, 0),), **change), "awq", 4.25, 300)
     with pytest.raises(InputError, match=f"^variant: evaluated with another {what} than the base"):
-        select({"variant": candidate})
+        select({"variant": scored})
 
 
 def test_other_documents_or_prompts_are_not_compared() -> None:
     variant = own(((0, 0),))
     changed = [row.model_copy(update={"prompt_hash": "other"}) for row in variant.rows]
-    candidate = Candidate(base_of(1), Scored(variant.record, changed), "awq", 4.25, 300)
+    scored = ScoredVariant(base_of(1), Scored(variant.record, changed), "awq", 4.25, 300)
     with pytest.raises(InputError, match="another set of documents of task_0 than the base"):
-        select({"variant": candidate})
+        select({"variant": scored})
 
 
 @pytest.mark.parametrize("values", [(0.0, 2.0), 5.0, None])
@@ -287,18 +287,18 @@ def test_a_score_that_is_no_mean_of_its_documents_is_not_compared(values: object
     metrics = {} if values is None else {"acc": values}
     base = base_of(1)
     changed = [row.model_copy(update={"metrics": metrics}) for row in base.rows]
-    candidate = Candidate(Scored(base.record, changed), own(((0, 0),)), "awq", 4.25, 300)
+    scored = ScoredVariant(Scored(base.record, changed), own(((0, 0),)), "awq", 4.25, 300)
     with pytest.raises(InputError, match=r"^task_0: acc is no mean over documents"):
-        select({"variant": candidate})
+        select({"variant": scored})
 
 
-def sequential(num_scored: int, lost: int) -> Candidate:
+def sequential(num_scored: int, lost: int) -> ScoredVariant:
     """A variant that was scored on the first documents, in the order of a sequential evaluation."""
     variant = own(((lost, 0),))
     kept = rows_of(variant.rows, "task_0")[:num_scored]
     score = variant.record.tasks["task_0"].model_copy(update={"num_documents": num_scored})
     record = variant.record.model_copy(update={"tasks": {"task_0": score}})
-    return Candidate(base_of(1), Scored(record, kept), "awq", 4.25, 300)
+    return ScoredVariant(base_of(1), Scored(record, kept), "awq", 4.25, 300)
 
 
 def test_an_evaluation_that_stopped_early_is_judged_at_its_look() -> None:
@@ -351,8 +351,8 @@ def test_a_sequential_evaluation_ends_where_select_says_the_same(
         for task, score in answers.record.tasks.items()
     }
     record = answers.record.model_copy(update={"tasks": tasks})
-    candidate = Candidate(base, Scored(record, rows_so_far), "awq", 4.25, 300)
-    verdict = select({"variant": candidate}, gate).variants["variant"]
+    scored = ScoredVariant(base, Scored(record, rows_so_far), "awq", 4.25, 300)
+    verdict = select({"variant": scored}, gate).variants["variant"]
     assert PROGRESS[verdict.verdict] is progress
 
 

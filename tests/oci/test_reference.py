@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.oci.reference import LayoutDirectory, Reference, Server, parse_reference
+from pipeline.oci.reference import LayoutPath, Reference, Server, parse_reference
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -23,9 +23,9 @@ DIGEST = "sha256:" + "ab" * 32
         ("localhost:5000/a:1", Reference(Server("http://localhost:5000", "a"), "1")),
         ("https://localhost:5000/a:1", Reference(Server("https://localhost:5000", "a"), "1")),
         ("http://h.test/a:1", Reference(Server("http://h.test", "a"), "1")),
-        ("oci:some/dir:1", Reference(LayoutDirectory(Path("some/dir")), "1")),
-        ("oci:some/dir", Reference(LayoutDirectory(Path("some/dir")), None)),
-        (f"oci:/abs@{DIGEST}", Reference(LayoutDirectory(Path("/abs")), DIGEST)),
+        ("oci:some/dir:1", Reference(LayoutPath(Path("some/dir")), "1")),
+        ("oci:some/dir", Reference(LayoutPath(Path("some/dir")), None)),
+        (f"oci:/abs@{DIGEST}", Reference(LayoutPath(Path("/abs")), DIGEST)),
     ],
 )
 def test_a_reference_has_a_place_and_a_name(text: str, expected: Reference) -> None:

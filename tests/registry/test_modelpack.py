@@ -48,4 +48,4 @@ def test_a_config_is_read_back_as_it_was(tmp_path: Path, revision: str | None) -
     package = package_manifest(tmp_path, "awq-w4-g128")
     base = package.base.model_copy(update={"revision": revision})
     config = model_config(package.model_copy(update={"base": base}), ())
-    assert ModelConfig.from_stranger(config.to_bytes(), source="config") == config
+    assert ModelConfig.from_untrusted(config.to_bytes(), source="config") == config

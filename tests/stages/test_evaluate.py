@@ -18,7 +18,7 @@ from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.scorer import BrokenModelError
 from pipeline.engines.token_forest import Span
-from pipeline.evaluation import engines as subjects
+from pipeline.evaluation import scored_models
 from pipeline.gate.comparison import rows_of
 from pipeline.gguf import files as gguf
 from pipeline.params.gate import GateParams, SequentialParams, Spending
@@ -233,7 +233,7 @@ def test_a_gguf_is_evaluated_without_the_base_in_float32(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model of transformers was loaded")
 
-    monkeypatch.setattr(subjects, "unpacked_model", refuse)
+    monkeypatch.setattr(scored_models, "unpacked_model", refuse)
     evaluate.run(workspace, params, "gguf-q8-0")
     assert directory_records(workspace.evaluation_dir("gguf-q8-0")) == before
 
@@ -255,7 +255,7 @@ def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    monkeypatch.setattr(subjects.LateScorer, "_scorer", None)
+    monkeypatch.setattr(scored_models.LateScorer, "_scorer", None)
     with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
         evaluate.run(workspace, params, name)
 
@@ -290,7 +290,7 @@ def test_memory_that_is_not_there_is_one_line(
     def huge(_: Path) -> torch.Tensor:
         return torch.empty(1 << 60)
 
-    monkeypatch.setattr(subjects, "unpacked_model", huge)
+    monkeypatch.setattr(scored_models, "unpacked_model", huge)
     with pytest.raises(FailureError, match=r"^evaluate base: out of memory; lower eval") as caught:
         evaluate.run(workspace, params, BASE)
     assert "\n" not in str(caught.value)
@@ -516,8 +516,8 @@ def test_what_was_scored_once_is_not_scored_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(subjects, "unpacked_model", refuse)
-    monkeypatch.setattr(subjects.LlamaCppScorer, "__init__", refuse)
+    monkeypatch.setattr(scored_models, "unpacked_model", refuse)
+    monkeypatch.setattr(scored_models.LlamaCppScorer, "__init__", refuse)
     for name in (BASE, *params.variants):
         before = directory_records(workspace.evaluation_dir(name))
         shutil.rmtree(workspace.evaluation_dir(name))

@@ -17,7 +17,7 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import file_sha256
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import Workspace
-from pipeline.oci.reference import LayoutDirectory
+from pipeline.oci.reference import LayoutPath
 from pipeline.records.release import PackageIndex, Receipts
 from pipeline.registry.places import open_place
 from pipeline.stages import publish
@@ -182,7 +182,7 @@ def test_a_changed_package_is_refused(workspace: Workspace) -> None:
     weights.write_bytes(weights.read_bytes().replace(b"w", b"W"))
     with pytest.raises(InputError, match=r"model\.safetensors: not the bytes that were recor"):
         publish.run(workspace, release_params())
-    assert open_place(workspace, LayoutDirectory(Path("artifacts/registry"))).tags() == ()
+    assert open_place(workspace, LayoutPath(Path("artifacts/registry"))).tags() == ()
 
 
 def test_a_shorter_package_is_refused_before_anything_is_sent(workspace: Workspace) -> None:
@@ -197,7 +197,7 @@ def test_two_variants_of_one_quantization_share_no_tag_of_ollama(workspace: Work
     publish.run(workspace, release_params())
     releases = receipts(workspace).releases
     assert [it.ollama_tag for it in releases.values()] == ["1.2.3-q4_K_M", None]
-    tags = open_place(workspace, LayoutDirectory(Path("artifacts/registry"))).tags()
+    tags = open_place(workspace, LayoutPath(Path("artifacts/registry"))).tags()
     assert {it.tag for it in releases.values()} < set(tags)
 
 

@@ -1,10 +1,11 @@
 """Suites of local tasks, against plain lm-eval on the same weights, and every way to be wrong."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import huggingface_hub
@@ -16,11 +17,11 @@ from lm_eval.tasks import TaskManager
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.record import sha256_hex
-from pipeline.evaluation.lm_eval_model import ScoredModel
-from pipeline.evaluation.task_runs import Stopping, SuiteResult, TaskQuestions, run_tasks
+from pipeline.evaluation.lm_eval_model import LmEvalModel
+from pipeline.evaluation.task_runs import Rows, Stopping, TaskQuestions, run_tasks, task_scores
 from pipeline.gate.sequential import ordered
 from pipeline.params.suites import Suite, SuiteTask, read_suite
-from pipeline.records.evaluation import DocumentRecord
+from pipeline.records.evaluation import DocumentRecord, TaskScore
 from pipeline.tasks.loading import loaded_tasks
 from tests.engines.scored_models import (
     OpenScorer,
@@ -111,6 +112,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Answered(NamedTuple):
+    scores: dict[str, TaskScore]
+    documents: Rows
+
+
 def score(
     root: Path,
     open_scorer: OpenScorer = open_transformers,
@@ -118,12 +124,13 @@ def score(
     suite: Suite = SUITE,
     batch_size: int = 4,
     max_documents: int | None = None,
-) -> SuiteResult:
+) -> Answered:
     with closing(open_scorer()) as scorer, loaded_tasks(root, suite) as tasks:
         tokenizer = tokenizer_of(tiny_model_dir())
-        model = ScoredModel(scorer, tokenizer, batch_size=batch_size)
+        model = LmEvalModel(scorer, tokenizer, batch_size=batch_size)
         questions = [TaskQuestions(it, tokenizer, max_documents=max_documents) for it in tasks]
-        return run_tasks(questions, model)
+        rows = run_tasks(questions, model)
+        return Answered(task_scores(questions, rows), rows)
 
 
 def plain_lm_eval(root: Path) -> dict[str, Any]:
@@ -336,12 +343,12 @@ def test_a_conversation_is_written_by_the_models_template(root: Path) -> None:
     suite = Suite(tasks=(SuiteTask(name="writing", metric="exact_match", chat=True),))
     with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
         tokenizer = tokenizer_of(tiny_model_dir())
-        model = ScoredModel(scorer, tokenizer, batch_size=4)
+        model = LmEvalModel(scorer, tokenizer, batch_size=4)
         with pytest.raises(InputError, match=r"^the base's chat template .* set chat to false"):
             TaskQuestions(tasks[0], tokenizer, max_documents=2)
         tokenizer.chat_template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}"
         questions = [TaskQuestions(tasks[0], tokenizer, max_documents=2)]
-        documents = run_tasks(questions, model).documents
+        documents = run_tasks(questions, model)
     for row, prompt in zip(documents, read_prompts(root), strict=False):
         assert row.prompt_hash == sha256_hex(f"<user>{prompt}".encode())
 
@@ -373,22 +380,22 @@ def test_an_evaluation_may_stop_early(root: Path) -> None:
 
     with closing(open_transformers()) as scorer, loaded_tasks(root, suite) as tasks:
         tokenizer = tokenizer_of(tiny_model_dir())
-        model = ScoredModel(scorer, tokenizer, batch_size=4)
+        model = LmEvalModel(scorer, tokenizer, batch_size=4)
         questions = [TaskQuestions(it, tokenizer, max_documents=None) for it in tasks]
         whole = run_tasks(questions, model)
         stopped = run_tasks(questions, model, stopping=Stopping(3, open_tasks))
     assert seen == [20, 40, 50]
-    assert {name: it.num_documents for name, it in stopped.scores.items()} == {
+    assert Counter(row.task for row in stopped) == {
         "questions": 20,
         "again": 30,
     }
-    by_id = {(row.task, row.doc_id): row for row in whole.documents}
-    for row in stopped.documents:
+    by_id = {(row.task, row.doc_id): row for row in whole}
+    for row in stopped:
         assert row.prompt_hash == by_id[row.task, row.doc_id].prompt_hash
         assert row.logprobs == pytest.approx(by_id[row.task, row.doc_id].logprobs, abs=1e-4)
-    first = ordered([row for row in whole.documents if row.task == "questions"])[:20]
+    first = ordered([row for row in whole if row.task == "questions"])[:20]
     assert {row.doc_id for row in first} == {
-        row.doc_id for row in stopped.documents if row.task == "questions"
+        row.doc_id for row in stopped if row.task == "questions"
     }
 
 

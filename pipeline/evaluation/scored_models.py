@@ -1,7 +1,7 @@
-"""The models of a workspace as subjects of judgement: each in the engine for its format.
+"""Put each model of a workspace in the engine that scores its format.
 
-A model is loaded when it is first asked something. One that is not the base itself then has to
-prove that it reads tokens as the base does; only so can probabilities be compared.
+A model is loaded when it is first used. A model that is not the base itself must then cut texts
+into the same tokens as the base, since only so can probabilities be compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer, torch_device
 from pipeline.engines.in_vllm import VllmScorer, vllm_device, vllm_version
 from pipeline.engines.scorer import LateScorer, Scorer
-from pipeline.evaluation.judge import Subject
+from pipeline.evaluation.evaluator import ScoredModel
 from pipeline.evaluation.vocabulary import require_same_size, require_same_tokens
 from pipeline.gguf import files as gguf
 from pipeline.params.params import LLAMA_CPP, PackedJudge
@@ -29,14 +29,15 @@ from pipeline.records.evaluation import Control
 
 
 @dataclass(frozen=True)
-class Subjects:
-    """`texts` are those that a model has to cut into tokens like the base's `tokenizer`.
+class ScoredModels:
+    """Make the scored models of one workspace.
 
-    `vocab_size` is that of the base's model. `packed_judge` is not AUTO. `pre_tokenizer` is
-    llama.cpp's name of the base's, where its converter does not recognise it.
+    Every model must cut `texts` into the same tokens as the base's `tokenizer`. The base's model
+    has logits for `vocab_size` tokens. `packed_judge` is not AUTO. `pre_tokenizer` is llama.cpp's
+    name for the base's pre-tokenizer, where its converter does not recognise it.
     """
 
-    base: Subject
+    base: ScoredModel
     base_dir: Path
     tokenizer: Any
     vocab_size: int
@@ -44,8 +45,8 @@ class Subjects:
     packed_judge: PackedJudge
     pre_tokenizer: str | None
 
-    def variant(self, name: str, digest: str, model_dir: Path) -> Subject:
-        """A GGUF file in llama.cpp, a checkpoint in `packed_judge`."""
+    def variant(self, name: str, digest: str, model_dir: Path) -> ScoredModel:
+        """Put a GGUF file in llama.cpp, and a checkpoint in `packed_judge`."""
         for path in sorted(model_dir.glob("*.gguf")):
             return self._in_llama_cpp(name, digest, partial(self._opened_gguf, name, path))
         if self.packed_judge is PackedJudge.VLLM:
@@ -58,26 +59,26 @@ class Subjects:
         return _in_transformers(name, digest, open_unpacked)
 
     @contextmanager
-    def control(self, backend: str, *, work_dir: Path) -> Iterator[Subject]:
-        """The base itself in another engine; what that takes is made in `work_dir` and removed."""
+    def control(self, backend: str, *, work_dir: Path) -> Iterator[ScoredModel]:
+        """Put the base itself in another engine; files for it are in `work_dir` until the end."""
         label = f"{BASE} in {backend}"
         with TemporaryDirectory(dir=work_dir) as work:
             if backend == PackedJudge.VLLM:
-                subject = self._in_vllm(label, self.base.digest, self.base_dir)
+                model = self._in_vllm(label, self.base.digest, self.base_dir)
             else:
                 path = self._converted(backend, Path(work))
-                subject = self._in_llama_cpp(
+                model = self._in_llama_cpp(
                     label, file_sha256(path), partial(self._opened_gguf, label, path)
                 )
-            with closing(subject.scorer):
-                yield subject
+            with closing(model.scorer):
+                yield model
 
-    def reference(self, control: Control | None, *, work_dir: Path) -> Subject:
-        """What a variant's distance is to: the base in the engine that scores the variant.
+    def reference(self, control: Control | None, *, work_dir: Path) -> ScoredModel:
+        """Return the model that a variant is compared with: the base in the variant's engine.
 
-        That is the base itself, or the model of a `control` that was scored before. What a control
-        takes is made when it is asked, in `work_dir`, and is gone when it is closed. Its first use
-        raises FailureError where another file comes of the conversion than the one that was scored.
+        That is the base itself, or the model of a `control` that was scored before. The files of a
+        control are made in `work_dir` when it is first used, and removed once they are loaded. The
+        first use raises FailureError when the conversion gives another file than was scored.
         """
         if control is None:
             return self.base
@@ -98,7 +99,7 @@ class Subjects:
         return self._in_llama_cpp(label, control.artifact_digest, open_converted)
 
     def _converted(self, backend: str, directory: Path) -> Path:
-        """The base as a GGUF file of 16 bits."""
+        """Convert the base to a GGUF file of 16 bits."""
         assert backend == LLAMA_CPP, backend
         path = directory / f"{BASE}.gguf"
         note(f"evaluate: {BASE}: converting to GGUF, for {backend}")
@@ -120,7 +121,9 @@ class Subjects:
             raise
         return self._of_same_size(scorer)
 
-    def _in_llama_cpp(self, label: str, digest: str, open_scorer: Callable[[], Scorer]) -> Subject:
+    def _in_llama_cpp(
+        self, label: str, digest: str, open_scorer: Callable[[], Scorer]
+    ) -> ScoredModel:
         scorer = LateScorer(
             open_scorer,
             label=label,
@@ -128,9 +131,9 @@ class Subjects:
             backend_version=LlamaCppScorer.backend_version,
             device=LlamaCppScorer.device,
         )
-        return Subject(digest, scorer)
+        return ScoredModel(digest, scorer)
 
-    def _in_vllm(self, label: str, digest: str, model_dir: Path) -> Subject:
+    def _in_vllm(self, label: str, digest: str, model_dir: Path) -> ScoredModel:
         def open_packed() -> Scorer:
             self._require_same_tokens(label, tokenizer_of(model_dir).encode)
             return self._of_same_size(VllmScorer(model_dir, label=label))
@@ -142,7 +145,7 @@ class Subjects:
             backend_version=vllm_version(),
             device=vllm_device(),
         )
-        return Subject(digest, scorer)
+        return ScoredModel(digest, scorer)
 
     def _require_same_tokens(self, label: str, encode: Callable[[str], list[int]]) -> None:
         require_same_tokens(
@@ -154,7 +157,7 @@ class Subjects:
         )
 
     def _of_same_size(self, scorer: Scorer) -> Scorer:
-        """`scorer`, closed where its vocabulary has another size than the base's."""
+        """Return `scorer`; close it and raise where its vocabulary is not the base's size."""
         try:
             require_same_size(scorer.label, base_size=self.vocab_size, own_size=scorer.vocab_size)
         except BaseException:
@@ -163,14 +166,14 @@ class Subjects:
         return scorer
 
 
-def base_subject(base_dir: Path, digest: str) -> Subject:
-    """The base in transformers."""
+def base_model(base_dir: Path, digest: str) -> ScoredModel:
+    """Put the base in transformers."""
     return _in_transformers(
         BASE, digest, lambda: TransformersScorer(unpacked_model(base_dir), label=BASE)
     )
 
 
-def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer]) -> Subject:
+def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer]) -> ScoredModel:
     scorer = LateScorer(
         open_scorer,
         label=label,
@@ -178,4 +181,4 @@ def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer])
         backend_version=TransformersScorer.backend_version,
         device=torch_device(),
     )
-    return Subject(digest, scorer)
+    return ScoredModel(digest, scorer)

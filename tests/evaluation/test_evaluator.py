@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.checkpoint.reading import tokenizer_of
 from pipeline.engines.scorer import LateScorer, Scorer
-from pipeline.evaluation import judge as judging
-from pipeline.evaluation.judge import HeldOut, Judge, Judgement, Subject
+from pipeline.evaluation import evaluator as evaluator_module
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, HeldOut, ScoredModel
 from pipeline.params.reading import read_params
 from tests.engines.scored_models import open_transformers, random_ids, tiny_model_dir
 from tests.support import ROOT
@@ -23,7 +23,7 @@ class Events:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def subject(self, label: str) -> Subject:
+    def model(self, label: str) -> ScoredModel:
         def opened() -> Scorer:
             self.seen.append(f"{label} opened")
             scorer = open_transformers()
@@ -37,14 +37,14 @@ class Events:
             return scorer
 
         scorer = LateScorer(opened, label=label, backend=label, backend_version="1", device="cpu")
-        return Subject("ab" * 32, scorer)
+        return ScoredModel("ab" * 32, scorer)
 
 
-def judge_in(tmp_path: Path) -> Judge:
+def evaluator_in(tmp_path: Path) -> Evaluator:
     evaluate = read_params(ROOT / "params.yaml").evaluate
     few = evaluate.model_copy(update={"window_tokens": 16, "num_windows": 3})
     questions: Sequence[Any] = ()
-    return Judge(
+    return Evaluator(
         "cd" * 32,
         tokenizer_of(tiny_model_dir()),
         320,
@@ -57,42 +57,43 @@ def judge_in(tmp_path: Path) -> Judge:
 
 def test_the_reference_is_closed_before_another_engine_starts(tmp_path: Path) -> None:
     """Also when it is loaded because its own scores were just measured."""
-    events, judge = Events(), judge_in(tmp_path)
-    base = events.subject("base")
-    judge.judge(base, None)
-    judge.judge(events.subject("vllm"), base)
+    events, evaluator = Events(), evaluator_in(tmp_path)
+    base = events.model("base")
+    evaluator.evaluate(base, None)
+    evaluator.evaluate(events.model("vllm"), base)
     assert events.seen == ["base opened", "base closed", "vllm opened"]
-    judge.judge(events.subject("llama.cpp"), base)
+    evaluator.evaluate(events.model("llama.cpp"), base)
     assert events.seen[3:] == ["llama.cpp opened"]
 
 
 def test_a_reference_whose_logits_are_too_many_is_loaded_after_the_other_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events, judge = Events(), judge_in(tmp_path)
-    base = events.subject("base")
-    judge.judge(base, None)
-    kept = judge.judge(events.subject("other"), base)
-    monkeypatch.setattr(judging, "KEPT_BYTES", 0)
+    events, evaluator = Events(), evaluator_in(tmp_path)
+    base = events.model("base")
+    evaluator.evaluate(base, None)
+    kept = evaluator.evaluate(events.model("other"), base)
+    monkeypatch.setattr(evaluator_module, "KEPT_BYTES", 0)
     events.seen.clear()
-    own = judge.judge(events.subject("vllm"), base)
+    own = evaluator.evaluate(events.model("vllm"), base)
     assert events.seen == ["vllm opened", "base opened", "base closed"]
     assert distances(own) == distances(kept)
 
 
 def test_the_same_files_in_two_engines_are_two_references(tmp_path: Path) -> None:
     """The base in vLLM has the base's digest, and other logits."""
-    events, judge = Events(), judge_in(tmp_path)
-    own = events.subject("own")
-    judge.judge(own, events.subject("transformers"))
-    judge.judge(own, events.subject("vllm"))
+    events, evaluator = Events(), evaluator_in(tmp_path)
+    own = events.model("own")
+    evaluator.evaluate(own, events.model("transformers"))
+    evaluator.evaluate(own, events.model("vllm"))
     assert [it for it in events.seen if "opened" in it] == [
         "transformers opened",
         "own opened",
         "vllm opened",
     ]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert len(list(tmp_path.glob("*.logits"))) == 2
 
 
-def distances(judgement: Judgement) -> object:
+def distances(judgement: EvaluationResult) -> object:
     return judgement.distance
