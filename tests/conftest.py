@@ -1,15 +1,72 @@
 """Settings of every test run, and the workspace that tests of releases begin with."""
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import FailureError
+from pipeline.core.process import ending, last_lines
 from pipeline.core.workspace import Workspace
+from pipeline.gguf import files as gguf
+from tests.forks import ForkServer, fork_server
 from tests.registry_server import use_registry, write_packages
+from tests.support import ROOT
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# They take minutes: what begins with them does not end with one of them alone.
+LONGEST = ("tests/test_babyllama.py", "tests/readers/test_every_architecture.py")
+
+
+def keep_to_own_cores(worker: int, num_workers: int) -> None:
+    """Share out the cores: threads of two workers on one core wait for each other, busily."""
+    cores = sorted(os.sched_getaffinity(0))
+    if num_workers <= len(cores):
+        os.sched_setaffinity(0, cores[worker::num_workers])
+
+
+# Before any test module brings in torch, which counts the cores then.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    keep_to_own_cores(int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first and slow ones before the others, so that workers end alike."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item: pytest.Item) -> int:
+        file = item.path.relative_to(ROOT).as_posix()
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_converter() -> Iterator[None]:
+    """llama.cpp's converter is imported once for all conversions; each runs in its own process."""
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+
+        @cache
+        def server() -> ForkServer:
+            paths = (gguf.CONVERTER_DIR, gguf.CONVERTER_DIR / "gguf-py")
+            modules = ("conversion", "gguf", "pipeline.gguf.convert")
+            return running.enter_context(fork_server(*modules, paths=paths))
+
+        def run_converter(
+            command: Sequence[str | Path], *, log_path: Path, environment: Mapping[str, str]
+        ) -> None:
+            *_, module, request_path = command
+            code = server().run(str(module), "main", str(request_path), log_path=log_path)
+            if code != 0:
+                raise FailureError(f"{module}: {ending(code)}: {last_lines(log_path)}")
+
+        patch.setattr(gguf, "run_program", run_converter)
+        yield
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.support import serve_python, shared_dir
 
 REPO = "EN10/BabyLlama"
-VARIANTS = ("awq-w4-g32", "gptq-w4-g32", "gguf-q8-0", "gguf-q4-k-m")
+VARIANTS = ("awq-w4-g32", "gguf-q4-k-m")  # one of each kind: the graph runs both alike
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,9 @@ def test_what_no_superblock_fits_is_said(workspace: Workspace) -> None:
 def test_what_vllm_cannot_serve_is_skipped_with_its_reason(workspace: Workspace) -> None:
     models = json.loads(workspace.benchmarks_path.read_text())["models"]
     assert {"base", *VARIANTS} == set(models)
-    for name in ("base", "awq-w4-g32", "gptq-w4-g32"):
+    for name in ("base", "awq-w4-g32"):
         assert "head" in json.dumps(models[name]).lower()
-    for name in ("gguf-q8-0", "gguf-q4-k-m"):
-        assert [load["concurrency"] for load in models[name]["loads"]] == [1, 8]
+    assert [load["concurrency"] for load in models["gguf-q4-k-m"]["loads"]] == [1, 8]
 
 
 @pytest.mark.slow

@@ -307,7 +307,7 @@ def test_a_stage_that_is_told_to_end_takes_what_it_started_with_it(workspace: Pa
         stderr=subprocess.PIPE,
         text=True,
     ) as stage:
-        converter = started_program(stage, "gguf_convert")
+        converter = started_program(stage, "gguf.convert")
         stage.send_signal(signal.SIGTERM)
         _, error = stage.communicate(timeout=60)
     assert stage.returncode == 130

@@ -28,6 +28,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 set_up_all({Environment(it, torch_path, pins_path, ()): None for it in directories})
 """
 
+pytestmark = pytest.mark.slow  # pip, again and again
+
 
 class Result(NamedTuple):
     returncode: int
@@ -111,7 +113,6 @@ def machine(tmp_path: Path, empty_environment: Path) -> Machine:
     return made
 
 
-@pytest.mark.slow
 def test_two_environments_are_made_and_then_left_alone(machine: Machine) -> None:
     result = machine.run(".venv-a", ".venv-b")
     assert (result.returncode, result.stderr) == (0, "")

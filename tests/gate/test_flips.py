@@ -108,13 +108,13 @@ def test_errors_are_at_most_the_level_in_both_directions(
     """The probability of every outcome that a test calls significant, summed up."""
     n, level, wrong_below, wrong_above = num_documents, 0.05, 0.0, 0.0
     chances = (share + margin, share, 1 - 2 * share - margin)
-    for lost in range(n + 1):
-        for won in range(n + 1 - lost):
-            probability = multinomial.pmf((lost, won, n - lost - won), n, chances)
-            if probability > 1e-7:
-                flips = Flips(n, lost, won)
-                wrong_below += probability * (p_below(flips, margin) <= level)
-                wrong_above += probability * (p_above(flips, margin) <= level)
+    outcomes = [(lost, won) for lost in range(n + 1) for won in range(n + 1 - lost)]
+    counts = [(lost, won, n - lost - won) for lost, won in outcomes]
+    for (lost, won), probability in zip(outcomes, multinomial.pmf(counts, n, chances), strict=True):
+        if probability > 1e-7:
+            flips = Flips(n, lost, won)
+            wrong_below += probability * (p_below(flips, margin) <= level)
+            wrong_above += probability * (p_above(flips, margin) <= level)
     assert wrong_below <= level
     assert wrong_above <= level
 

@@ -159,15 +159,13 @@ def test_nothing_changed_in_another_metric_excludes_only_what_would_have_shown()
 
 
 @pytest.mark.parametrize(
-    ("task", "margin"),
-    [
-        (binary(300, 14, 9), 0.03),
-        (binary(300, 20, 5), 0.03),
-        (binary(150, 2, 0), 0.02),
-        (binary(40, 0, 0), 0.02),
-    ],
+    ("table", "margin"),
+    [((300, 14, 9), 0.03), ((300, 20, 5), 0.03), ((150, 2, 0), 0.02), ((40, 0, 0), 0.02)],
 )
-def test_the_documents_that_are_asked_for_decide(task: PairedTask, margin: float) -> None:
+def test_the_documents_that_are_asked_for_decide(
+    table: tuple[int, int, int], margin: float
+) -> None:
+    task = binary(*table)
     assert not task.decides(margin, 0.05)
     further = task.further_documents(margin, level=0.05, power=0.8)
     assert further is not None

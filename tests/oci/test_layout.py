@@ -14,7 +14,7 @@ from pipeline.core.file_records import Digest
 from pipeline.oci.blob import Blob, no_progress
 from pipeline.oci.layout import OciLayout
 from pipeline.oci.records import MANIFEST_TYPE, Descriptor
-from pipeline.oci.store import StoredManifest, download, push_once
+from pipeline.oci.store import DamagedManifestError, StoredManifest, download, push_once
 from pipeline.registry.alias_moves import promote, read_history
 
 MANIFEST = b"{}"
@@ -90,6 +90,15 @@ def test_a_damaged_index_is_one_line(directory: Path) -> None:
 
 def blob_path(directory: Path, data: bytes) -> Path:
     return directory / "blobs" / Digest.of(data).replace(":", "/")
+
+
+@pytest.mark.parametrize("name", ["one", Digest.of(MANIFEST).oci])
+def test_a_manifest_with_other_bytes_is_refused(directory: Path, name: str) -> None:
+    layout = OciLayout(directory, shown_as="x")
+    layout.push_manifest(blob(MANIFEST), "one")
+    blob_path(directory, MANIFEST).write_bytes(b"[]")
+    with pytest.raises(DamagedManifestError, match="other bytes than its digest says"):
+        layout.manifest(name)
 
 
 @pytest.mark.parametrize("damaged", [b"whOle", b"who", b""])

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline.core.errors import InputError
@@ -19,6 +19,9 @@ from pipeline.core.yaml_files import read_yaml
 from pipeline.params.params import Params
 from pipeline.params.reading import PRESETS, read_params, read_prices
 from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 TEXT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
 SECTIONS = [name for name in re.findall(r"(?m)^(\w+):", TEXT) if name != PRESETS]
@@ -280,8 +283,10 @@ def test_a_preset_that_is_none_is_named_with_its_line(
 
 
 @pytest.fixture(scope="module")
-def dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
+def dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Repo]":
     """A repository of DVC that has run one stage for each variant of the repository's file."""
+    from dvc.repo import Repo  # not above: its import takes a second, in every worker
+
     root = tmp_path_factory.mktemp("dvc")
     (root / PARAMS_FILE).write_text(TEXT)
     stage = {"cmd": "echo ${key}", "params": ["variants.${key}"]}
@@ -294,6 +299,7 @@ def dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
         yield repo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -305,21 +311,22 @@ def dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
         ("  gguf-q2-k:\n", "  gguf-q6-k:\n    <<: *gguf\n    type: Q6_K\n  gguf-q2-k:\n"),
     ],
 )
-def test_dvc_redoes_the_variants_whose_values_changed(dvc_repo: Repo, old: str, new: str) -> None:
+def test_dvc_redoes_the_variants_whose_values_changed(dvc_repo: "Repo", old: str, new: str) -> None:
     path = Path(dvc_repo.root_dir) / PARAMS_FILE
     path.write_text(TEXT)
     before = read_params(path).variants
     path.write_text(TEXT.replace(old, new, 1))
     after = read_params(path).variants
     changed = {name for name, recipe in after.items() if before.get(name) != recipe}
-    with Repo(dvc_repo.root_dir) as repo:
+    with type(dvc_repo)(dvc_repo.root_dir) as repo:
         assert {name.partition("@")[2] for name in repo.status()} == changed
 
 
-def test_dvc_takes_a_file_that_writes_everything_out_for_the_same(dvc_repo: Repo) -> None:
+@pytest.mark.slow
+def test_dvc_takes_a_file_that_writes_everything_out_for_the_same(dvc_repo: "Repo") -> None:
     path = Path(dvc_repo.root_dir) / PARAMS_FILE
     path.write_text(written_out(TEXT))
-    with Repo(dvc_repo.root_dir) as repo:
+    with type(dvc_repo)(dvc_repo.root_dir) as repo:
         assert repo.status() == {}
 
 

@@ -152,6 +152,7 @@ def explained(rows: Iterable[TensorCoverage]) -> float:
     return sum(row.relative_error or 0.0 for row in rows) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_every_architecture_without_experts_can_be_aligned(tmp_path: Path, name: str) -> None:
     workspace = calibrated_model(tmp_path, name)

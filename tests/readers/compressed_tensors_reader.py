@@ -1,12 +1,10 @@
-"""Runs in the serving environment: the compressed-tensors library unpacks linear after linear.
+"""A reader of `read_files`: the compressed-tensors library unpacks linear after linear.
 
-For models whose experts transformers fuses, which it cannot load from this format. Arguments: an
-output directory, then model directories. Writes for each, under its variant's name, every packed
-weight in float32, out × in.
+For models whose experts transformers fuses, which it cannot load from this format. Writes every
+packed weight in float32, out × in.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -36,11 +34,3 @@ def read(model_dir: Path, output_path: Path) -> None:
             unpacked = PackedQuantizationCompressor.decompress(own, scheme)["weight"]
             weights[f"{module}.weight"] = unpacked.float().contiguous()
     save_file(weights, output_path)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    output_dir = Path(sys.argv[1])
-    for argument in sys.argv[2:]:
-        directory = Path(argument)
-        read(directory, output_dir / f"{directory.parent.name}.safetensors")

@@ -25,6 +25,8 @@ from tests.readers import gptq_reference
 from tests.stages.test_quantize import calibrated, packed, params_for
 from tests.support import serve_python
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 IDS = torch.arange(5, 37).view(1, -1)
 
@@ -105,46 +107,38 @@ def record_of(layouts: dict[str, Workspace], name: str) -> VariantRecord:
     return VariantRecord.from_bytes(layouts[name].variant_path(name).read_bytes(), source=name)
 
 
-def run_reader(
-    script: str, model_dirs: Mapping[str, Path], output_dir: Path
+def read_files(
+    readers: Mapping[str, list[str]], model_dirs: Mapping[str, Path], output_dir: Path
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """What a reader makes of each; a model directory's parent has the name of its variant."""
-    command = [serve_python(), HERE / script, output_dir, *model_dirs.values()]
+    """What each reader makes of its files; a model directory's parent has its variant's name."""
+    command = [serve_python(), HERE / "read_files.py", output_dir]
+    for reader, files in readers.items():
+        for name in files:
+            command += [reader, model_dirs[name]]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    return {name: load_file(output_dir / f"{name}.safetensors") for name in model_dirs}
-
-
-def model_dirs(layouts: dict[str, Workspace], which: list[str]) -> dict[str, Path]:
-    return {name: layouts[name].model_dir(name) for name in which}
-
-
-@pytest.fixture(scope="module")
-def by_transformers(
-    layouts: dict[str, Workspace], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, torch.Tensor]]:
-    output_dir = tmp_path_factory.mktemp("transformers")
-    return run_reader("transformers_reader.py", model_dirs(layouts, names("ct-")), output_dir)
+    read = [name for files in readers.values() for name in files]
+    return {name: load_file(output_dir / f"{name}.safetensors") for name in read}
 
 
 VLLM_READS = [name for name in names("awq", "gptq") if "-w2" not in name and "-w3" not in name]
 
 
 @pytest.fixture(scope="module")
-def by_vllm(
+def read_by_others(
     layouts: dict[str, Workspace], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, torch.Tensor]]:
-    output_dir = tmp_path_factory.mktemp("vllm")
-    return run_reader("vllm_reader.py", model_dirs(layouts, VLLM_READS), output_dir)
+    readers = {"transformers_reader": names("ct-"), "vllm_reader": VLLM_READS}
+    model_dirs = {name: it.model_dir(name) for name, it in layouts.items()}
+    return read_files(readers, model_dirs, tmp_path_factory.mktemp("read"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", names("ct-"))
 def test_transformers_reads_the_same_weights(
-    layouts: dict[str, Workspace], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], read_by_others: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     ours = dict(unpacked_weights(layouts[name].model_dir(name)))
-    theirs = by_transformers[name]
+    theirs = read_by_others[name]
     # The library leaves scales and zero points beside the weights that it made of them.
     assert set(ours) == {tensor for tensor in theirs if tensor.endswith(".weight")}
     for tensor, weight in ours.items():
@@ -153,27 +147,25 @@ def test_transformers_reads_the_same_weights(
         torch.testing.assert_close(theirs[tensor], weight, rtol=2**-10, atol=1e-7, msg=tensor)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", names("ct-"))
 def test_transformers_computes_the_same_logits(
-    layouts: dict[str, Workspace], by_transformers: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], read_by_others: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     model = unpacked_model(layouts[name].model_dir(name))
     with torch.inference_mode():
         ours = model(input_ids=IDS).logits
-    difference = (by_transformers[name]["logits"] - ours).norm() / ours.norm()
+    difference = (read_by_others[name]["logits"] - ours).norm() / ours.norm()
     # Where activations are rounded too, a difference in the last bit moves some to the next step.
     assert difference < (0.03 if "w8a8" in name or "fp8" in name else 0.002)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VLLM_READS)
 def test_vllm_unpacks_the_same_weights(
-    layouts: dict[str, Workspace], by_vllm: dict[str, dict[str, torch.Tensor]], name: str
+    layouts: dict[str, Workspace], read_by_others: dict[str, dict[str, torch.Tensor]], name: str
 ) -> None:
     ours = dict(unpacked_weights(layouts[name].model_dir(name)))
-    assert by_vllm[name]
-    for tensor, weight in by_vllm[name].items():
+    assert read_by_others[name]
+    for tensor, weight in read_by_others[name].items():
         assert torch.equal(weight, ours[tensor]), tensor
 
 

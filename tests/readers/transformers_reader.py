@@ -1,10 +1,8 @@
-"""Runs in the serving environment: transformers with compressed-tensors reads checkpoints.
+"""A reader of `read_files`: transformers with compressed-tensors.
 
-Arguments: an output directory, then model directories. Writes for each, under its variant's name,
-the weights of the model after loading and its logits for fixed tokens.
+Writes the weights of the model after loading and its logits for fixed tokens.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -25,11 +23,3 @@ def read(model_dir: Path, output_path: Path) -> None:
         logits = model(input_ids=IDS).logits
     weights = {name: it.float().contiguous() for name, it in model.named_parameters()}
     save_file(weights | {"logits": logits.contiguous()}, output_path)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    output_dir = Path(sys.argv[1])
-    for argument in sys.argv[2:]:
-        directory = Path(argument)
-        read(directory, output_dir / f"{directory.parent.name}.safetensors")

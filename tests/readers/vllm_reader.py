@@ -1,12 +1,10 @@
-"""Runs in the serving environment: vLLM's own functions unpack AWQ and GPTQ linears.
+"""A reader of `read_files`: vLLM's own functions unpack AWQ and GPTQ linears.
 
-Arguments: an output directory, then model directories. Writes for each, under its variant's name,
-every packed weight in float32, out × in. Scales and groups are applied as vLLM documents them:
-`(q - zero) * scale`, with zero points in the middle for symmetric GPTQ.
+Writes every packed weight in float32, out × in. Scales and groups are applied as vLLM documents
+them: `(q - zero) * scale`, with zero points in the middle for symmetric GPTQ.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -18,6 +16,10 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     unpack_quantized_values_into_int32,
 )
 from vllm.scalar_type import scalar_types
+
+# Parameters ask which part of a distributed model they are; here they are all of it.
+parameter.get_tensor_model_parallel_rank = lambda: 0
+parameter.get_tensor_model_parallel_world_size = lambda: 1
 
 
 def awq_weight(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -62,14 +64,3 @@ def read(model_dir: Path, output_path: Path) -> None:
                 else gptq_weight(own, AutoGPTQConfig.from_config(config))
             )
     save_file({name: it.contiguous() for name, it in weights.items()}, output_path)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    # Parameters ask which part of a distributed model they are; here they are all of it.
-    parameter.get_tensor_model_parallel_rank = lambda: 0
-    parameter.get_tensor_model_parallel_world_size = lambda: 1
-    output_dir = Path(sys.argv[1])
-    for argument in sys.argv[2:]:
-        directory = Path(argument)
-        read(directory, output_dir / f"{directory.parent.name}.safetensors")

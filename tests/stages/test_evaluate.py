@@ -31,6 +31,8 @@ from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python
 
+pytestmark = pytest.mark.slow
+
 NUM_WINDOWS, WINDOW_TOKENS = 4, 48
 INTEGERS = {
     "num_bits": 4,
@@ -168,7 +170,6 @@ def held_out(workspace: Workspace) -> torch.Tensor:
     return torch.tensor(ids[: NUM_WINDOWS * WINDOW_TOKENS]).view(NUM_WINDOWS, WINDOW_TOKENS)
 
 
-@pytest.mark.slow
 def test_distance_and_perplexity_are_those_of_a_direct_computation(
     made: tuple[Workspace, Params],
 ) -> None:
@@ -324,7 +325,6 @@ def test_rows_and_scores_say_the_same(made: tuple[Workspace, Params]) -> None:
             assert row.metrics["acc"] == (np.argmax(row.logprobs) == row.doc_id % 4)
 
 
-@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes_also_all_in_one_run(
     copied: tuple[Workspace, Params],
 ) -> None:
@@ -479,7 +479,6 @@ def test_the_base_is_its_own_control_in_every_engine(made: tuple[Workspace, Para
     assert not record_of(workspace, "awq-w4").controls
 
 
-@pytest.mark.slow
 def test_vllm_judges_the_packed_files_and_the_base_is_its_control(
     made: tuple[Workspace, Params], copied: tuple[Workspace, Params]
 ) -> None:

@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records, file_sha256
@@ -64,6 +62,10 @@ def test_weights_are_read_once_for_copy_records_and_signature(made: MadeRun) -> 
 
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1", "gemma"])
 def test_the_bill_of_materials_passes_the_strict_validator(tmp_path: Path, license_id: str) -> None:
+    # Not above: its import takes seconds, in every worker.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = ROOT / "tests" / "licenses" / f"{license_id}.txt"
     made = make_workspace(
         tmp_path,

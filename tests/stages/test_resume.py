@@ -1,8 +1,9 @@
 """A kill loses the layer in work, and the rerun ends in the same bytes."""
 
 import json
-import random
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,20 @@ from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
 from pipeline.stages import fetch
 from tests.evaluation_files import write_evaluation_files
-from tests.killed import run_stage
+from tests.forks import ForkServer, fork_server
 from tests.models import tiny_llama, write_json
 from tests.stages.test_quantize import packed, params_for
 
-NUM_LAYERS, NUM_KILLS = 12, 5
+NUM_LAYERS = 3
+MOST_KILLS = 60
+
+
+@pytest.fixture(scope="module")
+def stages() -> Iterator[ForkServer]:
+    with fork_server(
+        "tests.killed", "pipeline.stages.calibrate", "pipeline.stages.quantize"
+    ) as running:
+        yield running
 
 
 @pytest.fixture
@@ -24,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
     corrected = packed("awq", quantized_inputs=True)
     params = params_for({"awq": packed("awq"), "corrected": corrected})
     calibration = params.calibration.model_copy(
-        update={"num_calibration_samples": 48, "max_seq_length": 128}
+        update={"num_calibration_samples": 16, "max_seq_length": 64}
     )
     params = params.model_copy(update={"calibration": calibration})
     tiny_llama(tmp_path / "model", hidden=128, layers=NUM_LAYERS)
@@ -38,56 +48,75 @@ def workspace(tmp_path: Path) -> Workspace:
     return workspace
 
 
-def unit_times(target: Path) -> dict[str, int]:
-    """The finished layers of an unfinished stage, by when each was written."""
+def files_in_work(target: Path) -> dict[str, int]:
+    """The whole files of an unfinished stage, by when each was written."""
     work_dirs = target.parent.glob(f"{target.name}.*.partial")
-    units = [unit for work in work_dirs for unit in work.rglob("*.safetensors")]
-    return {unit.name: unit.stat().st_mtime_ns for unit in units}
+    paths = [path for work in work_dirs for path in work.rglob("*") if path.is_file()]
+    return {path.name: path.stat().st_mtime_ns for path in paths if path.suffix != ".partial"}
+
+
+def finishes(
+    stages: ForkServer, workspace: Workspace, command: str, *, killed_before: int | None = None
+) -> bool:
+    """Whether a stage ends by itself: at the rename of that number it is killed."""
+    arguments = (str(workspace.root), command.split(), killed_before)
+    log_path = workspace.root / "stage.log"
+    code = stages.run("tests.killed", "run_stage", *arguments, log_path=log_path)
+    assert code in (0, -signal.SIGKILL), log_path.read_text()
+    return code == 0
+
+
+def killed_at_every_rename(
+    stages: ForkServer, workspace: Workspace, command: str, target: Path
+) -> int:
+    """Run a stage until it finishes. Return how many kills this took.
+
+    Each run gets one rename further than those before it.
+    """
+    finished: dict[str, int] = {}
+    kills, next_rename = 0, 1
+    while not finishes(stages, workspace, command, killed_before=next_rename):
+        kills += 1
+        assert kills < MOST_KILLS
+        now = files_in_work(target)
+        if not target.exists():
+            layers = {it for it in finished.items() if it[0].endswith(".safetensors")}
+            made_again = layers - set(now.items())
+            assert len(made_again) <= 1, "more than the layer in work was made again"
+        next_rename = 2 if now.keys() != finished.keys() else next_rename + 1
+        finished = now
+    return kills
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["calibrate", "quantize awq", "quantize corrected"])
 def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(
-    workspace: Workspace, command: str
+    stages: ForkServer, workspace: Workspace, command: str
 ) -> None:
-    target, arguments = workspace.statistics_dir, command.split()
-    if arguments[0] == "quantize":
-        target = workspace.variant_dir(arguments[1])
-        assert run_stage(workspace.root, "calibrate").finished
-    undisturbed = run_stage(workspace.root, *arguments)
-    assert undisturbed.finished
+    target = workspace.statistics_dir
+    if command != "calibrate":
+        target = workspace.variant_dir(command.removeprefix("quantize "))
+        assert finishes(stages, workspace, "calibrate")
+    assert finishes(stages, workspace, command)
     expected = directory_records(target)
     shutil.rmtree(target)
-    moments = random.Random(0)
-    finished: dict[str, int] = {}
-    for _ in range(NUM_KILLS):
-        share = moments.uniform(0, 2 / NUM_KILLS)
-        run = run_stage(workspace.root, *arguments, kill_after_s=share * undisturbed.work_s)
-        if run.finished or target.exists():
-            break
-        now = unit_times(target)
-        assert set(finished.items()) <= set(now.items()), "a finished layer was lost or made again"
-        finished = now
-    if not target.exists():
-        assert run_stage(workspace.root, *arguments).finished
+    assert killed_at_every_rename(stages, workspace, command, target) > NUM_LAYERS
     assert directory_records(target) == expected
     assert not list(workspace.artifacts_dir.rglob("*.partial"))
 
 
 @pytest.mark.slow
-def test_a_killed_alignment_ends_in_the_same_bytes(workspace: Workspace) -> None:
-    recipe = packed("awq", align_samples=64, group_size=128)
+def test_a_killed_alignment_ends_in_the_same_bytes(
+    stages: ForkServer, workspace: Workspace
+) -> None:
+    recipe = packed("awq", align_samples=16, group_size=128)
     params = params_for({"awq": recipe}).model_dump(mode="json")
     write_json(workspace.params_path, params)
     target = workspace.variant_dir("awq")
-    assert run_stage(workspace.root, "calibrate").finished
-    undisturbed = run_stage(workspace.root, "quantize", "awq")
+    assert finishes(stages, workspace, "calibrate")
+    assert finishes(stages, workspace, "quantize awq")
     expected = directory_records(target)
-    moments = random.Random(0)
-    for _ in range(NUM_KILLS):
-        shutil.rmtree(target, ignore_errors=True)
-        after_s = moments.uniform(0, 1) * undisturbed.work_s
-        run_stage(workspace.root, "quantize", "awq", kill_after_s=after_s)
-        assert target.exists() or run_stage(workspace.root, "quantize", "awq").finished
-        assert directory_records(target) == expected
+    shutil.rmtree(target)
+    assert killed_at_every_rename(stages, workspace, "quantize awq", target) > 1
+    assert directory_records(target) == expected
     assert not list(workspace.artifacts_dir.rglob("*.partial"))
