@@ -70,8 +70,8 @@ def test_what_intervals_do_not_tell_apart_is_chosen_by_size() -> None:
     choice = choose(profile(QUALITY), options)
     assert choice.variant == "small"
     assert choice.reason == (
-        "0.0210 nats per token, which its interval does not tell from large, and the smallest of "
-        "these"
+        "0.0210 nats per token; the intervals of large overlap with this one, and small is the "
+        "smallest of them"
     )
 
 
