@@ -60,7 +60,7 @@ class CoverageRow:
 
 
 def verdict_rows(facts: Facts) -> tuple[VerdictRow, ...]:
-    """The base, then every variant in the order of `params.yaml`."""
+    """Return a row for the base, then for every variant in the order of `params.yaml`."""
     rows = [base_row(facts.selection)]
     for name, verdict in facts.selection.variants.items():
         receipt = published(facts, name)
@@ -69,7 +69,7 @@ def verdict_rows(facts: Facts) -> tuple[VerdictRow, ...]:
 
 
 def published(facts: Facts, name: str) -> Receipt | None:
-    """The receipt of a variant that this run approved and published."""
+    """Return the receipt of a variant, or None unless this run approved and published it."""
     if facts.receipts is None or facts.selection.variants[name].verdict is not Verdict.APPROVED:
         return None
     return facts.receipts.releases.get(name)
@@ -120,7 +120,7 @@ def calibration_sentence(facts: Facts) -> str:
 
 
 def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
-    """What everything was made from: a name and a sha256 or commit for each."""
+    """Return a name with its sha256 or commit for everything that the run was made from."""
     rows = [("base checkpoint", facts.base.digest)]
     if facts.base.revision:
         rows.insert(0, ("base revision (commit)", facts.base.revision))

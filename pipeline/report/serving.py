@@ -1,6 +1,6 @@
-"""The report's serving part: what each model did under load, and what it ran on.
+"""Make the report's tables of serving: each model under load, and what it ran on.
 
-Records in, rows of text out; numbers are rounded for the eye. What it costs is in `cost_report`.
+Numbers are rounded here for reading. The costs are in `pipeline.report.costs`.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class MemoryRow:
 
 
 def load_rows(benchmarks: Benchmarks) -> tuple[LoadRow, ...]:
-    """One line for each load and model, the models of one load beside each other."""
+    """Return a row for each load and model, sorted by load."""
     rows = [
         (load.scenario, load.concurrency, _load_row(name, load))
         for name, model in served_models(benchmarks).items()
@@ -189,7 +189,7 @@ def _remark(model: BenchmarkResult) -> str:
 
 
 def load_sentence(benchmarks: Benchmarks) -> str:
-    """How it was measured, and on what."""
+    """Return how the loads were measured, and on which machine."""
     load, machine = benchmarks.load, benchmarks.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     scenarios = "; ".join(
