@@ -77,6 +77,6 @@ def product(
     output = x.new_empty(num_rows, num_outputs)
     tensors = (x, packed, scales, offsets, output)
     loaded.quantline_int4_product(
-        *(it.data_ptr() for it in tensors), num_rows, num_inputs, num_outputs, num_groups
+        *(tensor.data_ptr() for tensor in tensors), num_rows, num_inputs, num_outputs, num_groups
     )
     return output
