@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.cli import main
 from tests.evaluation_files import write_evaluation_files
 from tests.imports import PACKAGE, closure, layer
 from tests.models import tiny_llama
@@ -106,17 +108,23 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def run_inputs(root: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "-C", str(root), "inputs"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with chdir(ROOT):
+        assert main(["-C", str(root), "inputs"]) == 0
 
 
 def to_run_again(root: Path) -> set[str]:
     """The stages that DVC would run, without `inputs`, which it always runs."""
     run_inputs(root)
-    status = subprocess.run(
-        ["dvc", "status", "--json"], cwd=root, check=True, capture_output=True, text=True
-    )
-    return {name.partition("@")[0] for name in json.loads(status.stdout)} - {"inputs"}
+    return {name.partition("@")[0] for name in dvc_status(root)} - {"inputs"}
+
+
+def dvc_status(root: Path) -> dict[str, Any]:
+    """What `dvc status --json` prints."""
+    from dvc.repo import Repo  # not above: its import takes a second, in every worker
+
+    with chdir(root), Repo(str(root)) as repo:
+        status: dict[str, Any] = repo.status()
+        return status
 
 
 def docstring(module: str) -> Callable[[Path], None]:
@@ -180,10 +188,7 @@ def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Pat
     shutil.copytree(recorded, root, symlinks=True)
     edit(root / "params.yaml", "name: quantline-demo", "name: another")
     run_inputs(root)
-    status = subprocess.run(
-        ["dvc", "status", "--json"], cwd=root, check=True, capture_output=True, text=True
-    )
-    again = {it for it in json.loads(status.stdout) if it.startswith("quantize@")}
+    again = {it for it in dvc_status(root) if it.startswith("quantize@")}
     assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
 
 
