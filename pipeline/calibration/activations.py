@@ -71,7 +71,7 @@ class LayerMeasurement(Generic[Accumulator]):
 
 
 @contextmanager
-def measuring(
+def record_inputs(
     layer: LayerModule, new_accumulator: Callable[[int, torch.device], Accumulator]
 ) -> Iterator[LayerMeasurement[Accumulator]]:
     """Record every input of the layer's linears while the block runs it.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.calibration.activations import LayerMeasurement, measuring
+from pipeline.calibration.activations import LayerMeasurement, record_inputs
 from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.statistics import read_layer, write_layer
 from pipeline.checkpoint.layered_model import LayeredModel
@@ -48,7 +48,7 @@ def calibrate_layers(
         remaining = range(start, len(paths))
         for index in track(remaining, "calibrate", total=len(remaining)):
             # First the layer's output appears, then its statistics.
-            with model.loaded(index) as layer, measuring(layer, GramAccumulator) as measurement:
+            with model.loaded(index) as layer, record_inputs(layer, GramAccumulator) as measurement:
                 states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
             _write_measurement(paths[index], measurement)
             states.drop(index)

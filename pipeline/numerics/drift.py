@@ -47,7 +47,7 @@ class DriftAccumulator(GramAccumulator):
         return self._drift_sum / self.num_tokens
 
 
-def corrected(
+def compensate_drift(
     weights: Mapping[str, Tensor], drift: Tensor, gram: Tensor, *, dampening_frac: float
 ) -> dict[str, Tensor]:
     """W + SHARE · (W* − W), float32, of linears that read the same input, by name.

@@ -99,12 +99,12 @@ def _quantize_together(
     integers_of = torch.split(integers, num_rows)
     parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
     return {
-        name: measured(weight, part, part_grid, gram, recipe)
+        name: with_errors(weight, part, part_grid, gram, recipe)
         for (name, weight), part, part_grid in parts
     }
 
 
-def measured(
+def with_errors(
     weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, recipe: LinearRecipe
 ) -> QuantizedLinear:
     """Measure what integers and grid cost `weight` (out × in, float32)."""
