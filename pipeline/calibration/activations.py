@@ -1,9 +1,10 @@
-"""Measuring the inputs of one decoder layer's linears, once for each distinct input.
+"""Measure the inputs of the linears of one decoder layer, once for each distinct input.
 
-A linear is known by its name in the checkpoint. The experts of a mixture, which transformers keeps
-in one parameter, are measured one by one on the tokens that the router sends to each, and all
-together; an expert that sees fewer tokens than an input has channels would leave its G without full
-rank, and an error in the directions it never saw would look free: it gets the statistics of all.
+A linear has the name that it has in the checkpoint. transformers keeps the experts of a mixture in
+one parameter. They are measured one by one, on the tokens that the router sends to each, and all
+together. An expert that gets fewer tokens than its input has channels is undersampled: its G would
+not have full rank, and errors in the missing directions would count nothing. Such an expert uses
+the statistics of all experts. Files are written in `pipeline.calibration.statistics`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,9 +43,9 @@ class MeasuredInput(Generic[Accumulator]):
 
 @dataclass
 class LayerMeasurement(Generic[Accumulator]):
-    """What the inputs of one layer amount to; filled while the layer runs.
+    """The measured inputs of one layer, filled while the layer runs.
 
-    `new_accumulator` makes what an input is added to, from its number of channels and its device.
+    `new_accumulator` makes the accumulator of an input from its number of channels and its device.
     """
 
     new_accumulator: Callable[[int, torch.device], Accumulator]
@@ -54,7 +55,10 @@ class LayerMeasurement(Generic[Accumulator]):
     _last: tuple[Tensor, str] | None = None
 
     def record(self, linears: Sequence[str], tensor: Tensor) -> None:
-        """Add a batch of the input of `linears`; who is handed the same tensor shares an entry."""
+        """Add a batch of the input of `linears`, … × channels, any float dtype.
+
+        Linears that get the same tensor, one directly after the other, share an entry.
+        """
         name = linears[0]
         if name not in self._key_of:  # the first batch
             key = name
@@ -71,25 +75,26 @@ class LayerMeasurement(Generic[Accumulator]):
 
 
 @contextmanager
-def measuring(
+def record_inputs(
     layer: LayerModule, new_accumulator: Callable[[int, torch.device], Accumulator]
 ) -> Iterator[LayerMeasurement[Accumulator]]:
-    """Record every input of the layer's linears while the block runs it.
+    """Record every input of the layer's linears while the block runs the layer.
 
-    Those of experts go into plain second moments.
+    Inputs of experts are always added to a `GramAccumulator`. Raises InputError for experts that
+    are stored or computed in an unknown way.
     """
     measurement = LayerMeasurement(new_accumulator)
     mixtures: list[_Mixture] = []
     handles = []
     for path, module in layer.module.named_modules():
         if isinstance(module, nn.Linear):
-            linears = _linears(layer.sources.get(f"{path}.weight", ()))
+            linears = _linear_names(layer.sources.get(f"{path}.weight", ()))
             if linears:
                 handle = module.register_forward_pre_hook(
                     lambda _, inputs, linears=linears: measurement.record(linears, inputs[0])
                 )
                 handles.append(handle)
-        elif _is_fused_experts(module):
+        elif _is_mixture(module):
             mixture = _Mixture(module, path, layer)
             module.forward = mixture.forward
             mixtures.append(mixture)
@@ -104,27 +109,33 @@ def measuring(
             del mixture.module.forward
 
 
-def _linears(tensors: Sequence[str]) -> list[str]:
+def _linear_names(tensors: Sequence[str]) -> list[str]:
+    """Name the linears of those tensors that are weights."""
     return [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
 
 
-def _is_fused_experts(module: nn.Module) -> bool:
+def _is_mixture(module: nn.Module) -> bool:
+    """Tell whether a module keeps the weights of all its experts in stacked parameters."""
     parameters = dict(module.named_parameters(recurse=False))
     return all(name in parameters and parameters[name].dim() == 3 for name in EXPERT_PARAMETERS)
 
 
 @dataclass
 class _ExpertInputs:
-    """One input of every expert of a mixture: the linears that read it, and its second moments."""
+    """One input of each expert of a mixture: the linears that read it, and its second moments."""
 
     linears: list[list[str]]
-    seen: list[GramAccumulator]
+    accumulators: list[GramAccumulator]
 
     @classmethod
     def of(cls, parameter: Tensor, sources: Sequence[str]) -> "_ExpertInputs":
-        """Of the linears that transformers keeps in `parameter`, experts × outputs × inputs."""
+        """Prepare the input of the linears stacked in `parameter`, experts × outputs × inputs.
+
+        `sources` are the tensors of the checkpoint that the parameter is made from. Raises
+        InputError unless they are one for each expert.
+        """
         by_expert: dict[int | None, list[str]] = {}
-        for linear in _linears(sources):
+        for linear in _linear_names(sources):
             by_expert.setdefault(expert_number(linear), []).append(linear)
         num_experts, _, in_features = parameter.shape
         if set(by_expert) != set(range(num_experts)):
@@ -134,26 +145,36 @@ class _ExpertInputs:
             )
         return cls(
             linears=[by_expert[number] for number in range(num_experts)],
-            seen=[GramAccumulator(in_features, parameter.device) for _ in range(num_experts)],
+            accumulators=[
+                GramAccumulator(in_features, parameter.device) for _ in range(num_experts)
+            ],
         )
 
-    def starving(self) -> list[int]:
-        """The experts that saw fewer tokens than this input has channels."""
-        return [at for at, it in enumerate(self.seen) if it.num_tokens < it.in_features]
+    def undersampled(self) -> list[int]:
+        """List the experts that got fewer tokens than this input has channels."""
+        return [
+            expert
+            for expert, accumulator in enumerate(self.accumulators)
+            if accumulator.num_tokens < accumulator.in_features
+        ]
 
     def pooled(self) -> GramAccumulator:
-        """All that the experts saw."""
-        whole = GramAccumulator(self.seen[0].in_features, self.seen[0].device)
-        for accumulator in self.seen:
-            whole.merge(accumulator)
-        return whole
+        """Merge the second moments of all experts."""
+        first = self.accumulators[0]
+        merged = GramAccumulator(first.in_features, first.device)
+        for accumulator in self.accumulators:
+            merged.merge(accumulator)
+        return merged
 
 
 class _Mixture:
     """The experts of one layer: their forward pass, with every input recorded."""
 
     def __init__(self, module: Any, path: str, layer: LayerModule) -> None:
-        """Raises InputError when the experts are stored or work in an unknown way."""
+        """Prepare to record the inputs of the experts in `module`, which is `path` in the layer.
+
+        Raises InputError when the experts are stored or computed in an unknown way.
+        """
         if any(getattr(module, key, None) is not value for key, value in KNOWN_EXPERTS.items()):
             raise InputError(
                 f"{type(module).__name__}: its experts work in a way that is not known here; this "
@@ -169,43 +190,45 @@ class _Mixture:
         )
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """tokens × hidden, and for each token its experts and their weights, to tokens × hidden.
+        """Compute Σ weight · down(act(gate(x)) · up(x)) over the experts of each token.
 
-        The sum over a token's experts of weight · down(act(gate(x)) · up(x)), expert by expert.
+        `hidden_states` are tokens × hidden; `top_k_index` and `top_k_weights` are tokens × k. The
+        result is tokens × hidden. The sum is made expert by expert, and the inputs are recorded.
         """
         self._all.add(hidden_states)
         total = torch.zeros_like(hidden_states)
         for expert in range(self.module.num_experts):
             tokens, rank = torch.where(top_k_index == expert)
             sent = hidden_states[tokens]
-            self._gate_up.seen[expert].add(sent)
+            self._gate_up.accumulators[expert].add(sent)
             gate_up = functional.linear(sent, self.module.gate_up_proj[expert])
             inner = self.module._apply_gate(gate_up)
-            self._down.seen[expert].add(inner)
+            self._down.accumulators[expert].add(inner)
             output = functional.linear(inner, self.module.down_proj[expert])
             total.index_add_(0, tokens, output * top_k_weights[tokens, rank, None])
         return total
 
     def report(self, measurement: LayerMeasurement[Any]) -> None:
-        """Hand over each expert's inputs, or those of all where an expert saw too few tokens."""
+        """Add the inputs of each expert to `measurement`; pooled ones for undersampled experts."""
         name = self._gate_up.linears[0][0].rpartition(".0.")[0]
         measurement.inputs[name] = MeasuredInput([], self._all)
-        if self._down.starving():
+        if self._down.undersampled():
             measurement.inputs[f"{name}.inner"] = MeasuredInput([], self._down.pooled())
         pooled: dict[int, tuple[str, ...]] = {}
         for side, key in ((self._gate_up, name), (self._down, f"{name}.inner")):
-            starving = side.starving()
+            undersampled = side.undersampled()
             for expert, linears in enumerate(side.linears):
-                if expert in starving:
+                if expert in undersampled:
                     measurement.inputs[key].linears += linears
                     pooled[expert] = (*pooled.get(expert, ()), *linears)
                 else:
-                    measurement.inputs[linears[0]] = MeasuredInput(linears, side.seen[expert])
+                    accumulator = side.accumulators[expert]
+                    measurement.inputs[linears[0]] = MeasuredInput(linears, accumulator)
         measurement.experts += [
             ExpertStatistics(
                 name=f"{name}.{expert}",
-                num_tokens=seen.num_tokens,
+                num_tokens=accumulator.num_tokens,
                 pooled=pooled.get(expert, ()),
             )
-            for expert, seen in enumerate(self._gate_up.seen)
+            for expert, accumulator in enumerate(self._gate_up.accumulators)
         ]

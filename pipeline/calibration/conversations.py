@@ -1,10 +1,11 @@
-"""One row of calibration data as the text that a model reads.
+"""Turn one row of calibration data into the text that a model reads.
 
 A row has `text`, or `messages` ([{"role", "content"}], the form of chat services), or the older
-`conversations` ([{"from", "value"}]). Messages are put into the form the model was trained on by
-its tokenizer's chat template: a Jinja program from the checkpoint, which transformers runs in
-Jinja's sandbox (https://huggingface.co/docs/transformers/chat_templating). The sandbox limits what
-a template reaches, not how long it runs.
+`conversations` ([{"from", "value"}]). The tokenizer's chat template turns messages into the text
+that the model was trained on. The template is a Jinja program from the checkpoint; transformers
+runs it in Jinja's sandbox (https://huggingface.co/docs/transformers/chat_templating). The sandbox
+limits what a template can reach, not how long it runs. Which rows are read is decided in
+`pipeline.calibration.sample`.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ ROLE_OF_SPEAKER = {"human": "user", "gpt": "assistant"}
 
 @dataclass(frozen=True)
 class Document:
-    """One document: what the model reads, and the same without the marks of a template.
+    """One document: the text that the model reads, and its content without special tokens.
 
-    `has_marks` says that `text` begins and ends as the template wants it, so that a tokenizer must
-    add nothing around it.
+    `has_marks` says that a chat template made `text`, so that a tokenizer must add no special
+    tokens around it.
     """
 
     text: str
@@ -39,7 +40,7 @@ def document_of(row: object, where: str, tokenizer: Any) -> Document:
     for messages without a chat template, and for a template that fails.
     """
     values = row if isinstance(row, dict) else {}
-    key = next((it for it in ROW_KEYS if values.get(it) is not None), None)
+    key = next((name for name in ROW_KEYS if values.get(name) is not None), None)
     if key is None:
         found = f"the keys {short_repr(list(row))}" if isinstance(row, dict) else short_repr(row)
         raise InputError(f"{where}: found {found}; expected {', '.join(ROW_KEYS[:-1])} or text")
@@ -52,10 +53,14 @@ def document_of(row: object, where: str, tokenizer: Any) -> Document:
 
 
 def _messages(turns: object, where: str, key: str) -> list[dict[str, str]]:
+    """Read the turns of a row as messages with `role` and `content`."""
     if not isinstance(turns, list) or not turns:
         raise InputError(f"{where}: {key} = {short_repr(turns)}: expected a list of turns")
     names = ("role", "content") if key == "messages" else ("from", "value")
-    return [_message(turn, f"{where}: {key}, turn {it}", names) for it, turn in enumerate(turns, 1)]
+    return [
+        _message(turn, f"{where}: {key}, turn {number}", names)
+        for number, turn in enumerate(turns, start=1)
+    ]
 
 
 def _message(turn: object, where: str, names: tuple[str, str]) -> dict[str, str]:
@@ -70,9 +75,9 @@ def _message(turn: object, where: str, names: tuple[str, str]) -> dict[str, str]
 
 
 def _plain(value: object, where: str) -> str:
-    """A string that can be written as UTF-8; also one given as a list of parts of text."""
-    if isinstance(value, list) and value and all(_is_text_part(it) for it in value):
-        value = "".join(it["text"] for it in value)
+    """Read a string that can be written as UTF-8, or a list of parts of text as one string."""
+    if isinstance(value, list) and value and all(map(_is_text_part, value)):
+        value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
         raise InputError(f"{where}: found {short_repr(value)}; expected text")
     return encodable(value, where)
@@ -83,6 +88,7 @@ def _is_text_part(part: object) -> bool:
 
 
 def _rendered(messages: list[dict[str, str]], where: str, tokenizer: Any) -> str:
+    """Render messages by the tokenizer's chat template."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError(
             f"{where}: has messages, and the model has no chat template; use data with a plain "
@@ -104,7 +110,7 @@ def _rendered(messages: list[dict[str, str]], where: str, tokenizer: Any) -> str
 
 
 def _without_special_tokens(text: str, tokenizer: Any) -> str:
-    """The text with each special token as a space: chat marks must not hide what stands there."""
+    """Replace each special token by a space, so that words around it are found in comparisons."""
     for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
         text = text.replace(token, " ")
     return text

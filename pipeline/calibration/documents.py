@@ -1,8 +1,9 @@
-"""The rows of a calibration data set, by number, whatever its form and however large it is.
+"""Read the rows of a calibration data set by their number.
 
-JSON lines and parquet are never held in memory whole: lines are found again by their offset, and
-of parquet only the needed column of one row group is read at a time. Plain text is one row and a
-JSON list is read whole. What a row holds is not looked at here.
+JSON lines and parquet files may be larger than memory. Lines are found by their offset. Of a
+parquet file, only the needed columns of one row group are read at a time. A plain text file is one
+row, and a JSON list is read whole. The content of rows is checked in
+`pipeline.calibration.conversations`.
 """
 
 from abc import ABC, abstractmethod
@@ -32,24 +33,26 @@ class Documents(ABC):
 
     @abstractmethod
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, object]]:
-        """The rows of those numbers in that order, each with its place for an error message.
+        """Yield the rows of those numbers in that order, each with its place for error messages.
 
-        Raises InputError for one that cannot be read.
+        Raises InputError for a row that cannot be read.
         """
 
 
 def open_documents(path: Path) -> Documents:
-    """The rows of a file, or of all data files below a directory in the order of their paths.
+    """Open a file, or all data files below a directory in the order of their paths.
 
-    Raises InputError for what is none of DATA_SUFFIXES, is too large to be read whole, or is not
-    what its name says.
+    Raises InputError for a file that has none of DATA_SUFFIXES, that is too large to be read whole,
+    or whose content does not match its suffix.
     """
     if not path.is_dir():
         return _open_file(path)
-    files = sorted(it for it in path.rglob("*") if it.suffix in DATA_SUFFIXES and it.is_file())
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file()
+    )
     if not files:
         raise InputError(f"{path}: no data file in it; expected {', '.join(DATA_SUFFIXES)}")
-    return _Several([_open_file(it) for it in files])
+    return _Several([_open_file(file) for file in files])
 
 
 def _open_file(path: Path) -> Documents:
@@ -71,7 +74,7 @@ def _open_file(path: Path) -> Documents:
         items = parse_json(content, str(path))
         if not isinstance(items, list):
             raise InputError(f"{path}: expected a list of rows, found {short_repr(items)}")
-        return _Rows(path, [{"text": it} if isinstance(it, str) else it for it in items])
+        return _Rows(path, [{"text": item} if isinstance(item, str) else item for item in items])
     return _Rows(path, [{"text": content}])
 
 
@@ -89,7 +92,7 @@ class _Rows(Documents):
 
 
 class _JsonLines(Documents):
-    """One JSON value a line; only the offsets of the lines are kept, 16 bytes for each."""
+    """One JSON value for each line; only offsets and numbers of lines are kept, 16 bytes a line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,16 +126,18 @@ class _JsonLines(Documents):
 
 
 class _Parquet(Documents):
-    """Apache Parquet: https://parquet.apache.org/docs/file-format."""
+    """A file of Apache Parquet: https://parquet.apache.org/docs/file-format."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with _readable(path), pq.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            groups = [file.metadata.row_group(it).num_rows for it in range(file.num_row_groups)]
+            groups = [
+                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+            ]
         self._ends = list(accumulate(groups))
         self.num_rows = self._ends[-1] if groups else 0
-        self._columns = [it for it in ROW_KEYS if it in columns]
+        self._columns = [key for key in ROW_KEYS if key in columns]
         if not self._columns:
             raise InputError(
                 f"{path}: its columns are {short_repr(columns)}; expected one of "
@@ -140,14 +145,15 @@ class _Parquet(Documents):
             )
 
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, object]]:
-        """Row groups are read in their order, each once; then the rows in the order asked for."""
+        """Read each row group once, in their order, and yield the rows in the order asked for."""
         found: dict[int, object] = {}
         with _readable(self._path), pq.ParquetFile(self._path) as file:
             for group, members in groupby(sorted(set(numbers)), key=self._group_of):
                 first = self._ends[group - 1] if group else 0
                 wanted = list(members)
                 table = file.read_row_group(group, columns=self._columns)
-                chosen = table.take(pa.array([it - first for it in wanted])).to_pylist()
+                inside = pa.array([number - first for number in wanted])
+                chosen = table.take(inside).to_pylist()
                 found.update(zip(wanted, chosen, strict=True))
         for number in numbers:
             yield f"{self._path}, row {number + 1}", found[number]
@@ -158,7 +164,7 @@ class _Parquet(Documents):
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about a damaged file into one line."""
+    """Turn errors of pyarrow about a damaged file into an InputError of one line."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -167,11 +173,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class _Several(Documents):
-    """Files set end to end."""
+    """The rows of several files, one file after the other."""
 
     def __init__(self, parts: list[Documents]) -> None:
         self._parts = parts
-        self._ends = list(accumulate(it.num_rows for it in parts))
+        self._ends = list(accumulate(part.num_rows for part in parts))
         self.num_rows = self._ends[-1]
 
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, object]]:
@@ -181,7 +187,7 @@ class _Several(Documents):
         found: dict[int, tuple[str, object]] = {}
         for part, members in by_part.items():
             first = self._ends[part - 1] if part else 0
-            rows = self._parts[part].rows([it - first for it in members])
+            rows = self._parts[part].rows([number - first for number in members])
             found.update(zip(members, rows, strict=True))
         for number in numbers:
             yield found[number]

@@ -1,8 +1,8 @@
-"""Hidden states on the disk: what enters each layer of a model that runs layer by layer.
+"""Keep on disk the hidden states that enter each layer of a model that runs layer by layer.
 
-They are float32, because that is what the layers compute in, so that the result is that of the
-whole model. They are read and written batch by batch, so memory does not grow with the number of
-tokens, and small ones stay in the system's page cache. A file appears whole.
+States are stored in float32, the dtype of the layers, so that the result equals that of the whole
+model. They are read and written batch by batch, so that memory does not grow with the number of
+tokens. Small files stay in the system's page cache. Files are written atomically.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ DTYPE = np.dtype("<f4")
 
 
 def token_batches(windows: Sequence[Sequence[int]], *, num_tokens: int) -> list[Tensor]:
-    """Equally long windows of token ids as int64 matrices of about `num_tokens` tokens."""
+    """Group equally long windows of token ids into int64 matrices of about `num_tokens` tokens."""
     rows = max(1, num_tokens // len(windows[0]))
     return list(torch.split(torch.tensor([list(window) for window in windows]), rows))
 
@@ -33,11 +33,11 @@ class HiddenStates:
         self._num_layers = num_layers
 
     def exist(self, index: int) -> bool:
-        """Whether those that enter layer `index` are there."""
+        """Tell whether the states that enter layer `index` are on disk."""
         return self._path(index).exists()
 
     def read(self, index: int) -> Iterator[Tensor]:
-        """Those of each batch that enter layer `index`: batch × tokens × hidden."""
+        """Yield, for each batch, the states that enter layer `index`: batch × tokens × hidden."""
         path = self._path(index)
         num_tokens = sum(batch.numel() for batch in self._batches)
         hidden_size = path.stat().st_size // (num_tokens * DTYPE.itemsize)
@@ -47,7 +47,10 @@ class HiddenStates:
                 yield torch.from_numpy(values).view(*batch.shape, hidden_size)
 
     def write(self, index: int, batches: Iterable[Tensor]) -> None:
-        """Keep those that enter layer `index`; what leaves the last one is only computed."""
+        """Write the states that enter layer `index`.
+
+        `batches` are computed but not written when `index` is after the last layer.
+        """
         if index == self._num_layers:
             for _ in batches:
                 pass
@@ -57,7 +60,7 @@ class HiddenStates:
                 file.write(states.cpu().numpy().astype(DTYPE, copy=False).tobytes())
 
     def drop(self, index: int) -> None:
-        """Remove those that enter layer `index`, if they are there."""
+        """Remove the states that enter layer `index`, if they are on disk."""
         self._path(index).unlink(missing_ok=True)
 
     def _path(self, index: int) -> Path:

@@ -1,13 +1,14 @@
-"""Streaming calibration: one decoder layer of weights and of statistics in memory at a time.
+"""Calibrate layer by layer: weights and statistics of one decoder layer are in memory at a time.
 
 A work directory holds one file of statistics for each finished layer and, between layers, the
-hidden states that enter the next one. The states that leave a layer appear before its statistics,
-and those that entered it go away after: a kill at any moment loses the layer in work and nothing
-else.
+hidden states that enter the next one. The states that leave a layer are written before its
+statistics, and the states that entered it are removed after. A kill at any moment loses only the
+layer in work.
 
-The same machine, threads and inputs give the same bytes. One and two threads gave the same bytes
-for dense models; with experts, whose batches are of any size, an activation function that is cut
-elsewhere for each number of threads can differ in its last bit.
+The same machine, threads and inputs give the same bytes. For dense models, one and two threads gave
+the same bytes. Batches of experts have any size, so threads can split an activation function at
+other places, and the last bit can differ. The sample of tokens is drawn in
+`pipeline.calibration.sample`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.calibration.activations import LayerMeasurement, measuring
+from pipeline.calibration.activations import LayerMeasurement, record_inputs
 from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.statistics import read_layer, write_layer
 from pipeline.checkpoint.layered_model import LayeredModel
@@ -30,10 +31,10 @@ BATCH_TOKENS = 4096
 def calibrate_layers(
     model_dir: Path, windows: Sequence[Sequence[int]], device: torch.device, work_dir: Path
 ) -> list[LayerStatistics]:
-    """Leave one file for each decoder layer in `work_dir`, a resumable directory, and nothing else.
+    """Write one file of statistics for each decoder layer into `work_dir`, a resumable directory.
 
-    `windows` are equally long lists of token ids. Returns what the files hold, in order.
-    Raises InputError for an architecture that cannot be run layer by layer.
+    `windows` are equally long lists of token ids. Returns the records of the files, in the order of
+    the layers. Raises InputError for an architecture that cannot be run layer by layer.
     """
     map_large_blocks()
     batches = token_batches(windows, num_tokens=BATCH_TOKENS)
@@ -41,25 +42,25 @@ def calibrate_layers(
         model = LayeredModel(model_dir, device)
         paths = [work_dir / f"{layer.prefix}.safetensors" for layer in model.layers]
         states = HiddenStates(work_dir, batches, num_layers=len(paths))
-        start = next((at for at, path in enumerate(paths) if not path.exists()), len(paths))
+        start = next((index for index, path in enumerate(paths) if not path.exists()), len(paths))
         if start < len(paths) and not states.exist(start):
             start = 0
             states.write(0, map(model.embed, batches))
         remaining = range(start, len(paths))
         for index in track(remaining, "calibrate", total=len(remaining)):
             # First the layer's output appears, then its statistics.
-            with model.loaded(index) as layer, measuring(layer, GramAccumulator) as measurement:
+            with model.loaded(index) as layer, record_inputs(layer, GramAccumulator) as measurement:
                 states.write(index + 1, (model.run(index, batch) for batch in states.read(index)))
             _write_measurement(paths[index], measurement)
             states.drop(index)
             release_free_memory()
     for index in range(len(paths)):
-        states.drop(index)  # there after a kill at the wrong moment
+        states.drop(index)  # a kill can leave states of a finished layer
     return [read_layer(path) for path in paths]
 
 
 def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator]) -> None:
-    """Write the statistics of a layer, and empty `measurement`."""
+    """Write the statistics of a layer, and remove its inputs from `measurement`."""
     record = LayerStatistics(
         inputs=tuple(
             LinearStatistics(
@@ -73,6 +74,6 @@ def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator
         ),
         experts=tuple(measurement.experts),
     )
-    # Each matrix goes as soon as its triangle is packed.
+    # Each matrix is freed as soon as its triangle is packed.
     packed = {key: measurement.inputs.pop(key).accumulator.packed() for key in record.keys}
     write_layer(path, record, packed)

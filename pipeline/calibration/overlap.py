@@ -1,12 +1,11 @@
-"""Whether calibration text overlaps with evaluation text: shared runs of words.
+"""Find overlap of calibration text with evaluation text: shared n-grams of words.
 
 A variant that was calibrated on the questions it is judged by would look better than it is. Two
 texts overlap when they share NGRAM_WORDS words in a row, without regard to case, punctuation or
-spaces. 13 is the length by which GPT-3's authors searched their training data for test sets
-(arXiv 2005.14165, appendix C, which also finds spurious collisions below 8); shorter runs are
-shared by unrelated texts. An evaluation text of fewer words is looked for whole: a question with
-its right answer means something from few words on, but one or two words do not (MIN_WORDS).
-Paraphrases and translations are not found.
+spaces. GPT-3's authors used the length 13 to search their training data for test sets (arXiv
+2005.14165, appendix C, which also finds spurious collisions below 8). Unrelated texts share shorter
+runs. A shorter evaluation text is searched as a whole, if it has at least MIN_WORDS words: one or
+two words say nothing. Paraphrases and translations are not found.
 """
 
 import re
@@ -26,16 +25,16 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation; compatible characters are unified."""
+    """Split a text into words, case-folded, NFKC-normalized and without punctuation."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 class NgramIndex:
-    """The runs of words of many texts, each kept as one hash of 64 bits.
+    """The n-grams of many texts, each kept as one hash of 64 bits.
 
-    Words are hashed as numbers, which have the same hash in every process. A false alarm needs two
-    different runs with the same hash: with 10 million runs here and as many looked up, about 5 in a
-    million.
+    Words are hashed as numbers, which have the same hash in every process. A false positive needs
+    two different n-grams with the same hash. With 10 million n-grams in the index and as many
+    looked up, the probability is about 5 in a million.
     """
 
     def __init__(self) -> None:
@@ -43,15 +42,15 @@ class NgramIndex:
         self._runs_by_length: dict[int, set[int]] = {}
 
     def add(self, text: str) -> None:
-        """Remember every run of NGRAM_WORDS words of `text`, or all of it when it has fewer."""
+        """Add every run of NGRAM_WORDS words of `text`, or the whole text when it has fewer."""
         words = words_of(text)
         if len(words) >= MIN_WORDS:
-            numbers = [self._number_of.setdefault(it, len(self._number_of)) for it in words]
+            numbers = [self._number_of.setdefault(word, len(self._number_of)) for word in words]
             length = min(NGRAM_WORDS, len(words))
             self._runs_by_length.setdefault(length, set()).update(_runs(numbers, length))
 
     def overlaps(self, text: str) -> bool:
-        """Whether `text` has a run of words that was added."""
+        """Tell whether `text` has a run of words that was added."""
         numbers = [self._number_of.get(word, UNKNOWN) for word in words_of(text)]
         return not all(
             known.isdisjoint(_runs(numbers, length))

@@ -1,8 +1,9 @@
-"""Which tokens calibration reads: documents drawn by seed, without those that evaluation asks.
+"""Draw the tokens that calibration reads: documents by seed, without those of the evaluation.
 
-Documents are drawn one after the other until there are enough tokens, so that the size of a data
-set does not matter. One that overlaps with an evaluation document is dropped and counted
-(`pipeline.calibration.overlap`). What was compared is part of the result, with a digest.
+Documents are drawn one after the other until there are enough tokens, so that the time does not
+depend on the size of the data set. A document that overlaps with evaluation text is dropped and
+counted (`pipeline.calibration.overlap`). The result names the compared texts, with a digest of
+each. Nothing is measured here.
 """
 
 import json
@@ -28,7 +29,7 @@ from pipeline.records.statistics import ComparedTexts, Decontamination
 from pipeline.tasks.texts import suite_texts
 
 FIRST_BATCH, LARGEST_BATCH = 64, 1024
-"""Documents read together: of parquet, what lies in one row group is read at once."""
+"""Documents that are read together, so that rows of one parquet row group are read at once."""
 
 HELD_OUT = "evaluate.text"
 
@@ -47,10 +48,10 @@ class CalibrationSample:
 
 
 def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> CalibrationSample:
-    """`num_calibration_samples` windows of `max_seq_length` tokens.
+    """Draw `num_calibration_samples` windows of `max_seq_length` tokens.
 
-    Raises InputError for data, tasks or a template that cannot be used, and for too little text,
-    with the number that would do.
+    Raises InputError for data, tasks or a chat template that cannot be used, and for too little
+    text, with the number of windows that would be possible.
     """
     calibration = params.calibration
     path = workspace.root / calibration.text
@@ -85,7 +86,7 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
         ) from error
     note(
         f"calibrate: {drawn.num_documents} of {documents.num_rows} documents drawn, "
-        f"{drawn.num_dropped} dropped for overlap with {', '.join(it.name for it in compared)}"
+        f"{drawn.num_dropped} dropped for overlap with {', '.join(text.name for text in compared)}"
     )
     return CalibrationSample(
         windows=windows,
@@ -101,12 +102,12 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
 
 
 def write_token_ids(path: Path, windows: Sequence[Sequence[int]]) -> None:
-    """Keep the windows as a JSON list of lists, for whoever must read the same tokens again."""
+    """Write the windows as a JSON list of lists, for stages that read the same tokens again."""
     write_bytes(path, json.dumps([list(window) for window in windows]).encode() + b"\n")
 
 
 class _Drawn:
-    """Counts the documents that pass by, and lets through those without overlap."""
+    """Counts the documents drawn, and drops those that overlap with the evaluation."""
 
     def __init__(self, index: NgramIndex) -> None:
         self._index = index
@@ -127,7 +128,7 @@ class _Drawn:
 def _evaluation_index(
     workspace: Workspace, params: Params
 ) -> tuple[NgramIndex, tuple[ComparedTexts, ...]]:
-    """The runs of words of every task of the suite and of the held-out text."""
+    """Index the n-grams of every task of the suite and of the held-out text."""
     evaluate = params.evaluate
     index = NgramIndex()
     compared = []
@@ -141,9 +142,10 @@ def _evaluation_index(
 
 
 def drawn_order(num_rows: int, *, seed: int) -> Iterator[int]:
-    """The numbers below `num_rows` in random order, each once; memory grows with those taken.
+    """Yield the numbers below `num_rows` in random order, each once.
 
-    A Fisher-Yates shuffle from the front that remembers only what it has moved.
+    This is a Fisher-Yates shuffle from the front that keeps only the numbers it has moved, so that
+    memory grows with the numbers taken, not with `num_rows`.
     """
     rng = random.Random(seed)
     moved: dict[int, int] = {}

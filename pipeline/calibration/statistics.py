@@ -1,6 +1,7 @@
-"""The statistics directory: second moments by decoder layer, written once, read by all variants.
+"""Write and read the statistics directory: second moments by decoder layer.
 
-The file of a layer appears whole and says itself what it holds, so that it can be a unit of work.
+Calibration writes it once, and all variants read it. The file of a layer is written atomically and
+describes its own content, so that finished layers are not measured again after a kill.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +29,12 @@ CPU = torch.device("cpu")
 
 
 def write_layer(path: Path, record: LayerStatistics, packed: Mapping[str, Tensor]) -> None:
-    """Write one layer atomically: packed upper triangles of G by key, and what they are."""
+    """Write one layer atomically: packed upper triangles of G by key, and their record."""
     save_tensors(path, packed, note=(RECORD_KEY, record.to_bytes().decode()))
 
 
 def read_layer(path: Path) -> LayerStatistics:
-    """What the file of a layer holds. Raises InputError when it is damaged."""
+    """Read the record of a layer's file. Raises InputError when the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             text: str = (file.metadata() or {}).get(RECORD_KEY, "")
@@ -56,7 +57,10 @@ class Statistics:
         }
 
     def token_ids(self) -> list[list[int]]:
-        """The windows that were read, equally long. Raises InputError when they are not those."""
+        """Read the windows of token ids that were measured, which are equally long.
+
+        Raises InputError when the file is missing, damaged or not the one that was written.
+        """
         path = self._token_ids_path
         data = read_bytes(path, made_by="calibrate")
         try:
@@ -77,6 +81,7 @@ class Statistics:
         return tuple(self._of_linear)
 
     def in_features(self, linear: str) -> int:
+        """Return the number of input channels of a linear."""
         return self._of_linear[linear].in_features
 
     def inputs(
@@ -89,7 +94,7 @@ class Statistics:
     ) -> tuple[SharedInput, ...]:
         """Load the inputs of layer `prefix` that some of `linears` read, or that `folds` name.
 
-        All names are local to the layer.
+        All names are local to the layer. Raises InputError when a file is missing or damaged.
         """
         start = f"{prefix}."
         shared = [fold.shared_input for fold in folds]
@@ -105,11 +110,11 @@ class Statistics:
         return tuple(found)
 
     def gram(self, linear: str) -> Tensor:
-        """Load G of a linear's input, float32."""
+        """Load G of a linear's input, float32, in_features × in_features."""
         return self._load(self._of_linear[linear])
 
     def diagonal(self, linear: str) -> Tensor:
-        """diag G, the mean of x² by input channel: llama.cpp's importance matrix."""
+        """Load diag G, the mean of x² for each input channel: llama.cpp's importance matrix."""
         entry = self._of_linear[linear]
         return packed_diagonal(self._packed(entry), entry.in_features)
 
@@ -117,7 +122,7 @@ class Statistics:
         return unpack_upper(self._packed(entry), entry.in_features)
 
     def _packed(self, entry: LinearStatistics) -> Tensor:
-        """The stored triangle. Raises InputError when its file is missing or damaged."""
+        """Read the stored triangle. Raises InputError when its file is missing or damaged."""
         path = self._directory / entry.file
         packed = read_tensors(path, [entry.key], remedy=DELETE_AND_MEASURE)[entry.key]
         length = entry.in_features * (entry.in_features + 1) // 2

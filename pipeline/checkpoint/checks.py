@@ -1,8 +1,8 @@
-"""Whether a directory holds a checkpoint that the pipeline can work with.
+"""Check that a directory holds a checkpoint that the pipeline can work with.
 
-Everything here is cheap: it reads configuration, the tokenizer and the headers of weights, never
-the weights. Each problem is one line that names the file, the value, what was expected and what
-to do. It does not say whether the architecture can be quantized; the stages that do so say that.
+The checks are cheap: they read the configuration, the tokenizer and the headers of weights, never
+the weights. Each problem is one line that names the file, the value, what was expected and what to
+do. Whether the architecture can be quantized is not checked here, but in the stages that need it.
 """
 
 import json
@@ -33,14 +33,17 @@ USE_ANOTHER = "use another checkpoint or revision"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What config.json says: the first of its `architectures`, and its `model_type`."""
+    """The part of config.json that the pipeline needs: its first architecture, its model type."""
 
     architecture: str
     model_type: str
 
 
 def read_json_object(path: Path) -> dict[str, object]:
-    """A JSON object from a file that was made elsewhere. Raises InputError."""
+    """Read a JSON object from an untrusted file.
+
+    Raises InputError when the file is missing, is not UTF-8 JSON or holds another value.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -53,7 +56,7 @@ def read_json_object(path: Path) -> dict[str, object]:
 
 
 def takes_more_than_text(model_dir: Path) -> bool:
-    """Whether a model has parts for images or sound, by the sections of its config.json."""
+    """Tell whether a model has parts for images or sound, by the sections of its config.json."""
     sections = read_json_object(model_dir / CONFIG_FILE)
     return any(isinstance(sections.get(key), dict) for key in ("vision_config", "audio_config"))
 
@@ -61,8 +64,8 @@ def takes_more_than_text(model_dir: Path) -> bool:
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json and refuse what cannot be quantized safely.
 
-    Raises InputError when it is missing or malformed, when the model needs code of its own
-    (`auto_map`), and when it is quantized already.
+    Raises InputError when the file is missing or malformed, when the model needs code from the
+    checkpoint (`auto_map`), and when the model is quantized already.
     """
     config = read_json_object(model_dir / CONFIG_FILE)
     _refuse_remote_code(config, CONFIG_FILE)
@@ -91,7 +94,7 @@ def read_config(model_dir: Path) -> ModelConfig:
 
 
 def check_tokenizer(model_dir: Path) -> None:
-    """Raise InputError unless there is a tokenizer that loads without code of its own."""
+    """Raise InputError unless there is a tokenizer that loads without code from the checkpoint."""
     names = [name for name in TOKENIZER_FILES if (model_dir / name).is_file()]
     if not names:
         raise InputError(
@@ -111,6 +114,7 @@ def check_tokenizer(model_dir: Path) -> None:
 
 
 def _refuse_remote_code(config: Mapping[str, object], name: str) -> None:
+    """Raise InputError when a configuration asks for Python code from the checkpoint."""
     if config.get("auto_map") is not None:
         raise InputError(
             f"{name}: has auto_map, so it needs Python code from the checkpoint, which is never "
@@ -119,7 +123,7 @@ def _refuse_remote_code(config: Mapping[str, object], name: str) -> None:
 
 
 def read_shards(model_dir: Path) -> dict[str, set[str]] | None:
-    """The tensors of each shard by model.safetensors.index.json; None when there is no index.
+    """Read the tensors of each shard from model.safetensors.index.json; None without an index.
 
     Raises InputError when the index is malformed or names anything but a plain safetensors file.
     """
@@ -149,9 +153,9 @@ def check_weights(
 ) -> dict[str, TensorInfo]:
     """Check the headers of the weight files `names`; return every tensor by its name.
 
-    `shards` is what the index promises, None without one. Raises InputError when a header is
-    wrong, when a shard's tensors are not those the index lists, when a tensor has a quantized
-    dtype, and when there is none in floating point.
+    `shards` has the tensors that the index lists for each file, None without an index. Raises
+    InputError when a header is wrong, when a shard's tensors are not those that the index lists,
+    when a tensor has a quantized dtype, and when no tensor is in floating point.
     """
     tensors: dict[str, TensorInfo] = {}
     for name in names:
@@ -170,9 +174,10 @@ def check_weights(
     return tensors
 
 
-def _compare_with_index(name: str, header: Collection[str], promised: Collection[str]) -> None:
-    for tensor in sorted(set(promised) ^ set(header)):
-        found = "missing, though" if tensor in promised else "there, though not in what"
+def _compare_with_index(name: str, header: Collection[str], listed: Collection[str]) -> None:
+    """Raise InputError when a shard's tensors are not those that the index lists."""
+    for tensor in sorted(set(listed) ^ set(header)):
+        found = "missing, though" if tensor in listed else "there, though not in what"
         raise InputError(
             f"{name}: tensor {short_repr(tensor)} is {found} {INDEX_FILE} lists; {USE_ANOTHER}"
         )

@@ -1,13 +1,13 @@
-"""A model of which one decoder layer at a time has its weights in memory.
+"""Run a model layer by layer, with the weights of one decoder layer in memory at a time.
 
-The model is transformers' own class for the configuration, built without weights; code from a
+The model is transformers' own class for the configuration, built without weights. Code from a
 checkpoint is never run. To run one layer, its tensors are read from safetensors and converted by
-transformers' own rules, and the model's own body is called with every layer but that one passing
-its input through: masks, position embeddings and sliding windows are exactly those that the model
-hands to the layer. All is float32.
+transformers' own rules. Then the body of the model is called while every other layer returns its
+input unchanged. So masks, position embeddings and sliding windows are exactly those that the model
+passes to the layer. Everything is computed in float32.
 
-What it cannot run is said in one line: layers that are not in one list, or that return more than
-their hidden states.
+Two kinds of models are refused with an InputError: those whose decoder layers are not in one list,
+and those whose layers return more than hidden states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,15 +34,16 @@ META = torch.device("meta")
 
 
 def require_layered(directory: Path) -> None:
-    """Raises InputError for an architecture without one list of decoder layers; reads config.json.
+    """Raise InputError for an architecture without exactly one list of decoder layers.
 
-    Whether its layers do nothing but follow each other shows only when they are run.
+    Only config.json is read. Whether the model calls its layers one after the other, and does
+    nothing else between them, shows only when they run.
     """
     decoder_layers(_empty_model(directory))
 
 
 def _empty_model(directory: Path) -> PreTrainedModel:
-    """The model of a configuration, its parameters without values."""
+    """Build the model of a configuration on the meta device: its parameters have no values."""
     config = model_config(directory)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
@@ -80,7 +81,9 @@ class LayeredModel:
         self._body: PreTrainedModel = self._model.base_model
         self._embedding = self._model.get_input_embeddings()
         self._embedding_name = next(
-            name for name, it in self._model.named_parameters() if it is self._embedding.weight
+            name
+            for name, parameter in self._model.named_parameters()
+            if parameter is self._embedding.weight
         )
         self._sources = sources_by_parameter(self._model, self._checkpoint.names)
         path, modules = decoder_layers(self._model)
@@ -96,7 +99,10 @@ class LayeredModel:
         )
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the model hands to its first layer for `ids`: batch × tokens × hidden, float32."""
+        """Compute the input of the first layer for `ids` (int64, batch × tokens).
+
+        Returns float32, batch × tokens × hidden.
+        """
         seen: list[Tensor] = []
 
         def first(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -108,7 +114,10 @@ class LayeredModel:
         return seen[0]
 
     def run(self, index: int, states: Tensor) -> Tensor:
-        """What layer `index`, loaded, makes of its input: batch × tokens × hidden, float32."""
+        """Run layer `index`, which must be loaded, on `states`: batch × tokens × hidden, float32.
+
+        Raises InputError for a layer that returns more than its hidden states.
+        """
         layer = self.layers[index].module
         states = states.to(self._device)
         made: list[Tensor] = []
@@ -131,12 +140,12 @@ class LayeredModel:
     def loaded(
         self, index: int, replaced: Mapping[str, Tensor] = MappingProxyType({})
     ) -> Iterator[LayerModule]:
-        """Layer `index` with its weights, which are freed at the end.
+        """Load the weights of layer `index`, and free them at the end of the block.
 
-        `replaced` are tensors to take instead of the checkpoint's, by their name in the layer.
+        `replaced` has tensors to use instead of the checkpoint's, by their name in the layer.
         """
         layer = self.layers[index]
-        instead = {f"{layer.prefix}.{name}": it for name, it in replaced.items()}
+        instead = {f"{layer.prefix}.{name}": tensor for name, tensor in replaced.items()}
         try:
             self._load((self._paths[index] + name for name in layer.sources), instead)
             yield layer
@@ -148,12 +157,15 @@ class LayeredModel:
     def _load(
         self, parameters: Iterable[str], replaced: Mapping[str, Tensor] = MappingProxyType({})
     ) -> None:
-        """Read what some parameters are made from and put it into the model, float32."""
+        """Read the tensors that some parameters are made from, and load them in float32."""
         wanted = list(parameters)
         names = [name for parameter in wanted for name in self._sources.get(parameter, ())]
         info, _ = convert_and_load_state_dict_in_model(
             self._model,
-            {it: replaced[it] if it in replaced else self._checkpoint.tensor(it) for it in names},
+            {
+                name: replaced[name] if name in replaced else self._checkpoint.tensor(name)
+                for name in names
+            },
             LoadStateDictConfig(
                 device_map={"": self._device},
                 dtype=torch.float32,
@@ -166,6 +178,7 @@ class LayeredModel:
                 raise self._missing(parameter)
 
     def _missing(self, name: str) -> InputError:
+        """Make the error for a parameter or a module that the checkpoint does not fill."""
         return InputError(
             f"{self._checkpoint.directory}: {name}: missing, or of another shape than config.json "
             "says; fetch the model again or use another revision"
@@ -173,7 +186,7 @@ class LayeredModel:
 
     @contextmanager
     def _only(self, index: int, forward: Callable[..., Tensor]) -> Iterator[None]:
-        """Let layer `index` do `forward`, and every other layer pass its input through."""
+        """Let layer `index` call `forward`, and every other layer return its input unchanged."""
 
         def through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             return hidden_states
@@ -189,7 +202,7 @@ class LayeredModel:
 
     @contextmanager
     def _known_to_work(self) -> Iterator[None]:
-        """One line for a model whose body does more than call its layers one after the other."""
+        """Raise InputError for a model that does more than call its layers one after the other."""
         try:
             yield
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -200,7 +213,7 @@ class LayeredModel:
 
     @contextmanager
     def _looked_up_embeddings(self) -> Iterator[None]:
-        """Give the embedding only the rows that are asked for, read from the mapped file."""
+        """Let the embedding read only the rows that are looked up, from the mapped file."""
         embedding = self._embedding
         sources = self._sources.get(self._embedding_name, ())
         if len(sources) != 1:
@@ -223,7 +236,7 @@ class LayeredModel:
             embedding.weight = empty
 
     def _layer(self, path: str, module: nn.Module) -> LayerModule:
-        """The layer that the model knows as `path`. Raises InputError when it has no tensors."""
+        """Describe the layer `path` of the model. Raises InputError when it has no tensors."""
         names = [name for name, _ in module.named_parameters()]
         sources = {name: self._sources.get(path + name, ()) for name in names}
         tensors = [tensor for made_from in sources.values() for tensor in made_from]

@@ -1,7 +1,7 @@
-"""Where a transformers model has its decoder layers, and which tensors its parameters come from.
+"""Find the decoder layers of a transformers model, and the tensors its parameters are made from.
 
-transformers renames and merges tensors while it loads a checkpoint (experts become one parameter);
-its own tables are asked, so that names are those it would find.
+transformers renames and merges tensors while it loads a checkpoint; experts become one parameter.
+The names here come from its own conversion tables. No weight is read.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ from pipeline.core.errors import InputError
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of decoder layers and its name. Raises InputError unless there is exactly one."""
+    """Find the list of decoder layers and its name in the model.
+
+    Raises InputError unless there is exactly one.
+    """
     lists = [
         (name, module)
         for name, module in model.named_modules()
@@ -32,13 +35,13 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 def sources_by_parameter(
     model: PreTrainedModel, tensors: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The tensors of a checkpoint that each parameter is made from.
+    """Map each parameter to the tensors of a checkpoint that it is made from.
 
-    Parameters cut from one tensor are listed by the first of them alone.
+    Where several parameters are cut from one tensor, only the first of them is listed.
     """
     transforms = get_model_conversion_mapping(model)
-    renamings = [it for it in transforms if isinstance(it, WeightRenaming)]
-    converters = [it for it in transforms if isinstance(it, WeightConverter)]
+    renamings = [rule for rule in transforms if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in transforms if isinstance(rule, WeightConverter)]
     parameters, prefix = model.state_dict(), model.base_model_prefix
     sources: dict[str, tuple[str, ...]] = {}
     for name in tensors:

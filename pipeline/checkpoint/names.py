@@ -1,8 +1,8 @@
-"""Which files make up a checkpoint, and how a source of one is written.
+"""Choose the files of a checkpoint by their names.
 
-Only what is needed to run and to release a model is ever taken: weights in safetensors, the
-configuration, the tokenizer, the model card and legal texts. An allow-list, so that nothing that
-could carry code (pickles, Python files) gets in under a new name.
+Only files that are needed to run and to release a model are taken: weights in safetensors, the
+configuration, the tokenizer, the model card and legal texts. This is an allow-list, so that files
+that can carry code (pickles, Python files) are not taken under a new name. No file is opened here.
 """
 
 import re
@@ -44,23 +44,23 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
-    """The files to take besides the weights, sorted."""
+    """List the files to take besides the weights, sorted."""
     return tuple(
         sorted(name for name in names if name in SIDECAR_FILES or LEGAL_FILE.fullmatch(name))
     )
 
 
 def license_text(names: Collection[str]) -> str | None:
-    """The file with the license's text: LICENSE, LICENCE or COPYING, the shortest name first."""
+    """Find the file with the license's text, the shortest of LICENSE, LICENCE and COPYING names."""
     texts = [name for name in names if LICENSE_TEXT.fullmatch(name)]
     return min(texts, key=lambda name: (len(name), name), default=None)
 
 
 def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> tuple[str, ...]:
-    """The weight files to take, sorted.
+    """List the weight files to take, sorted.
 
-    `shards` are the files that the index names, None without an index. Like transformers, one
-    whole model.safetensors wins over shards. Raises InputError when there are no such weights.
+    `shards` are the files that the index names, None without an index. One whole model.safetensors
+    is preferred to shards, as in transformers. Raises InputError when there are no such weights.
     """
     if WEIGHTS_FILE in names:
         return (WEIGHTS_FILE,)

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: tensors by name, sharded writing, and packed weights unpacked again.
+"""Read and write Hugging Face checkpoints: tensors by name, shards, models with unpacked weights.
 
 Tensors are read one at a time through safetensors' memory mapping. No code from a model repository
 is ever run: models come from the class that transformers itself ships for the architecture.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 DEFAULT_CONTEXT = 2048
-"""Of a model whose configuration names none; lm-eval's default."""
+"""Context of a model whose configuration names none, in tokens; lm-eval's default."""
 
 
 class Checkpoint:
@@ -52,11 +52,11 @@ class Checkpoint:
         return tuple(self._file_of)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor as stored. Raises InputError when the file does not hold it."""
+        """Read a tensor as stored. Raises InputError when the file does not hold it."""
         return self.tensors([name])[name]
 
     def tensors(self, names: list[str]) -> dict[str, Tensor]:
-        """Tensors as stored, by name. Raises InputError when a file does not hold one of them."""
+        """Read tensors as stored, by name. Raises InputError when a file lacks one of them."""
         found: dict[str, Tensor] = {}
         for file in {self._file_of[name] for name in names}:
             inside = [name for name in names if self._file_of[name] == file]
@@ -65,11 +65,12 @@ class Checkpoint:
         return {name: found[name] for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the stored shape of a tensor, from the header alone."""
         return self._header(self._file_of[name])[name].shape
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the weight files."""
+        """The size of all weight files together."""
         files = set(self._file_of.values())
         return sum((self.directory / file).stat().st_size for file in files)
 
@@ -79,8 +80,8 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Read tensors of one safetensors file by their names, all of them when `names` is None.
 
-    They are mapped: what is not used is not read. Raises InputError, which ends with `remedy`, when
-    the file is missing or damaged, or does not hold one of the names.
+    Tensors are memory-mapped: unused ones are not read. Raises InputError, which ends with
+    `remedy`, when the file is missing or damaged, or does not hold one of the names.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -91,7 +92,7 @@ def read_tensors(
 
 
 def _file_of_tensors(directory: Path) -> dict[str, str]:
-    """The file of every tensor, sorted by name."""
+    """Map every tensor to its file, sorted by name."""
     shards = read_shards(directory)
     if shards is None:
         shards = {WEIGHTS_FILE: set(read_header(directory / WEIGHTS_FILE))}
@@ -99,7 +100,7 @@ def _file_of_tensors(directory: Path) -> dict[str, str]:
 
 
 def shard_name(number: int, num_shards: int) -> str:
-    """The file name of a shard, counted from 1, as transformers writes it."""
+    """Name the file of a shard, counted from 1, as transformers does."""
     return f"model-{number:05d}-of-{num_shards:05d}.safetensors"
 
 
@@ -115,9 +116,10 @@ def write_index(directory: Path) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, note: tuple[str, str] = ("format", "pt")
 ) -> None:
-    """Write a safetensors file atomically; a full disk is one line.
+    """Write a safetensors file atomically.
 
-    `note` is the one key and value of its metadata: the order of several would be random.
+    `note` is the only key and value of its metadata, because the order of several would be random.
+    Raises FailureError when the file cannot be written, for instance when the disk is full.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacement(path) as file:
@@ -128,7 +130,7 @@ def save_tensors(
 
 
 def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a checkpoint by its name in the model, float32, packed ones unpacked.
+    """Yield every weight of a checkpoint by its name in the model, float32 and unpacked.
 
     Raises InputError when the tensors are not what config.json says.
     """
@@ -140,7 +142,7 @@ def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
         if scheme is None or suffix not in scheme.suffixes:
             yield name, checkpoint.tensor(name).float()
         elif suffix == scheme.suffixes[0]:
-            tensors = {it: checkpoint.tensor(f"{module}.{it}") for it in scheme.suffixes}
+            tensors = {part: checkpoint.tensor(f"{module}.{part}") for part in scheme.suffixes}
             try:
                 yield f"{module}.weight", unpacked_weight(module, tensors, scheme)
             except InputError as error:
@@ -148,17 +150,22 @@ def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def packed_integers(checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Grid]]:
-    """Integers (float32, out × in) and grid of every packed module, by its name."""
+    """Unpack the integers (float32, out × in) and the grid of every packed module, by its name.
+
+    Raises InputError when the tensors are not what config.json says.
+    """
     return {
         module: unpacked_integers(
-            module, {it: checkpoint.tensor(f"{module}.{it}") for it in scheme.suffixes}, scheme
+            module,
+            {suffix: checkpoint.tensor(f"{module}.{suffix}") for suffix in scheme.suffixes},
+            scheme,
         )
         for module, scheme in packed_modules(checkpoint).items()
     }
 
 
 def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
-    """The scheme of every module whose tensors are packed, by its name.
+    """Find the scheme of every module whose tensors are packed, by its name.
 
     Raises InputError for packed tensors without a scheme, and for a scheme without its tensors.
     """
@@ -174,7 +181,7 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
             continue
         scheme = schemes.of(module) if schemes else None
         missing = [
-            it for it in (scheme.suffixes if scheme else ()) if f"{module}.{it}" not in names
+            part for part in (scheme.suffixes if scheme else ()) if f"{module}.{part}" not in names
         ]
         if scheme is None or missing:
             raise InputError(
@@ -187,7 +194,7 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
 
 
 def _transformers() -> Any:
-    """The library, imported when a model or a tokenizer is loaded: that takes seconds."""
+    """Import transformers, when a model or a tokenizer is loaded: the import takes seconds."""
     import transformers
 
     # Loading is quick beside everything else here; its progress bar would only fill logs.
@@ -197,9 +204,9 @@ def _transformers() -> Any:
 
 
 def model_config(directory: Path) -> "PreTrainedConfig":
-    """The configuration as transformers' class for it.
+    """Read the configuration as transformers' class for it.
 
-    Raises InputError for what is no causal language model that this transformers knows.
+    Raises InputError unless it is of a causal language model that this transformers knows.
     """
     model_type = read_json_object(directory / CONFIG_FILE).get("model_type")
     library = _transformers()
@@ -216,15 +223,15 @@ def model_config(directory: Path) -> "PreTrainedConfig":
 
 
 def context_tokens(config: Any) -> int:
-    """How many tokens the model of a configuration can read."""
+    """Return the context length of the model of a configuration, in tokens."""
     return int(getattr(config.get_text_config(), "max_position_embeddings", DEFAULT_CONTEXT))
 
 
 def unpacked_model(directory: Path) -> "PreTrainedModel":
-    """The model in float32 with exactly the weights that the checkpoint's files stand for.
+    """Load the model in float32 with exactly the weights that the checkpoint's files stand for.
 
-    Where an engine would round the activations too, so does the model. Raises InputError for an
-    unknown architecture, and when a weight is missing.
+    The model rounds activations where an engine would. Raises InputError for an unknown
+    architecture, and when a weight is missing.
     """
     config = model_config(directory)
     if hasattr(config, "quantization_config"):
@@ -248,7 +255,7 @@ def unpacked_model(directory: Path) -> "PreTrainedModel":
 
 
 def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) -> None:
-    """Let the linears whose scheme says so round their inputs as an engine does."""
+    """Make linears round their inputs as an engine does, where their scheme has it."""
     for name, scheme in packed.items():
         if scheme.rounds_inputs:
             rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
@@ -258,7 +265,7 @@ def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) 
 
 
 def tokenizer_of(directory: Path) -> Any:
-    """The tokenizer in a model directory. Raises InputError when there is none that loads."""
+    """Load the tokenizer of a model directory. Raises InputError when there is none that loads."""
     try:
         return _transformers().AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, proven against the file without reading weights.
+"""Read the header of a safetensors file, and validate it without reading weights.
 
-The safetensors library proves it when it opens a file: a length, JSON, dtypes, shapes, and offsets
-that cover the data without gap or overlap. It lets pass a tensor that is named twice and any number
-of dimensions of any size; those are refused here.
+The safetensors library validates a header when it opens a file: length, JSON, dtypes, shapes, and
+offsets that cover the data without gap or overlap. It accepts a tensor that is named twice, and any
+number of dimensions of any size. Those are refused here.
 Format: https://huggingface.co/docs/safetensors#format.
 """
 
@@ -37,7 +37,7 @@ class TensorInfo:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read the tensors of a safetensors file, in the order of their data.
 
-    Raises InputError, naming the file, when it is missing or when its header is not a valid one of
+    Raises InputError, naming the file, when it is missing or when its header is not valid for
     exactly this file.
     """
     try:
@@ -55,10 +55,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 class _BadHeaderError(Exception):
-    """What is wrong with a header that the library takes; the file's name is added outside."""
+    """A header that the library accepts is wrong; `read_header` adds the file's name."""
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a JSON object of its pairs, and refuse one that has a key twice."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
         raise _BadHeaderError("its header names a key twice")
@@ -66,6 +67,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _tensor(name: str, entry: dict[str, Any]) -> TensorInfo:
+    """Read a tensor's entry, and refuse too many or too large dimensions."""
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if len(shape) > MAX_RANK or any(size >= MAX_COUNT for size in shape):
         raise _BadHeaderError(

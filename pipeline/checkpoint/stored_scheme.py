@@ -1,8 +1,8 @@
-"""How the linears of a packed checkpoint are stored, read from its config.json alone.
+"""Read from config.json how the linears of a packed checkpoint are stored.
 
-The file is somebody else's: every value is checked, and what is not supported is one line. Module
-names are compared as text; regular expressions in `targets` are refused, because a pattern from
-outside can run for hours.
+The file is untrusted: every value is checked, and an unsupported value is an InputError of one
+line. Module names are compared as text. Regular expressions in `targets` are refused, because an
+untrusted pattern can run for hours. Tensors are not read here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ CONFIG_KEY = "quantization_config"
 ANY_LINEAR = "Linear"
 
 
-# The tensor that a linear of each layout has and no other module has.
+# The suffix of a tensor that every linear of a layout has, and no unquantized module.
 MARKS = {
     PackedLayout.AWQ: "qweight",
     PackedLayout.GPTQ: "qweight",
@@ -31,10 +31,10 @@ MARKS = {
 
 @dataclass(frozen=True)
 class StoredScheme:
-    """One linear's storage.
+    """How one linear is stored.
 
-    `group_size` None is one scale for each output channel; `rounds_inputs` says that an engine
-    rounds the activations, token by token, to the type that the weights have.
+    `group_size` None is one scale for each output channel. `rounds_inputs` says that an engine
+    rounds the activations, token by token, to the type of the weights.
     """
 
     layout: PackedLayout
@@ -60,19 +60,20 @@ class StoredScheme:
 
 @dataclass(frozen=True)
 class StoredSchemes:
-    """The scheme of every linear that has one: by name, or the one of all others."""
+    """The schemes of linears: some by name, and `others` for every other linear."""
 
     by_name: Mapping[str, StoredScheme]
     others: StoredScheme | None
 
     def of(self, module: str) -> StoredScheme | None:
+        """Return the scheme of a module by its name; None when it has none."""
         return self.by_name.get(module, self.others)
 
 
 def read_schemes(config: Mapping[str, object]) -> StoredSchemes | None:
-    """The schemes by config.json; None for a checkpoint that is not quantized.
+    """Read the schemes from the object in config.json; None when the checkpoint is not quantized.
 
-    Raises InputError for anything that cannot be unpacked here.
+    Raises InputError for a scheme that cannot be unpacked here.
     """
     value = config.get(CONFIG_KEY)
     if value is None:
@@ -93,7 +94,7 @@ def read_schemes(config: Mapping[str, object]) -> StoredSchemes | None:
 
 
 class _Stored(BaseModel):
-    """Keys that say nothing about how weights are stored are ignored."""
+    """A part of `quantization_config`; keys that do not affect storage are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -178,12 +179,12 @@ class _CompressedTensorsConfig(_Stored):
 
 
 def _scheme(group: _Group, layout_name: str) -> StoredScheme | None:
-    """The scheme of a config group; None when its keys do not fit together."""
+    """Read the scheme of a config group; None when its keys contradict each other."""
     weights, inputs = group.weights, group.input_activations
     by_channel = weights.strategy == "channel"
     if by_channel != (weights.group_size in (None, -1)):
         return None
-    layout = next((it for it in PackedLayout if it.value == layout_name), None)
+    layout = next((known for known in PackedLayout if known.value == layout_name), None)
     rounded = inputs is not None and inputs.type == weights.type
     fits = {
         PackedLayout.PACKED: weights.type == "int" and inputs is None,

@@ -1,7 +1,7 @@
-"""One packed linear back to float32: its tensors are proven against its scheme, then unpacked.
+"""Unpack one packed linear to float32, after its tensors are validated against its scheme.
 
-The tensors come from a file that may be anybody's, so no size, type or index in them is believed
-before it is compared with the others.
+The tensors are untrusted: no size, dtype or index is used before it is compared with the others.
+The bit layouts are in `pipeline.numerics.packing`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,10 +26,10 @@ Shape = tuple[int, ...]
 
 
 def unpacked_weight(module: str, tensors: Mapping[str, Tensor], scheme: StoredScheme) -> Tensor:
-    """The weight that a packed linear stands for, float32, out × in.
+    """Unpack the weight that a packed linear stands for, float32, out × in.
 
-    `tensors` are those of `scheme.suffixes`. Raises InputError that names the module and the
-    tensor that does not fit.
+    `tensors` has one tensor for each of `scheme.suffixes`. Raises InputError that names the module
+    and the tensor that does not fit.
     """
     with _named(module):
         match scheme.layout:
@@ -45,13 +45,17 @@ def unpacked_weight(module: str, tensors: Mapping[str, Tensor], scheme: StoredSc
 def unpacked_integers(
     module: str, tensors: Mapping[str, Tensor], scheme: StoredScheme
 ) -> tuple[Tensor, Grid]:
-    """The integers of a linear with groups, float32, out × in, and their grid; as above."""
+    """Unpack the integers of a linear with groups (float32, out × in) and their grid.
+
+    Takes and raises the same as `unpacked_weight`.
+    """
     with _named(module):
         return _grouped(tensors, scheme)
 
 
 @contextmanager
 def _named(module: str) -> Iterator[None]:
+    """Turn a misfit into an InputError that names the module."""
     try:
         yield
     except _MisfitError as error:
@@ -59,7 +63,7 @@ def _named(module: str) -> Iterator[None]:
 
 
 class _MisfitError(Exception):
-    """What is wrong with the tensors of a module."""
+    """The tensors of a module do not fit its scheme or each other."""
 
 
 def _grouped(tensors: Mapping[str, Tensor], scheme: StoredScheme) -> tuple[Tensor, Grid]:
@@ -130,7 +134,7 @@ def _require(
     dtypes: tuple[torch.dtype, ...],
     shape: Shape | None = None,
 ) -> None:
-    """Raise unless the tensor has one of the types and this shape (None: any matrix)."""
+    """Raise unless the tensor has one of the dtypes and this shape (None: any matrix)."""
     tensor = tensors[name]
     if tensor.dtype not in dtypes:
         raise _MisfitError(f"{name} is {tensor.dtype}, expected {dtypes[0]}")
@@ -150,7 +154,7 @@ def _num_groups(in_features: int, scheme: StoredScheme) -> int:
 
 
 def _unpacked_size(name: str, num_words: int, scheme: StoredScheme) -> int:
-    """How many integers a whole number of words holds."""
+    """Return how many integers a number of words holds; raise when they do not fill them."""
     if num_words * WORD_BITS % scheme.num_bits:
         raise _MisfitError(f"{name}: {num_words} words do not fit {scheme.num_bits} bits")
     return num_words * WORD_BITS // scheme.num_bits

@@ -1,29 +1,28 @@
-"""Alignment: integers of a whole model, moved until it says what the base says.
+"""Alignment: change the integers of a whole model so that its output approaches the base's.
 
-The other algorithms look at one linear at a time and know nothing of how errors add up along the
-model, nor which outputs of a linear matter. Here the objective is that of the evaluation,
+The other algorithms work on one linear at a time. They ignore how errors add up along the model,
+and which outputs of a linear matter. Here the objective is that of the evaluation,
 
     L = mean over tokens of KL(base ‖ variant),
 
 whose second derivative by one weight matrix is about S ⊗ G (K-FAC, Martens and Grosse, arXiv
-1503.05671): G the second moment of what the linear reads, S that of the gradient at what it gives,
-S = E[g gᵀ] with g the gradient of a random direction of the output's Fisher metric, over the tokens
-of the first step.
+1503.05671). G is the second moment of the linear's input. S is the second moment of the gradient at
+its output, S = E[g gᵀ] over the tokens of the first step, where g is the gradient of a random
+direction of the output's Fisher metric.
 
-W being the weights that the integers are to stand for and Ŵ what they stand for, `two_sided` finds
-integers by R = S (W − Ŵ) G. A step moves W against the gradient at the rounded model, by
-η S⁻¹ (∂L/∂Ŵ) G⁻¹, which is R − η ∂L/∂Ŵ, and finds integers again. So W, which is never needed
-itself, collects what rounding loses again and again, as the latent weights of quantization-aware
-training do; grids and everything that is not quantized stay. Rounding towards such a Hessian, once
-and without gradients, is YAQA's (Tseng et al., arXiv 2505.22988). Needs both models whole in
-memory, in float32.
+W are the target weights, and Ŵ the weights that the integers stand for. `two_sided` finds integers
+from R = S (W − Ŵ) G. A step moves W against the gradient at the rounded model, by
+η S⁻¹ (∂L/∂Ŵ) G⁻¹, which turns R into R − η ∂L/∂Ŵ, and finds integers again. So W, which is never
+stored, accumulates the rounding error, as latent weights do in quantization-aware training. Grids
+and tensors that are not quantized do not change. YAQA (Tseng et al., arXiv 2505.22988) rounds
+towards such a Hessian once, without gradients. Both models must fit in memory whole, in float32.
 
-What it gains and costs is measured in benchmarks/quantizers. What did not help in trials: scales
-and norms trained by Adam on the same tokens, eigenvalues of the Hessian measured one by one (EKFAC:
-token by token S ⊗ G is right; what it misses is that matrices repeat each other's step), momentum,
-steps that fall, layers in turn, a step that solves for all tokens of a batch at once, S of more
-steps. S of the gradients of L itself did as well on babyllama and made two of three random models
-worse.
+benchmarks/quantizers measures the gain and the cost. These trials did not help: scales and norms
+trained by Adam on the same tokens; eigenvalues of the Hessian measured one by one (EKFAC: for a
+single token S ⊗ G is right; its error is that matrices repeat each other's step); momentum; a
+falling step size; one layer after the other; a step that solves for all tokens of a batch at once;
+S of more steps. S of the gradients of L itself did as well on babyllama and made two of three
+random models worse.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,24 +37,24 @@ from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
 from pipeline.params.variants import ALIGN_BATCH_TOKENS
 
-# Of the step after which L would be least, by its slope and curvature along the first step. That
-# is less than a hundredth of the whole step, as the matrices all answer to the same error.
+# As a share of the step that minimises L, by its slope and curvature along the first step. This
+# is less than a hundredth of the full step, because all matrices respond to the same error.
 STEP_SHARE = 1.5
-# The curvature is taken from the KL that this part of a step makes.
+# The curvature is estimated from the KL after this share of a step.
 TRIAL = 0.01
-# A token whose KL is so many times the mean counts half.
+# A token whose KL is this many times the mean has half the weight.
 OUTLIER = 8.0
-SMALLEST_KL = 1e-12  # what is below it is the noise of float32
-# Shares of the mean diagonal that are added to S and G.
+SMALLEST_KL = 1e-12  # smaller values are the noise of float32
+# Shares of the mean diagonal that are added to the diagonals of S and G.
 OUTPUT_DAMPENING, INPUT_DAMPENING = 0.3, 0.01
 SEED = 0
-# So many weights are moved together: a small matrix costs little more than the calls for it.
+# Weights that are moved together: for small matrices the calls cost more than the arithmetic.
 STACKED_WEIGHTS = 2**20
 
 
 @dataclass(frozen=True)
 class AlignedLinear:
-    """A quantized linear: what it is to stand for (float32, out × in), G, its integers and grid."""
+    """A quantized linear: its target weight (float32, out × in), G, its integers and grid."""
 
     target: Tensor
     gram: Tensor
@@ -64,7 +63,7 @@ class AlignedLinear:
 
 
 class _Stack:
-    """Linears of one shape and group size, one behind the other, with S of each."""
+    """Linears of one shape and group size, stacked along a new first dimension, with S of each."""
 
     def __init__(
         self, names: Sequence[str], linears: Sequence[AlignedLinear], curvatures: Sequence[Tensor]
@@ -72,30 +71,30 @@ class _Stack:
         first = linears[0].grid
         self.names = names
         self._grid = Grid(
-            scale=torch.cat([it.grid.scale for it in linears]),
-            zero=torch.cat([it.grid.zero for it in linears]),
+            scale=torch.cat([linear.grid.scale for linear in linears]),
+            zero=torch.cat([linear.grid.zero for linear in linears]),
             num_bits=first.num_bits,
             group_size=first.group_size,
         )
-        self.integers = torch.stack([it.integers for it in linears])
-        self._inputs = torch.stack([dampened(it.gram, INPUT_DAMPENING) for it in linears])
-        self._outputs = torch.stack([dampened(it, OUTPUT_DAMPENING) for it in curvatures])
-        error = torch.stack([it.target for it in linears]).sub_(self.values)
+        self.integers = torch.stack([linear.integers for linear in linears])
+        self._inputs = torch.stack([dampened(linear.gram, INPUT_DAMPENING) for linear in linears])
+        self._outputs = torch.stack([dampened(matrix, OUTPUT_DAMPENING) for matrix in curvatures])
+        error = torch.stack([linear.target for linear in linears]).sub_(self.values)
         self._residual = self._outputs @ error @ self._inputs
 
     @property
     def values(self) -> Tensor:
-        """What the integers stand for, like `integers`."""
+        """The weights that the integers stand for, shaped like `integers`."""
         return self._grid.values(self.integers.flatten(0, 1)).view_as(self.integers)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """S⁻¹ (∂L/∂Ŵ) G⁻¹."""
-        outputs, inputs = (torch.linalg.cholesky(it) for it in (self._outputs, self._inputs))
+        """Compute S⁻¹ (∂L/∂Ŵ) G⁻¹."""
+        outputs, inputs = map(torch.linalg.cholesky, (self._outputs, self._inputs))
         half = torch.cholesky_solve(gradient, outputs)
         return torch.cholesky_solve(half.mT, inputs).mT
 
     def move(self, step: Tensor) -> None:
-        """Take `step` from R and find integers for it."""
+        """Subtract `step` from R and find integers for the new R."""
         self._residual.sub_(step)
         descend(
             self._residual, self.integers, self._grid, outputs=self._outputs, inputs=self._inputs
@@ -105,8 +104,8 @@ class _Stack:
 class Aligner:
     """Moves the integers of linears, and with them the weights of `student`.
 
-    `student` and `teacher` give logits for token ids. `linears`, by module name, is emptied by the
-    first step: what is worked with takes its place in memory.
+    `student` and `teacher` return logits for token ids. The first step empties `linears`, which has
+    the linears by module name, and keeps its own copies, so that memory holds them once.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class Aligner:
 
     @property
     def integers(self) -> dict[str, Tensor]:
-        """After a step: by module name, float32, out × in."""
+        """The integers after the last step, by module name, float32, out × in."""
         return {
             name: integers
             for stack in self._stacks
@@ -131,7 +130,10 @@ class Aligner:
         }
 
     def step(self, token_ids: Tensor) -> float:
-        """One step on `token_ids`, samples × tokens; returns L on them before it, in nats."""
+        """Make one step on `token_ids` (int64, samples × tokens).
+
+        Returns L on these tokens before the step, in nats.
+        """
         if not self._stacks:
             self._stacks = list(_stacked(self._linears, self._curvatures(token_ids)))
         loss = self._backward(token_ids)
@@ -146,11 +148,11 @@ class Aligner:
         return loss / token_ids.numel()
 
     def _curvatures(self, token_ids: Tensor) -> dict[str, Tensor]:
-        """S by module name.
+        """Estimate S by module name, float32, out × out.
 
-        √p ∘ ε with signs ε, led back through the log-probabilities, is the direction
-        √p ∘ ε − p (√p · ε) of the logits. Its second moment is their Fisher matrix diag(p) − p pᵀ,
-        and it varies less than the usual p − (a drawn token).
+        Backpropagating √p ∘ ε, with random signs ε, through the log-probabilities gives the
+        direction √p ∘ ε − p (√p · ε) of the logits. Its second moment is their Fisher matrix
+        diag(p) − p pᵀ, and its variance is less than that of the usual p − (a sampled token).
         """
         moments = {
             name: weight.new_zeros(len(weight), len(weight))
@@ -178,25 +180,28 @@ class Aligner:
         return moments
 
     def _backward(self, token_ids: Tensor) -> float:
-        """Leave the gradient of the sum of the KL of all tokens; returns that sum."""
+        """Backpropagate the sum of the weighted KL of all tokens; return the sum without weights.
+
+        The gradients are left in the `grad` of the student's weights.
+        """
         loss = 0.0
         for batch in _batches(token_ids):
             with torch.no_grad():
                 wanted = _log_probabilities(self._teacher, batch)
             by_token = _kl(wanted, _log_probabilities(self._student, batch))
-            torch.autograd.backward((by_token * _tempered(by_token.detach())).sum())
+            torch.autograd.backward((by_token * _token_weights(by_token.detach())).sum())
             loss += by_token.sum().item()
         return loss
 
     def _gradient(self, stack: _Stack) -> Tensor:
-        """Of the sum over tokens; like `stack.integers`."""
+        """Collect the gradient of the sum over tokens, shaped like `stack.integers`."""
         gradients = [self._weights[name].grad for name in stack.names]
-        return torch.stack([it for it in gradients if it is not None])
+        return torch.stack([gradient for gradient in gradients if gradient is not None])
 
     def _measured_step_size(self, token_ids: Tensor) -> float:
-        """From slope and curvature of L along the step: KL(Ŵ ‖ Ŵ + ε d) is about ε² dᵀ F d / 2.
+        """Compute η from slope and curvature of L along the step d.
 
-        Leaves the student a little way along the step.
+        KL(Ŵ ‖ Ŵ + ε d) is about ε² dᵀ F d / 2. The student's weights are left at Ŵ + ε d.
         """
         batch = next(_batches(token_ids))
         before = _log_probabilities(self._student, batch)
@@ -208,39 +213,45 @@ class Aligner:
             for name, step in zip(stack.names, direction, strict=True):
                 self._weights[name].sub_(step, alpha=TRIAL)
         by_token = _kl(before, _log_probabilities(self._student, batch))
-        curvature = 2 * float((by_token * _tempered(by_token)).mean()) / TRIAL**2
+        curvature = 2 * float((by_token * _token_weights(by_token)).mean()) / TRIAL**2
         return STEP_SHARE * slope / curvature if curvature > 0 else 0.0
 
 
 def _stacked(linears: dict[str, AlignedLinear], curvatures: dict[str, Tensor]) -> Iterator[_Stack]:
-    """What is alike goes together, up to a size. Empties both."""
-    alike: dict[tuple[torch.Size, int], list[str]] = {}
+    """Stack linears of one shape and group size, up to STACKED_WEIGHTS weights in each stack.
+
+    Empties both dicts.
+    """
+    names_of: dict[tuple[torch.Size, int], list[str]] = {}
     for name, linear in linears.items():
-        alike.setdefault((linear.integers.shape, linear.grid.group_size), []).append(name)
-    for (shape, _), names in alike.items():
-        height = max(1, STACKED_WEIGHTS // shape.numel())
-        for start in range(0, len(names), height):
-            some = names[start : start + height]
+        names_of.setdefault((linear.integers.shape, linear.grid.group_size), []).append(name)
+    for (shape, _), names in names_of.items():
+        num_linears = max(1, STACKED_WEIGHTS // shape.numel())
+        for start in range(0, len(names), num_linears):
+            members = names[start : start + num_linears]
             yield _Stack(
-                some, [linears.pop(it) for it in some], [curvatures.pop(it) for it in some]
+                members,
+                [linears.pop(name) for name in members],
+                [curvatures.pop(name) for name in members],
             )
 
 
 def _batches(token_ids: Tensor) -> Iterator[Tensor]:
+    """Split samples × tokens into batches of at most ALIGN_BATCH_TOKENS tokens."""
     yield from torch.split(token_ids, max(1, ALIGN_BATCH_TOKENS // token_ids.shape[1]))
 
 
 def _log_probabilities(model: nn.Module, token_ids: Tensor) -> Tensor:
-    """Positions × vocabulary, float32."""
+    """Compute the log-probabilities of the next token, positions × vocabulary, float32."""
     logits: Tensor = model(input_ids=token_ids, use_cache=False).logits
     return logits.flatten(0, 1).float().log_softmax(-1)
 
 
 def _kl(wanted: Tensor, found: Tensor) -> Tensor:
-    """KL by position of two distributions, given as log-probabilities."""
+    """Compute KL(wanted ‖ found) at each position from log-probabilities, in nats."""
     return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
 
 
-def _tempered(by_token: Tensor) -> Tensor:
-    """Weights of tokens, so that the few with far more KL than the mean do not rule a step."""
+def _token_weights(by_token: Tensor) -> Tensor:
+    """Weight tokens by their KL, so that the few far above the mean do not dominate a step."""
     return 1 / (1 + by_token / (OUTLIER * by_token.mean()).clamp(min=SMALLEST_KL))

@@ -1,9 +1,9 @@
-"""AWQ: input channels that carry much signal are scaled up before rounding.
+"""AWQ: search the scales of input channels that make the rounding error of weights least.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978. Multiplying column j of
-W by s_j and dividing the input by it changes nothing in exact arithmetic, and makes the rounding
-error of that column smaller by s_j relative to its signal. The division is folded into the
-operation before, so it costs nothing at run time.
+W by s_j and dividing the input by s_j changes nothing in exact arithmetic. It divides the rounding
+error of that column by s_j, relative to its signal. `pipeline.numerics.fold` folds the division
+into the previous operation, where it costs nothing at run time.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pipeline.params.linear_recipe import GroupScheme
 
 STEPS = 10
 SMALLEST_SCALE = 1e-4
-# Of the rounding error. KL on babyllama differs by at most 3 %, which is noise, from 0.05 to 0.15.
+# A share of the rounding error. From 0.05 to 0.15, KL on babyllama differs by at most 3 %: noise.
 LEAST_GAIN = 0.1
 
 
@@ -29,17 +29,18 @@ def search_scales(
     head_dim: int,
     shared_by: int,
 ) -> Tensor:
-    """The channel scales, float32, in_features, for linears that read the same input.
+    """Search the channel scales (float32, in_features) for linears that read the same input.
 
-    With m the root mean square of each input channel (√ diag G) and w that of each column of the
-    weights, searches s = m^r and s = m^r / w^(1 − r) (AutoAWQ's duo scaling) over r in [0, 1) for
-    the least Σ tr(ΔW G ΔWᵀ) with ΔW = round(W · s) / s − W, rounded as `scheme` says. Scales that
-    save less than LEAST_GAIN of the error are left out: GPTQ's feedback, which comes afterwards,
-    makes up for as much, and has it easier where the columns are alike.
+    `weights` are float32, out × in; `gram` is G, in × in. With m the root mean square of each input
+    channel (√ diag G) and w that of each column of the weights, the search covers s = m^r and
+    s = m^r / w^(1 − r) (AutoAWQ's duo scaling) for r in [0, 1). It minimises Σ tr(ΔW G ΔWᵀ) with
+    ΔW = round(W · s) / s − W, rounded by `scheme`. Scales that save less than LEAST_GAIN of the
+    error are not used: all scales are then 1. GPTQ's error feedback, which follows, compensates as
+    much, and works better when columns have similar magnitudes.
 
-    Where the input is the output of grouped-query attention, `shared_by` heads of `head_dim`
-    channels in a row read the same value head: their channels get one scale, as the fold divides
-    that value head. Elsewhere `shared_by` is 1.
+    After grouped-query attention, `shared_by` consecutive heads of `head_dim` channels read the
+    same value head. Their channels get one scale, because the fold divides that value head.
+    Elsewhere `shared_by` is 1.
     """
 
     def root_mean(squares: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def search_scales(
         return float(error)
 
     inputs = root_mean(gram.diagonal())
-    columns = root_mean(torch.stack([it.square().mean(0) for it in weights]).mean(0))
+    columns = root_mean(torch.stack([weight.square().mean(0) for weight in weights]).mean(0))
     best_scales = torch.ones_like(inputs)
     best_error = (1 - LEAST_GAIN) * error_at(best_scales)
     for ratio in (step / STEPS for step in range(STEPS)):

@@ -1,8 +1,8 @@
-"""One decoder layer as the algorithms take it: its tensors, and which linears read the same input.
+"""Hold one decoder layer: its tensors, and which linears read the same input.
 
-Files name tensors and linears by their place in the whole model (`model.layers.3.mlp.up_proj`). A
-layer names them by their place in itself (`mlp.up_proj`): no algorithm needs to know which layer it
-works on.
+Files name tensors and linears by their place in the model (`model.layers.3.mlp.up_proj`). A layer
+names them by their place in the layer (`mlp.up_proj`), so that algorithms do not depend on which
+layer they work on. Nothing is read from files here.
 """
 
 from collections.abc import Mapping
@@ -45,16 +45,18 @@ class DecoderLayer:
 
     @property
     def modules(self) -> set[str]:
-        """The local names of all that has a weight."""
+        """The local names of all modules that have a tensor, and of tensors that are no weight."""
         return {name.removesuffix(WEIGHT) for name in self.tensors}
 
     def full_name(self, local: str) -> str:
-        """Return the name in the model of a tensor or a linear."""
+        """Return the name of a tensor or a linear in the model."""
         return f"{self.prefix}.{local}" if self.prefix else local
 
     def weight(self, linear: str) -> Tensor:
+        """Return the weight of a linear or a norm by its local name."""
         return self.tensors[f"{linear}{WEIGHT}"]
 
     def to(self, device: torch.device) -> "DecoderLayer":
+        """Move the tensors to `device`; the inputs stay where they are."""
         tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return replace(self, tensors=tensors)

@@ -1,7 +1,7 @@
-"""Folding AWQ's channel scales into the operation before, so that they cost nothing at run time.
+"""Fold AWQ's channel scales into the previous operation, so that they cost nothing at run time.
 
-Only the arithmetic is here; which operation comes before which linear is in
-`pipeline.architectures.folds`.
+Only the arithmetic is here. `pipeline.architectures.folds` says which operation precedes which
+linear, and `pipeline.numerics.awq` searches the scales.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from pipeline.params.linear_recipe import GroupScheme
 
 @dataclass(frozen=True)
 class FoldedLayer:
-    """A layer that computes the same with other weights.
+    """A layer that computes the same output with other weights.
 
-    `layer` has all its tensors in float32, of which folding touched those in `changed`, and G of
-    the inputs that it has now. `scales` are those of each fold, by the operation before: one
-    float32 number for each of its outputs. `multipliers` is what the columns of a linear were
-    multiplied by, float32, where that is not 1.
+    `layer` has all tensors in float32, and G of its inputs after folding. `changed` names the
+    tensors that folding changed. `scales` has, by the previous operation of a fold, one float32
+    number for each of its outputs. `multipliers` has, by linear, the float32 numbers by which its
+    columns were multiplied, where they are not all 1.
     """
 
     layer: DecoderLayer
@@ -43,16 +43,16 @@ def fold_layer(
 ) -> FoldedLayer:
     """Apply all `folds` of a layer, with the scales that are best for rounding its linears.
 
-    `schemes` say by linear how it will be rounded. Scales are searched unless `known_scales` has
-    those of an earlier search. Tensors may have any float dtype; G is changed in place. Norms are
-    rounded to `norm_dtype` (None: the dtype that each has).
+    `schemes` say how each linear will be rounded. Scales are searched unless `known_scales` has
+    those of an earlier search, by previous operation. Tensors may have any float dtype; G is
+    changed in place. Norms are rounded to `norm_dtype` (None: the dtype that each norm has).
     """
     tensors = {name: tensor.to(torch.float32) for name, tensor in layer.tensors.items()}
     working = replace(layer, tensors=tensors)
     changed: set[str] = set()
     searched: dict[str, Tensor] = {}
     multipliers: dict[str, Tensor] = {}
-    for fold in reversed(folds):  # from the last operation back: a fold changes the one before
+    for fold in reversed(folds):  # backwards, because a fold changes the operation before it
         if known_scales is None:
             scales = _search(working, fold, schemes, head_dim=head_dim)
         else:
@@ -72,9 +72,9 @@ def fold_layer(
 def _search(
     working: DecoderLayer, fold: Fold, schemes: Mapping[str, GroupScheme], *, head_dim: int
 ) -> Tensor:
-    """Search the scales of the operation before, float32, one for each of its outputs.
+    """Search the scales of the previous operation, float32, one for each of its outputs.
 
-    Linears without a scheme count no error.
+    Linears without a scheme are not rounded, so they add no error.
     """
     rounded = [name for name in fold.linears if name in schemes]
     gram = next(
@@ -104,10 +104,11 @@ def _apply(
     head_dim: int,
     stored_dtype: torch.dtype,
 ) -> Tensor:
-    """Divide the operation before by `scales` and multiply the linears' columns by them, in place.
+    """Divide the previous operation by `scales` and multiply the columns of the linears by them.
 
-    A norm is rounded to `stored_dtype`, and the scales are those that rounding really left. Returns
-    what the columns were multiplied by, one number for each input of the linears.
+    Changes the tensors of `working` in place. A norm is rounded to `stored_dtype`; its scales are
+    then the quotients that rounding left. Returns the multipliers of the columns, one number for
+    each input of the linears.
     """
     tensors, weight, bias = working.tensors, f"{fold.previous}.weight", f"{fold.previous}.bias"
     in_features = working.weight(fold.linears[0]).shape[1]
@@ -132,9 +133,9 @@ def _apply(
 def _divided(
     inputs: Sequence[SharedInput], linears: Sequence[str], scales: Tensor
 ) -> tuple[SharedInput, ...]:
-    """Divide the inputs of `linears` by `scales`: their G is divided on both sides.
+    """Divide the inputs of `linears` by `scales`, which divides their G by rows and columns.
 
-    This is done in place, unless other linears read the same input: those keep it as it was.
+    G is changed in place, or copied where other linears read the same input: those keep the old G.
     """
     divided: list[SharedInput] = []
     for shared in inputs:
@@ -151,7 +152,7 @@ def _divided(
 
 
 def _rows(fold: Fold, num_rows: int, in_features: int) -> slice:
-    """The rows of the operation before that make the input of `in_features` channels."""
+    """Return the rows of the previous operation that make the input of `in_features` channels."""
     match fold.rows:
         case Rows.ALL:
             return slice(0, num_rows)
@@ -162,7 +163,7 @@ def _rows(fold: Fold, num_rows: int, in_features: int) -> slice:
 
 
 def _with_rows(tensor: Tensor, rows: slice, values: Tensor) -> Tensor:
-    """A copy of `tensor` with other values in `rows`."""
+    """Return `tensor` with other values in `rows`; `values` itself where those are all rows."""
     if rows.start == 0 and rows.stop == tensor.shape[0]:
         return values
     changed = tensor.clone()

@@ -1,4 +1,4 @@
-"""FP8: weights as e4m3 floating-point numbers, one scale for each output channel.
+"""FP8: round weights to e4m3 floating-point numbers, with one scale for each output channel.
 
 Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433. e4m3 reaches ±448, has 3
 bits of mantissa and no infinity. The largest weight of a channel becomes 448; the rest is rounded
@@ -17,14 +17,15 @@ NUM_BITS = 8
 
 
 def round_to_e4m3(values: Tensor) -> Tensor:
-    """The nearest e4m3 numbers, in float32; what lies beyond ±448 becomes ±448."""
+    """Round to the nearest e4m3 numbers, returned in float32; values beyond ±448 become ±448."""
     return values.clamp(-LARGEST, LARGEST).to(E4M3).to(torch.float32)
 
 
 def round_channels(weight: Tensor) -> tuple[Tensor, Grid]:
-    """Round a weight (out × in, float32) to e4m3 numbers, in float32, and what they stand for.
+    """Round a weight (float32, out × in) to e4m3 numbers in units of the scale of each row.
 
-    The grid has one scale for each row and zero points of 0.
+    Returns the numbers in float32 and their grid, which has one scale for each row and zero points
+    of 0.
     """
     scale = (weight.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
     zero = torch.zeros_like(scale)

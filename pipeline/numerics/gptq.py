@@ -1,8 +1,9 @@
-"""GPTQ: rounding one column at a time, with the error of each pushed into those still to come.
+"""GPTQ: round one column at a time, and correct the columns that follow for its error.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-arXiv 2210.17323. The objective is tr((W − Ŵ) G (W − Ŵ)ᵀ) with G = XᵀX / n. Rows of W do not see
-each other, so linears that read the same input are rounded together, one below the other.
+arXiv 2210.17323. The objective is tr((W − Ŵ) G (W − Ŵ)ᵀ) with G = XᵀX / n. Rows of W are
+independent, so linears that read the same input are rounded together as one stacked matrix. The
+grid is given; `pipeline.numerics.grid` makes it.
 """
 
 import torch
@@ -16,16 +17,16 @@ BLOCK_COLUMNS = 128
 def round_with_feedback(
     weight: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: float
 ) -> Tensor:
-    """Integers for `weight` on a given grid, float32, out_features × in_features.
+    """Round `weight` (float32, out × in) to integers of `grid`, returned in float32, out × in.
 
-    Columns are taken in falling order of diag G (the paper's act-order) while each keeps the group
+    Columns are taken in falling order of diag G (the paper's act-order). Each keeps the group that
     it has in the file (static groups), so the file needs no permutation. `dampening_frac` of the
-    mean of diag G is added to the diagonal; inputs that are always zero stay out of the feedback.
+    mean of diag G is added to the diagonal. Inputs that are always zero do not affect the feedback.
     """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     feedback = _inverse_cholesky(gram, order, dampening_frac)
     # Transposed, so that what the inner loop touches lies side by side in memory.
-    scales, zeros = (it.T.contiguous().unbind() for it in (grid.scale, grid.zero))
+    scales, zeros = (part.T.contiguous().unbind() for part in (grid.scale, grid.zero))
     remaining = weight.T[order]
     integers = torch.empty_like(remaining)
     integers_of, column_at, largest = integers.unbind(), order.tolist(), grid.largest
@@ -48,7 +49,7 @@ def round_with_feedback(
 
 
 def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
-    """G with that share of the mean of its diagonal added to the diagonal."""
+    """Copy G with the share `dampening_frac` of its mean diagonal added to the diagonal."""
     result = gram.clone()
     mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     result.diagonal().add_(dampening_frac * mean)
@@ -56,12 +57,12 @@ def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
 
 
 def _inverse_cholesky(gram: Tensor, order: Tensor, dampening_frac: float) -> Tensor:
-    """The upper Cholesky factor of the inverse of the dampened G, rows and columns in `order`.
+    """Compute the upper Cholesky factor of the inverse of the dampened G, permuted by `order`.
 
-    Computed from the Cholesky factor of G in the reverse order: if that G is L Lᵀ, then the reverse
-    of L⁻¹ is upper triangular and is the factor wanted. That is one factorisation and one
-    triangular solve instead of two factorisations and an inverse. Memory: two matrices like G, as
-    each step is done in place or frees what it came from.
+    It follows from the Cholesky factor of G in the reverse order: if that G is L Lᵀ, then L⁻¹ with
+    its rows and columns reversed is upper triangular, and is the factor. This takes one
+    factorisation and one triangular solve instead of two factorisations and an inverse. Memory: two
+    matrices of the size of G, because each step works in place or frees its source.
     """
     backwards = order.flip(0)
     factor = torch.linalg.cholesky(dampened(gram, dampening_frac)[backwards][:, backwards])

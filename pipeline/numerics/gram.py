@@ -1,7 +1,8 @@
-"""Second moments of linear inputs: the one thing that calibration keeps.
+"""Accumulate and pack the second moments of linear inputs, which is what calibration keeps.
 
-For an input X (n tokens × in_features) it is G = XᵀX / n, float32. It is all that GPTQ (its
-Hessian), AWQ (output error and input magnitudes) and llama.cpp's importance matrix (diag G) need.
+For an input X (n tokens × in_features) the second moment is G = XᵀX / n, float32. GPTQ (its
+Hessian), AWQ (output error and input magnitudes) and llama.cpp's importance matrix (diag G) need
+nothing else.
 """
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 
 BLOCK = 1024
 STRIPS, MIN_STRIP_ROWS = 8, 64
-"""G is summed in strips of rows from the diagonal on: few enough to be fast, little below it."""
+"""G is summed in strips of rows that start at the diagonal. Few strips are fast; more strips
+compute less of the lower triangle, which is not used."""
 
 
 class GramAccumulator:
-    """Sums XᵀX over batches, its upper triangle only.
+    """Sums the upper triangle of XᵀX over batches.
 
     Memory: one float32 matrix of in_features × in_features.
     """
@@ -40,21 +42,24 @@ class GramAccumulator:
         self.num_tokens += rows.shape[0]
 
     def merge(self, other: "GramAccumulator") -> None:
-        """Add all that `other` has seen."""
+        """Add the tokens of `other`."""
         self._sum += other._sum
         self.num_tokens += other.num_tokens
 
     def gram(self) -> Tensor:
-        """G, float32, in_features × in_features, exactly symmetric."""
+        """Return G, float32, in_features × in_features, exactly symmetric."""
         return unpack_upper(self.packed(), self.in_features)
 
     def packed(self) -> Tensor:
-        """G's upper triangle by rows, float32, a vector of n (n + 1) / 2."""
+        """Return the upper triangle of G by rows, a float32 vector of n (n + 1) / 2 numbers."""
         return pack_upper(self._sum).div_(self.num_tokens)
 
 
 def pack_upper(gram: Tensor) -> Tensor:
-    """The upper triangle by rows, a vector of n (n + 1) / 2. What is below it is not read."""
+    """Copy the upper triangle of an n × n matrix by rows into a vector of n (n + 1) / 2 numbers.
+
+    The lower triangle is not read.
+    """
     size = gram.shape[0]
     packed = gram.new_empty(size * (size + 1) // 2)
     for row, part in enumerate(torch.split(packed, list(range(size, 0, -1)))):
@@ -63,10 +68,10 @@ def pack_upper(gram: Tensor) -> Tensor:
 
 
 def unpack_upper(packed: Tensor, size: int) -> Tensor:
-    """The symmetric matrix whose upper triangle `pack_upper` wrote."""
+    """Make the symmetric matrix, size × size, whose upper triangle `pack_upper` wrote."""
     above = torch.ones(size, size, dtype=torch.bool, device=packed.device).triu_()
     gram = packed.new_empty(size, size).masked_scatter_(above, packed)
-    for start in range(0, size, BLOCK):  # mirrored block by block, so that caches are used well
+    for start in range(0, size, BLOCK):  # transposed block by block, which fits into caches
         end = min(start + BLOCK, size)
         corner = gram[start:end, start:end]
         corner.copy_(torch.triu(corner) + torch.triu(corner, diagonal=1).T)
@@ -75,11 +80,14 @@ def unpack_upper(packed: Tensor, size: int) -> Tensor:
 
 
 def packed_diagonal(packed: Tensor, size: int) -> Tensor:
-    """The diagonal of the matrix that `pack_upper` wrote, without making the matrix."""
+    """Return the diagonal of the matrix that `pack_upper` wrote, without making the matrix."""
     rows = torch.arange(size, device=packed.device)
     return packed[rows * size - rows * (rows - 1) // 2]
 
 
 def output_error(delta: Tensor, gram: Tensor) -> Tensor:
-    """tr(ΔW G ΔWᵀ): the mean squared change of the output, summed over output features."""
+    """Compute tr(ΔW G ΔWᵀ): the mean squared change of the output, summed over output features.
+
+    `delta` is ΔW, float32, out × in; `gram` is G, in × in. Returns a scalar tensor.
+    """
     return (delta @ gram).mul_(delta).sum()

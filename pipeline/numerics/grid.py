@@ -1,9 +1,9 @@
-"""Grids: which real numbers the integers of a group stand for.
+"""Choose grids: the real numbers that the integers of each group of weights stand for.
 
-A weight matrix W (out_features × in_features) is cut along its rows into groups of `group_size`
+The rows of a weight matrix W (out_features × in_features) are cut into groups of `group_size`
 inputs. Each group has a scale and a zero point; an integer q stands for (q − zero) · scale. Scales
-are rounded here to what files hold and engines read: every later choice is made against the numbers
-that will be computed with.
+are rounded to the values that files hold, so that every later choice is made against the numbers
+that engines compute with. Which integer a weight gets is decided by GPTQ or by rounding to nearest.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Grid:
     group_size: int
 
     def split(self, num_rows: list[int]) -> list["Grid"]:
-        """The grids of matrices that lie one below the other, by their numbers of rows."""
+        """Split the grid of a stacked matrix into those of its parts, by their numbers of rows."""
         parts = zip(
             torch.split(self.scale, num_rows), torch.split(self.zero, num_rows), strict=True
         )
@@ -43,33 +43,33 @@ class Grid:
         return int(2**self.num_bits) - 1
 
     def round(self, weight: Tensor) -> Tensor:
-        """The nearest integers, float32 in 0 … 2^num_bits − 1."""
+        """Round a weight (float32, out × in) to the nearest integers, float32 in 0 … `largest`."""
         groups = _by_group(weight, self.group_size) / self.scale.unsqueeze(-1)
         return groups.add_(self.zero.unsqueeze(-1)).round_().clamp_(0, self.largest).flatten(1)
 
     def values(self, integers: Tensor) -> Tensor:
-        """What the integers stand for, float32."""
+        """Compute the weights that integers (out × in) stand for, float32, out × in."""
         groups = _by_group(integers, self.group_size) - self.zero.unsqueeze(-1)
         return groups.mul_(self.scale.unsqueeze(-1)).flatten(1)
 
 
 def range_grid(weight: Tensor, scheme: GroupScheme) -> Grid:
-    """The grid that spans each group's range.
+    """Make the grid that spans the range of each group of `weight` (float32, out × in).
 
-    Symmetric grids have their zero in the middle (2^(num_bits − 1)), one step more below it than
-    above. Their scale has the sign that puts the value of the largest magnitude on the longer side,
-    as llama.cpp's Q4_0 does: no step is wasted, and every reader multiplies by what is stored.
-    Asymmetric ones span minimum to maximum, zero included.
+    Symmetric grids have their zero point in the middle (2^(num_bits − 1)), with one step more below
+    it than above. The sign of their scale puts the value of the largest magnitude on the longer
+    side, as in llama.cpp's Q4_0, so that no step is wasted. Every reader multiplies by the stored
+    scale, whatever its sign. Asymmetric grids span minimum to maximum, zero included.
     """
     return _spanning(_ends(weight, scheme), scheme)
 
 
 def search_clip(weight: Tensor, gram: Tensor, scheme: GroupScheme) -> Grid:
-    """The shrink of each group's range that hurts the output least.
+    """Make the grid that spans a reduced range of each group, with the least output error.
 
-    Minimises, per row and group, δ Gₖ δᵀ with Gₖ the group's diagonal block of G and δ the rounding
-    error of the group: the exact output error as far as the group alone decides it. This is AWQ's
-    clip search (arXiv 2306.00978, section 3.2) with the second moments in place of samples.
+    Minimises, for each row and group, δ Gₖ δᵀ, with Gₖ the group's diagonal block of G and δ the
+    rounding error of the group. That is the exact output error if all other groups are exact. This
+    is AWQ's clip search (arXiv 2306.00978, section 3.2) with second moments in place of samples.
     """
     ends = _ends(weight, scheme)
     blocks = diagonal_blocks(gram, scheme.group_size)
@@ -77,25 +77,26 @@ def search_clip(weight: Tensor, gram: Tensor, scheme: GroupScheme) -> Grid:
     best_error = torch.full_like(best_shrink, torch.inf)
     for step in range(CLIP_STEPS):
         shrink = 1.0 - CLIP_LARGEST_SHRINK * step / CLIP_STEPS
-        grid = _spanning([it * shrink for it in ends], scheme)
+        grid = _spanning([end * shrink for end in ends], scheme)
         delta = grid.values(grid.round(weight)).sub_(weight)
         by_group = _by_group(delta, scheme.group_size).transpose(0, 1)
         error = (by_group @ blocks).mul_(by_group).sum(-1).T
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_shrink.masked_fill_(better, shrink)
-    return _spanning([it * best_shrink for it in ends], scheme)
+    return _spanning([end * best_shrink for end in ends], scheme)
 
 
 def _by_group(matrix: Tensor, group_size: int) -> Tensor:
-    """out_features × groups × group_size, a view."""
+    """View a matrix as out_features × groups × group_size."""
     return matrix.view(matrix.shape[0], -1, group_size)
 
 
 def _ends(weight: Tensor, scheme: GroupScheme) -> Sequence[Tensor]:
-    """What a grid has to reach in each group, one or two tensors of out_features × groups.
+    """Find the ends of each group's range, one or two tensors of out_features × groups.
 
-    Symmetric grids reach the value of the largest magnitude, asymmetric ones minimum and maximum.
+    Symmetric grids have one: the value of the largest magnitude. Asymmetric grids have the minimum
+    and the maximum.
     """
     groups = _by_group(weight, scheme.group_size)
     if scheme.symmetric:
@@ -104,7 +105,7 @@ def _ends(weight: Tensor, scheme: GroupScheme) -> Sequence[Tensor]:
 
 
 def _spanning(ends: Sequence[Tensor], scheme: GroupScheme) -> Grid:
-    """The grid that reaches just what `_ends` says."""
+    """Make the grid that spans the ranges that `_ends` found."""
     match ends:
         case [extreme]:
             middle = 2 ** (scheme.num_bits - 1)
@@ -118,17 +119,18 @@ def _spanning(ends: Sequence[Tensor], scheme: GroupScheme) -> Grid:
 
 
 def diagonal_blocks(gram: Tensor, group_size: int) -> Tensor:
-    """The diagonal blocks of G: groups × group_size × group_size."""
+    """View the diagonal blocks of G: groups × group_size × group_size."""
     num_groups = gram.shape[0] // group_size
     tiled = gram.view(num_groups, group_size, num_groups, group_size)
     return tiled.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 
 
 def storable(scale: Tensor) -> Tensor:
-    """The scale as both float16 and bfloat16 hold it, never zero; float32.
+    """Round scales to numbers that float16 and bfloat16 both hold, never zero; float32.
 
-    Files hold float16, but engines convert to the type they compute in, which is bfloat16 for most
-    models: eight significant bits make that exact, so that what was judged is what is served.
+    Files hold float16. Engines convert it to the dtype they compute in, which is bfloat16 for most
+    models. Eight significant bits make that conversion exact, so that engines serve the same
+    weights that were evaluated.
     """
     stored = scale.to(torch.bfloat16).to(torch.float16).to(torch.float32)
     return stored.masked_fill_(stored == 0, SMALLEST_SCALE)

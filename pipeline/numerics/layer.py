@@ -1,4 +1,8 @@
-"""One decoder layer, quantized: a pure function of its weights, its statistics and the recipes."""
+"""Quantize one decoder layer: a pure function of its weights, its statistics and the recipes.
+
+The steps are folding, the grid, rounding and refinement; each is in a module of its own. Nothing is
+read or written.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +24,10 @@ from pipeline.params.variants import PackedLayout, Rounding
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """Integers (float32, out × in), their grid, and what they cost; e4m3 numbers for FP8.
+    """Integers (float32, out × in; e4m3 numbers for FP8), their grid, and their errors.
 
-    `relative_error` is tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
-    rounding to nearest on the grid of each group's range.
+    `relative_error` is tr(ΔW G ΔWᵀ) / tr(W G Wᵀ). `error_ratio` is tr(ΔW G ΔWᵀ), divided by that
+    of rounding to nearest on the grid of each group's range.
     """
 
     integers: Tensor
@@ -53,9 +57,9 @@ def quantize_layer(
 ) -> QuantizedLayer:
     """Quantize every linear of `recipes`, which all have statistics.
 
-    The layer's tensors may have any float dtype; G of its inputs is changed in place by folding.
-    Folded scales go into the tensors of the operation before, rounded as the file stores them, so
-    that the linears make up for exactly what is stored.
+    The layer's tensors may have any float dtype; folding changes G of its inputs in place. Folded
+    scales go into the tensors of the previous operation, rounded as the file stores them, so that
+    the linears are multiplied by exactly what the stored tensors were divided by.
     """
     folded = fold_layer(layer, folds, recipes, head_dim=head_dim)
     tensors = folded.layer.tensors
@@ -63,7 +67,7 @@ def quantize_layer(
     for shared in folded.layer.inputs:
         for recipe in dict.fromkeys(recipes[name] for name in shared.linears):
             names = [name for name in shared.linears if recipes[name] == recipe]
-            # What is quantized goes: a large layer leaves no room for a second copy of it.
+            # Weights are freed when they are quantized: a large layer may not fit twice.
             weights = {name: tensors.pop(f"{name}.weight") for name in names}
             linears |= _quantize_together(weights, shared.gram, recipe)
     changed = {
@@ -77,7 +81,7 @@ def quantize_layer(
 def _quantize_together(
     weights: Mapping[str, Tensor], gram: Tensor, recipe: LinearRecipe
 ) -> dict[str, QuantizedLinear]:
-    """Round linears that read the same input in one matrix: their rows do not see each other."""
+    """Round linears that read the same input as one stacked matrix; its rows are independent."""
     stacked = torch.cat(list(weights.values()))
     if recipe.layout is PackedLayout.FLOAT:
         integers, grid = round_channels(stacked)
@@ -99,15 +103,15 @@ def _quantize_together(
     integers_of = torch.split(integers, num_rows)
     parts = zip(weights.items(), integers_of, grid.split(num_rows), strict=True)
     return {
-        name: measured(weight, part, part_grid, gram, recipe)
+        name: with_errors(weight, part, part_grid, gram, recipe)
         for (name, weight), part, part_grid in parts
     }
 
 
-def measured(
+def with_errors(
     weight: Tensor, integers: Tensor, grid: Grid, gram: Tensor, recipe: LinearRecipe
 ) -> QuantizedLinear:
-    """Measure what integers and grid cost `weight` (out × in, float32)."""
+    """Measure the errors of integers on `grid` against `weight` (both float32, out × in)."""
     error, power = (
         float(output_error(delta, gram)) for delta in (grid.values(integers) - weight, weight)
     )

@@ -1,6 +1,6 @@
-"""Refinement: descent on the integers and the scales of a rounded matrix, each given the other.
+"""Refinement: improve the integers and the scales of a rounded matrix in turn, by descent.
 
-GPTQ decides every integer once, before it knows the later ones, on scales that were chosen before
+GPTQ chooses every integer once, before it knows the later ones, on scales that were chosen before
 any integer. Both can be improved afterwards without new data, because the objective
 
     E(Ŵ) = tr((W − Ŵ) G (W − Ŵ)ᵀ),   Ŵ = (q − zero) · scale,
@@ -21,10 +21,11 @@ from pipeline.numerics.grid import Grid, storable
 def refine(
     weight: Tensor, gram: Tensor, integers: Tensor, grid: Grid, *, sweeps: int
 ) -> tuple[Tensor, Grid]:
-    """Better integers and scales for `weight`; both as in `Grid`, zero points unchanged.
+    """Find better integers and scales for `weight` (float32, out × in); zero points do not change.
 
-    Each sweep passes over the groups once: first the integers of a group, then its scale. Memory:
-    three matrices of the size of `weight`.
+    `gram` is G, positive definite; `integers` are float32, out × in. Each sweep passes over the
+    groups once: first over the integers of a group, then over its scale. Memory: three matrices of
+    the size of `weight`.
     """
     if sweeps == 0:
         return integers, grid
@@ -49,7 +50,10 @@ def refine(
 def _descend(
     integers: Tensor, residual: Tensor, block: Tensor, scale: Tensor, largest: int
 ) -> None:
-    """One pass over the columns of a group, in place; both matrices are group_size × rows."""
+    """Pass once over the columns of a group, in place.
+
+    `integers` and `residual` are group_size × rows; `block` is the group's diagonal block of G.
+    """
     curvature = block.diagonal()
     steps = (curvature.unsqueeze(-1) * scale).unbind()
     columns = zip(
@@ -70,9 +74,9 @@ def _descend(
 
 
 def _refit(centred: Tensor, residual: Tensor, block: Tensor, scale: Tensor) -> Tensor:
-    """The group's best scales as the file stores them; the old one where that is no better.
+    """Find the group's best scales as the file stores them; keep the old ones that are no worse.
 
-    `residual` is left as it was: the caller knows how far the values moved.
+    `residual` does not change: the caller updates it for the integers and the scales together.
     """
     slope = (centred * residual).sum(0)
     curvature = (centred * (block @ centred)).sum(0)

@@ -1,14 +1,14 @@
-"""Rounding that knows which outputs matter: descent on integers in a metric of both sides.
+"""Improve integers by descent where both inputs and outputs have a metric.
 
-The objective is that of refinement with a weight between outputs,
+The objective is that of refinement with a metric S of the outputs,
 
     E(Ŵ) = tr(S (W − Ŵ) G (W − Ŵ)ᵀ),   Ŵ = (q − zero) · scale,
 
-S out × out and G in × in, positive definite: the change of a loss whose Hessian is S ⊗ G. Where S
-is diagonal the rows are free of each other, as in the other algorithms here. With R = S (W − Ŵ) G a
-step d of one weight gains 2 d Rᵢⱼ − d² Sᵢᵢ Gⱼⱼ. A round takes one step of the grid with the weight
-that gains most in each of many parts of the matrix at once, or only with the best of those where
-they would spoil each other's gain; E falls in every round.
+S out × out and G in × in, both positive definite: the change of a loss whose Hessian is S ⊗ G.
+Where S is diagonal the rows are independent, as in the other algorithms here. With R = S (W − Ŵ) G,
+a change d of one weight lowers E by 2 d Rᵢⱼ − d² Sᵢᵢ Gⱼⱼ. A round finds the best single step of the
+grid in each part of the matrix, and makes as many of the best steps as lower E most together. E
+falls in every round. The scales do not change.
 """
 
 import torch
@@ -18,21 +18,22 @@ from torch.nn import functional
 from pipeline.numerics.grid import Grid
 
 LARGEST_ROUNDS = 24
-# One weight moves in so many; no more at a time than can be held against each other.
+# One weight moves in each part of this many weights, and at most LARGEST_MOVES in a round: their
+# pairwise couplings must fit into memory.
 PART = 1024
 LARGEST_MOVES = 512
-# A round that gains less than this share of the first is the last.
+# The descent ends at a round that gains less than this share of the first one.
 LEAST_GAIN = 0.1
 
 
 def descend(
     residual: Tensor, integers: Tensor, grid: Grid, *, outputs: Tensor, inputs: Tensor
 ) -> None:
-    """Better integers for matrices of one shape, in place, by their R = S (W − Ŵ) G: `residual`.
+    """Improve the integers of matrices of one shape, in place.
 
-    All float32 and matrices × out × in, S is `outputs` (matrices × out × out), G `inputs`; `grid`
-    has the rows of all matrices, one after the other. R follows what the integers do. Memory: six
-    tensors of the size of `integers`.
+    `residual` is R = S (W − Ŵ) G and is updated with `integers`; both are float32, matrices × out ×
+    in. `outputs` is S (matrices × out × out) and `inputs` is G (matrices × in × in). `grid` has the
+    rows of all matrices, one matrix after the other. Memory: six tensors of the size of `integers`.
     """
     num_columns = residual.shape[2]
     scale = grid.scale.repeat_interleave(grid.group_size, dim=1).view_as(residual)
@@ -40,7 +41,8 @@ def descend(
     loss_of_step.mul_(inputs.diagonal(dim1=1, dim2=2)[:, None]).mul_(scale / 2)
     lowest, highest = _room(integers, grid.largest)
     slope, gains = torch.empty_like(residual), torch.empty_like(residual)
-    flat = [it.view(len(it), -1) for it in (residual, scale, integers, lowest, highest, slope)]
+    stacks = (residual, scale, integers, lowest, highest, slope)
+    flat = [stack.view(len(stack), -1) for stack in stacks]
     flat_residual, flat_scale, flat_integers, flat_lowest, flat_highest, flat_slope = flat
     first_gain = 0.0
     for _ in range(LARGEST_ROUNDS):
@@ -65,7 +67,7 @@ def descend(
 
 
 def _room(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """What a slope is cut off at, so that no step leads out of the grid."""
+    """Return the bounds of a slope, lowest and highest, that keep every step inside the grid."""
     endless = torch.full_like(integers, torch.inf)
     return (
         endless.neg().masked_fill_(integers <= 0, 0.0),
@@ -74,7 +76,10 @@ def _room(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
 
 
 def _best_of_parts(gains: Tensor) -> tuple[Tensor, Tensor]:
-    """By matrix, the places of the largest gain in each part, the largest first, and the gains."""
+    """Find the places of the largest gain in each part of each matrix, and these gains.
+
+    Both are matrices × moves, the largest gain first.
+    """
     padding = -gains.shape[1] % PART
     padded = functional.pad(gains, (0, padding), value=-torch.inf) if padding else gains
     best, at = padded.view(len(padded), -1, PART).max(dim=2)
@@ -84,17 +89,19 @@ def _best_of_parts(gains: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(matrices: Tensor, rows: Tensor) -> Tensor:
+    """Gather rows of each matrix by their numbers, matrices × moves."""
     return matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))
 
 
 def _columns(matrices: Tensor, columns: Tensor) -> Tensor:
+    """Gather columns of each matrix by their numbers, matrices × moves."""
     return matrices.gather(2, columns[:, None].expand(-1, matrices.shape[1], -1))
 
 
 def _together(moved: Tensor, residual: Tensor, coupling: Tensor) -> tuple[Tensor, float]:
-    """Which moves are made, as 0 or 1, and half of what E falls by in all matrices.
+    """Choose the moves to make, as 0 or 1, and return half of what E falls by in all matrices.
 
-    Of each matrix the first so many that gain most together.
+    Chosen is, for each matrix, the prefix of the moves that lowers E most.
     """
     effects = coupling * moved[:, :, None] * moved[:, None]
     of_each = effects.diagonal(dim1=1, dim2=2) / 2 + effects.tril(-1).sum(dim=2)

@@ -1,8 +1,9 @@
-"""Aligning a packed checkpoint that is written already: some of its integers are replaced.
+"""Align a packed checkpoint that is already written: replace some of its integers.
 
-Sizes, types, grids and all that is not quantized stay as they are. The integers are written first,
-with their errors, as one file beside the model; every shard is made from it, so that a killed run
-ends in the same bytes.
+Sizes, dtypes, grids and the tensors that are not quantized stay as they are. The new integers and
+their errors are first written to one file beside the model. Every shard is then rewritten from that
+file, so that a run that was killed ends in the same bytes. The algorithm is in
+`pipeline.numerics.align`.
 """
 
 import random
@@ -26,7 +27,7 @@ from pipeline.core.progress import track
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.grid import Grid
-from pipeline.numerics.layer import measured
+from pipeline.numerics.layer import with_errors
 from pipeline.numerics.packing.stored import stored_tensors
 from pipeline.params.variants import ALIGN_STEP_TOKENS
 from pipeline.quantization.grouping import Grouping
@@ -48,15 +49,16 @@ def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
 
 
 def steps_of(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:
-    """Cut `num_samples` of equally long windows of token ids into steps, samples × tokens each.
+    """Draw `num_samples` of `windows`, which are equally long, and group them into steps.
 
-    Windows come in a seeded order, all of them before any comes again.
+    Each step is an int64 matrix of token ids, samples × tokens. Windows are drawn in a seeded order
+    and without repetition, until all of them are used; then they are drawn again.
     """
     random_order = random.Random(SEED)
     order: list[int] = []
     while len(order) < num_samples:
         order += random_order.sample(range(len(windows)), len(windows))
-    token_ids = torch.tensor([list(windows[at]) for at in order[:num_samples]])
+    token_ids = torch.tensor([list(windows[number]) for number in order[:num_samples]])
     return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
 
 
@@ -71,19 +73,20 @@ def align_checkpoint(
 ) -> dict[str, dict[str, float]]:
     """Align the packed checkpoint in `model_dir` by `steps` of token ids, samples × tokens.
 
-    `learned_path` outlives a kill; the caller removes it when the result is safe. Returns the
-    errors of the linears as they are now, by their names: `relative_error` and `error_ratio` as in
-    `TensorCoverage`.
+    `learned_path` keeps the new tensors if the process is killed; the caller removes the file when
+    the result is safe. Returns the errors of the aligned linears by their names: `relative_error`
+    and `error_ratio` as in `TensorCoverage`.
     """
     if not learned_path.exists():
         save_tensors(learned_path, _learned(base, model_dir, grouping, steps, quantizer))
     learned = read_tensors(learned_path, remedy=DELETE_AND_QUANTIZE)
     for shard_path in sorted(model_dir.glob("*.safetensors")):
         tensors = read_tensors(shard_path, remedy=DELETE_AND_QUANTIZE)
-        save_tensors(shard_path, {name: learned.get(name, it) for name, it in tensors.items()})
+        aligned = {name: learned.get(name, tensor) for name, tensor in tensors.items()}
+        save_tensors(shard_path, aligned)
     return {
-        name.removesuffix(ERRORS): dict(zip(ERROR_FIELDS, it.tolist(), strict=True))
-        for name, it in learned.items()
+        name.removesuffix(ERRORS): dict(zip(ERROR_FIELDS, errors.tolist(), strict=True))
+        for name, errors in learned.items()
         if name.endswith(ERRORS)
     }
 
@@ -95,7 +98,7 @@ def _learned(
     steps: Sequence[Tensor],
     quantizer: LayerQuantizer,
 ) -> dict[str, Tensor]:
-    """Align, and return the tensors of all linears as files have them, and the errors of each."""
+    """Align, and return the stored tensors of all linears by name, and the errors of each."""
     packed = packed_integers(Checkpoint(model_dir))
     linears: dict[str, AlignedLinear] = {}
     grids: dict[str, Grid] = {}
@@ -104,7 +107,7 @@ def _learned(
         grids[name] = grid.to(quantizer.device)
         linears[name] = AlignedLinear(target, gram, integers.to(quantizer.device), grids[name])
     student, teacher = (
-        unpacked_model(it).to(quantizer.device) for it in (model_dir, base.directory)
+        unpacked_model(directory).to(quantizer.device) for directory in (model_dir, base.directory)
     )
     aligner = Aligner(student, teacher, linears)
     for token_ids in track(steps, "align", total=len(steps)):
@@ -114,17 +117,17 @@ def _learned(
     learned: dict[str, Tensor] = {}
     for name, target, gram in _targets(base, quantizer):
         recipe = grouping.recipes[name]
-        made = measured(target, aligned[name], grids[name], gram, recipe)
-        stored = stored_tensors(made.integers, made.grid, recipe)
+        linear = with_errors(target, aligned[name], grids[name], gram, recipe)
+        stored = stored_tensors(linear.integers, linear.grid, recipe)
         learned |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         learned[f"{name}{ERRORS}"] = torch.tensor(
-            [getattr(made, field) for field in ERROR_FIELDS], dtype=torch.float64
+            [getattr(linear, field) for field in ERROR_FIELDS], dtype=torch.float64
         )
     return learned
 
 
 def _targets(base: Checkpoint, quantizer: LayerQuantizer) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield each linear's name, the weight that was rounded (float32, out × in), and G."""
+    """Yield each linear's name, the weight that was rounded (float32, out × in) and G."""
     for prefix, names in names_by_layer(base.names).items():
         layer = quantizer.folded(DecoderLayer.of(prefix, base.tensors(names)))
         for shared in layer.inputs:

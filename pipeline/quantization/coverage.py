@@ -1,4 +1,8 @@
-"""Accounting for every tensor: its stored scheme, its bits, its error, or why it was left alone."""
+"""List every tensor of a variant: its stored scheme, its bits, its error, or why it was kept.
+
+The rows go into `variant.json`. They also prove that a variant quantizes all that its recipe
+implies. Errors are measured elsewhere.
+"""
 
 from collections.abc import Collection, Sequence
 from math import prod
@@ -9,18 +13,19 @@ from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.variants import GgufParams, PackedLayout
 from pipeline.records.variant import FULL_PRECISION_TYPES, TensorCoverage
 
-# Linears that choose experts: a few thousandths of the weights, which no release quantizes.
+# Linears that choose experts. They are a few thousandths of the weights; no release quantizes them.
 ROUTER_NAMES = ("gate", "router", "shared_expert_gate")
 
 
 def is_router(module: str) -> bool:
+    """Tell whether a module chooses experts, by the last part of its name."""
     return module.rpartition(".")[2] in ROUTER_NAMES
 
 
 def implied_by_packing(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a packed recipe quantizes this tensor: a matrix in a decoder layer, no router.
+    """Tell whether a packed recipe quantizes this tensor: a matrix in a decoder layer, no router.
 
-    Stacks of matrices count, kernels of convolutions along a channel (… × 1 × n) do not.
+    Stacks of matrices count. Kernels of convolutions along a channel (… × 1 × n) do not.
     """
     return (
         split_layer_name(name) is not None
@@ -35,8 +40,8 @@ def require_covered(
 ) -> None:
     """Raise FailureError when less is quantized than the recipe implies.
 
-    `implied` are the tensors that the recipe quantizes by its nature, `kept` those of them that it
-    said to leave alone.
+    `implied` are the names of the tensors that a recipe of this kind quantizes. `kept` are those of
+    them that this recipe explicitly leaves as they are.
     """
     rows = [row for row in coverage if row.name in implied]
     missed = [row for row in rows if row.scheme in FULL_PRECISION_TYPES and row.name not in kept]
@@ -61,7 +66,7 @@ def packed_coverage(
     relative_error: float,
     error_ratio: float,
 ) -> TensorCoverage:
-    """A linear in packed groups; `num_bytes` counts weights, scales and zero points."""
+    """Describe a packed linear; `num_bytes` counts its weights, scales and zero points."""
     if recipe.layout is PackedLayout.FLOAT:
         scheme = "FP8 e4m3"
     else:
@@ -89,9 +94,9 @@ def kept_coverage(
     folded: bool,
     reason: str | None,
 ) -> TensorCoverage:
-    """A tensor of the base that is stored as it was, or with AWQ's scales folded in.
+    """Describe a tensor that is stored as in the base, or with AWQ's scales folded in.
 
-    `reason` is why a linear was left alone, None for what is no linear.
+    `dtype` is the stored type. `reason` says why a linear was kept; it is None for other tensors.
     """
     if folded:
         reason = "kept: AWQ's scales are folded in"
@@ -123,7 +128,10 @@ def gguf_coverage(
     relative_error: float | None,
     recipe: GgufParams,
 ) -> TensorCoverage:
-    """A tensor of a GGUF file. Mixed types are llama.cpp's recipe; a fallback is said."""
+    """Describe a tensor of a GGUF file, and say so where llama.cpp fell back to another type.
+
+    llama.cpp mixes types by design: a type that differs from the recipe's is no fallback by itself.
+    """
     block_weights = recipe.type.block_weights
     if len(shape) == 1:
         reason = "kept: a vector"

@@ -1,7 +1,7 @@
-"""A copy of the base that computes the same and rounds better: AWQ's scales, folded in.
+"""Write a copy of the base with AWQ's scales folded in: it computes the same and rounds better.
 
-For formats whose integers another program finds. One decoder layer is in memory at a time; matrices
-are stored in float16, vectors in float32.
+This serves formats whose integers another program finds, such as GGUF. One decoder layer is in
+memory at a time. Matrices are stored in float16, vectors in float32. Nothing is quantized here.
 """
 
 import shutil
@@ -24,19 +24,23 @@ from pipeline.params.linear_recipe import GroupScheme
 
 @dataclass(frozen=True)
 class FoldedCheckpoint:
-    """`multipliers`: by linear, what its columns were multiplied by and its input divided."""
+    """A checkpoint whose linears may have scaled inputs.
+
+    `multipliers` has, by linear, a vector of in_features: the columns of the weight were multiplied
+    by it, and the input was divided by it.
+    """
 
     directory: Path
     multipliers: Mapping[str, Tensor]
 
     def gram(self, statistics: Statistics, linear: str) -> Tensor:
-        """G of the linear's input as it is now."""
+        """Load G of the linear's input after folding, float32, in_features × in_features."""
         gram = statistics.gram(linear)
         scales = self.multipliers.get(linear)
         return gram if scales is None else gram.div_(scales[:, None]).div_(scales)
 
     def diagonal(self, statistics: Statistics, linear: str) -> Tensor:
-        """The diagonal of that G, the mean of x² by input channel."""
+        """Load the diagonal of that G, the mean of x² for each input channel, float32."""
         diagonal = statistics.diagonal(linear)
         scales = self.multipliers.get(linear)
         return diagonal if scales is None else diagonal / scales.square()
@@ -49,7 +53,7 @@ def write_folded(
     scheme: GroupScheme,
     directory: Path,
 ) -> FoldedCheckpoint:
-    """Fill `directory` with the base, scaled for rounding by `scheme`.
+    """Fill the new `directory` with the base, its weights scaled for rounding by `scheme`.
 
     Raises InputError for an architecture whose folding is unknown.
     """
@@ -67,16 +71,17 @@ def write_folded(
             folded = fold_layer(
                 replace(layer, inputs=inputs),
                 present,
-                {name: scheme for it in inputs for name in it.linears},
+                {name: scheme for shared in inputs for name in shared.linears},
                 head_dim=head_dim_of(checkpoint.config),
                 norm_dtype=torch.float32,
             )
             layer = folded.layer
-            multipliers |= {layer.full_name(it): by for it, by in folded.multipliers.items()}
-        # Matrices in float16, vectors in float32.
+            multipliers |= {
+                layer.full_name(linear): scales for linear, scales in folded.multipliers.items()
+            }
         tensors = {
-            layer.full_name(name): it.to(torch.float32 if it.ndim == 1 else torch.float16)
-            for name, it in layer.tensors.items()
+            layer.full_name(name): tensor.to(torch.float32 if tensor.ndim == 1 else torch.float16)
+            for name, tensor in layer.tensors.items()
         }
         save_tensors(directory / shard_name(number, len(by_layer)), tensors)
     write_index(directory)

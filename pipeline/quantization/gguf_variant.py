@@ -1,6 +1,8 @@
-"""Making a GGUF variant: scales and importance from the statistics, llama.cpp, and proof.
+"""Make a GGUF variant: fold scales, convert and quantize by llama.cpp, then measure the result.
 
-The errors reported are measured on the file that was written, against the F16 file it came from.
+Scales and the importance matrix come from the statistics. The errors are measured on the file that
+was written, against the F16 file it was made from. Reading and writing the format is in
+`pipeline.gguf`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,18 +37,18 @@ def write_gguf(
     metadata: Mapping[str, str],
     pre_tokenizer: str | None,
 ) -> tuple[TensorCoverage, ...]:
-    """Write `model-TYPE.gguf` into `model_dir`; diag G is the importance matrix.
+    """Write `model-TYPE.gguf` into `model_dir`, with diag G as the importance matrix.
 
-    `model_name` becomes the file's `general.name`, `metadata` what else it says there. Returns what
-    became of every tensor. Raises InputError for an architecture whose folding is unknown, where
-    the recipe asks for scales, FailureError when llama.cpp leaves a linear unquantized.
+    `model_name` becomes the file's `general.name`; `metadata` are its other `general.…` values.
+    Returns one row for each tensor. Raises InputError when the recipe asks for scales and the
+    folding of the architecture is unknown; FailureError when llama.cpp leaves a linear unquantized.
     """
     num_copies = 4 if recipe.scale_search else 3
     require_free_space(model_dir, num_copies * Checkpoint(base_dir).weight_bytes)
     with TemporaryDirectory(dir=model_dir.parent) as work:
         source = FoldedCheckpoint(base_dir, {})
         if recipe.scale_search:
-            # A plain rounding that errs as llama.cpp's does, for the search of scales to look at.
+            # The search of scales assumes plain rounding, whose errors resemble llama.cpp's.
             scheme = GroupScheme(
                 num_bits=recipe.type.num_bits,
                 group_size=recipe.type.scale_group,
@@ -66,7 +68,7 @@ def write_gguf(
         linears_of = _linears_by_tensor(names)
         importance = (
             {
-                tensor: np.concatenate([source.diagonal(statistics, it) for it in linears])
+                tensor: np.concatenate([source.diagonal(statistics, linear) for linear in linears])
                 for tensor, linears in linears_of.items()
             }
             if recipe.imatrix
@@ -81,13 +83,16 @@ def write_gguf(
 
 
 def _linears_by_tensor(names: Mapping[str, str]) -> dict[str, list[str]]:
-    """The linears that each tensor of the file holds: one, or all experts of a layer in order."""
-    linears: dict[str, list[str]] = {}
+    """List the linears that each tensor of the file holds: one, or all experts of a layer in order.
+
+    `names` has the GGUF name of each weight.
+    """
+    linears_of: dict[str, list[str]] = {}
     for name, tensor in names.items():
-        linears.setdefault(tensor, []).append(name.removesuffix(".weight"))
+        linears_of.setdefault(tensor, []).append(name.removesuffix(".weight"))
     return {
-        tensor: sorted(its, key=lambda it: expert_number(it) or 0)
-        for tensor, its in linears.items()
+        tensor: sorted(linears, key=lambda linear: expert_number(linear) or 0)
+        for tensor, linears in linears_of.items()
     }
 
 
@@ -99,7 +104,7 @@ def _gguf_rows(
     statistics: Statistics,
     recipe: GgufParams,
 ) -> list[TensorCoverage]:
-    """What became of each tensor, measured on the file that was written, one at a time."""
+    """Measure each tensor on the file that was written, one at a time, and describe it."""
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     rows = []
     for tensor in gguf.read_tensors(output_path):
@@ -128,9 +133,9 @@ def _relative_error(
     source: FoldedCheckpoint,
     statistics: Statistics,
 ) -> float:
-    """tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), both summed over the linears that lie one below the other."""
+    """Compute tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), both summed over the linears that a tensor stacks."""
     error = power = 0.0
-    parts = (it.flatten(0, -2).chunk(len(linears)) for it in (change, original))
+    parts = (stack.flatten(0, -2).chunk(len(linears)) for stack in (change, original))
     for linear, delta, weight in zip(linears, *parts, strict=True):
         gram = source.gram(statistics, linear)
         error += float(output_error(delta, gram))

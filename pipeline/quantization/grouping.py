@@ -1,7 +1,8 @@
-"""How each linear is quantized, and which linears a packed format leaves alone.
+"""Plan how each linear is quantized, and which linears a packed format leaves as they are.
 
-Rules only: shapes in, a plan out. A linear does not divide when its inputs are no multiple of the
-group size, or when a row or column of its integers does not fill whole 32-bit words.
+The plan follows from shapes alone; no tensor is read. A linear does not divide when its inputs are
+no multiple of the group size, or when a row or column of its integers does not fill whole 32-bit
+words.
 """
 
 import re
@@ -24,8 +25,8 @@ from pipeline.params.variants import (
 
 GROUP_SIZES = (256, 128, 64, 32, 16)
 WORD_BITS = 32
-# Engines load these as one matrix, so they are quantized together or not at all. vLLM has the
-# table as `packed_modules_mapping` of each model class.
+# Engines load these linears as one matrix, so they are quantized together or not at all. In vLLM
+# the table is `packed_modules_mapping` of each model class.
 FUSED_NAMES = {
     "q_proj": "qkv_proj",
     "k_proj": "qkv_proj",
@@ -59,11 +60,12 @@ class Grouping:
 
 
 def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
-    """Make the plan for linears of these shapes (out_features, in_features), by name.
+    """Plan the quantization of linears, given by name with (out_features, in_features).
 
-    Raises InputError where the recipe's `on_indivisible` does not allow what would be needed, for
-    rounded activations inside experts, which no evaluation here can round, and for the quantized
-    inputs of experts, which the router sends elsewhere than the base's.
+    Raises InputError where the recipe's `on_indivisible` forbids what would be needed. Raises it
+    also for two recipes that experts do not allow: rounded activations, because the evaluation here
+    cannot round inside experts, and `quantized_inputs`, because experts get other tokens than in
+    the base.
     """
     expert = next((name for name in shapes if EXPERTS.match(name)), None)
     if expert and isinstance(recipe, CompressedTensorsParams) and recipe.rounds_inputs:
@@ -93,14 +95,17 @@ def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
 
 
 def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> None:
-    """Raise InputError where another quantizer's groups do not fit a linear, by name its inputs.
+    """Raise InputError where the group size of another quantizer does not divide a linear.
 
-    None of them is told what to do then, and they differ in it.
+    `in_features` has the number of inputs of each linear by name. The libraries differ in what they
+    do with such a linear, so it is refused for all of them.
     """
-    wrong = next((name for name, it in in_features.items() if it % recipe.group_size), None)
+    wrong = next((name for name, num in in_features.items() if num % recipe.group_size), None)
     if wrong is not None:
         fitting = [
-            str(size) for size in GROUP_SIZES if all(it % size == 0 for it in in_features.values())
+            str(size)
+            for size in GROUP_SIZES
+            if all(num % size == 0 for num in in_features.values())
         ]
         raise InputError(
             f"group_size = {recipe.group_size}: does not divide the {in_features[wrong]} inputs of "
@@ -110,7 +115,7 @@ def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> 
 
 
 def fused_name(linear: str) -> str:
-    """The module that an engine makes of this linear and its siblings; itself if of none.
+    """Name the module into which an engine fuses this linear; the linear itself if it fuses none.
 
     All experts of a layer are one module.
     """
@@ -128,7 +133,7 @@ def _recipes(
     sizes: Mapping[str, int] = MappingProxyType({}),
     reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, LinearRecipe]:
-    """Make the recipe of every linear; `sizes` has the group sizes that are not as asked."""
+    """Make the recipe of every linear; `sizes` has the group sizes that differ from the recipe."""
     return {
         name: LinearRecipe(
             num_bits=recipe.num_bits,
@@ -146,7 +151,7 @@ def _recipes(
 
 
 def _alignment(recipe: PackedVariant) -> tuple[int, int]:
-    """The multiples that outputs and inputs must be of, so that integers fill whole words."""
+    """Return what outputs and inputs must be multiples of, so that integers fill whole words."""
     per_block = lcm(WORD_BITS, recipe.num_bits) // recipe.num_bits
     match recipe:
         case AwqParams():
@@ -162,7 +167,7 @@ def _alignment(recipe: PackedVariant) -> tuple[int, int]:
 
 
 def _problem(recipe: PackedVariant, shape: Shape, group_size: int | None) -> str | None:
-    """Why a linear of this shape cannot be packed, None when it can."""
+    """Say why a linear of this shape cannot be packed; None when it can."""
     out_features, in_features = shape
     out_multiple, in_multiple = _alignment(recipe)
     if group_size is not None and in_features % group_size:
@@ -177,7 +182,7 @@ def _problem(recipe: PackedVariant, shape: Shape, group_size: int | None) -> str
 def _fitting(
     recipe: PackedVariant, shapes: Mapping[str, Shape], *, at_most: int = GROUP_SIZES[0]
 ) -> list[int]:
-    """The group sizes with which every one of these linears can be packed, the largest first."""
+    """List the group sizes with which all these linears can be packed, the largest first."""
     return [
         size
         for size in GROUP_SIZES
@@ -188,6 +193,7 @@ def _fitting(
 def _refusal(
     recipe: PackedVariant, shapes: Mapping[str, Shape], name: str, problem: str
 ) -> InputError:
+    """Make the error for a linear that does not divide, with the group sizes that would do."""
     fitting = _fitting(recipe, shapes)
     in_features = shapes[name][1]
     if recipe.group_size is not None and in_features % recipe.group_size and fitting:
@@ -205,7 +211,7 @@ def _refusal(
 def _keep(
     recipe: PackedVariant, shapes: Mapping[str, Shape], problems: Mapping[str, str]
 ) -> Grouping:
-    """Leave alone what does not divide, and what an engine fuses with it."""
+    """Keep the linears that do not divide, and those that an engine fuses with them."""
     kept_modules = {fused_name(name) for name in problems}
     kept = {
         name: f"kept: {problems[name]}"
@@ -227,7 +233,7 @@ def _keep(
 def _one_smaller_group(
     recipe: AwqParams | GptqParams, shapes: Mapping[str, Shape], problems: Mapping[str, str]
 ) -> Grouping:
-    """The largest group size that divides every linear, for the whole file."""
+    """Use the largest group size that divides every linear, for the whole file."""
     fitting = _fitting(recipe, shapes, at_most=recipe.group_size or 0)
     if not fitting:
         raise _nothing_smaller(*next(iter(problems.items())))
@@ -242,7 +248,7 @@ def _one_smaller_group(
 def _smaller_groups(
     recipe: CompressedTensorsParams, shapes: Mapping[str, Shape], problems: Mapping[str, str]
 ) -> Grouping:
-    """For each linear that does not divide the largest group size that does."""
+    """Use, for each linear that does not divide, the largest group size that divides it."""
     sizes: dict[str, int] = {}
     reasons: dict[str, str] = {}
     for name, problem in problems.items():
@@ -255,6 +261,7 @@ def _smaller_groups(
 
 
 def _nothing_smaller(name: str, problem: str) -> InputError:
+    """Make the error for a linear that no smaller group size divides."""
     return InputError(
         f"on_indivisible = smaller_group: no size of {', '.join(map(str, GROUP_SIZES))} helps "
         f"{name}: {problem}; set it to keep"

@@ -1,4 +1,8 @@
-"""The decoder layers of one base, quantized one by one as a recipe says."""
+"""Quantize the decoder layers of one base, one by one, as a recipe says.
+
+This module decides which statistics, folds and inputs a layer is quantized with. The algorithms are
+in `pipeline.numerics`; files of variants are written in `packed_checkpoint`.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -20,7 +24,7 @@ DELETE_AND_QUANTIZE = "the file is damaged: delete its directory and quantize ag
 
 
 class LayerQuantizer:
-    """Quantizes one decoder layer after the other."""
+    """Quantizes one decoder layer after the other, in the order of the model."""
 
     def __init__(
         self,
@@ -31,7 +35,11 @@ class LayerQuantizer:
         architecture: str,
         work_dir: Path,
     ) -> None:
-        """`work_dir` outlives a kill. Raises InputError where the architecture does not fit."""
+        """Prepare for a recipe; `work_dir` is kept when the process is killed.
+
+        Raises InputError for an architecture that cannot be folded, or run layer by layer, where
+        the recipe needs that.
+        """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._statistics = statistics
         self._grouping = grouping
@@ -39,12 +47,12 @@ class LayerQuantizer:
         self._head_dim = head_dim_of(checkpoint.config)
         self._work_dir = work_dir
         self._keeps_scales = recipe.align_samples > 0
-        self._served = None
+        self._quantized_inputs = None
         if recipe.quantized_inputs:
-            # Imported where it is needed: with what runs a model, it takes seconds.
+            # Imported only where it is needed: it loads transformers, which takes seconds.
             from pipeline.quantization.quantized_inputs import QuantizedInputs
 
-            self._served = QuantizedInputs(
+            self._quantized_inputs = QuantizedInputs(
                 checkpoint.directory,
                 statistics.token_ids(),
                 work_dir,
@@ -54,50 +62,51 @@ class LayerQuantizer:
 
     @torch.inference_mode()
     def quantized(self, layer: DecoderLayer) -> QuantizedLayer:
-        """Quantize the stored tensors of a layer; those outside all layers stay as they are."""
+        """Quantize the stored tensors of a layer; tensors outside all layers stay as they are."""
         recipes = self._grouping.of_layer(layer.prefix)
-        made = QuantizedLayer({}, {}, {})
+        quantized = QuantizedLayer({}, {}, {})
         if recipes:
             folds = self._folds_of(layer)
-            if self._served:
-                own = self._served.corrected(layer.to(self.device), recipes)
+            if self._quantized_inputs:
+                prepared = self._quantized_inputs.compensated(layer.to(self.device), recipes)
             else:
-                own = self._measured(layer, recipes, folds)
-            made = quantize_layer(own, folds, recipes, head_dim=self._head_dim)
+                prepared = self._with_inputs(layer, recipes, folds)
+            quantized = quantize_layer(prepared, folds, recipes, head_dim=self._head_dim)
             if self._keeps_scales and folds:
-                save_tensors(self._scales_path(layer.prefix), made.scales)
-        if self._served:
-            self._served.advance(layer.prefix, made)
-        return made
+                save_tensors(self._scales_path(layer.prefix), quantized.scales)
+        if self._quantized_inputs:
+            self._quantized_inputs.advance(layer.prefix, quantized)
+        return quantized
 
     @torch.no_grad()
     def folded(self, layer: DecoderLayer) -> DecoderLayer:
-        """Return the weights that `quantized` rounded, with their inputs; for recipes that align.
+        """Return the weights that `quantized` rounded, with their inputs, for recipes that align.
 
-        The scales that were found then are folded in again.
+        The scales that `quantized` found are read from its work directory and folded in again.
         """
         recipes = self._grouping.of_layer(layer.prefix)
         if not recipes:
             return layer
         folds = self._folds_of(layer)
-        own = self._measured(layer, recipes, folds)
+        prepared = self._with_inputs(layer, recipes, folds)
         scales: dict[str, Tensor] = {}
         if folds:
             path = self._scales_path(layer.prefix)
             stored = read_tensors(path, remedy=DELETE_AND_QUANTIZE)
             scales = {name: tensor.to(self.device) for name, tensor in stored.items()}
-        return fold_layer(own, folds, recipes, head_dim=self._head_dim, known_scales=scales).layer
+        folded = fold_layer(prepared, folds, recipes, head_dim=self._head_dim, known_scales=scales)
+        return folded.layer
 
     def _folds_of(self, layer: DecoderLayer) -> tuple[Fold, ...]:
-        """Find the folds of which the layer has all parts, none of them a linear that is kept."""
+        """List the folds whose modules the layer has, and of which no linear is kept."""
         kept = self._grouping.kept
         modules = {name for name in layer.modules if layer.full_name(name) not in kept}
         return layer_folds(self._folds, modules)
 
-    def _measured(
+    def _with_inputs(
         self, layer: DecoderLayer, linears: Collection[str], folds: Sequence[Fold]
     ) -> DecoderLayer:
-        """Load the inputs of `linears`, and those that folds need, and move all to the device."""
+        """Add the measured inputs of `linears` and of `folds`, and move all to the device."""
         inputs = self._statistics.inputs(layer.prefix, linears, folds=folds, device=self.device)
         return replace(layer.to(self.device), inputs=inputs)
 

@@ -1,6 +1,7 @@
-"""What another quantizer did to every tensor, read from the files that it wrote.
+"""Describe what another quantizer did to every tensor, from the files that it wrote.
 
-The errors are measured on the weights that the packed files stand for, against the base's.
+The errors are measured on the unpacked weights, against those of the base. What a library reports
+about itself is not used.
 """
 
 from collections import Counter
@@ -29,7 +30,7 @@ HALF_PRECISION = 2.0**-7  # relative; further apart than any rounding to bfloat1
 def measured_coverage(
     base_dir: Path, model_dir: Path, recipe: BackendParams, statistics: Statistics
 ) -> tuple[TensorCoverage, ...]:
-    """One row for each tensor of the base, sorted by name.
+    """Describe each tensor of the base as it is stored in `model_dir`, sorted by name.
 
     Raises FailureError for a tensor that is missing or has another shape, and when less is
     quantized than the recipe implies: every matrix in a decoder layer.
@@ -52,7 +53,17 @@ def measured_coverage(
             )
         linear = name.removesuffix(".weight")
         if name in stored.names:
-            rows.append(_kept_row(name, original, stored.tensor(name)))
+            kept = stored.tensor(name)
+            unchanged = torch.allclose(original.float(), kept.float(), rtol=HALF_PRECISION)
+            row = kept_coverage(
+                name,
+                shape=tuple(original.shape),
+                dtype=str(kept.dtype).removeprefix("torch."),
+                num_bytes=kept.nbytes,
+                folded=not unchanged,
+                reason=None,
+            )
+            rows.append(row)
         else:
             gram = statistics.gram(linear) if linear in statistics.linears else None
             rows.append(_packed_row(name, original, weight, gram, recipe, num_bytes[linear]))
@@ -72,7 +83,7 @@ def _packed_row(
     recipe: BackendParams,
     num_bytes: int,
 ) -> TensorCoverage:
-    """A quantized linear and, where G is known, its errors as in `TensorCoverage`."""
+    """Describe a quantized linear, with its errors as in `TensorCoverage` where G is known."""
     scheme = GroupScheme(
         num_bits=recipe.num_bits, group_size=recipe.group_size, symmetric=recipe.symmetric
     )
@@ -100,14 +111,15 @@ def _packed_row(
 
 
 def _without_folded_scales(original: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
-    """The weight with AWQ's scales taken out again, to be compared with the base's.
+    """Remove AWQ's scales from a weight, so that it can be compared with that of the base.
 
-    AWQ multiplies the inputs of a linear by scales and divides the operation before it by them; a
-    linear between two such pairs has its outputs divided as well. The file holds neither, so they
-    are the diagonal matrices A and B for which A · weight · B leaves the least output error: first
-    by least squares on the weights alone, then on the outputs, where for the change b of B's
-    diagonal (EᵀE ∘ G) b = diag(Eᵀ (W − E) G), with E the weight so far. With one number for a whole
-    row or column they undo little of the rounding, and the less the larger the matrix is.
+    AWQ multiplies the columns of a linear by scales and divides the previous operation by them. A
+    linear that is itself a previous operation has its outputs divided as well. The file stores
+    neither vector. They are estimated as the diagonal matrices A and B for which A · weight · B
+    has the least output error: first by least squares on the weights alone, then on the outputs.
+    The change b of B's diagonal solves (EᵀE ∘ G) b = diag(Eᵀ (W − E) G), with E the weight so far.
+    A and B have one number for a whole row or column, so they undo little of the rounding error,
+    and less in larger matrices.
     """
     effective = weight
     ones = torch.ones((), dtype=weight.dtype)
@@ -126,15 +138,3 @@ def _without_folded_scales(original: Tensor, weight: Tensor, gram: Tensor) -> Te
         product = (original * by_input).sum(1, keepdim=True)
         effective = effective * torch.where(power > 0, product / power, ones)
     return effective
-
-
-def _kept_row(name: str, original: Tensor, stored: Tensor) -> TensorCoverage:
-    unchanged = torch.allclose(original.float(), stored.float(), rtol=HALF_PRECISION)
-    return kept_coverage(
-        name,
-        shape=tuple(original.shape),
-        dtype=str(stored.dtype).removeprefix("torch."),
-        num_bytes=stored.nbytes,
-        folded=not unchanged,
-        reason=None,
-    )

@@ -1,11 +1,10 @@
-"""Other quantizers, each a process in a pinned environment of its own.
+"""Run other quantizers, each as a process in a pinned environment of its own.
 
-What a library writes is taken over: its weights, and the description of them in its `config.json`.
-What it left unquantized goes back to the base's dtype, and so do scales, as on a CPU all of them
-compute, and some write, in float32. Paths of this machine, which a library may note in its
-description, are left out. Everything else comes from the base, so that a tokenizer or a license
-that a library rewrote or dropped is never released. What became of every tensor is read from the
-files.
+Two things are taken from a library: its weights, and their description in its `config.json`.
+Tensors that it left unquantized are converted to the base's dtype, and so are scales, because on a
+CPU all libraries compute, and some write, in float32. Paths of this machine are removed from the
+description. Every other file comes from the base, so that a tokenizer or a license that a library
+rewrote or dropped is never released. The coverage is measured on the files.
 """
 
 import json
@@ -44,13 +43,13 @@ SET_UP = ROOT / "envs" / "peer.py"
 RUN = ROOT / "envs" / "peers" / "run_backend.py"
 WEIGHTS_SUFFIX = ".safetensors"
 QUANTIZATION_KEY = "quantization_config"
-# Nothing is downloaded or reported by a library: the model is on this disk.
+# Libraries download and report nothing: the model is on this disk.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
 @dataclass(frozen=True)
 class BackendVariant:
-    """What became of every tensor, and the versions of what made the files."""
+    """The coverage of a variant, and the versions of the programs that made its files."""
 
     coverage: tuple[TensorCoverage, ...]
     versions: dict[str, str]
@@ -64,7 +63,7 @@ def write_with_backend(
     statistics: Statistics,
     model_dir: Path,
 ) -> BackendVariant:
-    """Fill `model_dir` with what the recipe's backend makes of the base.
+    """Fill `model_dir` with the variant that the recipe's backend makes of the base.
 
     Raises InputError when the group size does not divide, and when the calibration text has changed
     since it was measured; FailureError when the library fails, or leaves out a tensor or a linear.
@@ -83,7 +82,7 @@ def write_with_backend(
             seed=params.calibration.seed,
         )
         result = run_backend(python, request, samples)
-        _take_over(request.output_dir, workspace.base_dir, base, model_dir)
+        _write_model(request.output_dir, workspace.base_dir, base, model_dir)
     coverage = measured_coverage(workspace.base_dir, model_dir, recipe, statistics)
     return BackendVariant(coverage=coverage, versions=result.versions)
 
@@ -91,7 +90,10 @@ def write_with_backend(
 def calibration_samples(
     workspace: Workspace, params: Params, statistics: Statistics
 ) -> list[list[int]]:
-    """The token ids that were measured. Raises InputError when they are no longer the same."""
+    """Draw the token ids that calibration measured.
+
+    Raises InputError when they are no longer the same.
+    """
     sample = calibration_sample(workspace, params, tokenizer_of(workspace.base_dir))
     if sample.token_ids_sha256 != statistics.record.token_ids_sha256:
         raise InputError(
@@ -106,7 +108,7 @@ def environment_dir(backend: str) -> Path:
 
 
 def set_up_backend(backend: str) -> Path:
-    """The Python of the backend's environment, which is installed first where it is missing."""
+    """Return the Python of the backend's environment, which is installed if it is missing."""
     directory = environment_dir(backend)
     python = directory / "bin" / "python"
     if not python.exists():
@@ -119,14 +121,17 @@ def set_up_backend(backend: str) -> Path:
 def run_backend(
     python: Path, request: BackendRequest, samples: Sequence[Sequence[int]]
 ) -> BackendResult:
-    """Run the library to its end. Raises FailureError with its last lines when it fails."""
+    """Run the library and return its result.
+
+    Raises FailureError with its last lines when it fails.
+    """
     work = request.result_path.parent
     request.token_ids_path.write_text(json.dumps(samples))
     request_path = work / "request.json"
     request_path.write_bytes(request.to_bytes())
     backend = request.recipe.backend
     note(f"quantize: {len(samples)} samples to {backend}; its output is not shown")
-    # A C++ extension that a library compiles stays in its environment.
+    # A C++ extension that a library compiles is kept in its environment.
     extensions = {"TORCH_EXTENSIONS_DIR": str(environment_dir(backend) / "torch-extensions")}
     run_program(
         [python, RUN, request_path],
@@ -138,8 +143,8 @@ def run_backend(
     return BackendResult.from_bytes(read_bytes(request.result_path, made_by=backend), source=source)
 
 
-def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Path) -> None:
-    """The library's weights and their description, everything else as the base has it."""
+def _write_model(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Path) -> None:
+    """Write the library's weights and their description, and every other file of the base."""
     made_config = read_json_object(made_dir / CONFIG_FILE)
     if QUANTIZATION_KEY not in made_config:
         raise FailureError(f"{made_dir / CONFIG_FILE}: no {QUANTIZATION_KEY}; nothing was kept")
@@ -162,28 +167,32 @@ def _take_over(made_dir: Path, base_dir: Path, base: BaseManifest, model_dir: Pa
 
 
 def _without_paths(value: Any) -> Any:
-    """A JSON value without the keys, at any depth, that hold an absolute path."""
+    """Copy a JSON value without the keys, at any depth, that hold an absolute path."""
     if not isinstance(value, dict):
         return value
     return {
-        key: _without_paths(it)
-        for key, it in value.items()
-        if not (isinstance(it, str) and Path(it).is_absolute())
+        key: _without_paths(inner)
+        for key, inner in value.items()
+        if not (isinstance(inner, str) and Path(inner).is_absolute())
     }
 
 
 def _in_base_dtypes(path: Path, base: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of a file; what the base has too, and scales, in the dtype that it has there."""
+    """Read the tensors of a file, and convert those of the base, and scales, to its dtypes.
+
+    Scales that are not float32 keep their dtype.
+    """
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise FailureError(f"{path.name}: cannot be read: {error}; nothing was kept") from error
-    return {name: tensor.to(_base_dtype(name, tensor, base)) for name, tensor in tensors.items()}
-
-
-def _base_dtype(name: str, tensor: Tensor, base: Checkpoint) -> torch.dtype:
-    if name in base.names:
-        return base.tensor(name).dtype
-    weight = f"{name.rpartition('.')[0]}.weight"
-    wider = tensor.dtype is torch.float32 and weight in base.names
-    return base.tensor(weight).dtype if wider else tensor.dtype
+    converted: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        weight = f"{name.rpartition('.')[0]}.weight"
+        if name in base.names:
+            converted[name] = tensor.to(base.tensor(name).dtype)
+        elif tensor.dtype is torch.float32 and weight in base.names:
+            converted[name] = tensor.to(base.tensor(weight).dtype)
+        else:
+            converted[name] = tensor
+    return converted

@@ -1,9 +1,9 @@
-"""Writing a packed checkpoint from a base, its statistics and a recipe.
+"""Write a packed checkpoint from a base, its statistics and a recipe.
 
-Each decoder layer is read, quantized and written before the next is touched, and is independent of
-the others unless the recipe asks for quantized inputs. Only alignment, where the recipe asks for
-it, then looks at the model as a whole.
-The layout of the files is the one vLLM and transformers read.
+Each decoder layer is read, quantized and written before the next one is read. Layers are
+independent of each other unless the recipe asks for quantized inputs. Only alignment, where the
+recipe asks for it, then needs the model as a whole. vLLM and transformers read the layout of the
+files. The algorithms are in `pipeline.numerics`.
 """
 
 import json
@@ -56,11 +56,11 @@ def write_packed(
 ) -> tuple[TensorCoverage, ...]:
     """Fill `model_dir`: one shard for each decoder layer, one for the rest, and the sidecar files.
 
-    A layer is finished when its shard is there and, beside `model_dir`, its coverage; what an
-    earlier run finished is not done again. Returns what became of every tensor. Raises InputError
-    for linears that do not divide, where the recipe does not say what to do with them, and for an
-    architecture whose folding is unknown; FailureError when less is quantized than the recipe
-    implies.
+    A layer is finished when its shard exists and its coverage exists beside `model_dir`. Layers
+    that an earlier run finished are not made again. Returns one row for each tensor, sorted by
+    name. Raises InputError for linears that do not divide, where `on_indivisible` does not allow
+    another way, and for an architecture whose folding is unknown; FailureError when less is
+    quantized than the recipe implies.
     """
     map_large_blocks()
     require_alignable(statistics.linears, num_samples=recipe.align_samples)
@@ -89,10 +89,13 @@ def write_packed(
         for rows_path, *_ in units
         for row in read_record(LayerCoverage, rows_path, made_by="quantize").rows
     ]
-    implied = {it for it in checkpoint.names if implied_by_packing(it, checkpoint.shape(it))}
-    require_covered(coverage, implied=implied, kept={f"{it}.weight" for it in grouping.kept})
+    implied = {
+        name for name in checkpoint.names if implied_by_packing(name, checkpoint.shape(name))
+    }
+    kept = {f"{linear}.weight" for linear in grouping.kept}
+    require_covered(coverage, implied=implied, kept=kept)
     write_index(model_dir)
-    # The file names the modules inside decoder layers whose matrices stay as they are.
+    # config.json names the modules inside decoder layers whose matrices are not quantized.
     unquantized = [
         name.removesuffix(".weight")
         for name in checkpoint.names
@@ -116,7 +119,8 @@ def write_packed(
             row.model_copy(update=errors.get(row.name.removesuffix(".weight"), {}))
             for row in coverage
         ]
-    # First, and at once: what was learned fits layers that are not aligned yet.
+    # The record of finished layers goes first, in one rename. After a kill in between, every layer
+    # is quantized again, and the learned tensors fit such layers: those not aligned yet.
     remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
     return tuple(sorted(coverage, key=lambda row: row.name))
@@ -125,7 +129,7 @@ def write_packed(
 def _stored_layer(
     layer: DecoderLayer, quantized: QuantizedLayer, grouping: Grouping
 ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
-    """Return the tensors of a shard by name, and what became of each tensor of `layer`."""
+    """Return the tensors of a shard by name, and one row of coverage for each tensor of `layer`."""
     tensors: dict[str, Tensor] = {}
     rows: list[TensorCoverage] = []
     for local_name, tensor in layer.tensors.items():
@@ -135,13 +139,13 @@ def _stored_layer(
         if made is not None and local_name.endswith(".weight"):
             recipe = grouping.recipes[linear]
             packed = stored_tensors(made.integers, made.grid, recipe)
-            tensors |= {f"{linear}.{suffix}": it for suffix, it in packed.items()}
+            tensors |= {f"{linear}.{suffix}": part for suffix, part in packed.items()}
             rows.append(
                 packed_coverage(
                     name,
                     shape=tuple(tensor.shape),
                     recipe=recipe,
-                    num_bytes=sum(it.nbytes for it in packed.values()),
+                    num_bytes=sum(part.nbytes for part in packed.values()),
                     relative_error=made.relative_error,
                     error_ratio=made.error_ratio,
                 )
@@ -164,7 +168,7 @@ def _stored_layer(
 def _write_sidecars(
     base_dir: Path, base: BaseManifest, config: Mapping[str, object], model_dir: Path
 ) -> None:
-    """Everything beside the weights: the base's own files, and config.json with the scheme."""
+    """Write the files beside the weights: those of the base, and config.json with the scheme."""
     with readable_disk_errors(model_dir):
         (model_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         for file in base.files:

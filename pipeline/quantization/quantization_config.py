@@ -1,9 +1,9 @@
-"""`quantization_config` in a packed checkpoint's config.json, as vLLM and transformers read it.
+"""Make the `quantization_config` of a packed checkpoint, as vLLM and transformers read it.
 
 Keys of awq and gptq: https://huggingface.co/docs/transformers/main_classes/quantization (AwqConfig,
 GPTQConfig; `dynamic` is GPTQModel's). Keys of compressed-tensors: its `QuantizationConfig`,
-https://github.com/vllm-project/compressed-tensors. Reading one back is in
-`pipeline.checkpoint.stored_scheme`.
+https://github.com/vllm-project/compressed-tensors. `pipeline.checkpoint.stored_scheme` reads the
+value back.
 """
 
 import re
@@ -26,7 +26,10 @@ Config = dict[str, object]
 def quantization_config(
     recipe: PackedVariant, grouping: Grouping, *, unquantized: Collection[str]
 ) -> Config:
-    """The whole value. `unquantized` are the linears inside decoder layers that were left alone."""
+    """Make the value for config.json.
+
+    `unquantized` are the modules inside decoder layers whose matrices are not quantized.
+    """
     match recipe:
         case AwqParams():
             return _awq(recipe, grouping, unquantized)
@@ -37,6 +40,7 @@ def quantization_config(
 
 
 def _awq(recipe: AwqParams, grouping: Grouping, unquantized: Collection[str]) -> Config:
+    """Make the value of format awq: all linears have one group size."""
     return {
         "quant_method": recipe.format,
         "bits": recipe.num_bits,
@@ -48,7 +52,11 @@ def _awq(recipe: AwqParams, grouping: Grouping, unquantized: Collection[str]) ->
 
 
 def _gptq(recipe: GptqParams, grouping: Grouping, unquantized: Collection[str]) -> Config:
-    """A module that is named both as it is stored and as an engine fuses it is skipped by all."""
+    """Make the value of format gptq.
+
+    Unquantized modules are named twice, as they are stored and as an engine fuses them, so that
+    every engine skips them.
+    """
     skipped = sorted({*unquantized, *map(fused_name, unquantized)})
     rules: dict[str, Config] = {f"-:^{re.escape(name)}$": {} for name in skipped}
     group_size = next(iter(grouping.recipes.values())).group_size
@@ -70,13 +78,16 @@ def _gptq(recipe: GptqParams, grouping: Grouping, unquantized: Collection[str]) 
 def _compressed_tensors(
     recipe: CompressedTensorsParams, grouping: Grouping, unquantized: Collection[str]
 ) -> Config:
-    """One config group for the most frequent group size, and one for each other one."""
+    """Make the value of format compressed-tensors: one config group for each group size.
+
+    The group of the most frequent size has the target `Linear`; the others name their linears.
+    """
     by_channel = recipe.group_size is None
     by_size: dict[int | None, list[str]] = {}
     for name, linear in grouping.recipes.items():
         by_size.setdefault(None if by_channel else linear.group_size, []).append(name)
-    by_frequency = sorted(by_size.items(), key=lambda it: len(it[1]), reverse=True)
-    # Engines round the activations, with one scale for each token.
+    by_frequency = sorted(by_size.items(), key=lambda group: len(group[1]), reverse=True)
+    # Engines round the activations with one scale for each token.
     token = {"strategy": "token", "dynamic": True, "observer": None}
     inputs = _arguments(recipe, group_size=None) | token if recipe.rounds_inputs else None
     groups: dict[str, object] = {}
@@ -100,6 +111,7 @@ def _compressed_tensors(
 
 
 def _arguments(recipe: CompressedTensorsParams, *, group_size: int | None) -> Config:
+    """Make the `QuantizationArgs` of weights; `group_size` None is one scale for each channel."""
     return {
         "num_bits": recipe.num_bits,
         "type": "float" if recipe.scheme is Scheme.FP8_DYNAMIC else "int",

@@ -1,11 +1,12 @@
-"""The inputs that linears get where all layers before are quantized, beside those of the base.
+"""Measure the inputs that linears get when all previous layers are quantized.
 
-Layers are quantized in order. The same tokens run through the model twice: as the base computes
-them, and through what was made of each layer. In one pass both go through a layer's own weights,
-which gives the base's states for the next layer and the moments that `pipeline.numerics.drift`
-takes; once the layer is quantized, the others go through what it became. States are on the disk,
-so that memory grows neither with tokens nor with layers, and those that enter a layer stay there
-until the next one is begun: a layer that was cut short is begun again.
+Layers are quantized in order. Two streams of hidden states hold the same tokens: one as the base
+computes them, one as the quantized layers compute them. Both streams run through the base's weights
+of a layer. That gives the base's states for the next layer, and the moments for
+`pipeline.numerics.drift`. When the layer is quantized, the second stream runs through the quantized
+weights. The states are on disk, so that memory grows neither with tokens nor with layers. The
+states that enter a layer are kept until the next layer begins, so that a layer can be repeated
+after a kill. Quantizing itself is in `pipeline.numerics.layer`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,17 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.calibration.activations import measuring
+from pipeline.calibration.activations import record_inputs
 from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.layers import BATCH_TOKENS
 from pipeline.checkpoint.layered_model import LayeredModel
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
-from pipeline.numerics.drift import DriftAccumulator, corrected
+from pipeline.numerics.drift import DriftAccumulator, compensate_drift
 from pipeline.numerics.layer import QuantizedLayer
 
 
 class QuantizedInputs:
-    """Both streams of states through one model, kept in a directory that outlives a kill."""
+    """The two streams of hidden states of one model, kept on disk when the process is killed."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class QuantizedInputs:
         device: torch.device,
         dampening_frac: float,
     ) -> None:
-        """`windows` are equally long lists of token ids.
+        """Open or make the streams for `windows`, equally long lists of token ids.
 
         Raises InputError for an architecture that cannot be run layer by layer.
         """
@@ -52,31 +53,31 @@ class QuantizedInputs:
             if not any(map(self._quantized.exist, range(num_layers))):
                 for stream in (self._base, self._quantized):
                     stream.write(0, map(self._model.embed, batches))
-        self._index_of = {it.prefix: index for index, it in enumerate(self._model.layers)}
+        self._index_of = {layer.prefix: index for index, layer in enumerate(self._model.layers)}
 
-    def corrected(self, layer: DecoderLayer, linears: Collection[str]) -> DecoderLayer:
-        """Measure the quantized inputs of `linears`; their weights make up for the drift."""
+    def compensated(self, layer: DecoderLayer, linears: Collection[str]) -> DecoderLayer:
+        """Measure the quantized inputs of `linears`, and compensate their drift in the weights."""
         index = self._index_of[layer.prefix]
         for stream in (self._base, self._quantized):
             stream.drop(index - 1)
         with (
             torch.no_grad(),
             self._model.loaded(index) as module,
-            measuring(module, DriftAccumulator) as measurement,
+            record_inputs(module, DriftAccumulator) as measurement,
         ):
             pairs = zip(self._base.read(index), self._quantized.read(index), strict=True)
-            made = (self._model.run(index, torch.cat(pair)).chunk(2)[0] for pair in pairs)
-            self._base.write(index + 1, made)
+            outputs = (self._model.run(index, torch.cat(pair)).chunk(2)[0] for pair in pairs)
+            self._base.write(index + 1, outputs)
         local_name = {layer.full_name(name): name for name in linears}
         tensors, inputs = dict(layer.tensors), []
-        while measurement.inputs:  # what is done goes: a large layer leaves no room for all of it
+        while measurement.inputs:  # each is freed when it is done: all at once may not fit
             _, measured = measurement.inputs.popitem()
             names = tuple(local_name[name] for name in measured.linears if name in local_name)
             if not names:
                 continue
             gram = measured.accumulator.gram()
             inputs.append(SharedInput(names[0], names, gram))
-            tensors |= corrected(
+            tensors |= compensate_drift(
                 {f"{name}.weight": layer.weight(name) for name in names},
                 measured.accumulator.drift(),
                 gram,
@@ -84,17 +85,21 @@ class QuantizedInputs:
             )
         return replace(layer, tensors=tensors, inputs=tuple(inputs))
 
-    def advance(self, prefix: str, made: QuantizedLayer) -> None:
-        """Run the quantized stream through what `made` leaves of the layer, if it is one."""
+    def advance(self, prefix: str, quantized: QuantizedLayer) -> None:
+        """Run the second stream through the quantized layer; do nothing outside all layers."""
         index = self._index_of.get(prefix)
         if index is None or index + 1 == len(self._model.layers):
             return
-        values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
-        self._run(self._quantized, index, values | made.changed)
-        if not made.linears:  # nothing was measured
+        values = {
+            f"{name}.weight": linear.grid.values(linear.integers)
+            for name, linear in quantized.linears.items()
+        }
+        self._run(self._quantized, index, values | quantized.changed)
+        if not quantized.linears:  # nothing was measured, so the base's states are not there yet
             self._run(self._base, index, {})
 
     def _run(self, stream: HiddenStates, index: int, replaced: Mapping[str, Tensor]) -> None:
+        """Run a stream through layer `index`, with some tensors replaced."""
         with torch.no_grad(), self._model.loaded(index, replaced):
             batches = stream.read(index)
             stream.write(index + 1, (self._model.run(index, batch) for batch in batches))

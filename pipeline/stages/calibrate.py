@@ -1,7 +1,8 @@
-"""calibrate: one pass over calibration text keeps the second moment of every linear input.
+"""calibrate: measure the second moment of every linear input in one pass over calibration text.
 
-Everything a variant needs to know about the data is here; no later stage runs the model to
-quantize it.
+The statistics are all that most recipes need to know about the data. The stage also keeps the token
+ids that it read, for recipes that run the model again (quantized inputs, alignment). It quantizes
+nothing.
 """
 
 import torch
@@ -29,7 +30,8 @@ from pipeline.records.statistics import StatisticsRecord
 def run(workspace: Workspace, params: Params) -> None:
     """Write `artifacts/statistics`.
 
-    Raises InputError for unusable data, too little room, or scales that quantize cannot fold.
+    Raises InputError for unusable data, too little memory or disk, and for a recipe with
+    `scale_search` when the folding of the architecture is unknown.
     """
     calibration = params.calibration
     base = read_base_manifest(workspace)
@@ -51,7 +53,7 @@ def run(workspace: Workspace, params: Params) -> None:
         files = tuple(
             file
             for file in directory_records(work_dir)
-            if file.path != workspace.statistics_path.name  # there after a kill at the very end
+            if file.path != workspace.statistics_path.name  # it exists after a kill at the end
         )
         record = StatisticsRecord(
             base_digest=base.digest,
@@ -67,9 +69,9 @@ def run(workspace: Workspace, params: Params) -> None:
             digest=tree_digest(files),
         )
         write_record(work_dir / workspace.statistics_path.name, record)
-    starving = [expert for expert in record.experts if expert.pooled]
-    if starving:
+    undersampled = [expert for expert in record.experts if expert.pooled]
+    if undersampled:
         note(
-            f"calibrate: {len(starving)} of {len(record.experts)} experts saw too few tokens for "
-            "statistics of their own and use those of all experts of their layer"
+            f"calibrate: {len(undersampled)} of {len(record.experts)} experts saw too few tokens "
+            "for statistics of their own and use those of all experts of their layer"
         )

@@ -1,6 +1,7 @@
-"""quantize: one variant, a pure function of the base's weights, the statistics and the recipe.
+"""quantize: make one variant from the base's weights, the statistics and its recipe.
 
-Every tensor of the result is accounted for in the coverage of `variant.json`.
+Equal inputs give equal bytes. The coverage in `variant.json` lists every tensor of the result. The
+stage does not judge the variant; evaluate and select do.
 """
 
 from contextlib import AbstractContextManager
@@ -35,7 +36,12 @@ from pipeline.records.variant import VariantRecord, bits_per_weight
 
 
 def run(workspace: Workspace, params: Params, name: str) -> None:
-    """Write `artifacts/variants/<name>`. Raises InputError where recipe and model do not fit."""
+    """Write `artifacts/variants/<name>`.
+
+    Raises InputError for a name that params.yaml does not have, for statistics of another base, for
+    too little memory or disk, and where recipe and model do not fit; FailureError when a quantizer
+    fails, or leaves a linear unquantized.
+    """
     recipe = params.variants.get(name)
     if recipe is None:
         raise InputError(f"{name}: not in params.yaml; variants: {', '.join(params.variants)}")
@@ -64,7 +70,7 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
             )
             tools = gguf.tool_versions()
         elif isinstance(recipe, BackendWeights):
-            # Imported where it is needed: with what it reads the samples by, it takes seconds.
+            # Imported only where it is needed: it loads the tasks of lm-eval, which takes seconds.
             from pipeline.quantization.other_quantizers import write_with_backend
 
             variant = write_with_backend(workspace, params, base, recipe, statistics, model_dir)
@@ -91,9 +97,9 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
 def _work_directory(
     workspace: Workspace, name: str, recipe: VariantParams, statistics: Statistics
 ) -> AbstractContextManager[Path]:
-    """A directory that outlives a kill; a fresh one for what is made in one piece.
+    """Open the directory of a variant: one that is kept when the process is killed.
 
-    That is GGUF, and what another quantizer makes.
+    GGUF files, and those of other quantizers, are made in one piece: they start in a new directory.
     """
     target = workspace.variant_dir(name)
     if isinstance(recipe, GgufParams | BackendWeights):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.numerics.drift import SHARE, DriftAccumulator, corrected
+from pipeline.numerics.drift import SHARE, DriftAccumulator, compensate_drift
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.grid import range_grid
 from pipeline.params.linear_recipe import GroupScheme
@@ -47,7 +47,7 @@ def test_moments_are_those_of_both_inputs(base: Tensor) -> None:
 def test_without_drift_weights_stay_as_they_are(base: Tensor) -> None:
     accumulator = accumulated(base, base)
     matrix = weight(32, WIDTH, seed=6)
-    (same,) = corrected(
+    (same,) = compensate_drift(
         {"it": matrix}, accumulator.drift(), accumulator.gram(), dampening_frac=0.01
     ).values()
     assert torch.equal(same, matrix)
@@ -57,9 +57,9 @@ def test_weights_go_their_share_of_the_way_to_the_best_ones(base: Tensor) -> Non
     """The best ones by least squares on the samples themselves, in float64, with the dampening."""
     quantized, matrix = drifted(base), weight(32, WIDTH, seed=6)
     accumulator = accumulated(base, quantized)
-    found = corrected({"it": matrix}, accumulator.drift(), accumulator.gram(), dampening_frac=0.01)[
-        "it"
-    ]
+    found = compensate_drift(
+        {"it": matrix}, accumulator.drift(), accumulator.gram(), dampening_frac=0.01
+    )["it"]
     x, x_q = base.double(), quantized.double()
     penalty = 0.01 * x_q.square().mean() * len(x_q)
     rows = torch.cat((x_q, penalty.sqrt() * torch.eye(WIDTH, dtype=torch.float64)))
@@ -73,7 +73,7 @@ def test_what_is_rounded_then_is_nearer_to_the_output_of_the_base(base: Tensor) 
     quantized, matrix = drifted(base), weight(32, WIDTH, seed=6)
     accumulator = accumulated(base, quantized)
     gram = accumulator.gram()
-    better = corrected({"it": matrix}, accumulator.drift(), gram, dampening_frac=0.01)["it"]
+    better = compensate_drift({"it": matrix}, accumulator.drift(), gram, dampening_frac=0.01)["it"]
     errors = []
     for target in (matrix, better):
         grid = range_grid(target, GroupScheme(num_bits=4, group_size=32, symmetric=False))
@@ -87,6 +87,8 @@ def test_linears_that_share_an_input_are_corrected_alike(base: Tensor) -> None:
     accumulator = accumulated(base, drifted(base))
     matrix = weight(32, WIDTH, seed=6)
     drift, gram = accumulator.drift(), accumulator.gram()
-    together = corrected({"a": matrix[:20], "b": matrix[20:]}, drift, gram, dampening_frac=0.01)
-    alone = corrected({"it": matrix}, drift, gram, dampening_frac=0.01)["it"]
+    together = compensate_drift(
+        {"a": matrix[:20], "b": matrix[20:]}, drift, gram, dampening_frac=0.01
+    )
+    alone = compensate_drift({"it": matrix}, drift, gram, dampening_frac=0.01)["it"]
     torch.testing.assert_close(torch.cat((together["a"], together["b"])), alone)

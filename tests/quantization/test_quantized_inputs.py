@@ -16,7 +16,7 @@ from pipeline.checkpoint.reading import Checkpoint, unpacked_model
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import DecoderLayer
-from pipeline.numerics.drift import DriftAccumulator, corrected
+from pipeline.numerics.drift import DriftAccumulator, compensate_drift
 from pipeline.numerics.grid import range_grid
 from pipeline.numerics.layer import QuantizedLayer, QuantizedLinear
 from pipeline.params.linear_recipe import GroupScheme
@@ -70,14 +70,14 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
     )
     first, second = before
     linears = grams(before[first]).keys()
-    after = served.corrected(replace(before[first], inputs=()), linears)
+    after = served.compensated(replace(before[first], inputs=()), linears)
     assert grams(after).keys() == linears
     for linear, gram in grams(before[first]).items():
         torch.testing.assert_close(grams(after)[linear], gram, rtol=1e-4, atol=1e-5)
         assert torch.equal(after.weight(linear), before[first].weight(linear).float())
     made = rounded(before[first])
     served.advance(first, made)
-    after = served.corrected(before[second], grams(before[second]))
+    after = served.compensated(before[second], grams(before[second]))
 
     values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
     stored = {f"{first}.{it}": value for it, value in (values | made.changed).items()}
@@ -90,7 +90,7 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
     expected.add(torch.cat(pair))
     torch.testing.assert_close(grams(after)[linear], expected.gram(), rtol=1e-3, atol=1e-4)
     weight = before[second].weight(linear)
-    (own,) = corrected(
+    (own,) = compensate_drift(
         {"": weight}, expected.drift(), expected.gram(), dampening_frac=FRACTION
     ).values()
     change = after.weight(linear) - weight

@@ -1,4 +1,4 @@
-"""AutoAWQ's `gemm` layout of a linear: integers and a grid to stored tensors and back.
+"""Pack and unpack AutoAWQ's `gemm` layout of a linear: integers and a grid, stored as tensors.
 
 Eight 4-bit integers share an int32 along the output features, in the order its kernel unpacks them
 (https://github.com/casper-hansen/AutoAWQ, `awq/modules/linear/gemm.py`).
@@ -18,7 +18,7 @@ RESTORED = tuple(ORDER.index(column) for column in range(len(ORDER)))
 
 
 def pack(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """The tensors of one linear by suffix.
+    """Pack integers (float32, out × in) and their grid; return the tensors by suffix.
 
     qweight int32 in × out/8, qzeros int32 groups × out/8, scales float16 groups × out.
     """
@@ -30,7 +30,7 @@ def pack(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Grid]:
-    """Integers (float32, out × in) and grid of one linear."""
+    """Unpack the integers (float32, out × in) and the grid of one linear."""
     integers, zero = (
         _reordered(words.unpack(tensors[name], NUM_BITS), RESTORED).T.to(torch.float32)
         for name in ("qweight", "qzeros")
@@ -41,5 +41,5 @@ def unpack(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Grid]:
 
 
 def _reordered(integers: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Every eight integers along the last dimension, taken in this order."""
+    """Permute every eight integers along the last dimension by `order`."""
     return integers.reshape(*integers.shape[:-1], -1, len(order))[..., order].flatten(-2)

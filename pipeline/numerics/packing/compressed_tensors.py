@@ -1,9 +1,9 @@
-"""The compressed-tensors layouts of a linear: integers and a grid to stored tensors and back.
+"""Pack and unpack the compressed-tensors layouts of a linear: integers and a grid as tensors.
 
 `pack-quantized` packs 3, 4 or 8-bit integers along the input features, and zero points along the
 output features; `int-quantized` stores int8 and `float-quantized` e4m3 numbers, one scale for each
 output channel (https://github.com/vllm-project/compressed-tensors, `compressors/`). The library
-thinks in signed integers and adds half the range before it packs, which gives the unsigned ones
+uses signed integers and adds half the range before it packs them, which gives the unsigned integers
 used here.
 """
 
@@ -19,8 +19,9 @@ INT8_MIDDLE = 128
 
 
 def pack_words(integers: Tensor, grid: Grid, *, symmetric: bool) -> dict[str, Tensor]:
-    """The tensors of one `pack-quantized` linear by suffix, b the bits of a weight.
+    """Pack integers (out × in) and grid of a `pack-quantized` linear; return tensors by suffix.
 
+    b is the number of bits of a weight.
     weight_packed int32 out × in·b/32, weight_scale float16 out × groups, weight_shape int64 [out,
     in], and for an asymmetric grid weight_zero_point int32 out·b/32 × groups.
     """
@@ -35,9 +36,9 @@ def pack_words(integers: Tensor, grid: Grid, *, symmetric: bool) -> dict[str, Te
 
 
 def unpack_words(tensors: Mapping[str, Tensor], *, num_bits: int) -> tuple[Tensor, Grid]:
-    """Integers (float32, out × in) and grid of one `pack-quantized` linear.
+    """Unpack the integers (float32, out × in) and the grid of one `pack-quantized` linear.
 
-    Other writers fill the last word of a row with zeros; weight_shape says how many.
+    Other programs pad the last word of a row with zeros; weight_shape tells where the row ends.
     """
     out_features, in_features = tensors["weight_shape"].tolist()
     integers = words.unpack(tensors["weight_packed"], num_bits)[:, :in_features].to(torch.float32)
@@ -52,7 +53,10 @@ def unpack_words(tensors: Mapping[str, Tensor], *, num_bits: int) -> tuple[Tenso
 
 
 def pack_int8(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """`int-quantized`: weight int8 out × in, weight_scale float32 out × 1. Zero points are 128."""
+    """Pack an `int-quantized` linear: weight int8 out × in, weight_scale float32 out × 1.
+
+    The zero points of the grid are 128.
+    """
     return {
         "weight": (integers - INT8_MIDDLE).to(torch.int8),
         "weight_scale": grid.scale.contiguous(),
@@ -60,9 +64,9 @@ def pack_int8(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def pack_fp8(values: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """`float-quantized`: weight e4m3 out × in, weight_scale float32 out × 1.
+    """Pack a `float-quantized` linear: weight e4m3 out × in, weight_scale float32 out × 1.
 
-    `values` are what e4m3 can hold, in units of the scale.
+    `values` (float32, out × in) are e4m3 numbers, in units of the scale.
     """
     return {
         "weight": values.to(torch.float8_e4m3fn),
@@ -71,5 +75,5 @@ def pack_fp8(values: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def channel_weight(tensors: Mapping[str, Tensor]) -> Tensor:
-    """What an `int-quantized` or `float-quantized` linear stands for, float32 out × in."""
+    """Unpack the weight of an `int-quantized` or `float-quantized` linear, float32 out × in."""
     return tensors["weight"].to(torch.float32) * tensors["weight_scale"].to(torch.float32)

@@ -1,4 +1,4 @@
-"""The GPTQ v1 layout of a linear (AutoGPTQ's): integers and a grid to stored tensors and back.
+"""Pack and unpack AutoGPTQ's layout of a linear (GPTQ v1): integers and a grid as tensors.
 
 Weights of 2, 3, 4 or 8 bits are packed along the input features, zero points along the output
 features, each zero point stored less one (https://github.com/AutoGPTQ/AutoGPTQ,
@@ -15,8 +15,9 @@ from pipeline.numerics.packing import words
 
 
 def pack(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """The tensors of one linear by suffix, b the bits of a weight.
+    """Pack integers (out × in) and their grid; return the tensors by suffix.
 
+    b is the number of bits of a weight.
     qweight int32 in·b/32 × out, qzeros int32 groups × out·b/32, scales float16 groups × out, g_idx
     int32 in (the group of each input). Zero points are 1 … 2^b.
     """
@@ -30,7 +31,7 @@ def pack(integers: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor], *, num_bits: int) -> tuple[Tensor, Grid]:
-    """Integers (float32, out × in) and grid of one linear without act-order."""
+    """Unpack the integers (float32, out × in) and the grid of one linear without act-order."""
     integers = words.unpack(tensors["qweight"].T, num_bits).to(torch.float32)
     zero = words.unpack(tensors["qzeros"], num_bits).T.to(torch.float32) + 1
     scale = tensors["scales"].T.to(torch.float32)

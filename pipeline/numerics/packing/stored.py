@@ -1,4 +1,4 @@
-"""The tensors of a quantized linear as its layout has them."""
+"""Make the stored tensors of a quantized linear by its layout. Unpacking is not done here."""
 
 from torch import Tensor
 
@@ -9,7 +9,10 @@ from pipeline.params.variants import PackedLayout
 
 
 def stored_tensors(integers: Tensor, grid: Grid, recipe: LinearRecipe) -> dict[str, Tensor]:
-    """By the last part of their names. `integers` (out × in) are e4m3 numbers for FP8."""
+    """Make the tensors of a linear, by the last part of their names.
+
+    `integers` are float32, out × in; they are e4m3 numbers for FP8.
+    """
     match recipe.layout:
         case PackedLayout.AWQ:
             return awq.pack(integers, grid)

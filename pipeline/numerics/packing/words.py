@@ -1,8 +1,8 @@
-"""Small unsigned integers in 32-bit words, as a stream of bits from the lowest bit up.
+"""Pack small unsigned integers into 32-bit words, as a stream of bits from the lowest bit up.
 
-Integers of 2, 4 and 8 bits fill whole words; 32 integers of 3 bits fill three words, and the 11th
-and 22nd of them lie across two. AutoGPTQ's formats, AutoAWQ's and compressed-tensors all hold
-their integers like this and differ in the dimension that is packed.
+Integers of 2, 4 and 8 bits fill whole words. 32 integers of 3 bits fill three words, where the 11th
+and the 22nd integer lie across two words. The formats of AutoGPTQ, AutoAWQ and compressed-tensors
+all store integers like this; they differ in the dimension that is packed.
 """
 
 from math import lcm
@@ -30,7 +30,7 @@ def pack(integers: Tensor, num_bits: int) -> Tensor:
 
 
 def unpack(words: Tensor, num_bits: int) -> Tensor:
-    """The inverse of `pack`, int32."""
+    """Unpack int32 … × words to int32 … × n, the inverse of `pack`."""
     block = per_block(num_bits)
     blocks = words.reshape(*words.shape[:-1], -1, block * num_bits // WORD_BITS)
     values = blocks.new_empty(*blocks.shape[:-1], block)
@@ -45,7 +45,7 @@ def unpack(words: Tensor, num_bits: int) -> Tensor:
 
 
 def per_block(num_bits: int) -> int:
-    """The least number of integers that fills whole words."""
+    """Return the least number of integers that fills whole words."""
     return lcm(WORD_BITS, num_bits) // num_bits
 
 
