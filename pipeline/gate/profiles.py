@@ -1,4 +1,4 @@
-"""Which variants are worth having, and which one to take for a use.
+"""Find the variants that no other dominates, and choose one for a use.
 
 One variant dominates another only where this is sure: in every figure it is better, and where a
 figure has an interval the two intervals separate. What is merely measured better stays a choice.
@@ -32,7 +32,7 @@ UNITS: Final = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with its interval; an exact one has no width."""
+    """Hold a measured value with its interval; an exact value has an interval of no width."""
 
     value: float
     low: float
@@ -42,8 +42,12 @@ class Figure:
     def exact(cls, value: float) -> "Figure":
         return cls(value, value, value)
 
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
     def beats(self, other: "Figure", objective: Objective) -> bool:
-        """Whether it is better beyond the intervals."""
+        """Return whether it is better beyond the intervals."""
         if objective in HIGHER_IS_BETTER:
             return self.low > other.high
         return self.high < other.low
@@ -51,7 +55,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Option:
-    """A variant that can be chosen, with what is known about it."""
+    """Hold a variant that can be chosen, with its figures."""
 
     format: str
     size_ratio: float
@@ -65,20 +69,23 @@ def options_of(
     variants: Mapping[str, VariantVerdict],
     measured: Mapping[str, Mapping[Objective, Figure]] | None = None,
 ) -> dict[str, Option]:
-    """The approved variants, with what a benchmark `measured` of each, where there is one."""
+    """Return the approved variants, with the benchmark figures of each where it was `measured`."""
     return {
         name: Option(
-            it.format,
-            it.size_ratio,
-            {**figures_of(it.distance, it.weight_bytes), **(measured or {}).get(name, {})},
+            verdict.format,
+            verdict.size_ratio,
+            {
+                **figures_of(verdict.distance, verdict.weight_bytes),
+                **(measured or {}).get(name, {}),
+            },
         )
-        for name, it in variants.items()
-        if it.verdict is Verdict.APPROVED
+        for name, verdict in variants.items()
+        if verdict.verdict is Verdict.APPROVED
     }
 
 
 def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, Figure]:
-    """What is known of a variant before the benchmark; a broken one has no distance."""
+    """Return a variant's figures before the benchmark; a broken one has no distance."""
     figures = {Objective.SIZE: Figure.exact(weight_bytes)}
     if distance is not None:
         figures[Objective.QUALITY] = Figure(distance.kl, distance.kl_low, distance.kl_high)
@@ -88,8 +95,8 @@ def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, 
 def pareto_front(
     figures: Mapping[str, Mapping[Objective, Figure]], objectives: Sequence[Objective]
 ) -> set[str]:
-    """Names that no other one dominates; only those count that have all the figures."""
-    known = {name: it for name, it in figures.items() if all(which in it for which in objectives)}
+    """Return the names that no other one dominates, among those with all figures."""
+    known = {name: own for name, own in figures.items() if own.keys() >= set(objectives)}
     return {
         name
         for name, own in known.items()
@@ -102,23 +109,27 @@ def _dominates(
     other: Mapping[Objective, Figure],
     objectives: Sequence[Objective],
 ) -> bool:
-    """Better beyond the intervals in some objective, and in the others that or exactly equal."""
-    better = [one[it].beats(other[it], it) for it in objectives]
-    equal = [one[it] == other[it] and one[it].low == one[it].high for it in objectives]
+    """Return whether `one` is better in some objective, and better or equal in the others."""
+    better = [one[objective].beats(other[objective], objective) for objective in objectives]
+    equal = [
+        one[objective] == other[objective] and one[objective].is_exact for objective in objectives
+    ]
     return any(better) and all(b or e for b, e in zip(better, equal, strict=True))
 
 
 def choose(profile: ProfileParams, options: Options) -> Choice:
-    """The best eligible option; among those that intervals do not tell apart, the smallest."""
+    """Choose the best eligible option; where intervals overlap, the smallest of these."""
     kind = f"approved variant in {_joined(profile.formats, 'or')}"
-    eligible = {name: it for name, it in options.items() if it.format in profile.formats}
+    eligible = {
+        name: option for name, option in options.items() if option.format in profile.formats
+    }
     if not eligible:
         return Choice(variant=None, reason=f"no {kind}")
     limit = profile.max_size_ratio
     if limit is not None:
-        eligible = {name: it for name, it in eligible.items() if it.size_ratio <= limit}
+        eligible = {name: option for name, option in eligible.items() if option.size_ratio <= limit}
         kind += f" of at most {percent(limit)} of the base's size"
-    known = {name: it for name, it in eligible.items() if profile.best in it.figures}
+    known = {name: option for name, option in eligible.items() if profile.best in option.figures}
     if not eligible:
         return Choice(variant=None, reason=f"no {kind}")
     if not known:
