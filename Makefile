@@ -3,25 +3,35 @@ PYTHON ?= python3
 # Two tests at a time; those of a file share what they set up. Long files come first, tests/conftest.py.
 TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+STAGES = fetch calibrate quantize evaluate_base evaluate select benchmark package publish report
+
 .PHONY: setup repro test test-fast test-full lint
 
 setup:
 	@$(PYTHON) envs/setup.py
 
+# `inputs` always counts as changed: it is run, and the others are asked.
 repro: setup
-	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline plan && dvc repro
+	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline inputs || exit; \
+	if dvc status --quiet $(STAGES); then \
+	  echo "Nothing has changed since the last run; the report is artifacts/report/index.html"; \
+	else \
+	  quantline plan && dvc repro; \
+	fi
 
-test: setup lint
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER)
+# Lint runs beside the tests; its output comes when it is done, and either fails the target.
+test: setup
+	@PATH="$(CURDIR)/.venv/bin:$$PATH"; $(MAKE) --no-print-directory --output-sync lint & lint=$$!; \
+	pytest $(TOGETHER); tests=$$?; wait $$lint && exit $$tests
 
 test-fast: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER) -m "not slow"
 
 test-full: setup lint
-	@PATH="$(CURDIR)/.venv/bin:$$PATH"; pytest $(TOGETHER) -m ""
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER) -m ""
 
-lint: setup
+lint:
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
-	@.venv/bin/lint-imports --no-logo > .lint-imports.log || { cat .lint-imports.log; exit 1; }
+	@.venv/bin/lint-imports --no-logo
 	@.venv/bin/mypy

@@ -1,4 +1,4 @@
-"""How far two models' next-token distributions are apart on the same tokens.
+"""Measure how far two models' next-token distributions are apart on the same tokens.
 
 All arithmetic is float64 on log-softmax, whatever the models computed in, a few positions at a
 time: of a window only a handful of numbers for each position are kept. A window is one stretch of
@@ -16,7 +16,7 @@ from scipy import special
 from pipeline.records.evaluation import CONFIDENCE, Distance
 
 CHUNK_ENTRIES = 1 << 22
-"""Log-probabilities that are in memory at a time, of each model: 32 MiB of float64."""
+"""Most log-probabilities of each model in memory at a time: 32 MiB of float64."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -26,8 +26,11 @@ TextAt = Callable[[int, int], str]
 
 @dataclass(frozen=True)
 class WindowDistance:
-    """One window by position: KL(base ‖ variant) in nats, agreement of the top token, and the
-    negative log-likelihood of the token that comes next, of each model."""
+    """Hold four numbers for each position of one window.
+
+    They are KL(base ‖ variant) in nats, whether both models have the same top token, and the
+    negative log-likelihood of the next token by each model.
+    """
 
     kl: Floats
     same_top1: Flags
@@ -36,13 +39,13 @@ class WindowDistance:
 
 
 def log_softmax(logits: Logits) -> Floats:
-    """Natural log-probabilities along the last axis, in float64."""
+    """Return natural log-probabilities along the last axis, in float64."""
     log_probabilities: Floats = special.log_softmax(logits.astype(np.float64), axis=-1)
     return log_probabilities
 
 
 def negative_log_likelihoods(logits: Logits, token_ids: Sequence[int]) -> Floats:
-    """-log p of each token given those before it: [T, vocabulary] and T ids give T - 1 values."""
+    """Return -log p of each token after the first: [T, vocabulary] and T ids give T - 1 values."""
     return np.concatenate(
         [_losses(log_softmax(logits[part]), token_ids, part) for part in _parts(logits)]
     )
@@ -70,7 +73,7 @@ def window_distance(base: Logits, own: Logits, token_ids: Sequence[int]) -> Wind
 
 
 def _parts(logits: Logits) -> Iterator[slice]:
-    """All positions but the last, in runs of at most `CHUNK_ENTRIES` logits."""
+    """Cut all positions but the last into runs of at most `CHUNK_ENTRIES` logits."""
     positions, vocab_size = len(logits) - 1, logits.shape[-1]
     step = max(1, CHUNK_ENTRIES // vocab_size)
     for start in range(0, positions, step):
@@ -84,16 +87,18 @@ def _losses(log_probabilities: Floats, token_ids: Sequence[int], part: slice) ->
 
 
 def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
-    """The distance over all windows, which are of equal length; at least two.
+    """Return the distance over all windows, at least two, which are of equal length.
 
     The intervals are Student's t over the window means: of KL, cut at zero, and of the logarithm of
     the perplexity ratio. `text_at(window, position)` is the text that a position predicts from.
     """
-    kl = np.concatenate([it.kl for it in windows])
-    base_losses = np.concatenate([it.base_losses for it in windows])
-    own_losses = np.concatenate([it.own_losses for it in windows])
-    mean, kl_half_width = _interval([it.kl for it in windows])
-    log_ratio, ratio_half_width = _interval([it.own_losses - it.base_losses for it in windows])
+    kl = np.concatenate([window.kl for window in windows])
+    base_losses = np.concatenate([window.base_losses for window in windows])
+    own_losses = np.concatenate([window.own_losses for window in windows])
+    mean, kl_half_width = _interval([window.kl for window in windows])
+    log_ratio, ratio_half_width = _interval(
+        [window.own_losses - window.base_losses for window in windows]
+    )
     change = np.exp(-own_losses) - np.exp(-base_losses)
     return Distance(
         kl=mean,
@@ -104,7 +109,7 @@ def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
         kl_p999=float(np.quantile(kl, 0.999)),
         kl_max=float(kl.max()),
         kl_max_text=text_at(*divmod(int(kl.argmax()), len(windows[0].kl))),
-        top1=float(np.concatenate([it.same_top1 for it in windows]).mean()),
+        top1=float(np.concatenate([window.same_top1 for window in windows]).mean()),
         perplexity_ratio=float(np.exp(log_ratio)),
         perplexity_ratio_low=float(np.exp(log_ratio - ratio_half_width)),
         perplexity_ratio_high=float(np.exp(log_ratio + ratio_half_width)),
@@ -114,7 +119,7 @@ def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
 
 
 def _interval(values: Sequence[Floats]) -> tuple[float, float]:
-    """The mean of all values, and half the width of its interval by the means of their blocks."""
+    """Return the mean of all values, and half the width of its interval, by block means."""
     means = np.array([block.mean() for block in values])
     quantile = float(special.stdtrit(len(means) - 1, 0.5 + CONFIDENCE / 2))
     half_width = quantile * float(means.std(ddof=1)) / len(means) ** 0.5
@@ -122,5 +127,5 @@ def _interval(values: Sequence[Floats]) -> tuple[float, float]:
 
 
 def perplexity(losses: Sequence[Floats]) -> float:
-    """exp of the mean negative log-likelihood over all windows."""
+    """Return exp of the mean negative log-likelihood over all windows."""
     return float(np.exp(np.concatenate(losses).mean()))

@@ -1,8 +1,8 @@
-"""Scoring and tokenizing with llama.cpp in this process, through its batch interface.
+"""Score and tokenize with llama.cpp in this process, through its batch interface.
 
 A GGUF is scored on the token ids of the base's tokenizer, several sequences in one decode. The
-key-value cache is float32, so that what differs from the base is the weights' doing. Making GGUF
-files is not done here.
+key-value cache is float32, so that only the weights can differ from the base. GGUF
+files are made elsewhere.
 
 The interface is llama.h: https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 """
@@ -32,7 +32,7 @@ GGML_TYPE_F32 = 0
 
 
 class LlamaCppScorer:
-    """A GGUF file in llama.cpp, as a Scorer; also its tokenizer."""
+    """Load a GGUF file in llama.cpp, as a Scorer and as its own tokenizer."""
 
     backend = "llama.cpp"
     backend_version = f"llama-cpp-python {llama_cpp.__version__}"
@@ -66,7 +66,7 @@ class LlamaCppScorer:
         return self
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids llama.cpp itself gives to a document, with the BOS or EOS it adds by itself.
+        """Return the ids that llama.cpp gives to a document, with the BOS or EOS that it adds.
 
         Markers such as <s> in the text become their token, as in Hugging Face's tokenizers.
 
@@ -81,7 +81,7 @@ class LlamaCppScorer:
         return list(ids[:count])
 
     def forest_logits(self, forest: Forest) -> Logits:
-        """A node belongs to every sequence that passes it, and is in the cache once."""
+        """Return the logits of a forest: each node is in the cache once, for all its sequences."""
         sequences: list[list[int]] = [[] for _ in forest.ids]
         for sequence, path in enumerate(forest.paths):
             for node in path:
@@ -93,7 +93,7 @@ class LlamaCppScorer:
         return self._decode(len(wanted))
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """As many spans in one decode as `DECODE_TOKENS` has room for."""
+        """Return the logits of spans, as many in one decode as fit `DECODE_TOKENS`."""
         rows: list[Logits] = []
         for part in _parts(batch):
             self._start(num_tokens=sum(len(span.ids) for span in part))
@@ -107,7 +107,7 @@ class LlamaCppScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """Up to `MAX_SEQUENCES` prompts grow together, one token of each in a decode."""
+        """Continue up to `MAX_SEQUENCES` prompts together, one token of each in a decode."""
         new: list[list[int]] = []
         for first in range(0, len(prompts), MAX_SEQUENCES):
             part = prompts[first : first + MAX_SEQUENCES]
@@ -191,7 +191,7 @@ class LlamaCppScorer:
         batch.n_tokens = index + 1
 
     def _decode(self, num_wanted: int) -> Logits:
-        """Run the batch; the logits [wanted positions, vocabulary] in its order."""
+        """Run the batch; returns the logits [wanted positions, vocabulary] in its order."""
         code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
             raise FailureError(f"{self.label}: llama_decode returned {code} ({self._last_words()})")

@@ -1,4 +1,4 @@
-"""Scoring with transformers in float32: the reference, and the engine for unpacked checkpoints.
+"""Score with transformers in float32: the reference, and the engine for unpacked checkpoints.
 
 Runs on the GPU when there is one, else on all CPUs this process may use; that number is the same
 from run to run, and so are the results. Loading a model is not done here.
@@ -19,11 +19,11 @@ from pipeline.engines.token_forest import Forest, Span, forests
 
 PROBE = (Span((3, 1, 2), start=1), Span((3, 1, 2, 5, 4), start=2), Span((3, 6, 2), start=0))
 PROBE_TOLERANCE = 1e-3
-"""Of the largest logit."""
+"""Tolerance, as a share of the largest logit."""
 
 
 class TransformersScorer:
-    """A causal language model of the transformers library, in float32, as a Scorer."""
+    """Offer a causal language model of transformers, in float32, as a Scorer."""
 
     backend = "transformers"
     backend_version = transformers.__version__
@@ -46,7 +46,7 @@ class TransformersScorer:
         return self if self._shares else None
 
     def _can_share(self) -> bool:
-        """Whether the model gives a forest the logits that it gives each sequence alone.
+        """Test whether the model gives a forest the logits that it gives each sequence alone.
 
         Attention that takes any mask does; recurrent layers do not. Nothing but a trial tells.
         """
@@ -67,7 +67,7 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def forest_logits(self, forest: Forest) -> Logits:
-        """In one row, with each node's own position and a mask that lets it see its ancestors."""
+        """Read a forest in one row, with each node's position and a mask of its ancestors."""
         visible = torch.from_numpy(forest.visible())
         mask = torch.zeros(visible.shape).masked_fill_(~visible, torch.finfo(torch.float32).min)
         output = self._model(
@@ -82,7 +82,7 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """Padded on the right, where causal attention never looks."""
+        """Pad on the right, where causal attention never looks."""
         width = max(len(span.ids) for span in batch)
         first = min(span.start for span in batch)
         ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -101,7 +101,7 @@ class TransformersScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """Padded on the left and masked, so that all prompts grow at the same column."""
+        """Pad on the left and mask, so that all prompts grow at the same column."""
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -139,5 +139,5 @@ class TransformersScorer:
 
 
 def torch_device() -> str:
-    """Where transformers computes here: cuda or cpu."""
+    """Return the device that transformers computes on: cuda or cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint in vLLM: the packed files themselves, by the kernels that serve them.
+"""Score a checkpoint in vLLM: the packed files themselves, by the kernels that serve them.
 
 vLLM runs as a program in the serving environment, which holds the model as it would to serve it:
 on the GPU where there is one, and computing in the type of the checkpoint's weights. Token ids and
@@ -33,7 +33,7 @@ from pipeline.params.params import PackedJudge
 
 PROGRAM = ("-m", "quantline_vllm.score")
 PASS_TOKENS = 8192
-"""In one pass, for which vLLM keeps a KV cache; no sequence can be longer."""
+"""Tokens in one pass, for which vLLM keeps a KV cache; no sequence can be longer."""
 
 # https://docs.vllm.ai/en/latest/configuration/env_vars/
 IN_ONE_PROCESS = {
@@ -46,7 +46,7 @@ INSTEAD = f"evaluate.packed_judge = {PackedJudge.TRANSFORMERS} scores it without
 
 
 class VllmScorer:
-    """A checkpoint in vLLM, as a Scorer. Sequences that begin alike are not computed together."""
+    """Load a checkpoint in vLLM, as a Scorer. It computes each sequence alone."""
 
     backend = PackedJudge.VLLM.value
     sharing = None
@@ -81,7 +81,7 @@ class VllmScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """After every step vLLM is told which prompts are finished. Raises as `logits` does."""
+        """Tell vLLM after every step which prompts are finished. Raises as `logits` does."""
         self._require_fitting(prompts)
         new: list[list[int]] = [[] for _ in prompts]
         self._send({"prompts": list(map(list, prompts)), "max_new_tokens": max_new_tokens})
@@ -111,7 +111,7 @@ class VllmScorer:
             raise self._ended() from error
 
     def _received(self) -> bytes:
-        """One message: its length and that many bytes. Raises FailureError when vLLM has ended."""
+        """Read one message: length, then bytes. Raises FailureError when vLLM has ended."""
         return self._exactly(int.from_bytes(self._exactly(HEADER_BYTES), "little"))
 
     def _exactly(self, num_bytes: int) -> bytes:
@@ -124,7 +124,7 @@ class VllmScorer:
         return data
 
     def _ended(self) -> FailureError:
-        """Why vLLM ended: the first error of its log, else its last lines."""
+        """Return why vLLM ended: the first error of its log, else its last lines."""
         how = ending(self._program.wait())
         log_path = self._program.log_path
         cause = root_cause(log_path.read_text(errors="replace")) or last_lines(log_path)
@@ -132,7 +132,7 @@ class VllmScorer:
 
 
 def _program(model_dir: Path, peer: socket.socket, scratch_dir: Path, *, max_length: int) -> Daemon:
-    """vLLM with a checkpoint, which answers on the other end of `peer`."""
+    """Start vLLM with a checkpoint; it answers on the other end of `peer`."""
     return Daemon(
         [
             *(SERVE_PYTHON, *PROGRAM, model_dir),
@@ -151,11 +151,11 @@ def _program(model_dir: Path, peer: socket.socket, scratch_dir: Path, *, max_len
 
 
 def vllm_version() -> str:
-    """The build of vLLM that is installed. Raises InputError when there is none."""
+    """Return the installed build of vLLM. Raises InputError when there is none."""
     vllm = installed_vllm()
     return f"{vllm.metadata['Name']} {vllm.version}"
 
 
 def vllm_device() -> str:
-    """What the installed build of vLLM computes on: cuda or cpu. Raises as `vllm_version` does."""
+    """Return the device of the installed vLLM: cuda or cpu. Raises as `vllm_version` does."""
     return "cpu" if installed_vllm().metadata["Name"] == VLLM_FOR_CPU else "cuda"

@@ -1,4 +1,4 @@
-"""What every engine that scores text must offer, and the parts of scoring they share.
+"""Define what every engine that scores text offers, and the steps that all of them share.
 
 An engine takes token ids and gives logits; it never sees text, so that all engines score the same
 tokens. What goes into one pass is decided here, from sorted sequences, so that the order in which
@@ -23,40 +23,44 @@ from pipeline.records.evaluation import Engine
 LOGITS_BUDGET_BYTES = 1 << 29
 
 FOREST_TOKENS = 32
-"""Nodes of a forest for each sequence of the batch size: more makes attention cost more."""
+"""Most nodes of a forest, for each sequence of the batch size: more would slow attention."""
 
 MAX_SEQUENCES = 64
-"""In one pass."""
+"""Most sequences in one pass."""
 
 Logits = npt.NDArray[np.float32]
 Finished = Callable[[Sequence[int]], bool]
 
 
 class BrokenModelError(FailureError):
-    """A model's logits are not numbers: nothing that it computes means anything."""
+    """Report that a model's logits are not finite numbers, so that no score has a meaning."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Sum of the natural log-probabilities of a continuation; is it what greedy decoding says?"""
+    """Hold the sum of a continuation's natural log-probabilities, and whether greedy decoding
+    gives it."""
 
     logprob: float
     is_greedy: bool
 
 
 class Sharing(Protocol):
-    """What computes the beginnings that sequences of at most `max_shared_length` share once."""
+    """Compute beginnings once that sequences of at most `max_shared_length` tokens share."""
 
     @property
     def max_shared_length(self) -> int: ...
 
     def forest_logits(self, forest: Forest) -> Logits:
-        """The logits [wanted nodes, vocabulary] of a forest."""
+        """Return the logits [wanted nodes, vocabulary] of a forest."""
         ...
 
 
 class Scorer(Protocol):
-    """One loaded model. `label` names it in errors; `max_length` is its context in tokens."""
+    """Score with one loaded model.
+
+    `label` names it in errors; `max_length` is its context in tokens.
+    """
 
     @property
     def label(self) -> str: ...
@@ -66,7 +70,7 @@ class Scorer(Protocol):
     def backend_version(self) -> str: ...
     @property
     def device(self) -> str:
-        """cpu or cuda."""
+        """Return cpu or cuda."""
         ...
 
     @property
@@ -75,11 +79,11 @@ class Scorer(Protocol):
     def max_length(self) -> int: ...
     @property
     def sharing(self) -> Sharing | None:
-        """The same model, where the engine can read forests with it."""
+        """Return the same model, where the engine can read forests with it."""
         ...
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """For each span the logits [positions from `start` on, vocabulary]."""
+        """Return for each span the logits [positions from `start` on, vocabulary]."""
         ...
 
     def greedy(
@@ -98,14 +102,14 @@ class Scorer(Protocol):
 
 
 def engine_of(scorer: Scorer) -> Engine:
-    """What is recorded of a scorer; known before its model is loaded."""
+    """Return the engine of a scorer, which is known before its model is loaded."""
     return Engine(scorer.backend, scorer.backend_version, scorer.device)
 
 
 class LateScorer:
-    """A Scorer that is loaded when it is first asked something, which may be never.
+    """Load a Scorer when it is first used, which may be never.
 
-    What `open_scorer` raises comes out of that first use. A closed one can be used again.
+    The first use raises the errors of `open_scorer`. A closed scorer can be used again.
     """
 
     def __init__(
@@ -159,7 +163,7 @@ class LateScorer:
 def continuation_answers(
     scorer: Scorer, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
 ) -> list[Answer]:
-    """The answer for each pair of context ids and continuation ids.
+    """Return the answer for each pair of context ids and continuation ids.
 
     Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
     input are computed once. Raises InputError for a continuation that is empty or longer than the
@@ -199,7 +203,7 @@ def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
 def _span_logits(
     scorer: Scorer, spans: Sequence[Span], *, batch_size: int
 ) -> Iterator[tuple[Span, Logits]]:
-    """Logits of each span, in forests where the engine can, else in batches of like length."""
+    """Compute each span, in forests where the engine can, else in batches of similar length."""
     passes: list[Iterator[tuple[Span, Logits]]] = []
     alone = set(spans)
     if sharing := scorer.sharing:
@@ -235,7 +239,7 @@ def _batch_rows(scorer: Scorer, batch: Sequence[Span]) -> Iterator[tuple[Span, L
 def window_logits(
     scorer: Scorer, windows: Sequence[Sequence[int]], *, batch_size: int
 ) -> Iterator[Logits]:
-    """The logits [tokens, vocabulary] of each window in turn; only one batch is kept.
+    """Compute the logits [tokens, vocabulary] of each window; only one batch is in memory.
 
     Raises BrokenModelError for logits that are not finite.
     """
@@ -252,13 +256,13 @@ def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
 
 
 def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
-    """`batch_size`, or less where the logits of the longest spans would take too much memory."""
+    """Return `batch_size`, or less where the logits of the longest spans need too much memory."""
     longest = max((len(span.ids) for span in spans), default=1)
     return max(1, min(batch_size, _room(scorer) // longest))
 
 
 def _room(scorer: Scorer) -> int:
-    """How many positions may have logits in memory at a time."""
+    """Return how many positions may have logits in memory at a time."""
     return max(1, LOGITS_BUDGET_BYTES // (4 * scorer.vocab_size))
 
 

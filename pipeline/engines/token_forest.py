@@ -1,4 +1,4 @@
-"""Token sequences that begin alike, laid out so that what they share is computed once.
+"""Lay out token sequences that begin alike, so that a shared beginning is computed once.
 
 The choices of a question share its prompt, and questions share their examples. Such sequences grow
 from common nodes; several trees make a forest, which an engine reads in one pass: each node sees
@@ -16,7 +16,7 @@ NO_PARENT = -1
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Token ids to read, and the first position whose logits are wanted."""
+    """Hold token ids to read, and the first position whose logits are wanted."""
 
     ids: tuple[int, ...]
     start: int
@@ -24,7 +24,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Forest:
-    """Nodes in an order in which each comes after its parent.
+    """Hold nodes in an order in which each comes after its parent.
 
     `parents` is NO_PARENT at a root. `paths` has the nodes of each of `spans`, root first. `wanted`
     are the nodes whose logits a span asks for, rising.
@@ -46,7 +46,7 @@ class Forest:
         return sorted(wanted)
 
     def visible(self) -> npt.NDArray[np.bool_]:
-        """[node, node]: whether the first sees the second."""
+        """Return a matrix [node, node]: whether the first attends to the second."""
         seen = np.eye(len(self.ids), dtype=np.bool_)
         for node, parent in enumerate(self.parents):
             if parent != NO_PARENT:
@@ -65,14 +65,14 @@ class Forest:
         self.paths.append(path)
 
     def shared(self, span: Span) -> int:
-        """How many tokens a sequence has in common with the one that was added last."""
+        """Count the tokens that a sequence has in common with the one that was added last."""
         if not self.spans:
             return 0
         return _common(self.spans[-1].ids, span.ids)
 
 
 def forests(spans: Iterable[Span], *, max_nodes: int, max_sequences: int) -> Iterator[Forest]:
-    """The spans in forests of at most so many nodes and sequences; one longer span stands alone.
+    """Put the spans in forests of at most `max_nodes` and `max_sequences`; a longer span is alone.
 
     Sorted first, so that neighbours have most in common, and the order of arrival changes nothing.
     """

@@ -83,7 +83,7 @@ class ScoredModel:
 
     @property
     def identity(self) -> tuple[str, Engine]:
-        """The facts that its logits depend on."""
+        """Return the facts that its logits depend on."""
         return self.digest, engine_of(self.scorer)
 
 

@@ -1,4 +1,4 @@
-"""A Scorer as a model of lm-eval: text in, log-probabilities and greedy text out.
+"""Offer a Scorer as a model of lm-eval: text in, log-probabilities and greedy text out.
 
 Text becomes token ids exactly as in lm-eval's own Hugging Face model, always with the base's
 tokenizer, so that a task's score is the one a plain `lm_eval` run of the same weights reports.
@@ -24,7 +24,7 @@ from pipeline.core.progress import note, track
 from pipeline.engines.scorer import Scorer, continuation_answers
 
 MAX_NEW_TOKENS = 256
-"""New tokens of a task that states no limit; the default of lm-eval's own models."""
+"""Default number of new tokens; the same as in lm-eval's own models."""
 
 Pair = tuple[list[int], list[int]]
 
@@ -50,7 +50,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
-        """Token ids; by default with what the tokenizer adds, unless the text has its BOS."""
+        """Return token ids; by default with the tokenizer's BOS, unless the text begins with it."""
         if add_special_tokens is None:
             bos = self.tokenizer.decode(self.prefix_token_id)
             add_special_tokens = not has_bos_prefix(string, bos)
@@ -74,7 +74,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """Each text is scored alone, in windows of the model's context that do not overlap."""
+        """Score each text alone, in windows of the model's context that do not overlap."""
         pairs: list[Pair] = []
         owners: list[int] = []
         for number, request in enumerate(requests):
@@ -108,7 +108,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return continuation_answers(self._scorer, pairs, batch_size=self._batch_size)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Greedy text up to the first stop sequence. Raises InputError for a sampling task."""
+        """Return greedy text up to a stop sequence. Raises InputError for a sampling task."""
         prompts = {number: self._prompt(*request.args) for number, request in enumerate(requests)}
         self._note_cuts([len(ids) + max_new_tokens for ids, max_new_tokens, _ in prompts.values()])
         by_settings: dict[tuple[int, tuple[str, ...]], list[int]] = {}
@@ -117,7 +117,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         batches = [
             (settings, batch)
             for settings, numbers in by_settings.items()
-            for batch in self._batches(numbers, {it: prompts[it][0] for it in numbers})
+            for batch in self._batches(numbers, {number: prompts[number][0] for number in numbers})
         ]
         texts: dict[int, str] = {}
         label = f"{self._scorer.label}: generating"
@@ -138,7 +138,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     def _prompt(
         self, context: str, settings: dict[str, Any]
     ) -> tuple[list[int], int, tuple[str, ...]]:
-        """Token ids of the prompt, the number of new tokens at most, and the stop sequences."""
+        """Return the prompt's token ids, the most new tokens, and the stop sequences."""
         normal = normalize_gen_kwargs(settings, MAX_NEW_TOKENS)
         if normal.get("do_sample") or normal.get("temperature"):
             raise InputError(
@@ -156,7 +156,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return self.tok_encode(context), max_new_tokens, tuple(stops)
 
     def _batches(self, numbers: Sequence[int], ids: dict[int, list[int]]) -> list[list[int]]:
-        """Prompts of like length together."""
+        """Put prompts of similar length together."""
         ordered = sorted(numbers, key=lambda number: (-len(ids[number]), ids[number]))
         return [
             ordered[first : first + self._batch_size]
@@ -173,7 +173,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
 def chat_text(
     tokenizer: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
 ) -> str:
-    """A conversation as the tokenizer's own template writes it, open for the model's turn.
+    """Write a conversation by the tokenizer's own template, open for the model's turn.
 
     Raises InputError when there is no template or it refuses the conversation.
     """

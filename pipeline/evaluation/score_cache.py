@@ -131,8 +131,9 @@ def environment_facts() -> tuple[str, ...]:
 
 def package_versions(*names: str) -> set[str]:
     """Return `name version` of these packages, and of the installed ones that they require."""
-    required = (PACKAGE_NAME.match(it) for name in names for it in requires(name) or ())
-    return set(_installed({*names, *(it[0] for it in required if it)}))
+    requirements = (text for name in names for text in requires(name) or ())
+    matches = map(PACKAGE_NAME.match, requirements)
+    return set(_installed({*names, *(match[0] for match in matches if match)}))
 
 
 def _installed(names: set[str]) -> Iterator[str]:
@@ -147,9 +148,9 @@ def prune(directory: Path, *, max_bytes: int) -> None:
     """Delete the least recently used files until the others take at most `max_bytes`."""
     paths = (*directory.glob("*.json"), *directory.glob("*.logits"))
     files = [(path, path.stat()) for path in paths]
-    num_bytes = sum(it.st_size for _, it in files)
-    for path, it in sorted(files, key=lambda file: file[1].st_mtime_ns):
+    num_bytes = sum(status.st_size for _, status in files)
+    for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
         if num_bytes <= max_bytes:
             break
         path.unlink(missing_ok=True)
-        num_bytes -= it.st_size
+        num_bytes -= status.st_size

@@ -1,7 +1,7 @@
-"""When the evaluation of a variant may stop: the gate's sequential rule on the base's answers.
+"""Stop the evaluation of a variant early, by the gate's sequential rule.
 
-The base is scored whole before; a variant is compared with it after each look. What the rule is,
-`pipeline.gate.sequential` says.
+The base was scored on all documents before, and a variant is compared with it after each look. The
+rule is in `pipeline.gate.sequential`.
 """
 
 from pipeline.evaluation.task_runs import Rows, Stopping
@@ -13,7 +13,7 @@ from pipeline.records.evaluation import Scored
 def stopping_rule(
     base: Scored, gate: GateParams, suite: Suite, name: str, *, bits: float
 ) -> Stopping | None:
-    """The rule for a variant of so many bits per weight; None where all documents are scored.
+    """Return the rule for a variant of `bits` per weight; None where all documents are scored.
 
     `base` is the base in the variant's engine. Raises InputError for a task with fewer documents
     than looks, and the rule does so when the variant was scored on other documents than the base.

@@ -1,8 +1,8 @@
-"""Asking a model the questions of loaded lm-eval tasks, and scoring its answers as lm-eval does.
+"""Ask a model the questions of loaded lm-eval tasks, and score its answers as lm-eval does.
 
-The requests of a task are built once, with lm-eval's own rules and for all of its documents; then
-any of them can be asked, so that an evaluation may stop early. The digest of requests says what was
-asked, to the letter. Models are those of `pipeline.evaluation.lm_eval_model`.
+The requests of a task are built once, with lm-eval's own rules and for all of its documents. Any of
+them can then be asked, so that an evaluation may stop early. The digest of requests covers every
+character that a model is asked. Models are those of `pipeline.evaluation.lm_eval_model`.
 """
 
 import inspect
@@ -28,14 +28,14 @@ from pipeline.tasks.loading import LoadedTask
 
 Rows = tuple[DocumentRecord, ...]
 CachedRows = Callable[[str, Callable[[], Rows]], Rows]
-"""Called with the digest of what is asked: the rows from an earlier run, else computed now."""
+"""Takes the digest of requests; returns the rows of an earlier run, or computes them."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """How a sequential evaluation goes: it looks so many times at the answers so far.
+    """Plan a sequential evaluation, which looks `num_looks` times at the answers so far.
 
-    `open_tasks` is called with all rows; the tasks it names get their next documents.
+    `open_tasks` takes all rows; the tasks that it names get their next documents.
     """
 
     num_looks: int
@@ -58,7 +58,7 @@ def run_tasks(
     Returns the rows task by task, each task's by number.
     """
     num_looks = stopping.num_looks if stopping else 1
-    rows: dict[str, Rows] = {it.name: () for it in questions}
+    rows: dict[str, Rows] = {task.name: () for task in questions}
     open_tasks: Collection[str] = rows.keys()
     for look in range(num_looks):
         for task in questions:
@@ -81,7 +81,7 @@ def task_scores(questions: Sequence["TaskQuestions"], rows: Rows) -> dict[str, T
 
 
 class TaskQuestions:
-    """The requests of one task by document, for any model; documents are numbered from 0.
+    """Hold the requests of one task by document, for any model; documents are numbered from 0.
 
     At most the first `max_documents` (None: all). `tokenizer` is the base's, for tasks that ask
     through its chat template.
@@ -100,7 +100,7 @@ class TaskQuestions:
         return len(self._documents)
 
     def order(self, *, sequential: bool) -> list[int]:
-        """All documents; for a sequential evaluation in the order of `sequential.ordered`."""
+        """Return all numbers; for a sequential evaluation in the order of `sequential.ordered`."""
         numbers = range(self.num_documents)
         if not sequential:
             return list(numbers)
@@ -108,7 +108,7 @@ class TaskQuestions:
         return sorted(numbers, key=lambda number: (order_key(clusters[number]), number))
 
     def _identity(self, number: int) -> tuple[str, str]:
-        """The hash of a document as lm-eval has it, and its cluster."""
+        """Return the hash of a document, as in lm-eval, and its cluster."""
         document = self._documents[number][1][0].doc
         as_text = json.dumps(
             document, indent=2, default=handle_non_serializable, ensure_ascii=False
@@ -118,7 +118,7 @@ class TaskQuestions:
         return doc_hash, doc_hash if field is None else hash_string(str(document[field]))
 
     def digest(self, numbers: Sequence[int]) -> str:
-        """sha256 of the task's rules, and of each request of these documents with its answer."""
+        """Return the sha256 of the task's rules and of these documents' requests and answers."""
         rules = [self.name, self.loaded.metric, self.loaded.filter, str(self.loaded.cluster)]
         rules += [_config_text(part) for part in self.loaded.parts]
         asked = [
@@ -128,7 +128,7 @@ class TaskQuestions:
         return sha256_hex(json.dumps([rules, asked], default=_source_text).encode())
 
     def ask(self, model: LmEvalModel, numbers: Sequence[int]) -> Rows:
-        """The row of each of these documents. Raises InputError like the model's methods."""
+        """Return the row of each of these documents. Raises InputError like the model's methods."""
         requests: dict[str, list[Instance]] = {}
         for number in numbers:
             for request in self._documents[number][1]:
@@ -156,7 +156,9 @@ class TaskQuestions:
             cluster=cluster,
             prompt_hash=hash_string(requests[0].arguments[0]),
             target=str(part.doc_to_target(document)),
-            logprobs=None if generated is not None else tuple(_logprob(it) for it in answers),
+            logprobs=None
+            if generated is not None
+            else tuple(_logprob(answer) for answer in answers),
             generated=generated,
             metrics={
                 name: numbers
@@ -169,7 +171,7 @@ class TaskQuestions:
 def _requests(
     part: Any, tokenizer: Any, *, chat: bool, max_documents: int | None
 ) -> list[tuple[Any, list[Instance]]]:
-    """The task and the requests of each of its documents, with the examples lm-eval would give."""
+    """Return the task and the requests of each document, with the examples lm-eval would give."""
     part.build_all_requests(
         limit=max_documents,
         apply_chat_template=chat,
@@ -180,22 +182,22 @@ def _requests(
     by_document: dict[int, list[Instance]] = {}
     for request in part.instances:
         by_document.setdefault(request.doc_id, []).append(request)
-    return [(part, sorted(it, key=lambda request: request.idx)) for it in by_document.values()]
+    return [(part, sorted(own, key=lambda request: request.idx)) for own in by_document.values()]
 
 
 def _config_text(part: Any) -> str:
-    """The task's settings, without the metadata, which says where its file is."""
+    """Return the task's settings without the metadata, which holds the path of its file."""
     settings = part.dump_config() | {"metadata": str(part.VERSION)}
     return json.dumps(settings, default=_source_text, sort_keys=True)
 
 
 def _source_text(value: object) -> str:
-    """A function of a task by its source, so that a digest follows every change."""
+    """Return the source of a task's function, so that a digest follows every change."""
     return inspect.getsource(value) if inspect.isfunction(value) else str(value)
 
 
 def task_score(loaded: LoadedTask, rows: Sequence[DocumentRecord]) -> TaskScore:
-    """lm-eval's aggregate of the metric over these documents.
+    """Return lm-eval's aggregate of the metric over these documents.
 
     Its standard error is that of a mean; what lm-eval would bootstrap has none. Raises InputError
     for a metric that is no number for each document, such as BLEU.
@@ -223,11 +225,11 @@ def _logprob(answer: float | tuple[float, bool]) -> float:
 
 
 def _numbers(value: object) -> float | tuple[float, ...] | None:
-    """A metric's value for one document; None when it is text, such as BLEU's pair of texts."""
+    """Return a metric's value for one document; None for texts, such as BLEU's pair."""
     if isinstance(value, (bool, int, float, np.number)):
         return float(value)
     if isinstance(value, (tuple, list)) and all(
-        isinstance(it, (bool, int, float, np.number)) for it in value
+        isinstance(part, (bool, int, float, np.number)) for part in value
     ):
-        return tuple(float(it) for it in value)
+        return tuple(float(part) for part in value)
     return None

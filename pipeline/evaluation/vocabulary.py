@@ -1,4 +1,4 @@
-"""Do two models read the same tokens? Only then can their probabilities be compared."""
+"""Require that two models read the same tokens; only then can probabilities be compared."""
 
 from collections.abc import Callable, Sequence
 

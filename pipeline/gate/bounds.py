@@ -1,4 +1,4 @@
-"""Bounds on how far the variant's distributions may be from the base's: mean KL, perplexity ratio.
+"""Hold mean KL and perplexity ratio of a variant against their limits.
 
 An interval decides, not its middle: the upper end has to be within the bound to approve, and the
 lower end above it to reject.
@@ -19,7 +19,7 @@ PERPLEXITY = "perplexity ratio to the base"
 def bound_verdicts(
     distance: Distance, limits: GateClass, *, num_tokens: int, power: float
 ) -> dict[str, BoundVerdict]:
-    """Both bounds; the intervals were measured on `num_tokens` tokens."""
+    """Return both verdicts; the intervals were measured on `num_tokens` tokens."""
     measured = {
         KL: (distance.kl, distance.kl_low, distance.kl_high, limits.max_kl),
         PERPLEXITY: (
@@ -53,7 +53,7 @@ def _bound(
 
 
 def _further_tokens(half_width: float, gap: float, num_tokens: int, power: float) -> int:
-    """The width of an interval falls with the root of the tokens; `power` as for documents."""
+    """Estimate further tokens: an interval's width falls with the root of their number."""
     quantile = float(ndtri(0.5 + CONFIDENCE / 2))
     factor = (half_width / gap * (quantile + float(ndtri(power))) / quantile) ** 2
     return max(1, ceil((factor - 1) * num_tokens))

@@ -1,4 +1,4 @@
-"""Several drops against their margins at once: which are shown to be small, which to be too large.
+"""Test several drops against their margins at once, to approve small ones and reject large ones.
 
 Approving and rejecting need different care, because they go wrong in different ways:
 
@@ -30,7 +30,7 @@ MEAN = "mean over tasks"
 
 
 class Drop(Protocol):
-    """What can be tested against a margin."""
+    """Offer the tests of a drop against a margin."""
 
     @property
     def drop(self) -> float: ...
@@ -43,22 +43,24 @@ class Drop(Protocol):
 
 @dataclass(frozen=True)
 class MeanDrop:
-    """The mean of the tasks' drops, every task counting the same; Student's t with the degrees of
-    freedom of Welch and Satterthwaite."""
+    """Test the mean of the tasks' drops, in which every task counts the same.
+
+    Student's t, with the degrees of freedom of Welch and Satterthwaite.
+    """
 
     tasks: tuple[PairedTask, ...]
 
     @property
     def drop(self) -> float:
-        return fmean(it.drop for it in self.tasks)
+        return fmean(task.drop for task in self.tasks)
 
     @property
     def sd(self) -> float:
-        return float(sum(it.smooth_variance for it in self.tasks) ** 0.5) / len(self.tasks)
+        return float(sum(task.smooth_variance for task in self.tasks) ** 0.5) / len(self.tasks)
 
     @property
     def degrees_of_freedom(self) -> float:
-        parts = [(it.smooth_variance, max(it.num_clusters - 1, 1)) for it in self.tasks]
+        parts = [(task.smooth_variance, max(task.num_clusters - 1, 1)) for task in self.tasks]
         squares = sum(variance**2 / freedom for variance, freedom in parts)
         return sum(variance for variance, _ in parts) ** 2 / squares if squares else 1.0
 
@@ -79,18 +81,18 @@ class MeanDrop:
         return self.drop - float(stdtrit(self.degrees_of_freedom, 1 - level)) * self.sd
 
     def further_documents(self, margin: float, *, level: float, power: float) -> int | None:
-        """Over all tasks together, in the proportions they have."""
+        """Count the documents over all tasks together, in the proportions they have."""
         gap = abs(margin - self.drop)
         if isclose(margin, self.drop):
             return None
         quantiles = float(ndtri(1 - level) + ndtri(power))
         factor = (self.sd * quantiles / gap) ** 2
-        return max(1, ceil((factor - 1) * sum(it.num_documents for it in self.tasks)))
+        return max(1, ceil((factor - 1) * sum(task.num_documents for task in self.tasks)))
 
 
 @dataclass(frozen=True)
 class HeldDrop:
-    """A drop, the margin it is held against, and the look that this is."""
+    """Hold a drop, its margin, and the look at which it is tested."""
 
     drop: Drop
     margin: float
@@ -98,14 +100,17 @@ class HeldDrop:
 
 
 History = Mapping[str, Sequence[PairedTask]]
-"""Of every task its pairs after each look so far, the latest last; a single look has them all."""
+"""The pairs of every task after each look so far, the latest last."""
 
 
 def held_drops(
     history: History, margins: Mapping[str, float], sequential: SequentialParams | None
 ) -> dict[str, HeldDrop]:
-    """Every drop to be tested: of each task at its latest look and, where there are several, of
-    their mean at the last look that all tasks have had."""
+    """Return every drop to be tested.
+
+    They are the drop of each task at its latest look and, where there are several tasks, the drop
+    of their mean at the last look that all tasks have had.
+    """
     held = {
         task: HeldDrop(pairs[-1], margins[task], look_of(len(pairs), sequential))
         for task, pairs in history.items()
@@ -118,13 +123,13 @@ def held_drops(
 
 
 def drop_verdicts(held: Mapping[str, HeldDrop], error_rate: float) -> dict[str, Verdict]:
-    """The verdict on every drop, from their p-values alone."""
+    """Decide on every drop, from their p-values alone."""
     rejected = holm(held, error_rate)
     verdicts = {}
-    for name, it in held.items():
+    for name, test in held.items():
         if name in rejected:
             verdicts[name] = Verdict.REJECTED
-        elif it.drop.p_below(it.margin) <= it.look.level(error_rate):
+        elif test.drop.p_below(test.margin) <= test.look.level(error_rate):
             verdicts[name] = Verdict.APPROVED
         else:
             verdicts[name] = Verdict.INCONCLUSIVE
@@ -132,12 +137,12 @@ def drop_verdicts(held: Mapping[str, HeldDrop], error_rate: float) -> dict[str, 
 
 
 def holm(held: Mapping[str, HeldDrop], error_rate: float) -> set[str]:
-    """The names that are shown to be above their margins by Holm's procedure.
+    """Return the names that Holm's procedure shows to be above their margins.
 
     One rejection after another shares the error rate among fewer that are left; each is tested at
     the level that its own look gives its share.
     """
-    p_values = {name: it.drop.p_above(it.margin) for name, it in held.items()}
+    p_values = {name: test.drop.p_above(test.margin) for name, test in held.items()}
     rejected: set[str] = set()
     while left := p_values.keys() - rejected:
         share = error_rate / len(left)
@@ -149,16 +154,16 @@ def holm(held: Mapping[str, HeldDrop], error_rate: float) -> set[str]:
 
 
 def combined(verdicts: Collection[Verdict]) -> Verdict:
-    """One rejection rejects; approval needs all."""
+    """Combine verdicts: one rejection rejects, approval needs all."""
     if Verdict.REJECTED in verdicts:
         return Verdict.REJECTED
-    if all(it is Verdict.APPROVED for it in verdicts):
+    if all(verdict is Verdict.APPROVED for verdict in verdicts):
         return Verdict.APPROVED
     return Verdict.INCONCLUSIVE
 
 
 class Progress(StrEnum):
-    """Whether a sequential evaluation goes on."""
+    """Say whether a sequential evaluation goes on."""
 
     CONTINUE = "continue"
     CLEAR_PASS = "clear_pass"
@@ -174,7 +179,7 @@ PROGRESS = {
 
 @dataclass(frozen=True)
 class Step:
-    """What to do after a look: `open_tasks` get their next documents; none when it is over."""
+    """Hold the next step after a look: `open_tasks` get their next documents."""
 
     progress: Progress
     open_tasks: tuple[str, ...]
@@ -183,7 +188,7 @@ class Step:
 def after_look(
     history: History, margins: Mapping[str, float], sequential: SequentialParams, error_rate: float
 ) -> Step:
-    """Whether to score more documents, and of which tasks.
+    """Decide whether to score more documents, and of which tasks.
 
     `margins` has one for each task and one for MEAN. While the mean is open all tasks go on; then
     those that are open themselves. What is still open when there are no more documents is

@@ -1,4 +1,4 @@
-"""Right and wrong answers of two models on the same documents: exact tests and bounds of the drop.
+"""Test and bound the drop exactly, from right and wrong answers to the same documents.
 
 The drop is the share of documents that turn from right to wrong minus the share that turn from
 wrong to right. The statistic is Tango's score (Tango 1998, Statistics in Medicine 17:891). Its
@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 Floats = npt.NDArray[np.float64]
 
 EXCLUDED = 1e-6
-"""Probability that the unknown share lies outside its interval; added to every p-value."""
+"""Probability that the unknown share is outside its interval; added to every p-value."""
 
 GRID_POINTS = 32
 FINE_POINTS = 9
@@ -30,7 +30,7 @@ MOST = 1 - BOUND_TOLERANCE
 
 @dataclass(frozen=True)
 class Flips:
-    """Of `num_documents` that both models answered: how many turned, each way."""
+    """Count the documents, of `num_documents`, whose answers turned each way."""
 
     num_documents: int
     right_to_wrong: int
@@ -46,7 +46,7 @@ class Flips:
 
 
 def mcnemar_p(flips: Flips) -> float:
-    """The exact two-sided p-value of no drop at all (McNemar 1947): a binomial test of the flips.
+    """Return the exact two-sided p-value of no drop (McNemar 1947): a binomial test of the flips.
 
     1 when nothing turned.
     """
@@ -57,7 +57,7 @@ def mcnemar_p(flips: Flips) -> float:
 def score(
     right_to_wrong: npt.ArrayLike, wrong_to_right: npt.ArrayLike, num_documents: int, drop: float
 ) -> Floats:
-    """Tango's statistic of the hypothesis that the true drop is `drop`, in [0, 1).
+    """Return Tango's statistic of the hypothesis that the true drop is `drop`, in [0, 1).
 
     Asymptotically standard normal under it; large when there were more losses. 0 where nothing
     turned and nothing was expected to.
@@ -76,17 +76,17 @@ def score(
 
 
 def p_below(flips: Flips, margin: float) -> float:
-    """The p-value of "the drop is at least `margin`": small means that the drop is below it."""
+    """Return the p-value of "the drop is at least `margin`": if small, it is below."""
     return _tail(flips, margin, below=True)
 
 
 def p_above(flips: Flips, margin: float) -> float:
-    """The p-value of "the drop is at most `margin`": small means that the drop is above it."""
+    """Return the p-value of "the drop is at most `margin`": if small, it is above."""
     return _tail(flips, margin, below=False)
 
 
 def upper_bound(flips: Flips, level: float) -> float:
-    """The largest drop that is not excluded at `level`: true with confidence 1 − level."""
+    """Return the largest drop not excluded at `level`: true with confidence 1 − level."""
 
     def excess(margin: float) -> float:
         return p_below(flips, margin) - level
@@ -103,7 +103,7 @@ def upper_bound(flips: Flips, level: float) -> float:
 
 
 def _normal_upper_bound(flips: Flips, level: float) -> float:
-    """The same with the score's normal approximation: Tango's own interval."""
+    """Return the same by the score's normal approximation: Tango's own interval."""
     quantile = float(ndtri(level))
 
     def excess(margin: float) -> float:
@@ -115,20 +115,20 @@ def _normal_upper_bound(flips: Flips, level: float) -> float:
 
 
 def _score_of(flips: Flips, margin: float) -> float:
-    """The score against any margin between -1 and 1: exchanging the models changes its sign."""
+    """Return the score for a margin in (-1, 1): exchanging the models changes its sign."""
     if margin < 0:
         return -_score_of(flips.mirrored, -margin)
     return float(score(flips.right_to_wrong, flips.wrong_to_right, flips.num_documents, margin))
 
 
 def lower_bound(flips: Flips, level: float) -> float:
-    """The least drop that is not excluded at `level`."""
+    """Return the least drop that is not excluded at `level`."""
     return -upper_bound(flips.mirrored, level)
 
 
 @lru_cache(maxsize=1 << 16)
 def _tail(flips: Flips, margin: float, *, below: bool) -> float:
-    """The largest probability, over the unknown share of gains, of a score as extreme as this."""
+    """Return the largest probability, over the share of gains, of a score as extreme as this."""
     if margin < 0:
         return _tail(flips.mirrored, -margin, below=not below)
     if margin >= 1:
@@ -144,7 +144,7 @@ def _tail(flips: Flips, margin: float, *, below: bool) -> float:
 
 
 def _extreme_probability(flips: Flips, margin: float, shares: Floats, *, below: bool) -> Floats:
-    """The probability of a score as extreme as this one, for each share of gains."""
+    """Return the probability of a score as extreme as this one, for each share of gains."""
     n = flips.num_documents
     won = _possible_counts(shares, n)
     lost = _extreme_losses(flips, margin, won, below=below)
@@ -160,7 +160,7 @@ def _extreme_probability(flips: Flips, margin: float, shares: Floats, *, below: 
 
 
 def _possible_shares(flips: Flips, margin: float) -> Floats:
-    """A grid over the exact interval of the share of gains, as far as `margin` leaves room."""
+    """Return a grid over the exact interval of the share of gains, as `margin` allows."""
     n, won = flips.num_documents, flips.wrong_to_right
     low = betaincinv(won, n - won + 1, EXCLUDED / 2) if won else 0.0
     high = betaincinv(won + 1, n - won, 1 - EXCLUDED / 2) if won < n else 1.0
@@ -171,14 +171,14 @@ def _possible_shares(flips: Flips, margin: float) -> Floats:
 
 
 def _possible_counts(shares: Floats, n: int) -> npt.NDArray[np.int64]:
-    """The numbers of gains that have a probability worth counting for any of the shares."""
+    """Return the numbers of gains that have a probability worth counting for any share."""
     spread = [(n * share, 7 * (n * share) ** 0.5 + 16) for share in (shares[0], shares[-1])]
     low, high = spread[0][0] - spread[0][1], spread[1][0] + spread[1][1]
     return np.arange(max(0, int(low)), min(n, int(high)) + 1)
 
 
 def _probabilities(counts: npt.NDArray[np.int64], n: int, shares: Floats) -> Floats:
-    """Of each count out of n, for every share: [shares, counts]."""
+    """Return the probability of each count out of n, for every share: [shares, counts]."""
     ways = gammaln(n + 1) - gammaln(counts + 1) - gammaln(n - counts + 1)
     q = shares[:, None]
     probabilities: Floats = np.exp(ways + xlogy(counts, q) + xlog1py(n - counts, -q))
@@ -188,7 +188,7 @@ def _probabilities(counts: npt.NDArray[np.int64], n: int, shares: Floats) -> Flo
 def _extreme_losses(
     flips: Flips, margin: float, won: npt.NDArray[np.int64], *, below: bool
 ) -> npt.NDArray[np.int64]:
-    """For each number of gains the most losses whose score is no larger than the observed one.
+    """Find for each number of gains the most losses whose score does not exceed the observed one.
 
     With `below` false, the least losses whose score is no smaller. The score rises with losses.
     """

@@ -1,8 +1,8 @@
-"""One task, two models, the same documents: how much the variant lost, and how sure that is.
+"""Test how much a variant lost on one task, from the answers of both models to its documents.
 
 The drop is the base's metric minus the variant's (the other way round where lower is better), so
-that more is worse. Everything is paired by document, which is what makes small drops visible:
-Miller 2024, arXiv 2411.00640. That a score can stay while answers flip: arXiv 2407.09141.
+that more is worse. Answers are paired by document, which makes small drops visible: Miller 2024,
+arXiv 2411.00640. A score can stay the same while answers flip: arXiv 2407.09141.
 
 - Metrics of 0 and 1 get the exact test of `pipeline.gate.flips`.
 - Other metrics get Student's t over clusters of documents.
@@ -37,12 +37,12 @@ RATES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
 }
 GROWTH = 1.1
 LARGE = 20_000
-"""So many documents decide as the normal approximation says; the exact test need not be asked."""
+"""From this number of documents on, the normal approximation stands for the exact test."""
 
 
 @dataclass(frozen=True)
 class PairedTask:
-    """What the pairs of one task say. `flips` counts documents that got worse and better.
+    """Summarize the pairs of one task. `flips` counts documents that got worse and better.
 
     `variance` is that of the mean drop, over clusters; `binary` says that the metric is 0 or 1.
     """
@@ -59,35 +59,35 @@ class PairedTask:
         return self.flips.num_documents
 
     def p_below(self, margin: float) -> float:
-        """Small when the drop is shown to be below `margin`."""
+        """Return a p-value, small when the drop is shown to be below `margin`."""
         if not self.binary:
             return self._t_below(margin)
         p_value = exact.p_below(self._effective, margin)
         return p_value if self._independent else max(p_value, self._t_below(margin))
 
     def p_above(self, margin: float) -> float:
-        """Small when the drop is shown to be above `margin`."""
+        """Return a p-value, small when the drop is shown to be above `margin`."""
         return self.mirrored.p_below(-margin)
 
     def upper(self, level: float) -> float:
-        """The largest drop that the pairs do not exclude at `level`."""
+        """Return the largest drop that the pairs do not exclude at `level`."""
         if not self.binary:
             return self._t_upper(level)
         bound = exact.upper_bound(self._effective, level)
         return bound if self._independent else max(bound, self._t_upper(level))
 
     def lower(self, level: float) -> float:
-        """The least drop that the pairs do not exclude at `level`."""
+        """Return the least drop that the pairs do not exclude at `level`."""
         return -self.mirrored.upper(level)
 
     @property
     def mirrored(self) -> "PairedTask":
-        """The same pairs with the models exchanged."""
+        """Return the same pairs with the models exchanged."""
         return replace(self, flips=self.flips.mirrored, drop=-self.drop)
 
     @property
     def smooth_variance(self) -> float:
-        """The variance; where the metric is 0 or 1, at least that with one more flip each way.
+        """Return the variance; where the metric is 0 or 1, at least that of one more flip each way.
 
         Few flips tell little about how many there are (Bonett & Price 2012, J. Educ. Behav. Stat.
         37:479).
@@ -100,7 +100,7 @@ class PairedTask:
         return max(self.variance, adjusted * self.design_effect)
 
     def further_documents(self, margin: float, *, level: float, power: float) -> int | None:
-        """How many more documents like these would decide about `margin`, in either direction.
+        """Estimate how many more documents like these would decide about `margin`.
 
         n = σ² (z + z')² / (margin − drop)², the sample size of a paired comparison, raised until
         these pairs in that number pass the test itself. None when the drop equals the margin.
@@ -116,12 +116,12 @@ class PairedTask:
         return total - self.num_documents
 
     def decides(self, margin: float, level: float) -> bool:
-        """Whether the drop is shown to be below the margin, or above it."""
+        """Return whether the drop is shown to be below the margin, or above it."""
         one_sided = self.p_below if self.drop < margin else self.p_above
         return one_sided(margin) <= level
 
     def scaled(self, num_documents: int) -> "PairedTask":
-        """As many documents as told, with the same shares."""
+        """Return `num_documents` documents with the same shares of flips."""
         factor = num_documents / self.num_documents
         flips = Flips(
             num_documents,
@@ -141,7 +141,7 @@ class PairedTask:
 
     @property
     def _effective(self) -> Flips:
-        """The flips as if documents were independent, rounded against a small drop."""
+        """Return the flips as if documents were independent, rounded against a small drop."""
         total = max(1, floor(self.num_documents / self.design_effect))
         won = floor(self.flips.wrong_to_right / self.design_effect)
         lost = min(ceil(self.flips.right_to_wrong / self.design_effect), total - won)
@@ -171,7 +171,7 @@ def paired_task(
     metric: str,
     higher_is_better: bool,
 ) -> PairedTask:
-    """From the rows of one task, in the same order and of the same documents; at least one.
+    """Pair the rows of one task: at least one, in the same order, of the same documents.
 
     The metric is a number for each document, or one of RATES. Raises InputError for one that is not
     0 or 1 and has a single cluster.
@@ -189,7 +189,7 @@ def paired_task(
 
 
 def from_drops(drops: Floats, clusters: Sequence[str], *, binary: bool) -> PairedTask:
-    """From the drop of each document and the cluster it belongs to."""
+    """Summarize the drop of each document, with the cluster that it belongs to."""
     n = len(drops)
     mean = float(drops.mean())
     _, members = np.unique(np.asarray(clusters), return_inverse=True)
@@ -206,13 +206,13 @@ def from_drops(drops: Floats, clusters: Sequence[str], *, binary: bool) -> Paire
 
 
 def _clustered_variance(sums: Floats, num_documents: int) -> float:
-    """Of the mean, from each cluster's sum of deviations; 0 for a single cluster."""
+    """Return the variance of the mean, from each cluster's sum of deviations; 0 for one cluster."""
     count = len(sums)
     return count / max(count - 1, 1) * float((sums**2).sum()) / num_documents**2
 
 
 def _design_effect(drops: Floats, sums: Floats, sizes: Floats) -> float:
-    """By how much clusters raise the variance; what is largest possible where nothing differs."""
+    """Return by how much clusters raise the variance; the most possible if nothing differs."""
     n = len(drops)
     if len(sizes) == n:
         return 1.0
@@ -227,7 +227,7 @@ def _is_binary(rows: Sequence[DocumentRecord], metric: str) -> bool:
 
 
 def _values(rows: Sequence[DocumentRecord], metric: str) -> Floats:
-    """One number for each document, whose mean is the score."""
+    """Return one number for each document, whose mean is the score."""
     if metric not in RATES:
         return np.array([row.metrics[metric] for row in rows], dtype=float)
     pairs = np.array([_rate_pair(row.metrics[metric]) for row in rows])
@@ -239,5 +239,5 @@ def _values(rows: Sequence[DocumentRecord], metric: str) -> Floats:
 
 
 def _rate_pair(value: float | tuple[float, ...]) -> tuple[float, float]:
-    """Log-likelihood and length of a document; a plain number is a log-likelihood of length 1."""
+    """Return log-likelihood and length of a document; a plain number has length 1."""
     return (value[0], value[1]) if isinstance(value, tuple) else (value, 1.0)

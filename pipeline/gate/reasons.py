@@ -1,4 +1,4 @@
-"""The gate's verdicts in words: what was measured, against which bound, and what would decide.
+"""Write the gate's verdicts as sentences: the measurement, its bound, and what would decide.
 
 Every sentence has as many digits as it takes to tell a number from its threshold.
 """
@@ -12,31 +12,31 @@ SHOWN_DIGITS = 3
 MOST_DIGITS = 17
 """Enough to tell any two float64 numbers apart."""
 NEGLIGIBLE = 1e-12
-"""Of the threshold: what is left of a sum that is zero."""
+"""As a share of the threshold: the rounding error of a sum that is zero."""
 
 
 def reasons_for(
     verdict: Verdict, drops: Mapping[str, DropVerdict], bounds: Mapping[str, BoundVerdict]
 ) -> tuple[str, ...]:
-    """Why the verdict is what it is.
+    """Return the reasons of a verdict.
 
     The failures of a rejection, the open questions of an inconclusive one, and for an approval the
     task nearest to its margin, the mean and the bounds.
     """
-    told_drops = {name: it for name, it in drops.items() if it.verdict is verdict}
-    told_bounds = {name: it for name, it in bounds.items() if it.verdict is verdict}
+    told_drops = {name: drop for name, drop in drops.items() if drop.verdict is verdict}
+    told_bounds = {name: bound for name, bound in bounds.items() if bound.verdict is verdict}
     if verdict is Verdict.APPROVED:
         tasks = [name for name in drops if name != MEAN]
         nearest = max(tasks, key=lambda name: drops[name].high / drops[name].margin)
         told_drops = {name: drops[name] for name in (nearest, MEAN) if name in drops}
     return (
-        *(drop_sentence(name, it) for name, it in told_drops.items()),
-        *(bound_sentence(name, it) for name, it in told_bounds.items()),
+        *(drop_sentence(name, drop) for name, drop in told_drops.items()),
+        *(bound_sentence(name, bound) for name, bound in told_bounds.items()),
     )
 
 
 def drop_sentence(name: str, it: DropVerdict) -> str:
-    """One drop: its bound against its margin, or what is open."""
+    """Write one drop: its bound against its margin, or what would decide."""
     margin, confidence = f"{it.margin:.6g}", f"{100 * (1 - it.level):.4g} %"
     drop = told_apart(it.drop, it.margin)
     match it.verdict:
@@ -61,7 +61,7 @@ def _further(it: DropVerdict) -> str:
 
 
 def bound_sentence(name: str, it: BoundVerdict) -> str:
-    """KL or perplexity ratio: the end of its interval that decides, against its limit."""
+    """Write KL or perplexity ratio: the end of its interval that decides, against its limit."""
     value, limit = told_apart(it.value, it.limit), f"{it.limit:.6g}"
     match it.verdict:
         case Verdict.APPROVED:
@@ -77,7 +77,7 @@ def bound_sentence(name: str, it: BoundVerdict) -> str:
 
 
 def told_apart(value: float, limit: float) -> str:
-    """`value` with at least three digits, and as many as it takes not to read like `limit`."""
+    """Write `value` with three digits, or more where it would read like `limit`."""
     if abs(value) < NEGLIGIBLE * abs(limit):
         return "0"
     for digits in range(SHOWN_DIGITS, MOST_DIGITS):

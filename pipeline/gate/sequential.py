@@ -1,6 +1,6 @@
-"""Looking at the verdict while documents are still being scored, without fooling oneself.
+"""Test while documents are still being scored, with the error rate that was promised.
 
-Whoever tests again and again at 5 % errs more often than that. Group-sequential tests share the 5 %
+Repeated tests at 5 % err more often than that. Group-sequential tests share the 5 %
 among a planned number of looks: by the time a fraction t of the documents is in, α(t) of it may be
 spent (Lan & DeMets 1983, Biometrika 70:659). The level of each look follows by integrating over
 what earlier looks let through (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19).
@@ -30,12 +30,12 @@ Floats = npt.NDArray[np.float64]
 
 NODES = 128
 FAR = 9.0
-"""Standard deviations beyond which nothing is integrated."""
+"""Number of standard deviations beyond which nothing is integrated."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Look `number` (from 1) of `num_looks` at equal steps of the documents."""
+    """Name look `number` (from 1) of `num_looks` at equal steps of the documents."""
 
     number: int
     num_looks: int
@@ -46,7 +46,7 @@ class Look:
         return self.number == self.num_looks
 
     def level(self, alpha: float) -> float:
-        """The level to test at in this look, so that all looks together err with `alpha`."""
+        """Return the level of this look, so that all looks together err with `alpha`."""
         return levels(alpha, self.num_looks, self.spending)[self.number - 1]
 
 
@@ -54,7 +54,7 @@ ONLY_LOOK = Look(1, 1, Spending.POCOCK)
 
 
 def spent(alpha: float, fraction: float, spending: Spending) -> float:
-    """α(t): what may be spent when `fraction` of the documents is in."""
+    """Return α(t), the error rate that may be spent at `fraction` of the documents."""
     if spending is Spending.POCOCK:
         return alpha * log(1 + (e - 1) * fraction)
     return 2 * float(ndtr(ndtri(alpha / 2) / fraction**0.5))
@@ -62,7 +62,7 @@ def spent(alpha: float, fraction: float, spending: Spending) -> float:
 
 @lru_cache(maxsize=1 << 10)
 def levels(alpha: float, num_looks: int, spending: Spending) -> tuple[float, ...]:
-    """The one-sided level of each look; `alpha` itself when there is only one.
+    """Return the one-sided level of each look; `alpha` itself when there is only one.
 
     Between looks the score is a Brownian motion, of which only what stayed below every earlier
     boundary goes on. Gauss-Legendre quadrature.
@@ -84,7 +84,7 @@ def levels(alpha: float, num_looks: int, spending: Spending) -> tuple[float, ...
 
 
 def _boundary(points: Floats, weights: Floats, sd: float, chance: float, *, far: float) -> float:
-    """The height that the next step passes with probability `chance`."""
+    """Return the height that the next step passes with probability `chance`."""
 
     def excess(height: float) -> float:
         return float(weights @ ndtr((points - height) / sd)) - chance
@@ -112,7 +112,7 @@ def require_documents(task: str, num_documents: int, params: SequentialParams | 
 
 
 def look_sizes(num_documents: int, num_looks: int) -> tuple[int, ...]:
-    """After how many of a task's documents to look, in rising order, the last one being all.
+    """Return after how many of a task's documents to look, in rising order; the last is all.
 
     No size comes twice when there is a document for each look (`require_documents`).
     """
@@ -120,14 +120,14 @@ def look_sizes(num_documents: int, num_looks: int) -> tuple[int, ...]:
 
 
 def look_of(number: int, params: SequentialParams | None) -> Look:
-    """The look of that number; without parameters there is only one."""
+    """Return the look of that number; without parameters there is only one."""
     return Look(number, params.looks, params.spending) if params else ONLY_LOOK
 
 
 def sizes_so_far(
     num_scored: int, num_documents: int, params: SequentialParams | None
 ) -> tuple[int, ...]:
-    """After how many documents it was looked at a task that has `num_scored` of `num_documents`.
+    """Return the sizes of the looks so far at a task with `num_scored` of `num_documents`.
 
     Raises InputError for a number at which no look was planned.
     """
@@ -141,7 +141,7 @@ def sizes_so_far(
 
 
 def ordered(rows: Sequence[DocumentRecord]) -> list[DocumentRecord]:
-    """A task's rows in the order in which a sequential evaluation takes them.
+    """Sort a task's rows in the order in which a sequential evaluation takes them.
 
     Files are often sorted, by subject or by difficulty; a sum of the cluster's name is as good as
     chance, the same everywhere, and keeps a passage together.

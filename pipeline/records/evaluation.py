@@ -1,4 +1,4 @@
-"""What evaluate leaves behind: scores, rows of documents, and distances to the base."""
+"""Define the records of evaluate: scores, rows of documents, and distances to the base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Engine:
-    """What computed scores: an engine, its version, and the kind of device it ran on.
+    """Name what computed scores: an engine, its version, and the kind of device it ran on.
 
     Only scores of equal engines are compared, so that a difference is the model's.
     """
@@ -25,7 +25,7 @@ class Engine:
 
 
 class TaskScore(Record):
-    """One lm-eval task. `stderr` is lm-eval's own; null where it has none (perplexity)."""
+    """Score one lm-eval task. `stderr` is lm-eval's own; null where it has none (perplexity)."""
 
     metric: str
     value: float
@@ -36,7 +36,7 @@ class TaskScore(Record):
 
 
 class Distance(Record):
-    """How far a variant's next-token distributions are from the base's on the same tokens.
+    """Measure how far a variant's next-token distributions are from the base's.
 
     Both were computed by the same engine; only that of a `Control` is between two engines. KL is
     KL(base ‖ variant) in nats per token; its percentiles and its maximum are over tokens, and
@@ -63,7 +63,7 @@ class Distance(Record):
 
 
 class DocumentRecord(Record):
-    """One row of `documents.jsonl`: what the model answered to one document of a task.
+    """Hold one row of `documents.jsonl`: the model's answer to one document of a task.
 
     `logprobs` are the natural log-probabilities of the answer choices (or of the whole text), in
     the order of the task, null where the model wrote the answer itself; that answer is `generated`.
@@ -84,7 +84,7 @@ class DocumentRecord(Record):
 
 
 class Control(Record):
-    """The base itself in an engine that judges variants.
+    """Record the base itself in an engine that scores variants.
 
     `distance` is to the base in transformers: what the engine alone changes. The rows of its
     documents, which variants in this engine are compared with, have `documents_sha256`. `device`
@@ -106,7 +106,7 @@ class Control(Record):
 
 
 class EvaluationRecord(Record):
-    """The evaluation of the base or of one variant.
+    """Record the evaluation of the base or of one variant.
 
     `device` is cpu or cuda. `perplexity` is exp of the mean negative log-likelihood on the held-out
     windows; `distance` is to the base in the same engine, and null for the base itself.
@@ -142,7 +142,7 @@ Rows = Sequence[DocumentRecord]
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with its rows."""
+    """Hold an evaluation with its rows."""
 
     record: EvaluationRecord
     rows: Rows

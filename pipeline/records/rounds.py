@@ -1,4 +1,4 @@
-"""What repeated rounds of a load say: medians, intervals, and where a variant gets slower.
+"""Summarize repeated rounds of a load: medians, intervals, and where a variant gets slower.
 
 A round runs every model under the same load, one right after the other, so that what disturbs the
 machine disturbs all of them; ratios are taken within a round. Intervals are percentile bootstraps
@@ -22,14 +22,14 @@ CONFIDENCE = 0.95
 
 
 class Estimate(Record):
-    """The median over rounds with its 95 % interval; no interval below MIN_ROUNDS rounds."""
+    """Hold the median over rounds with its 95 % interval; none below MIN_ROUNDS rounds."""
 
     median: float
     low: float | None
     high: float | None
 
     def is_narrow(self, narrow_enough: float) -> bool:
-        """Whether the interval stays within a share of the median, up and down."""
+        """Return whether the interval stays within a share of the median, up and down."""
         if self.low is None or self.high is None:
             return False
         reach = narrow_enough * self.median
@@ -37,7 +37,7 @@ class Estimate(Record):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The median of at least one value, and its bootstrap interval."""
+    """Return the median of at least one value, and its bootstrap interval."""
     if len(values) < MIN_ROUNDS:
         return Estimate(median=median(values), low=None, high=None)
     random = Random(SEED)
@@ -47,14 +47,14 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ratio(values: Sequence[float], base_values: Sequence[float]) -> Estimate | None:
-    """The ratio to the base by rounds; None when there is no round that both completed."""
+    """Return the ratio to the base by rounds; None when both completed no round."""
     pairs = [(a, b) for a, b in zip(values, base_values, strict=False) if b > 0]
     return estimate([a / b for a, b in pairs]) if pairs else None
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """From `users` on a variant is slower than the base, and never before; None: not up to N.
+    """Hold the number of `users` from which a variant is slower than the base; None if never.
 
     `low` and `high` are where the bounds of the ratio's interval cross; a `high` of None is beyond
     the measured loads.
@@ -67,14 +67,14 @@ class Crossover:
 
 
 def crossover(ratios: Sequence[tuple[int, Estimate]]) -> Crossover:
-    """Where the throughput ratios, by rising numbers of users, fall below 1 and stay there.
+    """Find where the throughput ratios, by rising numbers of users, fall below 1 and stay there.
 
     Between measured loads the ratio is taken to be linear in the logarithm of the users.
     """
     users = [count for count, _ in ratios]
-    middle = [it.median for _, it in ratios]
-    low = [it.median if it.low is None else it.low for _, it in ratios]
-    high = [it.median if it.high is None else it.high for _, it in ratios]
+    middle = [own.median for _, own in ratios]
+    low = [own.median if own.low is None else own.low for _, own in ratios]
+    high = [own.median if own.high is None else own.high for _, own in ratios]
     return Crossover(
         users=_falls_below_one(users, middle),
         low=_falls_below_one(users, low),
@@ -84,7 +84,7 @@ def crossover(ratios: Sequence[tuple[int, Estimate]]) -> Crossover:
 
 
 def _falls_below_one(users: Sequence[int], ratios: Sequence[float]) -> float | None:
-    """The number of users after which the line through `ratios` stays below 1."""
+    """Return the number of users after which the line through `ratios` stays below 1."""
     if ratios[-1] >= 1:
         return None
     points = list(zip(users, ratios, strict=True))

@@ -1,4 +1,4 @@
-"""Reading what evaluate left behind: the record and the rows that belong to it."""
+"""Read what evaluate wrote: the record and the rows that belong to it."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from pipeline.records.evaluation import Control, DocumentRecord, Engine, Evaluat
 
 
 def read_scored(workspace: Workspace, name: str) -> Scored:
-    """The evaluation of the base or of a variant. Raises InputError for missing or other rows."""
+    """Read an evaluation with its rows. Raises InputError for missing or other rows."""
     record = read_evaluation(workspace, name)
     rows = _read_rows(workspace.documents_path(name), record.documents_sha256, name)
     return Scored(record, rows)
 
 
 def read_base_in(workspace: Workspace, base: Scored, engine: Engine, *, name: str) -> Scored:
-    """The base as the engine of variant `name` scored it: the evaluation itself, or its control.
+    """Read the base as the engine of variant `name` scored it: its evaluation or a control.
 
     Differences between engines are then no part of what a variant lost. Raises InputError when the
     base was not scored by the same version of this engine on the same kind of device.
@@ -43,7 +43,7 @@ def read_base_in(workspace: Workspace, base: Scored, engine: Engine, *, name: st
 def control_in(
     workspace: Workspace, base: EvaluationRecord, engine: Engine, *, name: str
 ) -> Control | None:
-    """The base's control in the engine of variant `name`; None where that engine scored the base.
+    """Find the base's control in the engine of variant `name`; None for the base's own engine.
 
     Raises InputError where it did neither.
     """
@@ -53,7 +53,7 @@ def control_in(
     for control in controls:
         if control.engine == engine:
             return control
-    scored_by = ", ".join(map(str, (base.engine, *(it.engine for it in controls))))
+    scored_by = ", ".join(map(str, (base.engine, *(control.engine for control in controls))))
     raise InputError(
         f"{workspace.evaluation_path(BASE)}: the base was scored by {scored_by}; expected {engine} "
         f"too, which scores {name}: run `quantline evaluate base` again on a machine like this one"
@@ -61,7 +61,7 @@ def control_in(
 
 
 def read_evaluation(workspace: Workspace, name: str) -> EvaluationRecord:
-    """The record alone."""
+    """Read the record alone."""
     return read_record(
         EvaluationRecord, workspace.evaluation_path(name), made_by=f"evaluate {name}"
     )

@@ -1,6 +1,6 @@
-"""What select leaves behind: verdicts with every number they used, and the choice of each profile.
+"""Define the records of select: verdicts with all their numbers, and the choice of each profile.
 
-Records only; how they come about is in `pipeline.gate.verdicts` and `pipeline.gate.profiles`.
+They are made in `pipeline.gate.verdicts` and `pipeline.gate.profiles`.
 """
 
 from enum import StrEnum
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
 
 class DropVerdict(Record):
-    """A drop against its margin, in the metric's own units; more is worse.
+    """Decide on a drop against its margin, in the metric's own units; more is worse.
 
     `low` and `high` are one-sided bounds at `level` each: high below the margin approves. Rejection
     is stricter than `low` where several drops are tested. `p_below` and `p_above` are the p-values
@@ -37,7 +37,7 @@ class DropVerdict(Record):
 
 
 class TaskVerdict(DropVerdict):
-    """One task. `right_to_wrong` and `wrong_to_right` count documents that got worse and better.
+    """Decide on one task. `right_to_wrong` and `wrong_to_right` count worse and better documents.
 
     `mcnemar_p` is the exact two-sided p-value of no drop at all, null where the metric is not 0 or
     1. `num_clusters` is less than `num_documents` where documents share a passage.
@@ -54,7 +54,7 @@ class TaskVerdict(DropVerdict):
 
 
 class BoundVerdict(Record):
-    """A distance, with its 95 % interval, against `limit`.
+    """Decide on a distance, with its 95 % interval, against `limit`.
 
     `high` within the limit approves, `low` above it rejects. `further_tokens` of held-out text
     would decide what is inconclusive.
@@ -69,7 +69,7 @@ class BoundVerdict(Record):
 
 
 class VariantVerdict(Record):
-    """Whether a variant may be released, with every number the decision used.
+    """Decide whether a variant may be released, with every number that was used.
 
     `gate_class` is the class of `gate.classes` that `bits_per_weight`, of its quantized tensors,
     reaches. `mean_drop` is over the tasks, null when there is one only; `bounds` are those of KL
@@ -97,14 +97,14 @@ class VariantVerdict(Record):
 
 
 class Choice(Record):
-    """What a profile chose: a variant, or null, and why."""
+    """Record the choice of a profile: a variant, or null, and why."""
 
     variant: str | None
     reason: str
 
 
 class Selection(Record):
-    """`selection.json`: the verdict on every variant, and what each profile chose."""
+    """Record `selection.json`: the verdict on every variant, and the choice of each profile."""
 
     base_digest: Sha256
     base_weight_bytes: int
@@ -112,12 +112,14 @@ class Selection(Record):
     choices: dict[str, Choice]
 
     def approved(self) -> tuple[str, ...]:
-        """Names of the approved variants, in the order of `params.yaml`."""
-        return tuple(name for name, it in self.variants.items() if it.verdict is Verdict.APPROVED)
+        """Return the names of the approved variants, in the order of `params.yaml`."""
+        return tuple(
+            name for name, variant in self.variants.items() if variant.verdict is Verdict.APPROVED
+        )
 
 
 class Approved(Record):
-    """`approved.json`: digest by name of the variants that may be released, in their order.
+    """Record `approved.json`: digest by name of the variants that may be released, in order.
 
     Apart from `selection.json`, so that a word, a profile or a margin that changes no verdict
     serves nothing again.

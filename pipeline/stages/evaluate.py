@@ -1,11 +1,11 @@
-"""evaluate: what the base or one variant scores, and how far a variant is from the base.
+"""Evaluate the base or variants: their scores, and how far a variant is from the base.
 
 What is scored is the packed file itself: AWQ and GPTQ checkpoints in vLLM, or in transformers by
 the weights their files stand for; GGUF files in llama.cpp. Base and variant read the same token
-ids, made by the base's tokenizer. With the base, every engine but transformers that judges variants
-is judged: the base in that engine shows what the engine alone changes, and is what variants in it
-are compared with, by scores as by KL and perplexity. A variant is not scored by an engine, or on a
-kind of device, in which the base was not.
+ids, made by the base's tokenizer. With the base, every engine but transformers that scores variants
+scores the base too. That shows what the engine alone changes, and variants in that engine are
+compared with it, by scores as by KL and perplexity. An engine or a kind of device that did not
+score the base scores no variant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
     suite = read_suite(workspace.root, evaluate.suite)
     with loaded_tasks(workspace.root, suite) as tasks, closing(models.base.scorer):
         questions = [
-            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+            TaskQuestions(task, tokenizer, max_documents=evaluate.max_documents) for task in tasks
         ]
         evaluator = Evaluator(
             base.digest,
@@ -89,7 +89,8 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
             evaluate,
             workspace.scores_cache_dir,
         )
-        for name in sorted(names, key=lambda it: it != BASE):  # others are compared with it
+        # The base first: the others are compared with it.
+        for name in sorted(names, key=lambda name: name != BASE):
             with readable_memory_errors(f"evaluate {name}", NO_MEMORY_REMEDY):
                 if name == BASE:
                     _evaluate_base(workspace, params, evaluator, models)
@@ -115,7 +116,7 @@ def _evaluate_variant(
     models: ScoredModels,
     variant: VariantRecord,
 ) -> None:
-    """Compared with the base in the engine that scores the variant."""
+    """Compare a variant with the base in the engine that scores the variant."""
     name = variant.name
     model = models.variant(name, variant.digest, workspace.model_dir(name))
     base = read_scored(workspace, BASE)
@@ -156,7 +157,7 @@ def _write(
     broken: str | None = None,
     controls: Mapping[str, Control] | None = None,
 ) -> None:
-    """The record and the rows of one model into `partial`."""
+    """Write the record and the rows of one model into `partial`."""
     documents_path = partial / workspace.documents_path(name).name
     record = EvaluationRecord(
         name=name,
@@ -181,7 +182,7 @@ def _write(
 
 
 def _variant(workspace: Workspace, params: Params, base_digest: str, name: str) -> VariantRecord:
-    """The record of a variant of this base, whose files are those it names."""
+    """Read the record of a variant of this base, and check its files."""
     if name not in params.variants:
         raise InputError(f"{name}: not in params.yaml; known: {BASE}, {', '.join(params.variants)}")
     path = workspace.variant_path(name)
@@ -199,7 +200,7 @@ def _variant(workspace: Workspace, params: Params, base_digest: str, name: str) 
 def _controls(
     workspace: Workspace, params: Params, evaluator: Evaluator, models: ScoredModels, partial: Path
 ) -> dict[str, Control]:
-    """The base in each engine that judges variants; its rows go into `partial`."""
+    """Evaluate the base in each engine that scores variants; its rows go into `partial`."""
     controls: dict[str, Control] = {}
     backends: list[str] = [*params.evaluate.controls]
     if models.packed_judge is not PackedJudge.TRANSFORMERS:
@@ -225,7 +226,7 @@ def _controls(
 
 
 def _write_rows(path: Path, documents: Sequence[DocumentRecord]) -> str:
-    """One row of JSON for each document; returns the file's sha256."""
+    """Write one row of JSON for each document; returns the file's sha256."""
     data = b"".join(row.model_dump_json().encode() + b"\n" for row in documents)
     write_bytes(path, data)
     return sha256_hex(data)

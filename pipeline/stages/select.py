@@ -1,7 +1,7 @@
-"""select: the verdict on every variant, from the evaluations and the rules of `gate:`.
+"""Decide on every variant, from the evaluations and the rules of `gate:`.
 
-Always ends in a `selection.json`, also when nothing passes: that is a result as well, and the
-report shows it.
+A `selection.json` is written also when nothing passes: that is a result as well, and the report
+shows it.
 """
 
 from pipeline.core.errors import InputError
@@ -43,7 +43,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def _margins(workspace: Workspace, base: Scored, default: float) -> dict[str, float]:
-    """Of each task of the suite. Raises InputError when the base was scored on other ones."""
+    """Return the margin of each task. Raises InputError when the base was scored on others."""
     margins = read_suite(workspace.root, base.record.suite).margins(default)
     if margins.keys() != base.record.tasks.keys():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Loading suites of lm-eval tasks: found, checked and with their documents, before anything runs.
+"""Load suites of lm-eval tasks with their documents, and check them before anything runs.
 
 Tasks are the YAML files in `eval/tasks`; paths of data files in them are relative to the workspace,
 and such a suite needs no network. A task that is not there is one of lm-eval's own, whose data set
@@ -40,7 +40,7 @@ lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_s
 
 
 def rows(documents: Any) -> Any:
-    """Documents of a task, all read at once: a data set takes ten times as long one by one."""
+    """Read all documents of a task at once: a data set takes ten times as long one by one."""
     if not isinstance(documents, datasets.Dataset):
         return documents
     columns = documents[:]
@@ -54,12 +54,12 @@ fewshot_docs = ConfigurableTask.fewshot_docs
 ConfigurableTask.fewshot_docs = lambda task: rows(fewshot_docs(task))
 
 LOCAL_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
-"""`dataset_path` of a task on local files."""
+"""Values of `dataset_path` for tasks on local files."""
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its documents; the metric that counts, and the filter it is taken after.
+    """Hold a task with its documents, the metric that counts, and the filter before the metric.
 
     `parts` are lm-eval's tasks: one, or the members of a group, whose documents count as one set.
     """
@@ -82,7 +82,7 @@ class LoadedTask:
 
 @contextmanager
 def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
-    """The tasks of a suite, ready to run inside the block; their cached data lives as long.
+    """Load the tasks of a suite for the block; their cached data is removed at its end.
 
     Raises InputError for an unknown task or metric, missing data, a task that cannot load. Data
     sets of a hub are all asked for before the first one that is missing is an error.
@@ -90,11 +90,11 @@ def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
     with ExitStack() as stack:
-        if not {it.name for it in suite.tasks} <= set(manager.task_index):
+        if not {entry.name for entry in suite.tasks} <= set(manager.task_index):
             own_names = ", ".join(manager.all_subtasks) or "none that is valid"
             manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=True)
             _require_known(suite, manager, own_names)
-        elif not any(_is_on_hub(manager, it.name) for it in suite.tasks):
+        elif not any(_is_on_hub(manager, entry.name) for entry in suite.tasks):
             cache = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(_offline(Path(cache)))
         stack.enter_context(_silent())
@@ -116,7 +116,7 @@ def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
 
 @contextmanager
 def _offline(cache_dir: Path) -> Iterator[None]:
-    """No network and no trace outside `cache_dir`.
+    """Use no network, and write nothing outside `cache_dir`.
 
     The libraries read the environment when they are imported, which may be long ago: hence their
     own settings, put back afterwards.
@@ -131,7 +131,7 @@ def _offline(cache_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the libraries' own progress bars."""
+    """Switch the libraries' own progress bars off."""
     datasets.disable_progress_bars()
     with _settings((lm_eval.api.task, "tqdm", partial(tqdm, disable=True))):
         yield
@@ -156,12 +156,12 @@ def _require_known(suite: Suite, manager: TaskManager, own_names: str) -> None:
 
 
 def _is_on_hub(manager: TaskManager, name: str) -> bool:
-    """Whether the documents of a task, or of a member of a group, are not local files."""
+    """Return whether documents of a task, or of a member of a group, come from a hub."""
     entry = manager.task_index.get(name)
     config = (entry.cfg if entry else None) or {}
     members = config.get("task")
     if isinstance(members, list):
-        return any(_is_on_hub(manager, it) for it in members if isinstance(it, str))
+        return any(_is_on_hub(manager, member) for member in members if isinstance(member, str))
     return config.get("dataset_path") not in LOCAL_BUILDERS
 
 
@@ -182,7 +182,7 @@ def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> N
 
 
 def _paths_in(data_files: object) -> Iterator[str]:
-    """Every path in a `data_files` value: a path, a list, or either by split."""
+    """Find every path in a `data_files` value: a path, a list, or either by split."""
     if isinstance(data_files, str):
         yield data_files
     elif isinstance(data_files, Mapping):
@@ -194,7 +194,7 @@ def _paths_in(data_files: object) -> Iterator[str]:
 
 
 def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedTask | None:
-    """The task; None, and one more of `missing`, when its data set cannot be had."""
+    """Load a task; when its data set cannot be had, return None and add it to `missing`."""
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     try:
@@ -214,7 +214,7 @@ def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedT
 
 
 def _checked(entry: SuiteTask, parts: tuple[Any, ...]) -> LoadedTask:
-    """What the suite says of a task, against the task itself."""
+    """Check the suite's entry of a task against the task itself."""
     metric, _, filter_name = entry.metric.partition(",")
     for task in parts:
         _require_metric(entry, task, metric, filter_name)
@@ -253,9 +253,9 @@ def _require_metric(entry: SuiteTask, task: Any, metric: str, filter_name: str) 
             f"{SUITES_FILE}: {entry.name}: metric = {metric!r}: the task has "
             f"{', '.join(task.aggregation())}"
         )
-    filters = [it.name for it in task._filters]
+    filters = [known.name for known in task._filters]
     if (filter_name or len(filters) > 1) and filter_name not in filters:
-        choices = ", ".join(f"'{metric},{it}'" for it in filters)
+        choices = ", ".join(f"'{metric},{known}'" for known in filters)
         raise InputError(
             f"{SUITES_FILE}: {entry.name}: metric = {entry.metric!r}: expected {choices}"
         )

@@ -1,4 +1,4 @@
-"""What the documents of evaluation tasks say: each question with its right answer, as one text."""
+"""Read the documents of evaluation tasks as texts: each question with its right answer."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.tasks.loading import TASKS_DIR, LoadedTask, loaded_tasks, rows
 
 @dataclass(frozen=True)
 class Question:
-    """What a document asked, and the answers to choose from; none where the model writes."""
+    """Hold a document's prompt, and the answers to choose from; none where the model writes."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -22,7 +22,7 @@ CHARACTERS_PER_TOKEN = 3.5
 
 
 def suite_texts(root: Path, suite: str) -> Iterator[tuple[str, list[str]]]:
-    """For every task of a suite: its name, and the texts of all documents it is scored on.
+    """Return for every task of a suite its name, and the texts of all documents it is scored on.
 
     Raises InputError for a suite or a task that cannot be loaded.
     """
@@ -32,7 +32,7 @@ def suite_texts(root: Path, suite: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def task_texts(loaded: LoadedTask) -> list[str]:
-    """Every document as its prompt and a right answer; one text for each right answer.
+    """Return the text of every document: its prompt and a right answer, one text for each answer.
 
     Few-shot examples are left out. Raises InputError when a task's own rules fail on a document.
     """
@@ -55,11 +55,14 @@ def _texts_of(task: Any, document: Any) -> list[str]:
     if isinstance(prompt, int) and choices:  # the choices are the prompts, the target ends each
         return [f"{choices[prompt]} {target}"]
     answers = target if isinstance(target, list) else [target]
-    return [f"{prompt} {choices[it] if isinstance(it, int) and choices else it}" for it in answers]
+    return [
+        f"{prompt} {choices[answer] if isinstance(answer, int) and choices else answer}"
+        for answer in answers
+    ]
 
 
 def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
-    """About how many tokens the tasks of a suite ask a model to read, few-shot examples left out.
+    """Estimate the tokens that a suite asks a model to read, without few-shot examples.
 
     Every choice of a question is a request of its own. Raises InputError like `suite_texts`.
     """
@@ -77,16 +80,16 @@ def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
 def read_questions(
     root: Path, suite: str, wanted: Collection[tuple[str, int]]
 ) -> dict[tuple[str, int], Question]:
-    """Questions by task and document number; without those whose text cannot be had any more."""
+    """Return questions by task and document number, without those whose text is gone."""
     tasks = {task for task, _ in wanted}
     chosen = read_suite(root, suite)
     chosen = chosen.model_copy(
-        update={"tasks": tuple(it for it in chosen.tasks if it.name in tasks)}
+        update={"tasks": tuple(task for task in chosen.tasks if task.name in tasks)}
     )
     try:
         with loaded_tasks(root, chosen) as loaded:
             # A group numbers the documents of every member from 0: they stay without a text.
-            single = {it.name: it.parts[0] for it in loaded if len(it.parts) == 1}
+            single = {task.name: task.parts[0] for task in loaded if len(task.parts) == 1}
             return {key: _question(single[key[0]], key[1]) for key in wanted if key[0] in single}
     except (InputError, LookupError):  # data that is gone since explains less, and breaks nothing
         return {}
