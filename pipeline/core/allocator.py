@@ -13,20 +13,13 @@ to give it back: https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-man
 
 import ctypes
 import gc
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-
-from pipeline.core.errors import FailureError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK_BYTES = 1 << 23
 KEPT_FREE_BYTES = 1 << 26
 C_LIBRARY = ctypes.CDLL(None)
-# What torch's allocator for a CPU raises, a RuntimeError without a class of its own.
-NO_CPU_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
 
 
 def map_large_blocks() -> None:
@@ -51,21 +44,3 @@ def release_gpu_memory() -> None:
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def readable_memory_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn running out of memory inside the block into one line, a FailureError.
-
-    On a CPU the system may end the process instead of refusing an allocation.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise FailureError(f"{what}: out of GPU memory; {remedy}") from error
-    except MemoryError as error:
-        raise FailureError(f"{what}: out of memory; {remedy}") from error
-    except RuntimeError as error:
-        if not NO_CPU_MEMORY.search(str(error)):
-            raise
-        raise FailureError(f"{what}: out of memory; {remedy}") from error

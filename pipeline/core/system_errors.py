@@ -47,6 +47,21 @@ def readable_system_errors() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def readable_memory_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise FailureError, with what was done and a remedy of its own, for memory that ran out.
+
+    On a CPU the system may end the process instead of refusing an allocation.
+    """
+    try:
+        yield
+    except Exception as error:
+        memory = exhausted_memory(error)
+        if memory is None:
+            raise
+        raise FailureError(f"{what}: {memory} ran out; {remedy}") from error
+
+
 def exhausted_memory(error: BaseException) -> str | None:
     """Which memory an error says ran out: `GPU memory`, `memory` or None."""
     torch = sys.modules.get("torch")

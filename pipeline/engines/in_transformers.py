@@ -14,6 +14,7 @@ import transformers
 
 from pipeline.checkpoint.reading import context_tokens
 from pipeline.core.allocator import release_gpu_memory
+from pipeline.core.system_errors import exhausted_memory
 from pipeline.engines.scorer import Finished, Logits
 from pipeline.engines.token_forest import Forest, Span, forests
 
@@ -53,7 +54,9 @@ class TransformersScorer:
         (forest,) = forests(PROBE, max_nodes=64, max_sequences=len(PROBE))
         try:
             rows = self.forest_logits(forest)
-        except Exception:  # a model can refuse a mask in as many ways as there are models
+        except Exception as error:  # a model can refuse a mask in as many ways as there are models
+            if exhausted_memory(error) is not None:
+                raise
             return False
         if not np.isfinite(rows).all():
             return False

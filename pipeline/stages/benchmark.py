@@ -16,11 +16,11 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.checkpoint.reading import tokenizer_of
-from pipeline.core.allocator import readable_memory_errors
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
 from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
+from pipeline.core.system_errors import readable_memory_errors
 from pipeline.core.texts import read_texts, token_windows
 from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params

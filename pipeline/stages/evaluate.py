@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.checkpoint.reading import model_config, tokenizer_of
-from pipeline.core.allocator import readable_memory_errors
 from pipeline.core.errors import InputError
 from pipeline.core.files import (
     directory_records,
@@ -24,6 +23,7 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
+from pipeline.core.system_errors import readable_memory_errors
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
 from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel, read_held_out

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pipeline.checkpoint.reading import unpacked_model
-from pipeline.core.allocator import readable_memory_errors, release_gpu_memory
+from pipeline.core.allocator import release_gpu_memory
 from pipeline.core.errors import FailureError
+from pipeline.core.system_errors import readable_memory_errors
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.planning.capacity import measured_speed
 from tests.engines.scored_models import random_ids, tiny_model_dir
@@ -53,7 +54,7 @@ def test_the_gpu_is_as_free_after_its_speed_is_measured() -> None:
 def test_memory_that_the_system_refuses_is_one_line() -> None:
     for allocate in (lambda: torch.empty(1 << 60), lambda: bytearray(1 << 60)):
         with (
-            pytest.raises(FailureError, match=r"^evaluate x: out of memory; lower it$"),
+            pytest.raises(FailureError, match=r"^evaluate x: memory ran out; lower it$"),
             readable_memory_errors("evaluate x", "lower it"),
         ):
             allocate()
@@ -61,7 +62,7 @@ def test_memory_that_the_system_refuses_is_one_line() -> None:
 
 def test_memory_of_a_gpu_is_named() -> None:
     with (
-        pytest.raises(FailureError, match=r"^evaluate x: out of GPU memory; lower it$"),
+        pytest.raises(FailureError, match=r"^evaluate x: GPU memory ran out; lower it$"),
         readable_memory_errors("evaluate x", "lower it"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -291,7 +291,7 @@ def test_memory_that_is_not_there_is_one_line(
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(scored_models, "unpacked_model", huge)
-    with pytest.raises(FailureError, match=r"^evaluate base: out of memory; lower eval") as caught:
+    with pytest.raises(FailureError, match=r"^evaluate base: memory ran out; lower eval") as caught:
         evaluate.run(workspace, params, BASE)
     assert "\n" not in str(caught.value)
 
