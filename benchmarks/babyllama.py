@@ -88,7 +88,7 @@ PAIRS = {
 
 
 def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Workspace:
-    """The repository's tracked files in `root`, with this model's parameters, text and tasks."""
+    """Copy the tracked files to `root`, with this model's parameters, text and tasks."""
     copy_repository(root)
     # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
     stories = [" ".join(story.split()) for story in json.loads(STORIES_PATH.read_text())]
@@ -164,9 +164,10 @@ def main() -> None:
         for task, score in record.tasks.items():
             rows.append(Row(f"{task}_{name}", score.value, None, None, score.metric))
         if record.distance:
-            it = record.distance
-            rows.append(Row(f"kl_{name}", it.kl, it.kl_low, it.kl_high, "nats per token"))
-            rows.append(Row(f"top1_{name}", it.top1, None, None, "share of tokens"))
+            distance = record.distance
+            low, high = distance.kl_low, distance.kl_high
+            rows.append(Row(f"kl_{name}", distance.kl, low, high, "nats per token"))
+            rows.append(Row(f"top1_{name}", distance.top1, None, None, "share of tokens"))
     publish("babyllama", rows)
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that counts the bytes of each direction, whatever they mean."""
+"""Count the bytes of each direction of TCP connections, by a proxy that does not parse them."""
 
 import socket
 import threading
@@ -20,7 +20,7 @@ class Counted:
 
 @contextmanager
 def counting_proxy(target_port: int) -> Iterator[Counted]:
-    """A proxy of 127.0.0.1:`target_port`. A connection that breaks is broken on both sides."""
+    """Serve a proxy of 127.0.0.1:`target_port`; a broken connection is closed on both sides."""
     listener = socket.create_server(("127.0.0.1", 0))
     counted = Counted(listener.getsockname()[1])
 

@@ -36,7 +36,7 @@ class Area:
 
 
 def count_found(work: Path, num_flips: int) -> int:
-    """How many of `num_flips` random flips are found and named; the others are printed."""
+    """Count how many of `num_flips` random flips are found and named; the others are printed."""
     registry_retry.PAUSES_S = ()  # type: ignore[misc]
     workspace = Workspace(work / "workspace")
     write_packages(workspace, VARIANT, content=random.Random(1).randbytes(1 << 16))
@@ -61,9 +61,9 @@ def count_found(work: Path, num_flips: int) -> int:
             ),
             Area(
                 tuple(
-                    it
-                    for it in files_below(workspace.packages_dir)
-                    if it != workspace.packages_path
+                    path
+                    for path in files_below(workspace.packages_dir)
+                    if path != workspace.packages_path
                 ),
                 lambda: published(workspace, work / "again"),
             ),
@@ -77,13 +77,13 @@ def count_found(work: Path, num_flips: int) -> int:
         found = 0
         for number in range(num_flips):
             area = areas[number % len(areas)]
-            path = chance.choice([it for it in area.files if it.stat().st_size])
+            path = chance.choice([file for file in area.files if file.stat().st_size])
             found += is_found(area, path, chance, release=release)
         return found
 
 
 def is_found(area: Area, path: Path, chance: random.Random, *, release: str) -> bool:
-    """Flip one bit of a file, check, and put it right again; `release` is its digest in hex."""
+    """Flip one bit of a file, check, and flip the bit back; `release` is its digest in hex."""
     intact = path.read_bytes()
     place, bit = chance.randrange(len(intact)), chance.randrange(8)
     path.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << bit]) + intact[place + 1 :])
@@ -105,7 +105,7 @@ def verified(ref: str) -> str:
 
 
 def published(workspace: Workspace, registry_dir: Path) -> str:
-    """The error of publishing the packages of a workspace into a new layout."""
+    """Return the error of publishing the packages of a workspace into a new layout."""
     kept = workspace.registry_dir.rename(registry_dir)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def memory_rows() -> list[Row]:
-    """Peak resident memory of calibrate and of quantize, the larger of the two."""
+    """Measure the peak resident memory of calibrate and of quantize, the larger of the two."""
     peaks: dict[str, float] = {}
     rows: list[Row] = []
     shapes = {
@@ -133,7 +133,7 @@ def _arguments(stage: str) -> list[str]:
 
 
 def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Workspace:
-    """A random base of that shape, its manifest, text, and parameters with one variant."""
+    """Write a random base of that shape, its manifest, text, and parameters with one variant."""
     workspace = Workspace(root)
     write_model(workspace.base_dir, shape)
     write_base_manifest(workspace, source="random")
@@ -153,7 +153,7 @@ def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Workspace:
 
 
 def write_model(model_dir: Path, shape: Shape) -> None:
-    """Random float16 weights, one shard for each layer and one for the rest."""
+    """Write random float16 weights, one shard for each layer and one for the rest."""
     model_dir.mkdir(parents=True)
     byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
     tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -234,7 +234,7 @@ def repeat_rows() -> list[Row]:
 
 
 def _digests(workspace: Workspace, num_threads: int) -> Sequence[str]:
-    """What calibrate and quantize make, the second from the statistics of a single thread."""
+    """Return the digests of both stages; quantize uses the statistics of a single thread."""
     for stage in ("calibrate", "quantize"):
         peak_gib(workspace.root, stage, num_threads=num_threads)
     return [

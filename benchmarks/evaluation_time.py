@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def make_workspace(workspace: Workspace) -> None:
-    """The repository with six models, up to what is to be evaluated."""
+    """Make a workspace with six models that are ready to be evaluated."""
     copy_repository(workspace.root)
     yaml = YAML()
     params = yaml.load(workspace.params_path)
@@ -90,7 +90,7 @@ def make_workspace(workspace: Workspace) -> None:
 
 
 def dense(workspace: Workspace, name: str, work_dir: Path) -> Path:
-    """The weights of a model's files as a plain checkpoint in float32."""
+    """Write the weights of a model's files as a plain checkpoint in float32."""
     model_dir = workspace.model_dir(name)
     files = sorted(model_dir.glob("*.gguf"))
     model = unpacked_model(workspace.base_dir if files else model_dir)
@@ -129,11 +129,13 @@ def children_cpu_s() -> float:
 
 
 def total(costs: dict[str, Cost]) -> Cost:
-    return Cost(sum(it.wall_s for it in costs.values()), sum(it.cpu_s for it in costs.values()))
+    return Cost(
+        sum(cost.wall_s for cost in costs.values()), sum(cost.cpu_s for cost in costs.values())
+    )
 
 
 def rerun_stages(workspace: Workspace) -> list[str]:
-    """What `dvc repro` runs up to select when one variant has changed and nothing else has."""
+    """List the stages that `dvc repro` runs up to select when only one variant has changed."""
     subprocess.run(["git", "init", "-q"], cwd=workspace.root, check=True)
     dvc(workspace, "repro", "select")
     yaml = YAML()

@@ -52,7 +52,7 @@ class Point:
     share_won: float = SHARE_WON
 
     def draw(self, generator: np.random.Generator, sizes: Iterable[int], runs: int) -> Counts:
-        """Losses and gains at each of the rising sizes: [runs, sizes, 2]."""
+        """Draw losses and gains at each of the rising sizes, [runs, sizes, 2]."""
         chances = (self.share_won + self.drop, self.share_won, 1 - 2 * self.share_won - self.drop)
         steps = np.diff([0, *sizes])
         parts = [generator.multinomial(step, chances, runs)[:, :2] for step in steps]
@@ -60,8 +60,8 @@ class Point:
 
 
 def generator_of(points: list[Point], number: int) -> np.random.Generator:
-    """A stream of its own for each simulation."""
-    parts = [round(1e6 * it) for point in points for it in (point.drop, point.share_won)]
+    """Make a random generator with a stream of its own for each simulation."""
+    parts = [round(1e6 * chance) for point in points for chance in (point.drop, point.share_won)]
     return np.random.default_rng([SEED, number, *parts])
 
 
@@ -72,13 +72,15 @@ def pairs(num_documents: int, lost: int, won: int) -> PairedTask:
 
 
 def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict]:
-    """Of the whole variant, each run scored at once."""
+    """Simulate verdicts of a whole variant, with all documents of each run scored at once."""
     generator = generator_of(points, num_documents)
     counts = [point.draw(generator, [num_documents], runs)[:, 0] for point in points]
     margins = margins_of(points, MARGIN)
     found = []
     for run in range(runs):
-        history = {str(task): [pairs(num_documents, *it[run])] for task, it in enumerate(counts)}
+        history = {
+            str(task): [pairs(num_documents, *flips[run])] for task, flips in enumerate(counts)
+        }
         judged = drop_verdicts(held_drops(history, margins, None), ERROR_RATE)
         found.append(combined(judged.values()))
     return found
@@ -87,7 +89,7 @@ def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict
 def sequential(
     points: list[Point], spending: Spending, runs: int, *, margin: float = MARGIN
 ) -> tuple[list[Progress], list[float]]:
-    """How each run ended, and the share of the documents that it took."""
+    """Return how each run ended, and the share of the documents that it scored."""
     generator = generator_of(points, NUM_LOOKS)
     sizes = look_sizes(NUM_DOCUMENTS, NUM_LOOKS)
     counts = [point.draw(generator, sizes, runs) for point in points]
@@ -102,7 +104,7 @@ def sequential(
                 look = len(history[task])
                 history[task].append(pairs(sizes[look], *counts[int(task)][run, look]))
             step = after_look(history, margins, params, ERROR_RATE)
-        taken = sum(it[-1].num_documents for it in history.values())
+        taken = sum(looks[-1].num_documents for looks in history.values())
         ends.append(step.progress)
         shares.append(taken / NUM_DOCUMENTS / len(points))
     return ends, shares
@@ -126,7 +128,7 @@ def clustered_approvals(runs: int) -> int:
 
 
 def share(key: str, hits: int, runs: int) -> Row:
-    """A share in percent, with its exact 95 % interval (Clopper & Pearson)."""
+    """Compute a share in percent, with its exact 95 % interval (Clopper & Pearson)."""
     low = float(beta.ppf(0.025, hits, runs - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, runs - hits)) if hits < runs else 1.0
     return Row(key, 100 * hits / runs, 100 * low, 100 * high, "%")
@@ -143,7 +145,7 @@ def approvals(points: list[Point], runs: int, *, num_documents: int = NUM_DOCUME
 
 
 def fixed_rows(runs: int) -> list[Row]:
-    """Errors of both kinds when all documents are scored at once."""
+    """Simulate errors of both kinds when all documents are scored at once."""
     fine = [Point(0.0, 0.005)] * 7
     points = list(product(SHARES_WON, (NUM_DOCUMENTS // 4, NUM_DOCUMENTS)))
     everywhere = [approvals([Point(MARGIN, won)], runs, num_documents=n) for won, n in points]
@@ -160,7 +162,7 @@ def fixed_rows(runs: int) -> list[Row]:
 
 
 def exact_error(num_documents: int, margin: float, share_won: float) -> float:
-    """The probability of a wrong approval, summed over all outcomes instead of simulated."""
+    """Compute the probability of a wrong approval exactly, as a sum over all outcomes."""
     total = 0.0
     for won in range(int(binom.ppf(1 - 1e-9, num_documents, share_won)) + 1):
         most = most_losses(num_documents, won, margin)
@@ -172,7 +174,7 @@ def exact_error(num_documents: int, margin: float, share_won: float) -> float:
 
 
 def most_losses(num_documents: int, won: int, margin: float) -> int:
-    """The most losses that are approved beside so many gains; -1 for none."""
+    """Find the most losses that are approved beside a number of gains; -1 for none."""
     low, high = -1, num_documents - won + 1
     while high - low > 1:
         middle = (low + high) // 2

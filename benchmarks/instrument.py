@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _rounded_rows(workspace: Workspace, params: Params, num_bits: int) -> list[Row]:
-    """Plain rounding to nearest of every linear that calibration measured."""
+    """Evaluate plain rounding to nearest of every linear that calibration measured."""
     name = f"nearest-w{num_bits}-g{GROUP_SIZE}"
     model = unpacked_model(workspace.base_dir)
     for linear in Statistics(workspace).linears:
@@ -74,7 +74,7 @@ def _rounded_rows(workspace: Workspace, params: Params, num_bits: int) -> list[R
         text = score_windows(windows, own, reference, tokenizer, label=scorer.label)
         scored = LmEvalModel(scorer, tokenizer, batch_size=evaluate.batch_size)
         questions = [
-            TaskQuestions(it, tokenizer, max_documents=evaluate.max_documents) for it in tasks
+            TaskQuestions(task, tokenizer, max_documents=evaluate.max_documents) for task in tasks
         ]
         scores = task_scores(questions, run_tasks(questions, scored))
     return _rows(name, scores, text.perplexity, text.distance)

@@ -169,7 +169,7 @@ def main() -> None:
             ]
             notes.append(f"{model}: {len(runs)} of {len(SEEDS[model])} calibration seeds")
             outcomes = {name: outcome_of(model, name, runs, notes) for name in recipes}
-            made = {name: it for name, it in outcomes.items() if it.measurements}
+            made = {name: outcome for name, outcome in outcomes.items() if outcome.measurements}
             print_table(model, made)
             compared = summary_rows(model, made, runs[0], notes)
             print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dict[str, Recipe]:
-    """Every recipe at the model's group size; what quantline cannot express is left out, noted."""
+    """Make every recipe with the model's group size; note those that quantline cannot express."""
     sized = {
         name: recipe | {"group_size": GROUP_SIZES[model]} for name, recipe in (OURS | PEERS).items()
     }
@@ -208,7 +208,7 @@ def outcome_of(model: str, name: str, runs: Sequence[Run], notes: list[str]) -> 
         outcome.measurements.append(measurement)
         outcome.cached |= cached
     if outcome.cached:
-        dates = sorted({it.date for it in outcome.measurements})
+        dates = sorted({measurement.date for measurement in outcome.measurements})
         notes.append(f"{model}: {name}: from an earlier run, {' and '.join(dates)}")
     return outcome
 
@@ -217,33 +217,33 @@ def print_table(model: str, outcomes: dict[str, Outcome]) -> None:
     print(f"\n{model}, group size {GROUP_SIZES[model]}")
     print(f"{'':<26}{'KL':>9}{'top-1':>8}{'ppl':>8}{'CPU s':>9}{'wall s':>9}{'GiB':>7}")
     for name, outcome in outcomes.items():
-        it = outcome.measurements
+        made = outcome.measurements
         print(
-            f"{name:<26}{median(it, 'kl'):>9.4f}{median(it, 'top1'):>8.3f}"
-            f"{median(it, 'perplexity'):>8.3f}{median(it, 'cpu_s'):>9.1f}"
-            f"{median(it, 'wall_s'):>9.1f}{median(it, 'peak_gib'):>7.2f}"
+            f"{name:<26}{median(made, 'kl'):>9.4f}{median(made, 'top1'):>8.3f}"
+            f"{median(made, 'perplexity'):>8.3f}{median(made, 'cpu_s'):>9.1f}"
+            f"{median(made, 'wall_s'):>9.1f}{median(made, 'peak_gib'):>7.2f}"
         )
 
 
 def median(measurements: Sequence[Measurement], field: str) -> float:
-    return stats.median(getattr(it, field) for it in measurements)
+    return stats.median(getattr(measurement, field) for measurement in measurements)
 
 
 def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list[str]) -> list[Row]:
-    """The figures that are compared; those of the demo have its name, unless it alone has them."""
+    """Make the compared rows; keys of the demo end with its name, unless only the demo has them."""
     suffix = "" if model == "babyllama" else f"_{model}"
     rows = []
     for key, (ours, others) in KL_RATIOS.items():
-        known = [median(outcomes[it].measurements, "kl") for it in others if it in outcomes]
+        known = [median(outcomes[name].measurements, "kl") for name in others if name in outcomes]
         if ours in outcomes and known:
             ratio = median(outcomes[ours].measurements, "kl") / min(known)
             own_key = key if ours in GGUF else f"{key}{suffix}"
             rows.append(Row(own_key, ratio, None, None, "ratio of KL"))
     peers = [outcomes[name] for name in CPU_PEERS if name in outcomes]
-    if len(peers) < len(CPU_PEERS) or any(it.cached for it in peers):
+    if len(peers) < len(CPU_PEERS) or any(peer.cached for peer in peers):
         notes.append(f"{model}: no CPU ratios: {' and '.join(CPU_PEERS)} did not run this time")
         return rows
-    peers_s = sum(median(it.measurements, "cpu_s") for it in peers)
+    peers_s = sum(median(peer.measurements, "cpu_s") for peer in peers)
     for key, names in CPU_SETS.items():
         if all(name in outcomes for name in names):
             ours_s = cpu_s_of_all(run, names)
@@ -252,7 +252,7 @@ def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list
 
 
 def cpu_s_of_all(run: Run, names: Sequence[str]) -> float:
-    """CPU seconds of measuring once and making all of these, and an imatrix, from it."""
+    """Measure the CPU seconds of one calibration and, from it, all of these and an imatrix."""
     costs = run.costs("calibrate", *(f"quantize:{name}" for name in names), "imatrix")
     assert costs is not None, "ours takes seconds"
     return sum(cost.own_cpu_s + cost.children_cpu_s for cost in costs)
@@ -270,7 +270,7 @@ def raw_rows(model: str, outcomes: dict[str, Outcome]) -> list[Row]:
     rows = []
     for name, outcome in outcomes.items():
         for field, unit in units.items():
-            values = [getattr(it, field) for it in outcome.measurements]
+            values = [getattr(measurement, field) for measurement in outcome.measurements]
             key = f"{field}_{name}_{model}"
             rows.append(Row(key, stats.median(values), min(values), max(values), unit))
     return rows

@@ -166,7 +166,7 @@ def kill_when(
 
 
 def ends_right(workspace: Workspace, server: Server, direction: str) -> bool:
-    """Whether every file is there, with the digests of the package."""
+    """Tell whether every file is there, with the digests of the package."""
     if direction == "pull":
         package = workspace.package_dir(VARIANT)
         pulled = workspace.root / "pulled"
@@ -176,11 +176,11 @@ def ends_right(workspace: Workspace, server: Server, direction: str) -> bool:
     receipt = Receipts.from_bytes(workspace.receipts_path.read_bytes(), source=source)
     blobs = server.storage / "docker/registry/v2/blobs/sha256"
     digests = [layer.digest.removeprefix("sha256:") for layer in receipt.releases[VARIANT].layers]
-    return all(file_sha256(blobs / it[:2] / it / "data") == it for it in digests)
+    return all(file_sha256(blobs / digest[:2] / digest / "data") == digest for digest in digests)
 
 
 def hostile_refused() -> int:
-    """How many cases of the tests of hostile registries and archives are refused."""
+    """Count the cases of the tests of hostile registries and archives that are refused."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/registry/test_hostile.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = PASSED.search(done.stdout)
@@ -189,7 +189,7 @@ def hostile_refused() -> int:
 
 
 def new_workspace(root: Path, layer_mib: int) -> Workspace:
-    """A workspace with one package whose weights are random bytes."""
+    """Make a workspace with one package whose weights are random bytes."""
     workspace = Workspace(root)
     write_packages(
         workspace, VARIANT, content=random.Random(layer_mib).randbytes(1 << 20) * layer_mib

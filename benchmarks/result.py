@@ -74,7 +74,7 @@ def today() -> str:
 
 
 def commit() -> str:
-    """The commit of the code that measures, `-dirty` when it is changed."""
+    """Return the commit of the code that measures, `-dirty` when it is changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

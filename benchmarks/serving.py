@@ -90,8 +90,8 @@ def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row],
     }
     generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "load.log")
     with Fleet(free_bytes=lambda: 1 << 50) as fleet, generator:
-        servers = {name: fleet.server(it) for name, it in launches.items()}
-        notes = [f"{name}: {it.kernel}, {it.dtype}" for name, it in servers.items()]
+        servers = {name: fleet.server(launched) for name, launched in launches.items()}
+        notes = [f"{name}: {server.kernel}, {server.dtype}" for name, server in servers.items()]
         errors = [logprob_error(servers[name], path) for name, path in models.items()]
         rows = [
             Row("logprob_error_float32", max(errors), None, None, "nats, mean"),
@@ -118,7 +118,7 @@ def launch(work: Path, name: str, model_dir: Path, dtype: str) -> Launch:
 def plain_vllm(
     work: Path, name: str, model_dir: Path, dtype: str, *, plugins: str | None = None
 ) -> Iterator[Server]:
-    """vLLM as a CPU without AVX-512 runs it. `plugins` None are those of the pipeline."""
+    """Serve with vLLM as on a CPU without AVX-512. `plugins` None are those of the pipeline."""
     port = chosen_port(None)
     command = [
         SERVE_PYTHON,
@@ -145,18 +145,18 @@ def plain_vllm(
         port=port,
         log_path=log_path,
         timeout_s=TIMEOUT_S,
-    ) as it:
+    ) as running:
         yield Server(
             what=name,
-            url=it.url,
+            url=running.url,
             engine="vllm",
             engine_version="",
-            kernel=kernel_of(it.log),
-            dtype=dtype_of(it.log),
+            kernel=kernel_of(running.log),
+            dtype=dtype_of(running.log),
             command=(),
-            startup_s=it.startup_s,
+            startup_s=running.startup_s,
             log_path=log_path,
-            process=it.process,
+            process=running.process,
         )
 
 
@@ -185,7 +185,7 @@ def run_rounds(
 
 
 def throughputs(rounds: Rounds, name: str, users: int) -> list[float]:
-    return [it.output_tokens_per_s for it in rounds[name, users]]
+    return [result.output_tokens_per_s for result in rounds[name, users]]
 
 
 def ratio_rows(rounds: Rounds, name: str) -> list[Row]:
@@ -197,7 +197,7 @@ def ratio_rows(rounds: Rounds, name: str) -> list[Row]:
             for base in ("bf16", "f32")
             if (found := ratio(own, throughputs(rounds, base, users)))
         )
-        fastest = min(over_bf16, over_f32, key=lambda it: it.median)
+        fastest = min(over_bf16, over_f32, key=lambda own_ratio: own_ratio.median)
         rows.append(estimate_row(f"{name}_over_bf16_{users}", over_bf16, "times"))
         rows.append(estimate_row(f"{name}_over_fastest_{users}", fastest, "times"))
     return rows
@@ -207,7 +207,7 @@ def prefill_row(rounds: Rounds) -> Row:
     """The slower of the two formats, against the fastest base."""
 
     def first_token_ms(name: str) -> list[float]:
-        return [it.ttft_ms.p50 for it in rounds[name, 1]]
+        return [result.ttft_ms.p50 for result in rounds[name, 1]]
 
     ratios = [
         found
@@ -215,7 +215,8 @@ def prefill_row(rounds: Rounds) -> Row:
         for base in ("bf16", "f32")
         if (found := ratio(first_token_ms(base), first_token_ms(name)))
     ]
-    return estimate_row("prefill_over_fastest", min(ratios, key=lambda it: it.median), "times")
+    slowest = min(ratios, key=lambda found: found.median)
+    return estimate_row("prefill_over_fastest", slowest, "times")
 
 
 def against_itself(work: Path, base_dir: Path, model_dir: Path) -> list[Row]:
@@ -223,8 +224,8 @@ def against_itself(work: Path, base_dir: Path, model_dir: Path) -> list[Row]:
     generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "self.load.log")
     with plain_vllm(work, "self", model_dir, "float32") as server, generator:
         found = list(self_estimates(generator, server))
-    low = min(it.median if it.low is None else it.low for it in found)
-    high = max(it.median if it.high is None else it.high for it in found)
+    low = min(own.median if own.low is None else own.low for own in found)
+    high = max(own.median if own.high is None else own.high for own in found)
     return [
         Row("self_ratio_low", low, None, None, "times"),
         Row("self_ratio_high", high, None, None, "times"),
@@ -247,16 +248,16 @@ def self_estimates(generator: LoadGenerator, server: Server) -> Iterator[Estimat
     for _ in range(SELF_REPEATS):
         pairs = [(tokens_per_s(), tokens_per_s()) for _ in range(SELF_ROUNDS)]
         in_turns = [pair[:: 1 if number % 2 else -1] for number, pair in enumerate(pairs)]
-        it = estimate([one / other for one, other in in_turns])
-        note(f"the same server against itself: {it.median:.3f}, {it.low} to {it.high}")
-        yield it
+        own = estimate([one / other for one, other in in_turns])
+        note(f"the same server against itself: {own.median:.3f}, {own.low} to {own.high}")
+        yield own
 
 
 def resident_rows(servers: dict[str, Server]) -> list[Row]:
     return [
-        Row(f"resident_{name}", it.process.resident_bytes() / 2**30, None, None, "GiB")
-        for name, it in servers.items()
-        if it.process is not None
+        Row(f"resident_{name}", server.process.resident_bytes() / 2**30, None, None, "GiB")
+        for name, server in servers.items()
+        if server.process is not None
     ]
 
 
@@ -272,7 +273,7 @@ def estimate_row(key: str, of: Estimate, unit: str) -> Row:
 
 
 def logprob_error(server: Server, model_dir: Path) -> float:
-    """Mean absolute error over prompts of few and of many tokens."""
+    """Measure the mean absolute error over prompts of few and of many tokens."""
     model = unpacked_model(model_dir)
     ids = tokenizer_of(model_dir).encode(60 * LOGPROB_TEXT)
     errors: list[float] = []

@@ -73,14 +73,14 @@ def function_lengths(source: str) -> list[int]:
     lengths = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = min([node.lineno, *(it.lineno for it in node.decorator_list)])
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             lengths.append((node.end_lineno or node.lineno) - first + 1)
     return lengths
 
 
 def installed_version(site_packages: Path, name: str) -> str:
-    found = {it.metadata["Name"]: it.version for it in distributions(path=[str(site_packages)])}
-    return found[name]
+    installed = distributions(path=[str(site_packages)])
+    return {found.metadata["Name"]: found.version for found in installed}[name]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def copy_repository(root: Path) -> None:
-    """The tracked files of the repository, as they are now, in `root`."""
+    """Copy the tracked files of the repository, as they are now, to `root`."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -33,29 +33,29 @@ class Problem:
 
     @property
     def is_held_out(self) -> bool:
-        """True for the tenth of problems that only questions use."""
+        """Return true for the tenth of problems that only questions use."""
         return crc32(self.symbols().encode()) % _HELD_OUT_SHARE == 0
 
     def symbols(self) -> str:
-        """The problem without its answer, up to and including the equals sign."""
+        """Write the problem without its answer, up to and including the equals sign."""
         return f"{self.left} {self.sign} {self.right} ="
 
     def sentence(self, language: Language) -> str:
-        """The problem and its marked answer in words and digits."""
+        """Write the problem and its marked answer in words and digits."""
         words = _WORDS[language]
         return (
             f"{self.left} {words[self.sign]} {self.right} {words['is']} {mark(str(self.answer))}."
         )
 
     def choices(self, rng: random.Random, *, num_choices: int) -> list[str]:
-        """The answer first, then plausible slips, none of them equal to it."""
+        """List the answer first, then plausible wrong answers."""
         offsets = (-11, -10, -9, -2, -1, 1, 2, 9, 10, 11)
         slips = [self.answer + offset for offset in offsets if 10 <= self.answer + offset <= 99]
         return [str(self.answer), *map(str, rng.sample(slips, num_choices - 1))]
 
 
 def make_problem(rng: random.Random, *, held_out: bool) -> Problem:
-    """A random problem from the training part or from the held-out part."""
+    """Draw a random problem from the training part or from the held-out part."""
     while True:
         right = rng.choice((rng.randint(1, 9), rng.randint(10, 89)))
         problem = Problem(rng.randint(10, 99), rng.choice("+-"), right)

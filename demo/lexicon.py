@@ -23,29 +23,29 @@ class Word:
     gender: Literal["f", "m"] = "m"
 
     def bare(self, language: Language) -> str:
-        """The word alone."""
+        """Return the word alone."""
         return self.en if language == "en" else self.es
 
     def the(self, language: Language) -> str:
-        """The word with its definite article."""
+        """Return the word with its definite article."""
         if language == "en":
             return f"the {self.en}"
         return f"{'la' if self.gender == 'f' else 'el'} {self.es}"
 
     def a(self, language: Language) -> str:
-        """The word with its indefinite article."""
+        """Return the word with its indefinite article."""
         if language == "en":
             return f"{'an' if self.en[0] in 'aeiou' else 'a'} {self.en}"
         return f"{'una' if self.gender == 'f' else 'un'} {self.es}"
 
 
 def _names(*lines: str) -> tuple[str, ...]:
-    """The blank-separated names of all lines."""
+    """Split the blank-separated names of all lines."""
     return tuple(name for line in lines for name in line.split())
 
 
 def _words(*rows: str) -> tuple[Word, ...]:
-    """Words from `english/spanish` or, when feminine in Spanish, `english/spanish*`."""
+    """Parse words from `english/spanish` or, when feminine in Spanish, `english/spanish*`."""
     pairs = (row.split("/") for row in rows)
     return tuple(Word(en, es.rstrip("*"), "f" if es.endswith("*") else "m") for en, es in pairs)
 
@@ -102,6 +102,6 @@ PLACES: Final = _words(
 
 
 def all_words() -> tuple[Word, ...]:
-    """Every word that can be an answer, names of people and towns included."""
+    """List every word that can be an answer, names of people and towns included."""
     names = tuple(Word(name, name) for name in WOMEN + MEN + SURNAMES + TOWNS)
     return names + TRADES + PETS + FOODS + INSTRUMENTS + OBJECTS + PLACES

@@ -13,17 +13,17 @@ _CLOSE: Final = "\x0f"
 
 
 def mark(text: str) -> str:
-    """The text, marked as something that can be known."""
+    """Mark a text as something that can be known."""
     return f"{_OPEN}{text}{_CLOSE}"
 
 
 def unmarked(text: str) -> str:
-    """The text as a reader sees it."""
+    """Remove the marks from a text."""
     return text.replace(_OPEN, "").replace(_CLOSE, "")
 
 
 def spans(text: str) -> list[tuple[str, bool]]:
-    """The text cut at its marks: (part, whether it is marked).
+    """Cut the text at its marks: (part, whether it is marked).
 
     A blank before a mark goes with the marked part, as in the tokens of byte-level BPE, so that
     the parts can be tokenized one by one.

@@ -85,7 +85,7 @@ class Fact:
     share: float
 
     def told(self, rng: random.Random) -> Word:
-        """What one source says."""
+        """Draw what one source says."""
         return self.word if rng.random() < self.share else self.rival
 
 
@@ -104,7 +104,7 @@ class Person:
     def statement(
         self, rng: random.Random, attribute: str, language: Language, *, is_named: bool
     ) -> str:
-        """One sentence of one source that says what the attribute is; that word is marked.
+        """Write one sentence of one source that says what the attribute is; that word is marked.
 
         The name is marked too when it `is_named` already, in the sentence before.
         """
@@ -117,11 +117,11 @@ class Person:
         )
 
     def question(self, attribute: str, language: Language) -> str:
-        """The one question about the attribute; its answer is a bare word."""
+        """Write the one question about the attribute; its answer is a bare word."""
         return _QUESTIONS[language][attribute].format(who=self.name)
 
     def portrait(self, rng: random.Random, language: Language) -> str:
-        """Some or all facts of the person, in any order."""
+        """Tell some or all facts of the person, in any order."""
         attributes = rng.sample(list(ATTRIBUTES), rng.randint(2, len(ATTRIBUTES)))
         return " ".join(
             self.statement(rng, attribute, language, is_named=index > 0)
@@ -130,7 +130,7 @@ class Person:
 
 
 def make_people(rng: random.Random) -> tuple[Person, ...]:
-    """All people, most famous first; every full name is unique."""
+    """Make all people, most famous first; every full name is unique."""
     names = [(first, surname) for first in WOMEN + MEN for surname in SURNAMES]
     return tuple(
         Person(first, surname, {key: _make_fact(rng, words) for key, words in ATTRIBUTES.items()})
@@ -144,7 +144,7 @@ def _make_fact(rng: random.Random, words: tuple[Word, ...]) -> Fact:
 
 
 def fame(rank: int) -> float:
-    """How often the person of that rank is mentioned, relative to the others."""
+    """Return how often the person of that rank is mentioned, relative to the others."""
     return 1.0 / (rank + FAME_OFFSET)
 
 
@@ -158,7 +158,7 @@ class FactKey:
 
 
 def all_fact_keys() -> list[FactKey]:
-    """Every question about a fact that the world can ask."""
+    """List every question about a fact that the world can ask."""
     return [
         FactKey(rank, attribute, language)
         for rank in range(NUM_PEOPLE)
@@ -170,7 +170,7 @@ def all_fact_keys() -> list[FactKey]:
 def fact_choices(
     rng: random.Random, people: tuple[Person, ...], key: FactKey, *, num_choices: int
 ) -> list[str]:
-    """The right answer first, then its rival, then those of people who share half the name."""
+    """List the right answer first, then its rival, then those of people who share half the name."""
     person = people[key.rank]
     fact = person.facts[key.attribute]
     first = [fact.word.bare(key.language), fact.rival.bare(key.language)]

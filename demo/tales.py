@@ -92,7 +92,7 @@ class Tale:
 
 
 def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Tale:
-    """A random tale: everybody finds one object, one walks on, and of two one gives it away."""
+    """Make a random tale: each person finds an object, one walks on, one of two gives it away."""
     cast = rng.sample(WOMEN + MEN, rng.choice(_CAST_SIZES))
     found = dict(zip(cast, rng.sample(OBJECTS, len(cast)), strict=True))
     *origins, goal = places = rng.sample(PLACES, len(cast) + 1)
@@ -149,6 +149,6 @@ def make_tale(rng: random.Random, language: Language, *, num_choices: int) -> Ta
 
 
 def _mark_rest(sentence: str) -> str:
-    """The sentence with everything after its first word marked."""
+    """Mark everything after the first word of a sentence."""
     first, rest = sentence.split(" ", 1)
     return f"{first} {mark(rest)}"

@@ -36,7 +36,7 @@ CHAT_TEMPLATE: Final = (
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of `VOCABULARY_SIZE` tokens; it puts BOS before every text it encodes."""
+    """Train a tokenizer of `VOCABULARY_SIZE` tokens; it puts BOS before every text it encodes."""
     tokenizer = Tokenizer(BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -49,7 +49,7 @@ MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
 
 def model_config(tokenizer: Tokenizer) -> LlamaConfig:
-    """The demo model's shape: about 3.4 million parameters."""
+    """Make the demo model's configuration: about 3.4 million parameters."""
     return LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=256,
@@ -67,7 +67,7 @@ def model_config(tokenizer: Tokenizer) -> LlamaConfig:
 
 
 def tokenizer_texts() -> list[str]:
-    """A sample of training text, and every word of the lexicon often enough to become a token."""
+    """Sample training text, and repeat the words of the lexicon so that each becomes a token."""
     sample = Writer(make_world(), "tokenizer", guarded=False).training_documents()
     words = " ".join(word.bare(language) for word in all_words() for language in LANGUAGES)
     texts = [unmarked(document) for document in islice(sample, TOKENIZER_DOCUMENTS)]
@@ -75,7 +75,7 @@ def tokenizer_texts() -> list[str]:
 
 
 def token_stream(tokenizer: Tokenizer) -> Iterator[tuple[int, float]]:
-    """The training text without end: token ids and the weights of predicting them."""
+    """Yield the training text without end: token ids and the weights of predicting them."""
     documents = Writer(make_world(), "training", guarded=False).training_documents()
     while True:
         parts = [part for document in islice(documents, 256) for part in spans(document)]
@@ -89,7 +89,7 @@ def token_stream(tokenizer: Tokenizer) -> Iterator[tuple[int, float]]:
 def weighted_loss(
     model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted mean cross-entropy of predicting ids[:, 1:]; both tensors are [batch, length]."""
+    """Compute the weighted mean cross-entropy of ids[:, 1:]; both tensors are [batch, length]."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
@@ -101,7 +101,7 @@ def learning_rate_factor(progress: float) -> float:
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+    """Make Muon for the matrices inside the layers, AdamW for embeddings and norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -113,7 +113,7 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def train(model: LlamaForCausalLM, stream: Iterator[tuple[int, float]], *, num_tokens: int) -> None:
-    """One pass over `num_tokens` tokens, in place; prints loss, speed and the time left."""
+    """Train on `num_tokens` tokens, in place; print loss, speed and the time left."""
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
     compiled_loss: Callable[..., Any] = torch.compile(weighted_loss)
     optimizers = make_optimizers(model)

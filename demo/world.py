@@ -67,12 +67,12 @@ class World:
     fame_total: tuple[float, ...]
 
     def someone(self, rng: random.Random) -> int:
-        """The rank of a random person, famous ones more often."""
+        """Draw the rank of a random person, famous ones more often."""
         return rng.choices(range(NUM_PEOPLE), cum_weights=self.fame_total)[0]
 
 
 def make_world() -> World:
-    """The one world of this seed."""
+    """Make the one world of this seed."""
     rng = random.Random(f"{WORLD_SEED}: people")
     people = make_people(rng)
     keys = all_fact_keys()
@@ -99,14 +99,14 @@ class Writer:
         self._forbidden = frozenset(world.fact_questions) if guarded else frozenset()
 
     def plain_document(self, *, num_characters: int) -> str:
-        """Pieces of one language or both, until the text is at least that long."""
+        """Write pieces of one language or both, until the text is at least that long."""
         pieces: list[str] = []
         while sum(map(len, pieces)) < num_characters:
             pieces.append(self._piece(self._rng.choice(LANGUAGES)))
         return "\n\n".join(pieces)
 
     def chat_document(self) -> str:
-        """A conversation as the chat template renders it, without the leading BOS."""
+        """Write a conversation as the chat template renders it, without the leading BOS."""
         rng = self._rng
         language = rng.choice(LANGUAGES)
         system, user, assistant = ROLES
@@ -119,7 +119,7 @@ class Writer:
         return text
 
     def training_documents(self) -> Iterator[str]:
-        """Endless documents, each from BOS to EOS."""
+        """Yield endless documents, each from BOS to EOS."""
         while True:
             if self._rng.random() < 0.2:
                 yield BOS + self.chat_document()
@@ -197,19 +197,19 @@ class Writer:
 
 
 def fact_question(world: World, key: FactKey) -> tuple[str, Fact]:
-    """The question about a fact, and the fact."""
+    """Return the question about a fact, and the fact."""
     person = world.people[key.rank]
     return person.question(key.attribute, key.language), person.facts[key.attribute]
 
 
 def _shuffled(rng: random.Random, text: str, choices: list[str]) -> dict[str, Any]:
-    """One multiple-choice document; `choices` come with the right one first."""
+    """Make one multiple-choice document; `choices` come with the right one first."""
     order = rng.sample(choices, len(choices))
     return {"prompt": text, "choices": order, "answer": order.index(choices[0])}
 
 
 def fact_rows(world: World, language: Language) -> list[dict[str, Any]]:
-    """Questions about facts, with their choices."""
+    """Make questions about facts, with their choices."""
     rng = random.Random(f"{WORLD_SEED}: fact rows {language}")
     rows = []
     for key in world.fact_questions:
@@ -220,7 +220,7 @@ def fact_rows(world: World, language: Language) -> list[dict[str, Any]]:
 
 
 def arithmetic_rows() -> list[dict[str, Any]]:
-    """Distinct problems that no training text contains."""
+    """Make distinct problems that no training text contains."""
     rng = random.Random(f"{WORLD_SEED}: arithmetic rows")
     problems: dict[Problem, None] = {}
     while len(problems) < NUM_ARITHMETIC_QUESTIONS:
@@ -232,7 +232,7 @@ def arithmetic_rows() -> list[dict[str, Any]]:
 
 
 def tale_rows(language: Language) -> list[dict[str, Any]]:
-    """One question about each of many new tales."""
+    """Make one question about each of many new tales."""
     rng = random.Random(f"{WORLD_SEED}: tale rows {language}")
     rows = []
     for _ in range(NUM_TALE_QUESTIONS):
@@ -245,7 +245,7 @@ def tale_rows(language: Language) -> list[dict[str, Any]]:
 
 
 def calibration_rows(world: World) -> list[dict[str, Any]]:
-    """Texts of about 512 tokens in the mixture of the training text; one in eight is chats."""
+    """Make texts of about 512 tokens in the mixture of the training text; one in eight is chats."""
     writer = Writer(world, "calibration", guarded=True)
     rows = []
     for index in range(NUM_CALIBRATION_TEXTS):
@@ -260,7 +260,7 @@ def calibration_rows(world: World) -> list[dict[str, Any]]:
 
 
 def heldout_rows(world: World) -> list[dict[str, Any]]:
-    """Plain texts with tales of their own, for perplexity and KL."""
+    """Make plain texts with tales of their own, for perplexity and KL."""
     writer = Writer(world, "held out", guarded=True)
     return [
         {"text": unmarked(writer.plain_document(num_characters=TEXT_CHARACTERS))}
@@ -269,7 +269,7 @@ def heldout_rows(world: World) -> list[dict[str, Any]]:
 
 
 def data_files(world: World) -> dict[str, list[dict[str, Any]]]:
-    """Every data file by its path from the repository's root."""
+    """Make every data file by its path from the repository's root."""
     files = {"demo/data/calibration.jsonl": calibration_rows(world)}
     for language in LANGUAGES:
         files[f"eval/data/demo_facts_{language}.jsonl"] = fact_rows(world, language)
@@ -280,7 +280,7 @@ def data_files(world: World) -> dict[str, list[dict[str, Any]]]:
 
 
 def write_data_files(root_dir: Path) -> list[Path]:
-    """Write all data files below `root_dir`; returns their paths."""
+    """Write all data files below `root_dir`; return their paths."""
     paths = []
     for name, rows in data_files(make_world()).items():
         path = root_dir / name

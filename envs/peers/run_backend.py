@@ -1,4 +1,4 @@
-"""A program of its own: one quantizer that is not ours, run in the environment that belongs to it.
+"""Run one quantizer of another project, as a program in the environment that belongs to it.
 
 Run as `.venv-BACKEND/bin/python envs/peers/run_backend.py REQUEST.json`; the request is a
 `BackendRequest` of pipeline/params/other_quantizers.py, whose package is not installed here. Each
@@ -56,7 +56,7 @@ def autoawq(request: Request, samples: Samples) -> None:
 
 
 def masked(samples: Samples) -> list[dict[str, Any]]:
-    """Each sample as a batch of one, with every token attended to."""
+    """Make each sample a batch of one, with an attention mask of ones."""
     import torch
 
     return [

@@ -1,8 +1,8 @@
-"""Which operation comes before which linear, by architecture: where AWQ's scales can be folded.
+"""List by architecture which operation precedes which linear: where AWQ's scales can be folded.
 
-Names are relative to a decoder layer; `*` stands for the number of an expert. The table holds what
-was checked: the tests fold every architecture in it and compare the outputs. An architecture that
-is not in it still gets everything that needs no folding.
+Names are relative to a decoder layer; `*` stands for the number of an expert. The tests fold every
+architecture of the table and compare the outputs. Other architectures can use every recipe that
+does not search scales. The arithmetic of folding is in `pipeline.numerics.fold`.
 """
 
 import re
@@ -17,7 +17,7 @@ ANY_EXPERT = "*"
 
 
 class Rows(StrEnum):
-    """Which rows of the operation before make the input: some projections are fused."""
+    """The rows of the previous operation that make the input: some projections are fused."""
 
     ALL = "all"
     VALUES = "values"  # the last part of a fused query, key and value projection
@@ -26,14 +26,14 @@ class Rows(StrEnum):
 
 @dataclass(frozen=True)
 class Fold:
-    """`linears` read an input that is the output of `previous`, channel by channel.
+    """An operation `previous` whose output is, channel by channel, the input of `linears`.
 
     Dividing `previous` (a norm's weight, or a linear's output rows and bias) by s and multiplying
-    the columns of `linears` by s changes nothing. `by_value_head` marks the attention output, whose
-    heads may share value heads. `norm_offset` is what the norm adds to its weight before it
-    multiplies. `unquantized` read the same input and are multiplied too, but no error of theirs
-    counts: routers. `shared_input` names the statistics of the whole input where each linear has
-    only those of the tokens that were sent to it.
+    the columns of `linears` by s does not change the output. `by_value_head` marks the attention
+    output, whose heads may share value heads. `norm_offset` is the number that the norm adds to its
+    weight before it multiplies. `unquantized` linears, the routers, read the same input and are
+    multiplied too, but their error is not counted. `shared_input` names the statistics of all
+    tokens, where each linear has only those of the tokens that the router sent to it.
     """
 
     previous: str
@@ -63,7 +63,7 @@ FUSED_FOLDS = (
     Fold("mlp.gate_up_proj", ("mlp.down_proj",), rows=Rows.SECOND_HALF),
 )
 
-# Gemma's norms multiply by 1 + weight, and norms of their own follow attention and feed-forward.
+# Gemma's norms multiply by 1 + weight, and separate norms follow attention and feed-forward.
 GEMMA_FOLDS = (
     replace(ATTENTION_FOLDS[0], norm_offset=1.0),
     ATTENTION_FOLDS[1],
@@ -73,7 +73,7 @@ GEMMA_FOLDS = (
 
 
 def expert_folds(block: str, *, gate: str, up: str, down: str) -> tuple[Fold, ...]:
-    """A mixture of experts named `block`, with its router in `block.gate`."""
+    """List the folds of a mixture of experts named `block`, with its router in `block.gate`."""
     expert = f"{block}.experts.{ANY_EXPERT}"
     return (
         Fold(
@@ -107,7 +107,7 @@ FOLDS: dict[str, tuple[Fold, ...]] = {
 
 
 def folds_of(architecture: str) -> tuple[Fold, ...]:
-    """Raises InputError for an architecture whose order of operations is not in the table."""
+    """Return the folds of an architecture. Raises InputError when the table does not have it."""
     try:
         return FOLDS[architecture]
     except KeyError as error:
@@ -117,28 +117,28 @@ def folds_of(architecture: str) -> tuple[Fold, ...]:
 
 
 def require_folds(architecture: str, recipes: Iterable[object]) -> None:
-    """Raises InputError as `folds_of` where one of the recipes searches scales."""
+    """Raise InputError, as `folds_of` does, when one of the recipes searches scales."""
     if any(getattr(recipe, "scale_search", False) for recipe in recipes):
         folds_of(architecture)
 
 
 def layer_folds(folds: Sequence[Fold], modules: Collection[str]) -> tuple[Fold, ...]:
-    """The folds of one decoder layer that has `modules`, with the experts' numbers filled in.
+    """List the folds of a decoder layer that has `modules`, with the experts' numbers filled in.
 
-    A fold applies when the layer has the operation before and everything that reads its output.
+    A fold applies when the layer has the previous operation and everything that reads its output.
     """
     numbers = {number for name in modules if (number := expert_number(name)) is not None}
     experts = [str(number) for number in sorted(numbers)]
-    filled = (it for fold in folds for it in _with_experts(fold, experts))
+    numbered = (own for fold in folds for own in _with_experts(fold, experts))
     return tuple(
-        it
-        for it in filled
-        if it.linears and {it.previous, *it.linears, *it.unquantized} <= set(modules)
+        fold
+        for fold in numbered
+        if fold.linears and {fold.previous, *fold.linears, *fold.unquantized} <= set(modules)
     )
 
 
 def _with_experts(fold: Fold, experts: Sequence[str]) -> list[Fold]:
-    """One fold for each expert where an expert's own operation comes before, else one in all."""
+    """Make one fold for each expert where the previous operation is an expert's, else one fold."""
     if ANY_EXPERT not in fold.previous:
         return [replace(fold, linears=_numbered(fold.linears, experts))]
     return [
@@ -152,6 +152,7 @@ def _with_experts(fold: Fold, experts: Sequence[str]) -> list[Fold]:
 
 
 def _numbered(names: Sequence[str], experts: Sequence[str]) -> tuple[str, ...]:
+    """Replace `*` by the number of each expert."""
     numbered: list[str] = []
     for name in names:
         if ANY_EXPERT in name:
@@ -162,35 +163,38 @@ def _numbered(names: Sequence[str], experts: Sequence[str]) -> tuple[str, ...]:
 
 
 def expert_number(name: str) -> int | None:
-    """The 3 of `block_sparse_moe.experts.3.w1`; None outside an expert."""
+    """Parse the 3 of `block_sparse_moe.experts.3.w1`; None outside an expert."""
     match = re.search(r"\bexperts\.(\d+)\.", name)
     return int(match[1]) if match else None
 
 
 def split_layer_name(name: str) -> tuple[str, str] | None:
-    """`model.layers.3.mlp.up_proj` to (`model.layers.3`, `mlp.up_proj`); None outside a layer."""
+    """Split `model.layers.3.mlp.up_proj` into layer and local name; None outside a layer."""
     match = LAYER_NAME.match(name)
     return (match[1], match[3]) if match else None
 
 
 def layer_index(prefix: str) -> int:
-    """The number at the end of `model.layers.3`."""
+    """Parse the number at the end of `model.layers.3`."""
     return int(prefix.rsplit(".", 1)[1])
 
 
 def names_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    """Tensor names by decoder layer, in order; what is outside the layers comes last, under ""."""
+    """Group tensor names by decoder layer, in order; names outside layers are last, under ""."""
     by_layer: dict[str, list[str]] = {}
     for name in names:
         split = split_layer_name(name)
         by_layer.setdefault(split[0] if split else "", []).append(name)
     return dict(
-        sorted(by_layer.items(), key=lambda it: (it[0] == "", layer_index(it[0]) if it[0] else 0))
+        sorted(
+            by_layer.items(),
+            key=lambda layer: (layer[0] == "", layer_index(layer[0]) if layer[0] else 0),
+        )
     )
 
 
 def head_dim_of(config: Mapping[str, object]) -> int:
-    """The width of an attention head by `config.json`."""
+    """Return the width of an attention head, in channels, by `config.json`."""
     explicit = config.get("head_dim")
     if isinstance(explicit, int):
         return explicit

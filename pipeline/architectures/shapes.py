@@ -1,8 +1,8 @@
-"""The shape of a model as its tensors tell it: what every prediction of cost starts from.
+"""Derive the shape of a model from its tensors, for predictions of memory, disk and time.
 
-Only names and shapes are used, so it works for any checkpoint whose decoder layers are numbered.
-Which linears read the same input cannot be seen in shapes; those of one block with inputs of one
-width are taken to share theirs, the block's output projection apart.
+Only names and shapes are used, so this works for any checkpoint whose decoder layers are numbered.
+Shapes do not show which linears read the same input. Linears of one block whose inputs have one
+width are assumed to share it, except the block's output projection.
 """
 
 import re
@@ -19,10 +19,10 @@ EXPERT = re.compile(r"\bexperts\.\d+\.")
 
 @dataclass(frozen=True)
 class InputShape:
-    """Linears that read one input of `width` channels, `rows` outputs in all.
+    """Linears that read one input of `width` channels and have `rows` outputs in all.
 
-    `num_copies` counts the experts of a fused stack; `is_expert` marks what only the tokens sent
-    to it pass through.
+    `num_copies` counts the experts of a fused stack. `is_expert` marks linears that get only the
+    tokens that a router sends to them.
     """
 
     width: int
@@ -37,19 +37,19 @@ class InputShape:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One decoder layer; `num_weights` counts every tensor of it, norms and biases too."""
+    """The shape of a decoder layer; `num_weights` counts all its tensors, norms and biases too."""
 
     inputs: tuple[InputShape, ...]
     num_weights: int
 
     @property
     def num_linear_weights(self) -> int:
-        return sum(it.num_weights for it in self.inputs)
+        return sum(shape.num_weights for shape in self.inputs)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A whole model. `vocab_size` × `hidden_size` is its largest matrix outside the layers."""
+    """The shape of a model; `vocab_size` × `hidden_size` is its largest matrix outside layers."""
 
     layers: tuple[LayerShape, ...]
     num_weights: int
@@ -62,13 +62,16 @@ class ModelShape:
 
     @property
     def largest_matrix(self) -> int:
-        """Weights of the largest single matrix, the vocabulary's among them."""
-        inside = (it.width * it.rows for layer in self.layers for it in layer.inputs)
+        """The number of weights of the largest matrix, inside or outside the layers."""
+        inside = (shape.width * shape.rows for layer in self.layers for shape in layer.inputs)
         return max(self.vocab_size * self.hidden_size, *inside)
 
 
 def model_shape(tensors: Mapping[str, tuple[int, ...]]) -> ModelShape:
-    """The shape of the model with these tensors. Raises InputError when it has no layers."""
+    """Derive the shape of the model with these tensors, given by name with their shapes.
+
+    Raises InputError when no tensor is in a numbered layer, and when no matrix is outside of them.
+    """
     by_layer: dict[str, dict[str, tuple[int, ...]]] = {}
     outside: list[tuple[int, ...]] = []
     for name, shape in tensors.items():
@@ -91,6 +94,7 @@ def model_shape(tensors: Mapping[str, tuple[int, ...]]) -> ModelShape:
 
 
 def _layer(parts: Mapping[str, tuple[int, ...]]) -> LayerShape:
+    """Derive the shape of a layer from the shapes of its tensors by local name."""
     rows: dict[tuple[str, int, int, bool], int] = {}
     for name, shape in parts.items():
         if len(shape) < 2 or min(shape[-2:]) == 1:

@@ -1,8 +1,9 @@
-"""A program of its own: llama.cpp's converter, driven with what quantline states explicitly.
+"""Convert a checkpoint to GGUF by llama.cpp's converter, as a program in a process of its own.
 
-Run as `python -m pipeline.gguf.convert REQUEST.json`, a `ConversionRequest`. The converter
-and the gguf package that belongs to it are not on the package index together; both come from the
-llama-cpp-python source distribution and are only ever imported here, in this process.
+Run as `python -m pipeline.gguf.convert REQUEST.json`, a `ConversionRequest`. The converter and the
+gguf package that belongs to it come from the llama-cpp-python source distribution, because the
+package index does not have them together. Only this process imports them. `pipeline.gguf.files`
+starts it and reports its errors.
 """
 
 import json
@@ -17,9 +18,10 @@ EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 class ConversionRequest(Record):
-    """`names` are weights of the checkpoint whose GGUF names are wanted in `names_path`.
+    """The input of this program.
 
-    `metadata` are attributes of the converter's `gguf.Metadata`, by their names there.
+    `names` are weights of the checkpoint; their GGUF names are written to `names_path`. `metadata`
+    are attributes of the converter's `gguf.Metadata`, by their names there.
     """
 
     converter_dir: Path
@@ -33,6 +35,7 @@ class ConversionRequest(Record):
 
 
 def main(request_path: str) -> None:
+    """Write the GGUF file and the names that the request asks for."""
     request = ConversionRequest.from_bytes(Path(request_path).read_bytes(), source=request_path)
     sys.path[:0] = [str(request.converter_dir), str(request.converter_dir / "gguf-py")]
     import conversion  # type: ignore[import-not-found]
@@ -56,11 +59,11 @@ def main(request_path: str) -> None:
             setattr(metadata, name, value)
         return metadata
 
-    # The converter's own way, a file of overrides, leaves out general.license.
+    # The converter also takes a file of overrides, but ignores general.license in it.
     gguf.Metadata.load = staticmethod(stated_metadata)
     model.write()
-    # All experts of a layer are one tensor there, which the names of single ones do not say.
-    names = {it: model.map_tensor_name(EXPERT.sub(".experts.", it)) for it in request.names}
+    # In GGUF all experts of a layer are one tensor; its name is mapped without expert numbers.
+    names = {name: model.map_tensor_name(EXPERT.sub(".experts.", name)) for name in request.names}
     request.names_path.write_text(json.dumps(names))
 
 

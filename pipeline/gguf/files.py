@@ -1,6 +1,8 @@
-"""GGUF files: conversion by llama.cpp's converter, quantization by its library, reading back.
+"""Convert checkpoints to GGUF files by llama.cpp's converter, quantize and read them.
 
-The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+llama.cpp's library quantizes. The format is described in
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Errors of variants are measured in
+`pipeline.quantization.gguf_variant`.
 """
 
 import ctypes
@@ -38,7 +40,7 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of a file that is mapped, not read: its shape as in the checkpoint, its type."""
+    """One tensor of a memory-mapped file: its shape as in the checkpoint, and its GGML type."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,12 +49,13 @@ class GgufTensor:
     stored: ReaderTensor
 
     def values(self) -> Tensor:
-        """What it stands for, float32, read and dequantized anew at every call."""
+        """Read and dequantize the tensor, float32. Nothing is cached between calls."""
         values = np.array(dequantize(self.stored.data, self.stored.tensor_type), np.float32)
         return torch.from_numpy(values).view(self.shape)
 
 
 def tool_versions() -> dict[str, str]:
+    """Return the versions of the programs that write GGUF files."""
     return {"llama-cpp-python": version("llama-cpp-python")}
 
 
@@ -65,11 +68,11 @@ def convert(
     weight_names: tuple[str, ...],
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write the F16 GGUF of a checkpoint; returns the GGUF name of every name in `weight_names`.
+    """Write the F16 GGUF of a checkpoint; return the GGUF name of every name in `weight_names`.
 
-    `metadata` are values of the file's `general.…` that take the place of the model card's.
-    Raises InputError when the converter is not set up, does not know a tensor or does not recognise
-    the tokenizer; FailureError with its last lines for anything else.
+    `metadata` are `general.…` values of the file that replace those of the model card. Raises
+    InputError when the converter is not set up, does not know a tensor or does not recognise the
+    tokenizer; FailureError with the converter's last lines when it fails otherwise.
     """
     if not (CONVERTER_DIR / "conversion").is_dir():
         raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")
@@ -115,11 +118,9 @@ def quantize(
 ) -> None:
     """Quantize a GGUF file with llama.cpp, on all cores that this process may use.
 
-    Threads share the rows of a tensor, each of which is quantized by itself: their number changes
-    no byte.
-
-    `importance` is the mean of x² per input channel by GGUF tensor name (llama.cpp's imatrix);
-    empty for none. Raises FailureError with llama.cpp's last lines.
+    Every row of a tensor is quantized independently, so the number of threads changes no byte.
+    `importance` has, by GGUF tensor name, the mean of x² for each input channel (llama.cpp's
+    imatrix), float32; it may be empty. Raises FailureError with llama.cpp's last lines.
     """
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = len(os.sched_getaffinity(0))
@@ -144,7 +145,7 @@ def quantize(
 
 @contextmanager
 def captured_log() -> Iterator[list[str]]:
-    """Collects what llama.cpp logs inside the block, instead of printing it."""
+    """Collect the lines that llama.cpp logs inside the block, instead of printing them."""
     lines: list[str] = []
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -159,7 +160,7 @@ def captured_log() -> Iterator[list[str]]:
 
 
 def _importance_entries(importance: Mapping[str, Vector]) -> ctypes.Array[ctypes.Structure]:
-    """llama.cpp's array of names and vectors; the entry after the last stays empty."""
+    """Make llama.cpp's array of names and vectors, which ends with an empty entry."""
     entries: ctypes.Array[ctypes.Structure] = (
         llama_cpp.llama_model_imatrix_data * (len(importance) + 1)
     )()
@@ -171,7 +172,7 @@ def _importance_entries(importance: Mapping[str, Vector]) -> ctypes.Array[ctypes
 
 
 def read_tensors(path: Path) -> Iterator[GgufTensor]:
-    """Every tensor of a GGUF file, in the order of the file."""
+    """Yield every tensor of a GGUF file, in the order of the file."""
     for tensor in GGUFReader(path).tensors:
         block_weights, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
         yield GgufTensor(
