@@ -8,24 +8,29 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import PACKAGE_DIR
 from pipeline.core.process import run_program
 
-COMMIT = re.compile(r"[0-9a-f]{40}(-dirty)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# DVC rewrites its lock during the run whose provenance this is: it is a result, not code.
+WRITTEN_BY_THE_RUN = ":(exclude)dvc.lock"
 
 
-def source_commit() -> str | None:
-    """Return the full commit, followed by `-dirty` when tracked files were changed.
+def source_commit(repository: Path = PACKAGE_DIR.parent) -> str | None:
+    """Return the full commit, followed by `-dirty` when a tracked file but dvc.lock was changed.
 
     None where the program is not in a git repository, or there is no git.
     """
+    try:
+        commit = _git(repository, "rev-parse", "HEAD")
+        status = ("status", "--porcelain", "--untracked-files=no", "--", ".")
+        changes = _git(repository, *status, WRITTEN_BY_THE_RUN)
+    except (FailureError, InputError):
+        return None
+    if not COMMIT.fullmatch(commit):
+        return None
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(repository: Path, *arguments: str) -> str:
     with TemporaryDirectory() as directory:
         log_path = Path(directory) / "git.log"
-        try:
-            run_program(
-                ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                log_path=log_path,
-                environment={},
-                cwd=PACKAGE_DIR.parent,
-            )
-        except (FailureError, InputError):
-            return None
-        commit = log_path.read_text(encoding="utf-8").strip()
-        return commit if COMMIT.fullmatch(commit) else None
+        run_program(["git", *arguments], log_path=log_path, environment={}, cwd=repository)
+        return log_path.read_text(encoding="utf-8").strip()
