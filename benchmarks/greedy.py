@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def gap(scorer: Scorer, tokenizer: Any, prompt: Sequence[int], ours: str, theirs: str) -> float:
-    """How much more likely the reference finds its own text where the two texts part."""
+    """Compute how much more likely the reference finds its own text where the two texts differ."""
     own, other = (tokenizer.encode(text, add_special_tokens=False) for text in (ours, theirs))
     shared = next(
         (at for at, (a, b) in enumerate(zip(own, other, strict=False)) if a != b),

@@ -1,4 +1,4 @@
-"""A program of its own: stages of a workspace, each with the CPU time and memory that it took.
+"""Run stages of a workspace in one process, and measure the CPU time and memory of each.
 
 Run as `python -m benchmarks.measured ROOT TASK...`, where a task is `calibrate`, `quantize:NAME` or
 `imatrix` (what a GGUF variant takes from the statistics). The last line of its output is a list

@@ -1,4 +1,4 @@
-"""The same with oras-py, in an environment of its own: `python oras_runs.py push FILE TARGET`."""
+"""Push or pull one file with oras-py, in its own environment: `oras_runs.py push FILE TARGET`."""
 
 import json
 import sys

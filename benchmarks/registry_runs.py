@@ -1,4 +1,4 @@
-"""A program of its own: one push or pull, with the time and memory that it took.
+"""Run one push or pull in a process of its own, and measure its time and memory.
 
 `python -m benchmarks.registry_runs push ROOT URL` publishes the packages of a workspace, `pull ROOT
 REF` brings a release into `ROOT/pulled`. The last line of its output is a `Transfer` as JSON.

@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, count, groupby
 from pathlib import Path
 
@@ -148,7 +149,8 @@ class _Parquet(Documents):
         """Read each row group once, in their order, and yield the rows in the order asked for."""
         found: dict[int, object] = {}
         with _readable(self._path), pq.ParquetFile(self._path) as file:
-            for group, members in groupby(sorted(set(numbers)), key=self._group_of):
+            by_group = groupby(sorted(set(numbers)), key=partial(bisect_right, self._ends))
+            for group, members in by_group:
                 first = self._ends[group - 1] if group else 0
                 wanted = list(members)
                 table = file.read_row_group(group, columns=self._columns)
@@ -157,9 +159,6 @@ class _Parquet(Documents):
                 found.update(zip(wanted, chosen, strict=True))
         for number in numbers:
             yield f"{self._path}, row {number + 1}", found[number]
-
-    def _group_of(self, number: int) -> int:
-        return bisect_right(self._ends, number)
 
 
 @contextmanager

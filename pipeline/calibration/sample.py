@@ -90,7 +90,7 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
     )
     return CalibrationSample(
         windows=windows,
-        text_sha256=_data_sha256(path),
+        text_sha256=(tree_digest(directory_records(path)) if path.is_dir() else file_sha256(path)),
         token_ids_sha256=token_ids_sha256(windows),
         decontamination=Decontamination(
             ngram_words=NGRAM_WORDS,
@@ -156,11 +156,8 @@ def drawn_order(num_rows: int, *, seed: int) -> Iterator[int]:
 
 
 def _batches(numbers: Iterator[int]) -> Iterator[list[int]]:
+    """Group numbers into batches that grow from FIRST_BATCH to LARGEST_BATCH."""
     size = FIRST_BATCH
     while batch := list(islice(numbers, size)):
         yield batch
         size = min(2 * size, LARGEST_BATCH)
-
-
-def _data_sha256(path: Path) -> str:
-    return tree_digest(directory_records(path)) if path.is_dir() else file_sha256(path)

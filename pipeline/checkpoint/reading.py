@@ -42,9 +42,13 @@ class Checkpoint:
         self.directory = directory
         try:
             self.config: dict[str, Any] = read_json_object(directory / CONFIG_FILE)
-            self._file_of = _file_of_tensors(directory)
+            shards = read_shards(directory)
+            if shards is None:
+                shards = {WEIGHTS_FILE: set(read_header(directory / WEIGHTS_FILE))}
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
+        by_name = sorted((name, file) for file, names in shards.items() for name in names)
+        self._file_of = dict(by_name)
         self._header = cache(lambda file: read_header(directory / file))
 
     @property
@@ -89,14 +93,6 @@ def read_tensors(
             return {name: file.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read: {printable(str(error))}; {remedy}") from error
-
-
-def _file_of_tensors(directory: Path) -> dict[str, str]:
-    """Map every tensor to its file, sorted by name."""
-    shards = read_shards(directory)
-    if shards is None:
-        shards = {WEIGHTS_FILE: set(read_header(directory / WEIGHTS_FILE))}
-    return dict(sorted((name, file) for file, names in shards.items() for name in names))
 
 
 def shard_name(number: int, num_shards: int) -> str:
