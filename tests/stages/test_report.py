@@ -263,7 +263,9 @@ def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> Non
     made = make_workspace(tmp_path, {"gguf-q2-k": Verdict.REJECTED})
     package.run(made.workspace, made.params)
     publish.run(made.workspace, made.params)
-    with pytest.raises(NothingApprovedError, match=r"none of 1 variants passed .*index\.html"):
+    with pytest.raises(
+        NothingApprovedError, match=r"none of 1 variants passed .*index\.html"
+    ) as caught:
         report.run(made.workspace, made.params)
     text = Page(made.workspace.report_path.read_text(encoding="utf-8")).text
     assert "Nothing approved" in text
@@ -272,6 +274,7 @@ def test_when_nothing_passed_there_is_a_page_and_an_error(tmp_path: Path) -> Non
     assert text.index("above 0.05") < text.index("Give them more bits") < text.index("License")
     assert "Nothing is published." in text
     assert "above 0.05" in text
+    assert caught.value.exit_code == 3
 
 
 def test_without_a_selection_the_error_names_the_stage(made: MadeRun) -> None:
