@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.cli import main
-from tests.evaluation_files import write_evaluation_files
+from tests.evaluation_files import HELD_OUT, write_evaluation_files
 from tests.imports import PACKAGE, closure, layer
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -214,6 +214,7 @@ def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path)
     root.mkdir()
     tiny_llama(root / "model", hidden=256, intermediate=512)
     write_evaluation_files(root)
+    (root / "eval/data/demo_heldout.jsonl").write_text(json.dumps({"text": HELD_OUT * 20}) + "\n")
     for name in ("demo/data/calibration.jsonl", "prices.yaml", "license-decisions.yaml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)

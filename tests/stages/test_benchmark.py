@@ -19,7 +19,7 @@ from pipeline.params.params import GgufParams, PackedJudge, Params
 from pipeline.records.benchmarks import Benchmarks, FailedModel, ServedModel, SkippedModel
 from pipeline.records.selection import Verdict
 from pipeline.records.variant import VariantRecord
-from pipeline.serving import models
+from pipeline.serving import servable
 from pipeline.serving.server_pool import ServerPool
 from pipeline.stages import benchmark
 from tests.models import tiny_llama
@@ -134,7 +134,7 @@ def test_too_little_memory_for_the_expected_text_is_one_line_before_a_server_sta
 ) -> None:
     made = make_workspace(tmp_path, {})
     made.workspace.benchmarks_path.unlink()
-    monkeypatch.setattr(models, "memory_for_servers", lambda: 1000)
+    monkeypatch.setattr(servable, "memory_for_servers", lambda: 1000)
     with pytest.raises(
         FailureError, match=r"^base: the engine that scored it needs .* are free"
     ) as it:
@@ -151,7 +151,7 @@ def test_memory_that_torch_does_not_get_is_one_line(
     def huge(_: Path) -> torch.Tensor:
         return torch.empty(1 << 60)
 
-    monkeypatch.setattr(models, "unpacked_model", huge)
+    monkeypatch.setattr(servable, "unpacked_model", huge)
     with pytest.raises(FailureError, match=r"^benchmark: base: memory ran out; use a") as it:
         benchmark.run(made.workspace, with_params(made))
     assert "\n" not in str(it.value)
@@ -164,7 +164,7 @@ def test_all_texts_are_written_and_models_closed_before_a_server_starts(
     made = make_workspace(tmp_path, {APPROVED: Verdict.APPROVED})
     with_real_gguf(made, APPROVED)
     events: list[str] = []
-    for kind in (models.TransformersScorer, models.LlamaCppScorer):
+    for kind in (servable.TransformersScorer, servable.LlamaCppScorer):
         monkeypatch.setattr(kind, "close", noting(kind.close, f"{kind.backend} closed", events))
     monkeypatch.setattr(ServerPool, "server", noting(ServerPool.server, "server", events))
     mine = {
@@ -196,9 +196,9 @@ def test_a_checkpoint_is_compared_with_the_engine_that_scored_it(tmp_path: Path)
     serve_python()
     workspace = Workspace(tmp_path)
     tiny_llama(workspace.base_dir, heads=2)
-    base = models.ServableModel(BASE, "ab" * 32, workspace.base_dir, file_type=None)
+    base = servable.ServableModel(BASE, "ab" * 32, workspace.base_dir, file_type=None)
     for packed_judge in (PackedJudge.VLLM, PackedJudge.TRANSFORMERS):
-        with closing(models.scorer_of(workspace, base, packed_judge)) as scorer:
+        with closing(servable.scorer_of(workspace, base, packed_judge)) as scorer:
             assert scorer.backend == packed_judge
 
 

@@ -48,15 +48,18 @@ def test_weights_are_read_once_for_copy_records_and_signature(made: MadeRun) -> 
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
     opened: list[str] = []
+    is_over = False
 
     def note_weights(event: str, arguments: tuple[Any, ...]) -> None:
-        mode = str(arguments[1])
-        is_weights = str(arguments[0]).endswith((".safetensors", ".gguf"))
-        if event == "open" and is_weights and "w" not in mode and "x" not in mode:
-            opened.append(Path(arguments[0]).name)
+        if is_over or event != "open":  # a hook stays for as long as the process runs
+            return
+        path, mode = str(arguments[0]), str(arguments[1])
+        if path.endswith((".safetensors", ".gguf")) and not {"w", "x"} & set(mode):
+            opened.append(Path(path).name)
 
     sys.addaudithook(note_weights)
     run(made, signing_key="signing.pem")
+    is_over = True
     assert sorted(opened) == ["model-Q4_K_M.gguf", "model.safetensors"]
 
 
