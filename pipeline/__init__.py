@@ -2,7 +2,7 @@
 
 Packages by floor. Imports go down; pyproject.toml has the rules.
 
-cli.py cli_app.py   the command line: one command for each stage and verb
+cli.py commands.py cli_app.py   the command line: one command for each stage and verb
 stages/         one module for each stage of the graph in dvc.yaml, each with one public `run`
 verbs/          one module for each command beside the graph: plan, and what is done with releases
 

@@ -2,11 +2,10 @@
 
 Every QuantlineError and every wrong usage becomes one line on standard error and its exit code
 (1 failure, 2 bad input, 3 nothing approved, 130 interrupted). Nothing else catches them. The
-commands are in `pipeline.cli`.
+commands are in `pipeline.commands`.
 """
 
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import chdir
@@ -17,12 +16,16 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from pipeline.core.errors import InputError, QuantlineError, printable
+from pipeline.core.errors import (
+    INTERRUPTED,
+    INTERRUPTED_EXIT_CODE,
+    InputError,
+    QuantlineError,
+    printable,
+)
 
 PROGRAM: Final = "quantline"
 USAGE_EXIT_CODE: Final = 2
-INTERRUPTED: Final = "interrupted; run the same command to go on"
-INTERRUPTED_EXIT_CODE: Final = 130
 
 STAGES: Final = "Stages, in the order in which `dvc repro` runs them"
 BESIDE_THE_GRAPH: Final = "Before and after a run"
@@ -139,10 +142,11 @@ def _go_there(
             raise InputError(f"-C {directory}: {error.strerror}; expected a workspace") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, of `arguments` or of this process; returns the exit code."""
-    # Being told to end is like Ctrl-C: what this process started ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def run_command(arguments: Sequence[str] | None) -> int:
+    """Run one command, of `arguments` or of this process; return the exit code.
+
+    Raises KeyboardInterrupt for an interrupt before the command is known.
+    """
     try:
         code: int | None = app(arguments, prog_name=PROGRAM, standalone_mode=False)
         if code == INTERRUPTED_EXIT_CODE:  # Typer's own code, before it reaches the command
@@ -151,8 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _reported(stopped)
     except typer.TyperException as error:
         return _reported(_StoppedError(_usage_message(error), USAGE_EXIT_CODE))
-    except KeyboardInterrupt:
-        return _reported(_StoppedError(INTERRUPTED, INTERRUPTED_EXIT_CODE))
     return code or 0
 
 

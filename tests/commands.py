@@ -7,7 +7,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pipeline.cli import main
-from pipeline.cli_app import app
+from pipeline.commands import app
 from tests.registry_server import PASSWORD
 
 GROUP = get_command(app)

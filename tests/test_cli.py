@@ -168,6 +168,19 @@ def test_an_interrupt_before_a_command_begins_is_one_line(
     assert main(["fetch"]) == 0
 
 
+@pytest.mark.parametrize("program", [["quantline"], [sys.executable, "-m", "pipeline.cli"]])
+def test_an_interrupt_while_modules_load_is_one_line(tmp_path: Path, program: list[str]) -> None:
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = subprocess.run(
+        [*program, "ls"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr == "quantline: interrupted; run the same command to go on\n"
+
+
 def examples(name: str) -> list[list[str]]:
     """The arguments of every example in the help of a command."""
     words = [shlex.split(line) for line in (COMMANDS[name].epilog or "").splitlines()]

@@ -1,7 +1,7 @@
 """The errors a user can meet. Each is one line: the value, what was expected, what to do.
 
-Only `pipeline.cli` catches them and turns them into an exit code; everything else that is raised
-is a defect of quantline and keeps its traceback.
+Only `pipeline.cli_app` catches them and turns them into an exit code. Everything else that is
+raised is a defect of quantline and keeps its traceback.
 """
 
 from typing import ClassVar
@@ -28,6 +28,9 @@ class NothingApprovedError(QuantlineError):
 
     exit_code: ClassVar[int] = 3
 
+
+INTERRUPTED = "interrupted; run the same command to go on"
+INTERRUPTED_EXIT_CODE = 130
 
 SHOWN_CHARACTERS = 80
 LINE_CHARACTERS = 200

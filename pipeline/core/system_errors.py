@@ -1,7 +1,7 @@
 """What the machine refuses to any command, as one line: memory, and access to files.
 
 Stages map what they expect where it happens. This is for what can happen on every line of them, and
-`pipeline.cli` applies it once. It does not import torch, which most commands do without.
+`pipeline.cli_app` applies it once. It does not import torch, which most commands do without.
 """
 
 import errno
