@@ -3,17 +3,17 @@ PYTHON ?= python3
 # Two tests at a time; those of a file share what they set up. Long files come first, tests/conftest.py.
 TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-STAGES = fetch calibrate quantize evaluate_base evaluate select benchmark package publish report
+NOTHING_CHANGED = {"inputs": ["always changed"]}
 
 .PHONY: setup repro test test-fast test-full lint
 
 setup:
 	@$(PYTHON) envs/setup.py
 
-# `inputs` always counts as changed: it is run, and the others are asked.
+# `inputs` always counts as changed: it is run first, and then nothing else may have changed.
 repro: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline inputs || exit; \
-	if dvc status --quiet $(STAGES); then \
+	if [ "$$(dvc status --json)" = '$(NOTHING_CHANGED)' ]; then \
 	  echo "Nothing has changed since the last run; the report is artifacts/report/index.html"; \
 	else \
 	  quantline plan && dvc repro; \
