@@ -30,7 +30,7 @@ test-fast: setup
 test-full: setup lint
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" pytest $(TOGETHER) -m ""
 
-lint:
+lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/lint-imports --no-logo
