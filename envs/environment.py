@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ STAMP_FILE = "quantline-setup.sha256"
 LOG_FILE = "quantline-setup.log"
 SHOWN_LINES = 15
 HASH_REFUSAL = "DO NOT MATCH THE HASHES"
+# Once this is set, no further command is started.
+interrupted = threading.Event()
 
 
 class SetupError(Exception):
@@ -94,6 +97,8 @@ def pip(environment: Environment, *arguments: object, **variables: str) -> None:
 
 def run(environment: Environment, *command: object, **variables: str) -> None:
     """Run a command silently; where it fails, raise what to do, with the end of its output."""
+    if interrupted.is_set():
+        raise SetupError(f"{environment.directory.name}: interrupted")
     result = subprocess.run(
         [str(it) for it in command],
         env={**os.environ, **variables},

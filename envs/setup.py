@@ -22,6 +22,7 @@ from environment import (
     Environment,
     SetupError,
     install_pins,
+    interrupted,
     pip,
     read_pins,
     remove_unfinished_packages,
@@ -75,13 +76,18 @@ def set_up_all(packages: dict[Environment, Path | None]) -> None:
         # One more worker: llama.cpp is compiled while packages arrive.
         with ThreadPoolExecutor(len(stale) + 1) as pool:
             jobs = [pool.submit(set_up, *it, pool) for it in stale.items()]
-            for job in as_completed(jobs):
-                try:
-                    job.result()
-                except (SetupError, OSError) as error:
-                    output = error.output if isinstance(error, SetupError) else ""
-                    print(f"{output}setup: {error}", file=sys.stderr, flush=True)
-                    has_failed = True
+            try:
+                for job in as_completed(jobs):
+                    try:
+                        job.result()
+                    except (SetupError, OSError) as error:
+                        output = error.output if isinstance(error, SetupError) else ""
+                        print(f"{output}setup: {error}", file=sys.stderr, flush=True)
+                        has_failed = True
+            except KeyboardInterrupt:
+                # A command that runs got the signal too; a thread between two commands did not.
+                interrupted.set()
+                raise
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on where it stopped")
     if has_failed:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -169,12 +170,15 @@ def test_what_a_kill_left_half_installed_is_installed_again(machine: Machine) ->
     assert machine.version_in(".venv-a", "bee") == "1.0"
 
 
-def test_an_interrupted_setup_goes_on_where_it_stopped(machine: Machine) -> None:
+@pytest.mark.parametrize("interrupt", [os.killpg, os.kill], ids=["group", "between-commands"])
+def test_an_interrupted_setup_goes_on_where_it_stopped(
+    machine: Machine, interrupt: Callable[[int, int], None]
+) -> None:
     with machine.start(".venv-a") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == ".venv-a: torch==2.0 by torch.txt\n"
-        # As a terminal does: to the whole group.
-        os.killpg(process.pid, signal.SIGINT)
+        # A terminal interrupts the whole group; pip may be between two commands and not there.
+        interrupt(process.pid, signal.SIGINT)
         _, stderr = process.communicate()
     assert process.returncode == 1
     assert stderr == "setup: interrupted; the same command goes on where it stopped\n"
