@@ -14,6 +14,7 @@ planning/       predictions of memory, disk and time, and refusals of what canno
 
 calibration/    from text to the second moments of every linear input
 engines/        transformers, vLLM and llama.cpp as scorers of token ids
+intake/         the examination of a checkpoint: what is odd is mended or refused
 sources/        checkpoints and data sets of a hub or a directory
 licensing/      which license applies, and what it demands
 ollama/         Modelfiles and chat templates

@@ -138,6 +138,7 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
             architecture=read_config(workspace.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
+            unused_tensors=(),
             license=facts,
             applied_license=rule.applied(None),
         ),

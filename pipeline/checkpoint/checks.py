@@ -64,11 +64,9 @@ def takes_more_than_text(model_dir: Path) -> bool:
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json and refuse what cannot be quantized safely.
 
-    Raises InputError when the file is missing or malformed, when the model needs code from the
-    checkpoint (`auto_map`), and when the model is quantized already.
+    Raises InputError when the file is missing or malformed, and when the model is quantized already.
     """
     config = read_json_object(model_dir / CONFIG_FILE)
-    _refuse_remote_code(config, CONFIG_FILE)
     for key in QUANTIZATION_KEYS:
         if config.get(key) is not None:
             raise InputError(

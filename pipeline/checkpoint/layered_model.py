@@ -26,9 +26,10 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.architectures.folds import split_layer_name
+from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
 from pipeline.checkpoint.reading import Checkpoint, model_config
-from pipeline.core.errors import InputError, short_repr
+from pipeline.core.errors import InputError, printable, short_repr
 
 META = torch.device("meta")
 
@@ -39,14 +40,24 @@ def require_layered(directory: Path) -> None:
     Only config.json is read. Whether the model calls its layers one after the other, and does
     nothing else between them, shows only when they run.
     """
-    decoder_layers(_empty_model(directory))
+    decoder_layers(empty_model(directory))
 
 
-def _empty_model(directory: Path) -> PreTrainedModel:
-    """Build the model of a configuration on the meta device: its parameters have no values."""
+def empty_model(directory: Path) -> PreTrainedModel:
+    """Build the model of a configuration on the meta device: its parameters have no values.
+
+    Raises InputError where the class of the model does not take the configuration.
+    """
     config = model_config(directory)
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    try:
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = model_class(config)
+    except Exception as error:  # each model's class has its own code
+        raise InputError(
+            f"{CONFIG_FILE}: transformers cannot build {model_class.__name__} of it "
+            f"({type(error).__name__}: {printable(str(error))}); use another checkpoint or revision"
+        ) from error
     return model
 
 
@@ -73,7 +84,7 @@ class LayeredModel:
         """
         self._checkpoint = Checkpoint(directory)
         self._device = device
-        self._model = _empty_model(directory)
+        self._model = empty_model(directory)
         self._model.eval()
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):

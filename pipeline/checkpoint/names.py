@@ -40,14 +40,16 @@ LEGAL_FILE = re.compile(
     r"(LICEN[SC]E|COPYING|NOTICE|USE_POLICY|ACCEPTABLE_USE)" + _NAMED, re.IGNORECASE
 )
 LICENSE_TEXT = re.compile(r"(LICEN[SC]E|COPYING)" + _NAMED, re.IGNORECASE)
+NUMBERED_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
-    """List the files to take besides the weights, sorted."""
-    return tuple(
-        sorted(name for name in names if name in SIDECAR_FILES or LEGAL_FILE.fullmatch(name))
-    )
+    """List the files to take besides the weights, sorted: an index only where it is read."""
+    taken = {name for name in names if name in SIDECAR_FILES or LEGAL_FILE.fullmatch(name)}
+    if WEIGHTS_FILE in names:
+        taken.discard(INDEX_FILE)
+    return tuple(sorted(taken))
 
 
 def license_text(names: Collection[str]) -> str | None:
@@ -60,17 +62,21 @@ def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> t
     """List the weight files to take, sorted.
 
     `shards` are the files that the index names, None without an index. One whole model.safetensors
-    is preferred to shards, as in transformers. Raises InputError when there are no such weights.
+    is preferred to shards, as in transformers; then an index is not read. Shards that are numbered
+    from 1 to their count need no index. Raises InputError when there are no such weights.
     """
     if WEIGHTS_FILE in names:
         return (WEIGHTS_FILE,)
-    if shards is not None:
-        for shard in sorted(shards):
-            if shard not in names:
-                raise InputError(
-                    f"{shard}: missing, though {INDEX_FILE} names it; the checkpoint is "
-                    "incomplete: use another revision or ask its owner"
-                )
+    namer = INDEX_FILE if shards is not None else "the count of the others"
+    if shards is None:
+        shards = _numbered_shards(names)
+    for shard in sorted(shards):
+        if shard not in names:
+            raise InputError(
+                f"{shard}: missing, though {namer} names it; the checkpoint is incomplete: use "
+                "another revision or ask its owner"
+            )
+    if shards:
         return tuple(sorted(shards))
     pickles = sorted(name for name in names if name.endswith(PICKLE_SUFFIXES))
     if pickles:
@@ -79,3 +85,12 @@ def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> t
             f"{WEIGHTS_FILE} or {INDEX_FILE}: use a safetensors revision or conversion of the model"
         )
     raise InputError(f"no weights: expected {WEIGHTS_FILE} or {INDEX_FILE} among the files")
+
+
+def _numbered_shards(names: Collection[str]) -> tuple[str, ...]:
+    """Name every shard of which the files have at least one, by the count in its name."""
+    counts = {match[2] for name in names if (match := NUMBERED_SHARD.fullmatch(name))}
+    if len(counts) != 1:
+        return ()
+    (count,) = counts
+    return tuple(f"model-{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1))

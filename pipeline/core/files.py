@@ -6,6 +6,7 @@ either the old state or the new one.
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacement(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` atomically as JSON: keys in their order, two-space indent, a final newline."""
+    write_bytes(path, json.dumps(value, indent=2).encode() + b"\n")
 
 
 def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> None:

@@ -52,6 +52,11 @@ class Workspace:
         return self.artifacts_dir / "base.manifest.json"
 
     @property
+    def intake_path(self) -> Path:
+        """What was odd about the base, and what was done about it."""
+        return self.artifacts_dir / "intake.json"
+
+    @property
     def calibration_dir(self) -> Path:
         """A fetched calibration data set: its manifest, and its files in DATASET_DIR."""
         return self.artifacts_dir / "calibration"

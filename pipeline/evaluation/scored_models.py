@@ -34,7 +34,8 @@ class ScoredModels:
 
     Every model must cut `texts` into the same tokens as the base's `tokenizer`. The base's model
     has logits for `vocab_size` tokens. `packed_judge` is not AUTO. `pre_tokenizer` is llama.cpp's
-    name for the base's pre-tokenizer, where its converter does not recognise it.
+    name for the base's pre-tokenizer, where its converter does not recognise it. `unused_tensors`
+    are those of the base that its model does not read.
     """
 
     base: ScoredModel
@@ -44,6 +45,7 @@ class ScoredModels:
     texts: Sequence[str]
     packed_judge: PackedJudge
     pre_tokenizer: str | None
+    unused_tensors: tuple[str, ...]
 
     def variant(self, name: str, digest: str, model_dir: Path) -> ScoredModel:
         """Put a GGUF file in llama.cpp, and a checkpoint in `packed_judge`."""
@@ -108,6 +110,7 @@ class ScoredModels:
             path,
             model_name=BASE,
             pre_tokenizer=self.pre_tokenizer,
+            unused=self.unused_tensors,
             weight_names=(),
         )
         return path

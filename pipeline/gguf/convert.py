@@ -21,7 +21,8 @@ class ConversionRequest(Record):
     """The input of this program.
 
     `names` are weights of the checkpoint; their GGUF names are written to `names_path`. `metadata`
-    are attributes of the converter's `gguf.Metadata`, by their names there.
+    are attributes of the converter's `gguf.Metadata`, by their names there. `unused` are tensors
+    that the model does not read; those that llama.cpp has no place for are left out.
     """
 
     converter_dir: Path
@@ -32,6 +33,7 @@ class ConversionRequest(Record):
     names: tuple[str, ...]
     names_path: Path
     metadata: dict[str, str]
+    unused: tuple[str, ...]
 
 
 def main(request_path: str) -> None:
@@ -53,8 +55,16 @@ def main(request_path: str) -> None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
     read_metadata = gguf.Metadata.load
 
+    for name in request.unused:
+        if name in model.model_tensors and not _has_place(model, name):
+            del model.model_tensors[name]
+
     def stated_metadata(*arguments: Any) -> Any:
-        metadata = read_metadata(*arguments)
+        try:
+            metadata = read_metadata(*arguments)
+        except Exception:  # of a model card that is no valid YAML, or has other values than a card
+            gguf.Metadata.load_model_card = staticmethod(lambda _: {})
+            metadata = read_metadata(*arguments)
         for name, value in request.metadata.items():
             setattr(metadata, name, value)
         return metadata
@@ -65,6 +75,14 @@ def main(request_path: str) -> None:
     # In GGUF all experts of a layer are one tensor; its name is mapped without expert numbers.
     names = {name: model.map_tensor_name(EXPERT.sub(".experts.", name)) for name in request.names}
     request.names_path.write_text(json.dumps(names))
+
+
+def _has_place(model: Any, name: str) -> bool:
+    try:
+        model.map_tensor_name(name)
+    except ValueError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

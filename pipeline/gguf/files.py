@@ -67,10 +67,12 @@ def convert(
     pre_tokenizer: str | None,
     weight_names: tuple[str, ...],
     metadata: Mapping[str, str] | None = None,
+    unused: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """Write the F16 GGUF of a checkpoint; return the GGUF name of every name in `weight_names`.
 
-    `metadata` are `general.…` values of the file that replace those of the model card. Raises
+    `metadata` are `general.…` values of the file that replace those of the model card. `unused` are
+    tensors that the model does not read; the file lacks those that llama.cpp has no place for. Raises
     InputError when the converter is not set up, does not know a tensor or does not recognise the
     tokenizer; FailureError with the converter's last lines when it fails otherwise.
     """
@@ -86,6 +88,7 @@ def convert(
         names=weight_names,
         names_path=work_dir / "names.json",
         metadata=dict(metadata or {}),
+        unused=unused,
     )
     request_path = work_dir / "request.json"
     request_path.write_bytes(request.to_bytes())

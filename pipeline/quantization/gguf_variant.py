@@ -23,12 +23,13 @@ from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import GgufParams
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
+from pipeline.records.base import BaseManifest
 from pipeline.records.variant import TensorCoverage
 
 
 def write_gguf(
     base_dir: Path,
-    architecture: str,
+    base: BaseManifest,
     recipe: GgufParams,
     statistics: Statistics,
     model_dir: Path,
@@ -54,7 +55,7 @@ def write_gguf(
                 group_size=recipe.type.scale_group,
                 symmetric=False,
             )
-            source = write_folded(base_dir, architecture, statistics, scheme, Path(work) / "folded")
+            source = write_folded(base_dir, base.architecture, statistics, scheme, Path(work) / "folded")
         full_path = Path(work) / "full.gguf"
         note("quantize: converting to GGUF")
         names = gguf.convert(
@@ -63,6 +64,7 @@ def write_gguf(
             model_name=model_name,
             metadata=metadata,
             pre_tokenizer=pre_tokenizer,
+            unused=base.unused_tensors,
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )
         linears_of = _linears_by_tensor(names)

@@ -90,16 +90,19 @@ def write_packed(
         for row in read_record(LayerCoverage, rows_path, made_by="quantize").rows
     ]
     implied = {
-        name for name in checkpoint.names if implied_by_packing(name, checkpoint.shape(name))
+        name
+        for name in set(checkpoint.names) - set(base.unused_tensors)
+        if implied_by_packing(name, checkpoint.shape(name))
     }
     kept = {f"{linear}.weight" for linear in grouping.kept}
     require_covered(coverage, implied=implied, kept=kept)
     write_index(model_dir)
-    # config.json names the modules inside decoder layers whose matrices are not quantized.
+    # config.json names the modules whose matrices are not quantized: in decoder layers, and those
+    # that the model does not read but an engine may, such as prediction heads.
     unquantized = [
         name.removesuffix(".weight")
         for name in checkpoint.names
-        if split_layer_name(name)
+        if (split_layer_name(name) or name in base.unused_tensors)
         and len(checkpoint.shape(name)) > 1
         and name.removesuffix(".weight") not in grouping.recipes
     ]

@@ -12,7 +12,8 @@ class BaseManifest(Record):
 
     `source` is the parameter it was fetched by; `revision` the full commit for a hub model and
     None otherwise; `architecture` the first entry of config.json's `architectures`; `license` what
-    its files state and `applied_license` what follows.
+    its files state and `applied_license` what follows. `unused_tensors` are those that the model
+    does not read, such as prediction heads, sorted by name.
     """
 
     source: str
@@ -20,6 +21,7 @@ class BaseManifest(Record):
     architecture: str
     files: tuple[FileRecord, ...]
     digest: Sha256
+    unused_tensors: tuple[str, ...]
     license: LicenseFacts
     applied_license: AppliedLicense
 

@@ -74,6 +74,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
         held_out.texts,
         packed_judge,
         params.model.gguf_pre_tokenizer,
+        base.unused_tensors,
     )
     suite = read_suite(workspace.root, evaluate.suite)
     with loaded_tasks(workspace.root, suite) as tasks, closing(models.base.scorer):

@@ -10,17 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.checkpoint.checks import (
-    check_tokenizer,
     check_weights,
     read_config,
     read_shards,
     takes_more_than_text,
 )
-from pipeline.checkpoint.names import sidecar_names, weight_names
+from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
+from pipeline.checkpoint.reading import write_index
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord, tree_digest
 from pipeline.core.files import (
     directory_records,
+    file_record,
     readable_disk_errors,
     remove_tree,
     replace_directory,
@@ -29,12 +30,15 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Workspace
+from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.weights import account_for_tensors, require_finite
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.hub_source import parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
 from pipeline.records.base import BaseManifest, read_base_manifest
+from pipeline.records.intake import Intake, read_intake
 from pipeline.records.licenses import AppliedLicense, LicenseFacts
 from pipeline.sources.dataset import fetch_dataset
 from pipeline.sources.hub import open_hub
@@ -65,9 +69,10 @@ def run(workspace: Workspace, params: Params) -> None:
     download_dir = workspace.base_dir.with_name(workspace.base_dir.name + DOWNLOAD_SUFFIX)
     with readable_disk_errors(workspace.base_dir):
         download_dir.mkdir(parents=True, exist_ok=True)
-        manifest = collect(source, params.model, download_dir, apply)
+        manifest, intake = collect(source, params.model, download_dir, apply)
         prune(download_dir, {file.path for file in manifest.files})
         replace_directory(download_dir, workspace.base_dir)
+    write_record(workspace.intake_path, intake)
     write_record(workspace.base_manifest_path, manifest)
 
 
@@ -99,12 +104,14 @@ def intact_manifest(
     workspace: Workspace, model: ModelParams, source: CheckpointSource
 ) -> BaseManifest | None:
     """The manifest of an earlier run whose files are there, whole, and what this run would take."""
-    if not workspace.base_manifest_path.is_file() or not workspace.base_dir.is_dir():
+    written = (workspace.base_manifest_path, workspace.intake_path)
+    if not all(path.is_file() for path in written) or not workspace.base_dir.is_dir():
         return None
     manifest = read_base_manifest(workspace)
     if manifest.source != model.source or directory_records(workspace.base_dir) != manifest.files:
         return None
-    return manifest if source.is_unchanged(manifest.files) else None
+    files = read_intake(workspace).files_of_source(manifest.files)
+    return manifest if source.is_unchanged(files) else None
 
 
 def collect(
@@ -112,8 +119,8 @@ def collect(
     model: ModelParams,
     download_dir: Path,
     apply: Callable[[Path, LicenseFacts], AppliedLicense],
-) -> BaseManifest:
-    """Bring everything that is needed into `download_dir`, checking as early as can be."""
+) -> tuple[BaseManifest, Intake]:
+    """Bring everything that is needed into `download_dir`, examining it as early as can be."""
     sizes = source.sizes()
     sidecars = sidecar_names(sizes)
     for name in sidecars:
@@ -125,8 +132,9 @@ def collect(
     prune(download_dir, sizes)
     records = download_files(source, sidecars, sizes, download_dir, label="fetch: small files")
 
+    named = tuple(examine_file_names(sizes))
+    intake = examine_small_files(download_dir)
     config = read_config(download_dir)
-    check_tokenizer(download_dir)
     note(f"fetch: {config.architecture}")
     facts = read_license_facts(download_dir)
     applied = apply(download_dir, facts)
@@ -136,17 +144,32 @@ def collect(
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 
     records += download_files(source, weights, sizes, download_dir, label="fetch: weights")
-    check_weights(download_dir, weights, shards=shards)
+    tensors = check_weights(download_dir, weights, shards=shards)
+    accounting = account_for_tensors(download_dir, tensors)
+    require_finite(download_dir, weights)
+    if shards is None and len(weights) > 1:
+        write_index(download_dir)
+        intake = intake.model_copy(update={"added": (*intake.added, INDEX_FILE)})
+    intake = intake.model_copy(
+        update={"findings": (*named, *intake.findings, *accounting.findings)}
+    )
+    for finding in intake.findings:
+        note(f"fetch: {finding.file}: {finding.found}: {finding.done}")
+    changed = {file.path for file in intake.originals} | set(intake.added)
+    records = [file for file in records if file.path not in changed]
+    records += [file_record(download_dir / name, download_dir) for name in changed]
     files = tuple(sorted(records, key=lambda record: record.path))
-    return BaseManifest(
+    manifest = BaseManifest(
         source=model.source,
         revision=source.revision,
         architecture=config.architecture,
         files=files,
         digest=tree_digest(files),
+        unused_tensors=accounting.unused,
         license=facts,
         applied_license=applied,
     )
+    return manifest, intake
 
 
 def download_files(

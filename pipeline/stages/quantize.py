@@ -60,7 +60,7 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
         if isinstance(recipe, GgufParams):
             coverage = write_gguf(
                 workspace.base_dir,
-                base.architecture,
+                base,
                 recipe,
                 statistics,
                 model_dir,

@@ -38,6 +38,7 @@ def manifest(*files: FileRecord) -> BaseManifest:
         architecture="LlamaForCausalLM",
         files=files,
         digest=tree_digest(files),
+        unused_tensors=(),
         license=LICENSE,
         applied_license=AppliedLicense(
             id="mit", name="MIT License", expression="MIT", decision=None

@@ -1,0 +1,53 @@
+"""Leave one chat template in a checkpoint: the one that transformers uses.
+
+transformers prefers chat_template.jinja to the key of tokenizer_config.json, and its tokenizers do
+not read chat_template.json. llama.cpp's converter prefers the key, even where it is null, and reads
+both files (https://github.com/ggml-org/llama.cpp/pull/14508).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.names import TOKENIZER_CONFIG_FILE
+from pipeline.core.errors import InputError
+from pipeline.core.files import write_bytes, write_json
+from pipeline.records.intake import Finding
+
+TEMPLATE_KEY = "chat_template"
+TEMPLATE_FILE = "chat_template.jinja"
+PROCESSOR_FILE = "chat_template.json"
+
+
+def mend_template(directory: Path) -> Iterator[Finding]:
+    """Let every tool find the same template; files of `directory` are changed in place.
+
+    Raises InputError for a template that is no text in UTF-8.
+    """
+    config_path = directory / TOKENIZER_CONFIG_FILE
+    config = read_json_object(config_path) if config_path.is_file() else {}
+    template_path = directory / TEMPLATE_FILE
+    if template_path.is_file():
+        try:
+            template = template_path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{TEMPLATE_FILE}: not UTF-8; get the file again") from error
+        if TEMPLATE_KEY in config and config[TEMPLATE_KEY] != template:
+            del config[TEMPLATE_KEY]
+            write_json(config_path, config)
+            yield Finding(
+                file=TOKENIZER_CONFIG_FILE,
+                found=f"{TEMPLATE_KEY} is another template than {TEMPLATE_FILE}",
+                done=f"removed: transformers uses {TEMPLATE_FILE}, and so does everything here",
+            )
+    elif config.get(TEMPLATE_KEY) is None and (directory / PROCESSOR_FILE).is_file():
+        template = read_json_object(directory / PROCESSOR_FILE).get(TEMPLATE_KEY)
+        if isinstance(template, str):
+            write_bytes(template_path, template.encode())
+            config.pop(TEMPLATE_KEY, None)
+            write_json(config_path, config)
+            yield Finding(
+                file=PROCESSOR_FILE,
+                found="has the only chat template, where transformers' tokenizers do not look",
+                done=f"written as {TEMPLATE_FILE}",
+            )

@@ -1,0 +1,101 @@
+"""Account for every tensor of a checkpoint, and find values that are no numbers."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+
+from pipeline.architectures.folds import LAYER_NAME
+from pipeline.checkpoint.checks import USE_ANOTHER
+from pipeline.checkpoint.layered_model import empty_model
+from pipeline.checkpoint.model_parts import sources_by_parameter
+from pipeline.checkpoint.reading import read_tensors
+from pipeline.checkpoint.safetensors_header import TensorInfo
+from pipeline.core.errors import InputError, printable, short_repr
+from pipeline.core.progress import track
+from pipeline.records.intake import Finding
+
+LM_HEAD = "lm_head.weight"
+PREDICTION_HEAD = re.compile(r"(^|\.)(mtp|nextn|eagle|medusa)[._]")
+BUFFER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|masked_bias|attention\.bias)$")
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """How the tensors of the files and the parameters of the model go together.
+
+    `unused` are the tensors that the model does not read, sorted; they stay in every packed
+    release as they are.
+    """
+
+    unused: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def account_for_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> Accounting:
+    """Match tensors, by name, with the parameters of transformers' model of config.json.
+
+    Raises InputError for an architecture that cannot be built, and for a parameter that no tensor
+    fills or that has another shape.
+    """
+    model = empty_model(directory)
+    sources = sources_by_parameter(model, tuple(tensors))
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    # Of several parameters that are cut from one tensor, only the first is known.
+    are_cut = any(
+        len(getattr(rule, "target_patterns", ())) > 1
+        for rule in get_model_conversion_mapping(model)
+    )
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        made_from = sources.get(name, ())
+        if not made_from and name not in tied and not are_cut:
+            raise InputError(
+                f"{name}: no tensor of the files fills it, though config.json says that the model "
+                f"has it; {USE_ANOTHER}"
+            )
+        if made_from == (name,) and tensors[name].shape != tuple(parameter.shape):
+            raise InputError(
+                f"{name}: shape {tensors[name].shape}, expected {tuple(parameter.shape)} by "
+                f"config.json; {USE_ANOTHER}"
+            )
+    used = {tensor for name in parameters for tensor in sources.get(name, ())}
+    unused = tuple(sorted(name for name in tensors if name not in used))
+    num_layers = model.config.num_hidden_layers
+    return Accounting(unused, tuple(_unused_findings(unused, num_layers=num_layers)))
+
+
+def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Finding]:
+    """Say by kind what tensors are there that the model does not read."""
+    kinds: dict[str, list[str]] = {}
+    for name in unused:
+        layer = LAYER_NAME.match(name)
+        if PREDICTION_HEAD.search(name):
+            kind = "prediction heads, for speculative decoding"
+        elif layer and int(layer[2]) >= num_layers:
+            kind = f"layers beyond num_hidden_layers = {num_layers}"
+        elif BUFFER.search(name):
+            kind = "buffers that a model computes by itself"
+        else:
+            kind = "tensors that the model has no parameter for"
+        kinds.setdefault(kind, []).append(name)
+    for kind, names in kinds.items():
+        yield Finding(
+            file="weights",
+            found=f"{len(names)} {kind}, such as {printable(names[0])}",
+            done="kept as they are in packed variants, left out of GGUF; nothing here reads them",
+        )
+
+
+def require_finite(directory: Path, files: Collection[str]) -> None:
+    """Raise InputError, naming the tensor, where a weight is infinite or not a number."""
+    for file in track(files, "fetch: values", total=len(files)):
+        for name, tensor in read_tensors(directory / file, remedy="get the file again").items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"{file}: tensor {short_repr(name)} has values that are infinite or no "
+                    f"numbers; {USE_ANOTHER}"
+                )
