@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError
-from pipeline.core.process import ending, last_lines
+from pipeline.core.process import exit_text, last_lines
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, fork_server
@@ -63,7 +63,7 @@ def one_converter() -> Iterator[None]:
             *_, module, request_path = command
             code = server().run(str(module), "main", str(request_path), log_path=log_path)
             if code != 0:
-                raise FailureError(f"{module}: {ending(code)}: {last_lines(log_path)}")
+                raise FailureError(f"{module}: {exit_text(code)}: {last_lines(log_path)}")
 
         patch.setattr(gguf, "run_program", run_converter)
         yield

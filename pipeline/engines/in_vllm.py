@@ -25,7 +25,7 @@ from pipeline.core.environments import (
     root_cause,
 )
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.process import Daemon, ending, last_lines
+from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.progress import note
 from pipeline.engines.scorer import Finished, Logits
 from pipeline.engines.token_forest import Span
@@ -125,7 +125,7 @@ class VllmScorer:
 
     def _ended(self) -> FailureError:
         """Return why vLLM ended: the first error of its log, else its last lines."""
-        how = ending(self._program.wait())
+        how = exit_text(self._program.wait())
         log_path = self._program.log_path
         cause = root_cause(log_path.read_text(errors="replace")) or last_lines(log_path)
         return FailureError(f"{self.label}: vLLM {how}: {cause}; {INSTEAD}")

@@ -1,6 +1,6 @@
-"""The shapes of the base before it is fetched: from its configuration and headers, never weights.
+"""The shapes of the base before it is fetched, from its configuration and headers alone.
 
-Of a model on a hub only config.json, the index and the first bytes of each weight file are read.
+For a model on a hub only config.json, the index and the header of each weight file are downloaded.
 """
 
 from pathlib import Path
@@ -29,10 +29,9 @@ MAX_DIMENSION = 1 << 40
 
 
 def read_source(workspace: Workspace, model: ModelParams) -> Source:
-    """The base as `model.source` names it; what is fetched already is not asked for again.
+    """Read the shapes of the base that `model.source` names; a fetched base is read from the disk.
 
-    Raises InputError or FailureError as fetching it would, and InputError for an architecture that
-    cannot be calibrated.
+    Raises the errors of fetching it, and InputError for an architecture that cannot be calibrated.
     """
     if is_fetched(workspace, model):
         require_layered(workspace.base_dir)
@@ -40,7 +39,7 @@ def read_source(workspace: Workspace, model: ModelParams) -> Source:
     if not model.source.startswith(HUB_PREFIX):
         is_demo = model.source == DEMO_SOURCE
         model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
-        LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+        LocalCheckpoint(model_dir, source=model.source)  # raises InputError when there is none
         require_layered(model_dir)
         return directory_source(model_dir)
     source = parse_hub_source(model.source)
@@ -50,7 +49,7 @@ def read_source(workspace: Workspace, model: ModelParams) -> Source:
 
 
 def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
-    """Whether `base/` was made by fetch from this source."""
+    """Tell whether fetch made `base/` from this source."""
     return (
         workspace.base_manifest_path.is_file()
         and workspace.base_dir.is_dir()
@@ -59,7 +58,7 @@ def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
 
 
 def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> Source:
-    """A checkpoint of a hub, or of its cache when working offline."""
+    """Read the shapes of a checkpoint of a hub, or of the hub's cache when working offline."""
     sizes = hub.sizes()
     for name in (CONFIG_FILE, INDEX_FILE):
         if name in sizes:
@@ -72,12 +71,13 @@ def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> 
             tensors |= _remote_shapes(source, name)
         else:
             hub.take(name, work_dir, advance=lambda _: None)
-            tensors |= {key: it.shape for key, it in read_header(work_dir / name).items()}
+            tensors |= {key: entry.shape for key, entry in read_header(work_dir / name).items()}
             (work_dir / name).unlink()
     return source_of(work_dir, tensors, sizes, names)
 
 
 def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
+    """Download the header of a weight file. Raises InputError for an invalid header or shape."""
     endpoint = current_endpoint()
     with readable_hub_errors(source, endpoint=endpoint, name=name):
         try:
@@ -88,14 +88,14 @@ def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
             raise InputError(
                 f"{source}: {name}: its header cannot be read; use another checkpoint"
             ) from error
-    return {tensor: _checked(name, it.shape) for tensor, it in header.tensors.items()}
-
-
-def _checked(name: str, shape: object) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(
-        type(it) is int and 0 <= it < MAX_DIMENSION for it in shape
-    ):
-        raise InputError(
-            f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
-        )
-    return tuple(shape)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor, entry in header.tensors.items():
+        shape: object = entry.shape  # of an untrusted file
+        if not isinstance(shape, list) or not all(
+            type(length) is int and 0 <= length < MAX_DIMENSION for length in shape
+        ):
+            raise InputError(
+                f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
+            )
+        shapes[tensor] = tuple(shape)
+    return shapes

@@ -10,7 +10,7 @@ from pipeline.params.params import (
     HUB_PREFIX,
 )
 from pipeline.records.base import BaseManifest
-from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.evaluation import TaskScore
 from pipeline.records.release import (
     BaseReference,
 )
@@ -33,9 +33,9 @@ def score_text(score: TaskScore | None) -> str:
     return f"{score.value:.3f} {standard_error(score)}".rstrip()
 
 
-def perplexity_text(evaluation: EvaluationRecord) -> str:
-    value = evaluation.perplexity
-    return "not measured" if value is None else significant(value, 4)
+def perplexity_text(perplexity: float | None) -> str:
+    """Return a perplexity with four digits; None was not measured."""
+    return "not measured" if perplexity is None else significant(perplexity, 4)
 
 
 def standard_error(score: TaskScore) -> str:

@@ -1,4 +1,4 @@
-"""Reading everything that is known about an approved variant, and that it belongs together."""
+"""Read the records of an approved variant, and check that they belong together."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from pipeline.params.params import Params
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.scored import control_in
 from pipeline.records.selection import Selection
 from pipeline.records.statistics import StatisticsRecord
 from pipeline.records.variant import VariantRecord
@@ -27,9 +28,9 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def read_evidence(
     workspace: Workspace, params: Params, name: str, *, context_tokens: int
 ) -> Evidence:
-    """Return what is known about the variant `name`.
+    """Return the records of variant `name`; `context_tokens` is the base's longest context.
 
-    Raises InputError when a record is missing, or was made from other files than the approved ones.
+    Raises InputError when a record is missing or is not of the approved files.
     """
     reader = _Reader(workspace)
     base = reader.read(BaseManifest, workspace.base_manifest_path, stage="fetch")
@@ -41,6 +42,7 @@ def read_evidence(
     evaluation = reader.read(EvaluationRecord, workspace.evaluation_path(name), stage="evaluate")
     selection = reader.read(Selection, workspace.selection_path, stage="select")
     benchmarks = reader.read(Benchmarks, workspace.benchmarks_path, stage="benchmark")
+    control = control_in(workspace, base_evaluation, evaluation.engine, name=name)
     path = workspace.variant_path(name)
     if variant.base_digest != base.digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
@@ -62,7 +64,7 @@ def read_evidence(
         calibration_rule=data_rule(statistics.calibration.license, rules),
         statistics=statistics,
         variant=variant,
-        base_evaluation=base_evaluation,
+        base_perplexity=(control or base_evaluation).perplexity,
         evaluation=evaluation,
         selection=selection,
         benchmarks=benchmarks,
@@ -74,7 +76,7 @@ def read_evidence(
 
 
 class _Reader:
-    """Reads records and keeps the digests of their files."""
+    """Read records and collect the digests of their files."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._artifacts_dir = workspace.artifacts_dir

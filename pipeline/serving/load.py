@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.environments import HOST, OFFLINE, SERVE_PYTHON
 from pipeline.core.errors import FailureError
-from pipeline.core.process import Daemon, ending, free_port, last_lines
+from pipeline.core.process import Daemon, exit_text, free_port, last_lines
 from pipeline.params.serving import Scenario, ServiceLevel
 from pipeline.records.benchmarks import Latency, LoadRound
 from pipeline.serving.server import Server, is_healthy, local_session
@@ -114,7 +114,7 @@ class LoadGenerator:
             ) from error
         except requests.RequestException as error:
             code = process.exit_code()
-            state = "no answer" if code is None else ending(code)
+            state = "no answer" if code is None else exit_text(code)
             self._stop()
             raise FailureError(f"{GENERATOR}: {state}: {last_lines(self._log_path)}") from error
         if not answer.ok:

@@ -16,7 +16,7 @@ import requests
 
 from pipeline.core.environments import HOST, OFFLINE, root_cause
 from pipeline.core.errors import FailureError
-from pipeline.core.process import Daemon, ending, free_port, last_lines, require_free_port
+from pipeline.core.process import Daemon, exit_text, free_port, last_lines, require_free_port
 from pipeline.core.progress import note
 
 SERVED_NAME = "model"
@@ -71,7 +71,7 @@ class Server:
         log = self.log_path.read_text(errors="replace")
         cause = root_cause(log) or last_lines(self.log_path)
         return FailureError(
-            f"{self.what}: {ending(code)}: {cause} (the whole log: {self.log_path})"
+            f"{self.what}: {exit_text(code)}: {cause} (the whole log: {self.log_path})"
         )
 
 
