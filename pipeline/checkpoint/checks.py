@@ -64,7 +64,7 @@ def takes_more_than_text(model_dir: Path) -> bool:
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json and refuse what cannot be quantized safely.
 
-    Raises InputError when the file is missing or malformed, and when the model is quantized already.
+    Raises InputError when the file is missing or malformed, and for a model that is quantized.
     """
     config = read_json_object(model_dir / CONFIG_FILE)
     for key in QUANTIZATION_KEYS:

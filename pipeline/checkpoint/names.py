@@ -93,4 +93,6 @@ def _numbered_shards(names: Collection[str]) -> tuple[str, ...]:
     if len(counts) != 1:
         return ()
     (count,) = counts
-    return tuple(f"model-{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1))
+    return tuple(
+        f"model-{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1)
+    )

@@ -72,9 +72,9 @@ def convert(
     """Write the F16 GGUF of a checkpoint; return the GGUF name of every name in `weight_names`.
 
     `metadata` are `general.…` values of the file that replace those of the model card. `unused` are
-    tensors that the model does not read; the file lacks those that llama.cpp has no place for. Raises
-    InputError when the converter is not set up, does not know a tensor or does not recognise the
-    tokenizer; FailureError with the converter's last lines when it fails otherwise.
+    tensors that the model does not read; the file lacks those that llama.cpp has no place for.
+    Raises InputError when the converter is not set up, does not know a tensor or does not recognise
+    the tokenizer; FailureError with the converter's last lines when it fails otherwise.
     """
     if not (CONVERTER_DIR / "conversion").is_dir():
         raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")

@@ -57,13 +57,10 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     ]
     config = _configured(mended, config_class)
     if config.get_text_config() is not config:
-        parts = [
-            key for key, value in mended.items() if isinstance(value, dict) and "_config" in key
-        ]
+        parts = sorted(key for key, value in mended.items() if isinstance(value, dict))
         raise InputError(
-            f"{CONFIG_FILE}: {stated['architectures'][0]} has several parts "
-            f"({', '.join(sorted(parts))}), expected a model of text alone; use a checkpoint of its "
-            "text model"
+            f"{CONFIG_FILE}: {config_class.__name__} has several parts ({', '.join(parts)}), "
+            "expected a model of text alone; use a checkpoint of its text model"
         )
     findings += with_known_tokens(
         mended,

@@ -41,9 +41,9 @@ def mend_template(directory: Path) -> Iterator[Finding]:
                 done=f"removed: transformers uses {TEMPLATE_FILE}, and so does everything here",
             )
     elif config.get(TEMPLATE_KEY) is None and (directory / PROCESSOR_FILE).is_file():
-        template = read_json_object(directory / PROCESSOR_FILE).get(TEMPLATE_KEY)
-        if isinstance(template, str):
-            write_bytes(template_path, template.encode())
+        only = read_json_object(directory / PROCESSOR_FILE).get(TEMPLATE_KEY)
+        if isinstance(only, str):
+            write_bytes(template_path, only.encode())
             config.pop(TEMPLATE_KEY, None)
             write_json(config_path, config)
             yield Finding(

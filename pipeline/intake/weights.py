@@ -13,7 +13,6 @@ from pipeline.checkpoint.checks import USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
 from pipeline.checkpoint.model_parts import sources_by_parameter
 from pipeline.checkpoint.reading import read_tensors
-from pipeline.checkpoint.safetensors_header import TensorInfo
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
 from pipeline.records.intake import Finding
@@ -35,8 +34,8 @@ class Accounting:
     findings: tuple[Finding, ...]
 
 
-def account_for_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> Accounting:
-    """Match tensors, by name, with the parameters of transformers' model of config.json.
+def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]]) -> Accounting:
+    """Match tensors, shapes by name, with the parameters of transformers' model of config.json.
 
     Raises InputError for an architecture that cannot be built, and for a parameter that no tensor
     fills or that has another shape.
@@ -57,9 +56,9 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> A
                 f"{name}: no tensor of the files fills it, though config.json says that the model "
                 f"has it; {USE_ANOTHER}"
             )
-        if made_from == (name,) and tensors[name].shape != tuple(parameter.shape):
+        if made_from == (name,) and tensors[name] != tuple(parameter.shape):
             raise InputError(
-                f"{name}: shape {tensors[name].shape}, expected {tuple(parameter.shape)} by "
+                f"{name}: shape {tensors[name]}, expected {tuple(parameter.shape)} by "
                 f"config.json; {USE_ANOTHER}"
             )
     used = {tensor for name in parameters for tensor in sources.get(name, ())}

@@ -15,6 +15,7 @@ from pipeline.planning.checkpoint_source import directory_source
 from pipeline.planning.plan import Capacity, memory_refusal
 from pipeline.planning.source import Source, Speed
 from pipeline.planning.stage_needs import StageNeed
+from pipeline.records.base import read_base_manifest
 
 MATRIX_SIZE = 1024
 READ_FLOATS = 1 << 25
@@ -72,4 +73,4 @@ def require_room(workspace: Workspace, need: StageNeed) -> None:
 
 def fetched_source(workspace: Workspace) -> Source:
     """Read the shapes of the fetched base."""
-    return directory_source(workspace.base_dir)
+    return directory_source(workspace.base_dir, unused=read_base_manifest(workspace).unused_tensors)

@@ -1,6 +1,6 @@
 """The shapes of a checkpoint in a directory, read from its configuration and headers alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline.architectures.shapes import model_shape
@@ -13,14 +13,18 @@ from pipeline.planning.source import Source
 EXPERTS_KEYS = ("num_experts_per_tok", "num_experts_per_token")
 
 
-def directory_source(model_dir: Path) -> Source:
-    """Read the shapes of a checkpoint. Raises InputError for an invalid configuration or header."""
+def directory_source(model_dir: Path, *, unused: Collection[str]) -> Source:
+    """Read the shapes of a checkpoint whose model does not read the tensors `unused`.
+
+    Raises InputError for an invalid configuration or header.
+    """
     sizes = {path.name: path.stat().st_size for path in model_dir.iterdir() if path.is_file()}
     names = weight_names(sizes, shards=read_shards(model_dir))
     tensors: dict[str, tuple[int, ...]] = {}
     for name in names:
         tensors |= {key: entry.shape for key, entry in read_header(model_dir / name).items()}
-    return source_of(model_dir, tensors, sizes, names)
+    used = {name: shape for name, shape in tensors.items() if name not in unused}
+    return source_of(model_dir, used, sizes, names)
 
 
 def source_of(
@@ -31,8 +35,8 @@ def source_of(
 ) -> Source:
     """Describe the checkpoint with the configuration in `config_dir`.
 
-    `tensors` are shapes by name, `sizes` the bytes of its files by name, `weights` the names of its
-    weight files.
+    `tensors` are shapes by name, of what the model reads, `sizes` the bytes of its files by name,
+    `weights` the names of its weight files.
     """
     config = read_config(config_dir)
     experts = (read_json_object(config_dir / CONFIG_FILE).get(key) for key in EXPERTS_KEYS)
@@ -43,4 +47,5 @@ def source_of(
         experts_per_token=next(
             (number for number in experts if type(number) is int and number > 0), None
         ),
+        tensors=tensors,
     )

@@ -1,6 +1,6 @@
 """The shapes of the base before it is fetched, from its configuration and headers alone.
 
-For a model on a hub only config.json, the index and the header of each weight file are downloaded.
+Of a model on a hub the small files and the header of each weight file are downloaded.
 """
 
 from pathlib import Path
@@ -11,69 +11,82 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
+from pipeline.checkpoint.names import sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
+from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.weights import account_for_tensors
 from pipeline.params.hub_source import HubSource, parse_hub_source
-from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams
-from pipeline.planning.checkpoint_source import directory_source, source_of
+from pipeline.params.params import ModelParams
+from pipeline.planning.capacity import fetched_source
+from pipeline.planning.checkpoint_source import source_of
 from pipeline.planning.source import Source
 from pipeline.records.base import read_base_manifest
-from pipeline.sources.hub import HubCheckpoint, current_endpoint, open_hub
+from pipeline.records.intake import Finding, read_intake
+from pipeline.sources.hub import HubCheckpoint, current_endpoint
 from pipeline.sources.hub_errors import readable_hub_errors
 from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.opening import local_dir, open_source
 from pipeline.sources.source import CheckpointSource
 
 MAX_DIMENSION = 1 << 40
 
 
-def read_source(workspace: Workspace, model: ModelParams) -> Source:
-    """Read the shapes of the base that `model.source` names; a fetched base is read from the disk.
+def read_source(workspace: Workspace, model: ModelParams) -> tuple[Source, tuple[Finding, ...]]:
+    """Examine the base that `model.source` names; return its shapes, and what is odd about it.
 
-    Raises the errors of fetching it, and InputError for an architecture that cannot be calibrated.
+    A base that is fetched already is not examined again. Raises the errors of fetching it, and
+    InputError for an architecture that cannot be calibrated.
     """
     if is_fetched(workspace, model):
-        require_layered(workspace.base_dir)
-        return directory_source(workspace.base_dir)
-    if not model.source.startswith(HUB_PREFIX):
-        is_demo = model.source == DEMO_SOURCE
-        model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
-        LocalCheckpoint(model_dir, source=model.source)  # raises InputError when there is none
-        require_layered(model_dir)
-        return directory_source(model_dir)
-    source = parse_hub_source(model.source)
-    hub = open_hub(source)
+        return fetched_source(workspace), read_intake(workspace).findings
+    checkpoint = open_source(workspace, model)
+    sizes = checkpoint.sizes()
     with TemporaryDirectory() as work:
-        return _listed_source(hub, source, Path(work))
+        work_dir = Path(work)
+        for name in sidecar_names(sizes):
+            checkpoint.take(name, work_dir, advance=lambda _: None)
+        named = tuple(examine_file_names(sizes))
+        intake = examine_small_files(work_dir)
+        require_layered(work_dir)
+        names = weight_names(sizes, shards=read_shards(work_dir))
+        tensors: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            tensors |= _shapes(workspace, model, checkpoint, name, work_dir)
+        accounting = account_for_tensors(work_dir, tensors)
+        used = {name: tensors[name] for name in tensors if name not in set(accounting.unused)}
+        source = source_of(work_dir, used, sizes, names)
+    return source, (*named, *intake.findings, *accounting.findings)
 
 
 def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
     """Tell whether fetch made `base/` from this source."""
     return (
         workspace.base_manifest_path.is_file()
+        and workspace.intake_path.is_file()
         and workspace.base_dir.is_dir()
         and read_base_manifest(workspace).source == model.source
     )
 
 
-def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> Source:
-    """Read the shapes of a checkpoint of a hub, or of the hub's cache when working offline."""
-    sizes = hub.sizes()
-    for name in (CONFIG_FILE, INDEX_FILE):
-        if name in sizes:
-            hub.take(name, work_dir, advance=lambda _: None)
-    require_layered(work_dir)
-    names = weight_names(sizes, shards=read_shards(work_dir))
-    tensors: dict[str, tuple[int, ...]] = {}
-    for name in names:
-        if isinstance(hub, HubCheckpoint):
-            tensors |= _remote_shapes(source, name)
-        else:
-            hub.take(name, work_dir, advance=lambda _: None)
-            tensors |= {key: entry.shape for key, entry in read_header(work_dir / name).items()}
-            (work_dir / name).unlink()
-    return source_of(work_dir, tensors, sizes, names)
+def _shapes(
+    workspace: Workspace,
+    model: ModelParams,
+    checkpoint: CheckpointSource,
+    name: str,
+    work_dir: Path,
+) -> dict[str, tuple[int, ...]]:
+    """Read the header of a weight file where it is: in a directory, on a hub, in a hub's cache."""
+    if isinstance(checkpoint, HubCheckpoint):
+        return _remote_shapes(parse_hub_source(model.source), name)
+    if isinstance(checkpoint, LocalCheckpoint):
+        header = read_header(local_dir(workspace, model) / name)
+    else:
+        checkpoint.take(name, work_dir, advance=lambda _: None)
+        header = read_header(work_dir / name)
+        (work_dir / name).unlink()
+    return {tensor: entry.shape for tensor, entry in header.items()}
 
 
 def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:

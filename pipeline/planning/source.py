@@ -1,5 +1,6 @@
 """The inputs of a prediction: the shapes of a checkpoint and the speed of a machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.architectures.shapes import ModelShape
@@ -10,13 +11,15 @@ class Source:
     """The base checkpoint.
 
     `file_bytes` is the size of all its files. `experts_per_token` is the number of experts that
-    process a token; None for a model without experts.
+    process a token; None for a model without experts. `tensors` has the shapes, by name, of those
+    tensors that the model reads.
     """
 
     architecture: str
     shape: ModelShape
     file_bytes: int
     experts_per_token: int | None
+    tensors: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def write_gguf(
                 group_size=recipe.type.scale_group,
                 symmetric=False,
             )
-            source = write_folded(base_dir, base.architecture, statistics, scheme, Path(work) / "folded")
+            source = write_folded(
+                base_dir, base.architecture, statistics, scheme, Path(work) / "folded"
+            )
         full_path = Path(work) / "full.gguf"
         note("quantize: converting to GGUF")
         names = gguf.convert(

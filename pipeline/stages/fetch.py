@@ -35,14 +35,12 @@ from pipeline.intake.weights import account_for_tensors, require_finite
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
-from pipeline.params.hub_source import parse_hub_source
-from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
+from pipeline.params.params import ModelParams, Params
 from pipeline.records.base import BaseManifest, read_base_manifest
 from pipeline.records.intake import Intake, read_intake
 from pipeline.records.licenses import AppliedLicense, LicenseFacts
 from pipeline.sources.dataset import fetch_dataset
-from pipeline.sources.hub import open_hub
-from pipeline.sources.local import LocalCheckpoint
+from pipeline.sources.opening import open_source
 from pipeline.sources.source import CheckpointSource
 
 DOWNLOAD_SUFFIX = ".download"
@@ -74,16 +72,6 @@ def run(workspace: Workspace, params: Params) -> None:
         replace_directory(download_dir, workspace.base_dir)
     write_record(workspace.intake_path, intake)
     write_record(workspace.base_manifest_path, manifest)
-
-
-def open_source(workspace: Workspace, model: ModelParams) -> CheckpointSource:
-    """Return the hub, the demo's directory or a directory, by `model.source`."""
-    if model.source.startswith(HUB_PREFIX):
-        return open_hub(parse_hub_source(model.source))
-    model_dir = (
-        workspace.demo_model_dir if model.source == DEMO_SOURCE else workspace.root / model.source
-    )
-    return LocalCheckpoint(model_dir, source=model.source)
 
 
 def applied_license(
@@ -145,7 +133,8 @@ def collect(
 
     records += download_files(source, weights, sizes, download_dir, label="fetch: weights")
     tensors = check_weights(download_dir, weights, shards=shards)
-    accounting = account_for_tensors(download_dir, tensors)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    accounting = account_for_tensors(download_dir, shapes)
     require_finite(download_dir, weights)
     if shards is None and len(weights) > 1:
         write_index(download_dir)

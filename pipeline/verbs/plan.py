@@ -8,11 +8,13 @@ from pipeline.architectures.folds import require_folds
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
-from pipeline.params.params import Params
+from pipeline.params.params import GgufParams, PackedVariant, Params
 from pipeline.planning.capacity import capacity, measured_speed
 from pipeline.planning.model_source import read_source
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
+from pipeline.quantization.coverage import implied_by_packing
+from pipeline.quantization.grouping import plan_groups, require_divisible
 from pipeline.tasks.texts import suite_tokens
 
 
@@ -21,16 +23,35 @@ def run(workspace: Workspace, params: Params) -> None:
 
     An architecture that cannot be quantized as the recipes say is an InputError at once.
     """
-    source = read_source(workspace, params.model)
+    source, findings = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
+    require_groups(source, params)
     evaluate = params.evaluate
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)
     lines = [*table(needs, speed), "", *assumptions(source, tokens, speed, free)]
+    lines += [f"Found: {finding.file}: {finding.found}: {finding.done}." for finding in findings]
     print("\n".join(lines), flush=True)
     if reason := refusal(needs, free):
         raise InputError(reason)
+
+
+def require_groups(source: Source, params: Params) -> None:
+    """Raise InputError, naming the variant, where its groups do not divide a linear."""
+    linears = {
+        name.removesuffix(".weight"): shape
+        for name, shape in source.tensors.items()
+        if len(shape) == 2 and implied_by_packing(name, shape)
+    }
+    for name, recipe in params.variants.items():
+        try:
+            if isinstance(recipe, PackedVariant):
+                plan_groups(recipe, linears)
+            elif not isinstance(recipe, GgufParams):
+                require_divisible(recipe, {linear: shape[1] for linear, shape in linears.items()})
+        except InputError as error:
+            raise InputError(f"variants.{name}: {error}") from error
 
 
 def assumptions(source: Source, suite_size: int, speed: Speed, free: Capacity) -> list[str]:
