@@ -1,7 +1,6 @@
-"""Decide on every variant, from the evaluations and the rules of `gate:`.
+"""Select: decide on every variant from the evaluations and the rules of `gate:`.
 
-A `selection.json` is written also when nothing passes: that is a result as well, and the report
-shows it.
+`selection.json` is also written when no variant passes, because the report shows that result.
 """
 
 from pipeline.core.errors import InputError

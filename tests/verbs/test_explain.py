@@ -49,7 +49,7 @@ def test_it_says_everything_in_plain_aligned_text(
     for text in (
         "KL in nats per token 0.1, at least 0.09, above 0.05",
         "trades_en (acc, 400 documents)",
-        "Documents that flipped hardest (10 shown)",
+        "Documents whose answers changed most (10 shown)",
         "lead of the right answer -2.00 nats",
         "base:    answer 0 (-1)",
         "variant: answer 1 (-1)",
