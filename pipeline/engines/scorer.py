@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.progress import track
-from pipeline.engines.distance import Floats, log_softmax
+from pipeline.engines.distance import log_softmax
 from pipeline.engines.token_forest import Forest, Span, forests
 from pipeline.records.evaluation import Engine
 
@@ -175,8 +175,13 @@ def continuation_answers(
     answers: dict[int, Answer] = {}
     for span, rows in _span_logits(scorer, list(users), batch_size=batch_size):
         log_probabilities = log_softmax(rows)
+        top_ids = log_probabilities.argmax(axis=-1)
         for number in users[span]:
-            answers[number] = _answer(log_probabilities, pairs[number][1])
+            targets = np.asarray(pairs[number][1])
+            chosen = log_probabilities[np.arange(len(targets)), targets]
+            answers[number] = Answer(
+                logprob=float(chosen.sum()), is_greedy=bool((top_ids == targets).all())
+            )
     return [answers[number] for number in range(len(pairs))]
 
 
@@ -188,15 +193,6 @@ def _span(scorer: Scorer, context: list[int], continuation: list[int]) -> Span:
         )
     inputs = (context + continuation)[-(scorer.max_length + 1) : -1]
     return Span(ids=tuple(inputs), start=len(inputs) - len(continuation))
-
-
-def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
-    targets = np.asarray(continuation)
-    chosen = log_probabilities[np.arange(len(targets)), targets]
-    return Answer(
-        logprob=float(chosen.sum()),
-        is_greedy=bool((log_probabilities.argmax(axis=-1) == targets).all()),
-    )
 
 
 def _span_logits(

@@ -122,8 +122,8 @@ def _evaluate_variant(
     base = read_scored(workspace, BASE)
     if base.record.artifact_digest != evaluator.base_digest:
         raise InputError(
-            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
-            "again"
+            f"{workspace.evaluation_path(BASE)}: scores another base; run "
+            "`quantline evaluate base` again"
         )
     engine = engine_of(model.scorer)
     control = control_in(workspace, base.record, engine, name=name)

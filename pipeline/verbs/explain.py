@@ -54,7 +54,9 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
     verdict = selection.variants[name]
     own = read_scored(workspace, name)
     if own.record.artifact_digest != verdict.artifact_digest:
-        raise InputError(f"{path}: of another {name}; run `quantline select` again")
+        raise InputError(
+            f"{path}: decides on other files than the present {name}; run `quantline select` again"
+        )
     variant = read_record(VariantRecord, workspace.variant_path(name), made_by=f"quantize {name}")
     base = read_base_in(workspace, read_scored(workspace, BASE), own.record.engine, name=name)
     flips = hardest_flips(base, own)

@@ -72,7 +72,7 @@ def test_a_name_without_a_verdict_is_refused(
 def test_a_verdict_on_other_files_is_refused(workspace: tuple[Workspace, Params]) -> None:
     workspace, params = workspace
     write_evaluation(workspace, NAME, "ab" * 32, harm=0.1)
-    with pytest.raises(InputError, match=f"of another {NAME}; run `quantline select` again"):
+    with pytest.raises(InputError, match=f"than the present {NAME}; run `quantline select` again"):
         explain.run(workspace, params, NAME)
 
 
