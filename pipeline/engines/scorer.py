@@ -105,7 +105,7 @@ def engine_of(scorer: Scorer) -> Engine:
     return Engine(scorer.backend, scorer.backend_version, scorer.device)
 
 
-class LateScorer:
+class LazyScorer:
     """Load a Scorer when it is first used.
 
     The first use raises the errors of `open_scorer`. A closed scorer loads again when it is used.

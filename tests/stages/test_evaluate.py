@@ -255,7 +255,7 @@ def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    monkeypatch.setattr(scored_models.LateScorer, "_scorer", None)
+    monkeypatch.setattr(scored_models.LazyScorer, "_scorer", None)
     with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
         evaluate.run(workspace, params, name)
 
