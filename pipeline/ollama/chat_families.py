@@ -137,18 +137,20 @@ FAMILIES: Final = (
 
 
 @dataclass(frozen=True)
-class GoTwin:
+class GoTemplate:
     """Hold a Go template that renders the same as a checkpoint's own; without one, the reason.
 
-    `family` names the format. It and `template` are None when there is no such template.
+    `family` names the format. It and `text` are None when there is no such template.
     """
 
     family: str | None
-    template: str | None
+    text: str | None
     reason: str
 
 
-def go_twin(rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool) -> GoTwin:
+def equivalent_go_template(
+    rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool
+) -> GoTemplate:
     """Return the Go template of the family that renders PROBES as `rendered`.
 
     `rendered` has the text of each conversation by its name in PROBES; None where the checkpoint's
@@ -158,19 +160,19 @@ def go_twin(rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool) -> 
     """
     known = {name: text for name, text in rendered.items() if text is not None}
     if "several turns" not in known:
-        return GoTwin(None, None, "the chat template refuses a plain conversation")
+        return GoTemplate(None, None, "the chat template refuses a plain conversation")
     has_bos = bool(bos) and all(text.startswith(bos) for text in known.values())
     texts = {name: text.removeprefix(bos) if has_bos else text for name, text in known.items()}
     close = [(_differences(family, texts), family) for family in FAMILIES]
     differing, family = min(close, key=lambda pair: len(pair[0]))
     if len(differing) == len(texts):
-        return GoTwin(None, None, "the chat template is of no family with a tested Go template")
+        return GoTemplate(None, None, "the chat template is of no family with a tested Go template")
     if differing:
-        return GoTwin(
+        return GoTemplate(
             None, None, f"the chat template is not quite {family.name}: {', '.join(differing)}"
         )
     opening = bos if has_bos and not adds_bos else ""
-    return GoTwin(family.name, opening + family.go_template(), f"{family.name}, proved equal")
+    return GoTemplate(family.name, opening + family.go_template(), f"{family.name}, proved equal")
 
 
 def _differences(family: ChatFamily, texts: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,13 @@ from typing import Any, Final
 from transformers import AutoTokenizer
 
 from pipeline.core.errors import InputError
-from pipeline.ollama.chat_families import PROBES, TOOLS, Conversation, GoTwin, go_twin
+from pipeline.ollama.chat_families import (
+    PROBES,
+    TOOLS,
+    Conversation,
+    GoTemplate,
+    equivalent_go_template,
+)
 
 ANSWER: Final = "A1B2C3"
 """The text of an answer that no template contains."""
@@ -42,11 +48,11 @@ class ChatTemplate:
             return None
         return text if isinstance(text, str) else None
 
-    def go_twin(self) -> GoTwin:
+    def go_template(self) -> GoTemplate:
         """Return the Go template that renders the same, or the reason why there is none."""
         bos = self._tokenizer.bos_token or ""
         begins = self._tokenizer("a").input_ids[:1]
-        return go_twin(
+        return equivalent_go_template(
             {name: self.render(conversation) for name, conversation in PROBES.items()},
             bos=bos,
             adds_bos=begins == [self._tokenizer.bos_token_id],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.core.errors import InputError
-from pipeline.ollama.chat_families import GoTwin
+from pipeline.ollama.chat_families import GoTemplate
 
 FENCE: Final = '"""'
 RUNS_EMBEDDED_TEMPLATES: Final = "0.30.0"
@@ -41,18 +41,18 @@ class ModelfileFacts:
 
     `stop` are the texts of the tokens that end an answer. The keys of `sampling` are those of
     SAMPLING_PARAMETERS. `context_tokens` is the longest context that the model was made for.
-    `go_twin` is None for a model without a chat template.
+    `go_template` is None for a model without a chat template.
     """
 
     stop: tuple[str, ...]
     sampling: dict[str, float]
     context_tokens: int
-    go_twin: GoTwin | None
+    go_template: GoTemplate | None
 
     @property
     def needs_embedded_template(self) -> bool:
         """Tell whether the chat template inside the GGUF file is the only one."""
-        return self.go_twin is not None and self.go_twin.template is None
+        return self.go_template is not None and self.go_template.text is None
 
 
 def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> str:
@@ -61,11 +61,11 @@ def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> st
     Raises InputError for a text that the grammar cannot express.
     """
     lines = [f"FROM {_bare('./' + gguf_file)}"]
-    twin = facts.go_twin
-    if twin is not None and twin.template is not None:
-        lines.append(f"TEMPLATE {_fenced(twin.template, what='the chat template')}")
-    elif twin is not None:
-        lines += [f"# no TEMPLATE: {twin.reason}", f"REQUIRES {RUNS_EMBEDDED_TEMPLATES}"]
+    go = facts.go_template
+    if go is not None and go.text is not None:
+        lines.append(f"TEMPLATE {_fenced(go.text, what='the chat template')}")
+    elif go is not None:
+        lines += [f"# no TEMPLATE: {go.reason}", f"REQUIRES {RUNS_EMBEDDED_TEMPLATES}"]
     lines.append(f"PARAMETER num_ctx {min(facts.context_tokens, MAX_CONTEXT)}")
     for name, value in facts.sampling.items():
         number = f"{value:.0f}" if name in WHOLE_NUMBERS else f"{value:g}"

@@ -35,7 +35,7 @@ def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
         stop=tuple(dict.fromkeys((*stop, end_of_turn))) if end_of_turn else stop,
         sampling=_sampling(generation),
         context_tokens=context_tokens,
-        go_twin=template.go_twin() if template else None,
+        go_template=template.go_template() if template else None,
     )
 
 
