@@ -26,7 +26,7 @@ from pipeline.core.progress import note
 from pipeline.params.hub_source import HubSource
 from pipeline.sources.hub_cache import CachedCheckpoint
 from pipeline.sources.hub_digest import HubDigest, hub_record, parse_digest
-from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
+from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, redacted_endpoint
 from pipeline.sources.source import CheckpointSource
 
 # Requests say nothing about this machine: the library would add the versions of other packages,
@@ -50,7 +50,7 @@ def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointS
     if constants.is_offline_mode():
         return CachedCheckpoint(source, known_file=known_file)
     endpoint = current_endpoint()
-    note(f"fetch: {source} from {shown_endpoint(endpoint)}")
+    note(f"fetch: {source} from {redacted_endpoint(endpoint)}")
     return HubCheckpoint(source, endpoint=endpoint)
 
 
@@ -89,7 +89,7 @@ def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FailureError(
-                f"{shown_endpoint(endpoint)}: what it answers does not describe a repository; "
+                f"{redacted_endpoint(endpoint)}: what it answers does not describe a repository; "
                 "check HF_ENDPOINT"
             ) from error
 

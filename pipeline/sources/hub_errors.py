@@ -45,7 +45,7 @@ def readable_hub_errors(
 def _problem(
     error: BaseException, source: HubSource, endpoint: str, name: str | None
 ) -> QuantlineError:
-    hub = shown_endpoint(endpoint)
+    hub = redacted_endpoint(endpoint)
     what = f"{source}: {name}" if name else str(source)
     match error:
         case GatedRepoError():
@@ -100,6 +100,6 @@ def _problem(
             )
 
 
-def shown_endpoint(endpoint: str) -> str:
+def redacted_endpoint(endpoint: str) -> str:
     """Return the endpoint without a user and password that its URL may contain."""
     return re.sub(r"//[^/@]*@", "//", endpoint)

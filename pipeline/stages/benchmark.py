@@ -130,7 +130,7 @@ def _references(
     for model in models:
         if model.path in references:  # an endpoint serves the same weights
             continue
-        note(f"benchmark: {model.name}: texts of the engine that scored it")
+        note(f"benchmark: {model.name}: reference texts of the engine that scored it")
         with (
             readable_memory_errors(f"benchmark: {model.name}", "use a machine with more"),
             closing(scorer_of(workspace, model, packed_judge)) as scorer,
@@ -223,7 +223,9 @@ def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:
     for number in range(serve.max_rounds):
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
-                note(f"benchmark: {serve.time_budget_s} s are spent; no more rounds")
+                note(
+                    f"benchmark: serve.time_budget_s = {serve.time_budget_s} is spent; no more rounds"
+                )
                 return
             first, seed = number % len(model_runs), next(seeds)
             for model_run in (*model_runs[first:], *model_runs[:first]):

@@ -221,7 +221,7 @@ def _controls(
                 partial / workspace.control_documents_path(backend).name, own.documents
             ),
         )
-        note(f"evaluate: {BASE}: {backend} against transformers: KL {own.distance.kl:.2g}")
+        note(f"evaluate: {BASE} in {backend}: KL to transformers {own.distance.kl:.2g}")
     return controls
 
 

@@ -56,7 +56,7 @@ def run(workspace: Workspace, params: Params) -> None:
     apply = partial(applied_license, workspace, params)
     present = intact_manifest(workspace, params.model, source)
     if present is not None:
-        note(f"fetch: {workspace.base_dir} is what {params.model.source} gives")
+        note(f"fetch: {workspace.base_dir} already has {params.model.source}")
         applied = apply(workspace.base_dir, present.license)
         if applied != present.applied_license:
             manifest = present.model_copy(update={"applied_license": applied})

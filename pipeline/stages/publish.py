@@ -142,7 +142,7 @@ def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
         if tag is None or tag not in taken:
             yield release
         else:
-            note(f"publish {release.variant}: Ollama's {tag} is an earlier variant's")
+            note(f"publish {release.variant}: an earlier variant has Ollama's tag {tag}")
             yield replace(release, ollama=None)
         taken |= {tag} if tag else set()
 
