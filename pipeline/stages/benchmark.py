@@ -224,7 +224,8 @@ def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
                 note(
-                    f"benchmark: serve.time_budget_s = {serve.time_budget_s} is spent; no more rounds"
+                    f"benchmark: serve.time_budget_s = {serve.time_budget_s} is spent; "
+                    "no more rounds"
                 )
                 return
             first, seed = number % len(model_runs), next(seeds)
