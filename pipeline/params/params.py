@@ -78,12 +78,15 @@ class CalibrationParams(Record):
     """The text whose activations are measured, and how much of it. `seed` draws the documents.
 
     `text` is a file or a directory of them. With a `dataset`, which fetch brings there, it is
-    DATASET_DIR. `license` is that of the data: an identifier as in model cards, or `own`.
+    DATASET_DIR. `license` is that of the data: an identifier as in model cards, `own`, or an entry
+    of license-decisions.yaml. Of the rows that are drawn, at most the share `max_skipped` may be
+    unusable; they are left out.
     """
 
     text: Text
     dataset: DatasetParams | None
     license: Text
+    max_skipped: Annotated[float, Field(ge=0, lt=1)]
     num_calibration_samples: PositiveInt
     max_seq_length: PositiveInt
     seed: Annotated[int, Field(ge=0)]

@@ -1,7 +1,7 @@
-"""A calibration data set of a hub: its data files at a pinned commit, verified like a checkpoint.
+"""Fetch the data files of a hub's data set at a pinned commit, verified like a checkpoint.
 
-Only parquet and JSON lines are taken; a data set's loading script or any other file never is. What
-the files hold is read later, by `pipeline.calibration.documents`.
+A data set's loading script is never taken, nor is any other file that holds no data. What the files
+hold is read later, by `pipeline.core.documents`.
 """
 
 from collections.abc import Collection
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from pipeline.core.data_files import EXPECTED_SUFFIXES, data_suffix
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import (
     directory_records,
@@ -27,7 +28,6 @@ from pipeline.params.params import DatasetParams
 from pipeline.records.base import DatasetManifest
 from pipeline.sources.hub import open_hub
 
-DATA_SUFFIXES = (".parquet", ".jsonl")
 WILDCARDS = "*?["
 DOWNLOAD_SUFFIX = ".download"
 KEY = "calibration.dataset.files"
@@ -76,11 +76,10 @@ def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
     source = parse_dataset_source(dataset.source)
     if constants.is_offline_mode():
         for pattern in dataset.files:
-            if any(it in pattern for it in WILDCARDS):
+            if any(wildcard in pattern for wildcard in WILDCARDS):
                 raise InputError(
                     f"{KEY}: {short_repr(pattern)}: HF_HUB_OFFLINE is set, and its cache does not "
-                    "say "
-                    "whether it has every such file; name the files one by one"
+                    "say whether it has every such file; name the files one by one"
                 )
     hub = open_hub(source, known_file=dataset.files[0])
     sizes = hub.sizes()
@@ -105,17 +104,16 @@ def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str
     for pattern in patterns:
         matches = {name for name in names if fnmatchcase(name, pattern)}
         if not matches:
-            there = sorted(name for name in names if name.endswith(DATA_SUFFIXES))[:5]
+            there = sorted(name for name in names if data_suffix(name))[:5]
             raise InputError(
                 f"{KEY}: {short_repr(pattern)}: no such file in the data set; data files there: "
                 f"{', '.join(there) or 'none'}"
             )
         chosen |= matches
     for name in sorted(chosen):
-        if not name.endswith(DATA_SUFFIXES):
+        if data_suffix(name) is None:
             raise InputError(
-                f"{KEY}: {short_repr(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other "
-                "files"
+                f"{KEY}: {short_repr(name)}: expected {EXPECTED_SUFFIXES}; choose other files"
             )
     return tuple(sorted(chosen))
 
