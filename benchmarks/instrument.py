@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.documents import read_texts
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import window_logits

@@ -23,8 +23,9 @@ from benchmarks.measured import Cost
 from benchmarks.result import commit
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.core.documents import read_texts
 from pipeline.core.record import Record, sha256_hex
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer

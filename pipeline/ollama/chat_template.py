@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from transformers import AutoTokenizer
 
+from pipeline.checkpoint.chat_rendering import render_chat
 from pipeline.core.errors import InputError
 from pipeline.ollama.chat_families import (
     PROBES,
@@ -38,10 +39,10 @@ class ChatTemplate:
         """Render a conversation up to the next answer; return None when the template refuses it."""
         last = conversation.messages[-1]["role"]
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(conversation.messages),
+            text = render_chat(
+                self._tokenizer,
+                conversation.messages,
                 tools=list(TOOLS) if conversation.has_tools else None,
-                tokenize=False,
                 add_generation_prompt=last != "assistant",
             )
         except Exception:  # a template is a program and can fail in any way

@@ -1,7 +1,7 @@
 """Download the data files of a calibration data set at a pinned commit, and verify them.
 
-Only parquet and JSON lines files are taken, never a loading script or any other file.
-`pipeline.calibration.documents` reads the documents in them later.
+Only files that hold data are taken, never a loading script or any other file.
+`pipeline.core.documents` reads the documents in them later.
 """
 
 from collections.abc import Collection
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from pipeline.core.data_files import EXPECTED_SUFFIXES, data_suffix
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import (
     directory_records,
@@ -27,7 +28,6 @@ from pipeline.params.params import DatasetParams
 from pipeline.records.base import DatasetManifest
 from pipeline.sources.hub import open_hub
 
-DATA_SUFFIXES = (".parquet", ".jsonl")
 WILDCARDS = "*?["
 DOWNLOAD_SUFFIX = ".download"
 KEY = "calibration.dataset.files"
@@ -105,17 +105,16 @@ def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str
     for pattern in patterns:
         matches = {name for name in names if fnmatchcase(name, pattern)}
         if not matches:
-            there = sorted(name for name in names if name.endswith(DATA_SUFFIXES))[:5]
+            there = sorted(name for name in names if data_suffix(name))[:5]
             raise InputError(
                 f"{KEY}: {short_repr(pattern)}: no such file in the data set; data files there: "
                 f"{', '.join(there) or 'none'}"
             )
         chosen |= matches
     for name in sorted(chosen):
-        if not name.endswith(DATA_SUFFIXES):
+        if data_suffix(name) is None:
             raise InputError(
-                f"{KEY}: {short_repr(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other "
-                "files"
+                f"{KEY}: {short_repr(name)}: expected {EXPECTED_SUFFIXES}; choose other files"
             )
     return tuple(sorted(chosen))
 

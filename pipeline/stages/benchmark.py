@@ -16,12 +16,13 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.core.documents import read_texts
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
 from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
 from pipeline.core.system_errors import readable_memory_errors
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import chosen_judge

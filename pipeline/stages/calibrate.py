@@ -62,6 +62,8 @@ def run(workspace: Workspace, params: Params) -> None:
             num_tokens=sum(len(window) for window in windows),
             num_samples=len(windows),
             decontamination=sample.decontamination,
+            skipped=sample.skipped,
+            template_date=sample.template_date,
             inputs=tuple(entry for layer in layers for entry in layer.inputs),
             experts=tuple(expert for layer in layers for expert in layer.experts),
             files=files,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.checkpoint.chat_rendering import template_date
 from pipeline.checkpoint.reading import model_config, tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import (
@@ -159,6 +160,7 @@ def _write(
 ) -> None:
     """Write the record and the rows of one model into `partial`."""
     documents_path = partial / workspace.documents_path(name).name
+    uses_template = any(task.loaded.chat for task in evaluator.questions)
     record = EvaluationRecord(
         name=name,
         artifact_digest=model.digest,
@@ -176,6 +178,7 @@ def _write(
         documents_sha256=_write_rows(documents_path, own.documents if own else ()),
         broken=broken,
         controls=dict(controls or {}),
+        template_date=template_date(evaluator.tokenizer) if uses_template else None,
     )
     write_record(partial / workspace.evaluation_path(name).name, record)
     note(_summary(record))

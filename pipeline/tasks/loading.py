@@ -29,6 +29,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
+from pipeline.core.data_files import require_expandable
 from pipeline.core.errors import InputError
 from pipeline.params.suites import SUITES_FILE, Suite, SuiteTask
 
@@ -180,6 +181,7 @@ def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> N
                 f"{TASKS_DIR}: {entry.name}: data file {file} is empty; expected one document in "
                 "each line"
             )
+        require_expandable(root / file)
 
 
 def _paths_in(data_files: object) -> Iterator[str]:
