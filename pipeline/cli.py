@@ -1,6 +1,7 @@
-"""The program `quantline`. It loads its modules under `main`, where an interrupt is one line.
+"""Run the program `quantline`.
 
-`pipeline.commands` has the commands, `pipeline.cli_app` turns what stops one into one line.
+Modules are imported inside `main`, so that an interrupt during their import is one line too.
+`pipeline.commands` has the commands; `pipeline.cli_app` turns the error of a command into one line.
 """
 
 import signal
@@ -11,9 +12,9 @@ from pipeline.core.errors import INTERRUPTED, INTERRUPTED_EXIT_CODE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, of `arguments` or of this process; return the exit code."""
+    """Run the command in `arguments`, else that of this process; return the exit code."""
     try:
-        # Being told to end is like Ctrl-C: what this process started ends with it.
+        # SIGTERM acts like Ctrl-C, so that the processes that this one started end too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         from pipeline.commands import run_command
 

@@ -140,6 +140,8 @@ def calibrated_model(
             num_tokens=sum(map(len, windows)),
             num_samples=len(windows),
             decontamination=NOTHING_COMPARED,
+            skipped=(),
+            template_date=None,
             inputs=tuple(entry for layer in layers for entry in layer.inputs),
             experts=tuple(expert for layer in layers for expert in layer.experts),
             files=files,

@@ -161,6 +161,8 @@ def write_statistics(workspace: Workspace, params: Params) -> None:
             num_documents_drawn=40,
             num_contaminated_dropped=3,
         ),
+        skipped=(),
+        template_date=None,
         inputs=(),
         experts=(),
         files=(),
@@ -273,6 +275,7 @@ def write_evaluation(
         documents_sha256=sha256_hex(documents),
         broken=None,
         controls={"llama.cpp": control(distance, tasks, documents)} if name == BASE else {},
+        template_date=None,
     )
     write_record(workspace.evaluation_path(name), record)
     workspace.documents_path(name).write_bytes(documents)

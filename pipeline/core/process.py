@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,13 +60,21 @@ def run_program(
         raise FailureError(f"{Path(command[0]).name}: {exit_text(code)}: {last_lines(log_path)}")
 
 
+@dataclass(frozen=True)
+class ProgramAnswer:
+    """How a program ended, and what it wrote to its standard output."""
+
+    exit_code: int
+    output: bytes
+
+
 def ask_program(
     command: Sequence[str | Path], question: bytes, *, timeout_s: float
-) -> bytes | None:
-    """Send `question` to a program's standard input and return its standard output.
+) -> ProgramAnswer:
+    """Send `question` to a program's standard input and return what it answers.
 
-    Returns None for an exit code other than 0. Its standard error goes to the user. Raises
-    InputError when it does not exist, FailureError when it takes longer than `timeout_s`.
+    Its standard error goes to the user. Raises InputError when the program does not exist,
+    FailureError when it takes longer than `timeout_s`.
     """
     name = Path(command[0]).name
     try:
@@ -80,7 +89,7 @@ def ask_program(
         raise InputError(f"{name}: no such program; install it, or name another") from error
     except subprocess.TimeoutExpired as error:
         raise FailureError(f"{name}: no answer within {timeout_s:.0f} s") from error
-    return done.stdout if done.returncode == 0 else None
+    return ProgramAnswer(done.returncode, done.stdout)
 
 
 class Daemon:

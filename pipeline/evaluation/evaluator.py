@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.documents import read_texts
 from pipeline.core.errors import InputError
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import track
-from pipeline.core.texts import read_texts, token_ids_sha256, token_windows
+from pipeline.core.texts import token_ids_sha256, token_windows
 from pipeline.engines.distance import (
     Floats,
     WindowDistance,

@@ -8,7 +8,6 @@ Sampling is not offered: an evaluation must come out the same twice.
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -19,6 +18,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from pipeline.checkpoint.chat_rendering import render_chat
 from pipeline.core.errors import InputError
 from pipeline.core.progress import note, track
 from pipeline.engines.scorer import Scorer, continuation_answers
@@ -179,15 +179,15 @@ def chat_text(
     """
     try:
         return str(
-            tokenizer.apply_chat_template(
+            render_chat(
+                tokenizer,
                 chat_history,
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
             )
         )
-    except (ValueError, TemplateError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # a template is a program and can fail in any way
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise InputError(
             f"the base's chat template cannot write a task's conversation: {reason}; set chat to "
             "false in eval/suites.yaml"

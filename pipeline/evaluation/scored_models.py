@@ -20,7 +20,7 @@ from pipeline.core.workspace import BASE
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer, torch_device
 from pipeline.engines.in_vllm import VllmScorer, vllm_device, vllm_version
-from pipeline.engines.scorer import LateScorer, Scorer
+from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation.evaluator import ScoredModel
 from pipeline.evaluation.vocabulary import require_same_size, require_same_tokens
 from pipeline.gguf import files as gguf
@@ -127,7 +127,7 @@ class ScoredModels:
     def _in_llama_cpp(
         self, label: str, digest: str, open_scorer: Callable[[], Scorer]
     ) -> ScoredModel:
-        scorer = LateScorer(
+        scorer = LazyScorer(
             open_scorer,
             label=label,
             backend=LlamaCppScorer.backend,
@@ -141,7 +141,7 @@ class ScoredModels:
             self._require_same_tokens(label, tokenizer_of(model_dir).encode)
             return self._of_same_size(VllmScorer(model_dir, label=label))
 
-        scorer = LateScorer(
+        scorer = LazyScorer(
             open_packed,
             label=label,
             backend=VllmScorer.backend,
@@ -177,7 +177,7 @@ def base_model(base_dir: Path, digest: str) -> ScoredModel:
 
 
 def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer]) -> ScoredModel:
-    scorer = LateScorer(
+    scorer = LazyScorer(
         open_scorer,
         label=label,
         backend=TransformersScorer.backend,

@@ -1,8 +1,8 @@
-"""What a checkpoint's own files say about its license, and what a person decided about it.
+"""Read the license facts of a checkpoint's files, and the decision that a person signed.
 
 The card's metadata is the YAML front matter of README.md
-(https://huggingface.co/docs/hub/model-cards#model-card-metadata). It is read, never judged; what
-follows from it is in `pipeline.licensing.licenses`.
+(https://huggingface.co/docs/hub/model-cards#model-card-metadata). `pipeline.licensing.licenses`
+draws the conclusions.
 """
 
 import json
@@ -44,15 +44,15 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
 
 
 def read_text(path: Path) -> str:
-    """Return a legal text as it is, with line feeds; bytes that are not UTF-8 are replaced."""
+    """Return a legal text with line feeds; bytes that are not UTF-8 are replaced."""
     return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
 
 
 def read_decision(workspace: Workspace, name: str | None) -> LicenseDecision | None:
     """Return the decision `name` of license-decisions.yaml; None when `model.license` names none.
 
-    Raises InputError when there is no such decision, when something is missing in it, or when the
-    license text it brings is not the one it was signed for.
+    Raises InputError when there is no such decision, when a key is missing in it, and when its
+    license text is not the one that was signed for.
     """
     if name is None:
         return None
@@ -90,9 +90,9 @@ def _require_signed_text(path: Path, decision: LicenseDecision) -> None:
 def read_front_matter(card_path: Path) -> dict[object, object]:
     """Read the YAML between the first two fences of a model card; empty when there is none.
 
-    huggingface_hub's ModelCard reads YAML 1.1 and takes the last of two equal keys; here the card
-    is YAML 1.2, in which the language `no` is a text, and a key twice makes it invalid: a license
-    that is stated twice must not be chosen silently.
+    The card is read as YAML 1.2: the language `no` is a text, and a repeated key makes the card
+    invalid, so that neither of two licenses is chosen silently. huggingface_hub's ModelCard reads
+    YAML 1.1 and takes the last of repeated keys.
     """
     try:
         lines = card_path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -105,7 +105,7 @@ def read_front_matter(card_path: Path) -> dict[object, object]:
         return {}
     try:
         card = YAML(typ="safe", pure=True).load("\n".join(lines[1 : ends[0]]))
-    except Exception:  # a stranger's file: the library raises whatever it stumbles over
+    except Exception:  # an untrusted file: the library raises exceptions of many kinds
         note(f"{CARD_FILE}: its front matter is not valid YAML, so it states nothing")
         return {}
     return card if isinstance(card, dict) else {}

@@ -1,7 +1,7 @@
-"""The form of a rule: what one license, known by its words, demands of who passes a copy on.
+"""Define a rule: the demands of one license on somebody who passes a copy on.
 
-The rules are data, in `pipeline/licensing/rules.yaml`. Which of them applies, and to
-what it leads, is `pipeline.licensing.licenses`.
+The rules are data, in `pipeline/licensing/rules.yaml`. `pipeline.licensing.licenses` finds the rule
+that applies, and applies it.
 """
 
 import re
@@ -13,9 +13,9 @@ from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record, sha256_hex
 from pipeline.records.licenses import AppliedLicense, LicenseDecision
 
-# Who holds the copyright is no part of a license's words:
+# The name of a copyright holder is no part of a license's words:
 # https://spdx.github.io/spdx-spec/v3.0.1/annexes/license-matching-guidelines-and-templates
-# A line that also speaks of what may be done is one of terms, and stays.
+# A line with one of these words also states terms, and stays.
 TERMS = (
     r"use|used|using|commercial|commercially|licen[sc]ed?|permi\w+|prohibit\w*|forbid\w*|"
     r"restrict\w*|only|no|not|may|must|shall|except|unless|without|research|subject"
@@ -28,7 +28,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 class Grant(StrEnum):
-    """For which purposes a quantized copy may be made and passed on."""
+    """Name the purposes for which a quantized copy may be made and passed on."""
 
     ANY = "any"
     NON_COMMERCIAL = "non-commercial"
@@ -36,18 +36,19 @@ class Grant(StrEnum):
 
 
 class SeenText(Record):
-    """A text of the license that a rule was written from, by the sha256 of its words."""
+    """Identify a license text that a rule was written from, by the sha256 of its words."""
 
     source: str
     words_sha256: Sha256
 
 
 class LicenseRule(Record):
-    """One license: `id` as model cards write it, `spdx` its SPDX identifier if there is one.
+    """State the demands of one license.
 
-    `notice_text` goes into the NOTICE file. `display_text` must be shown where the model is offered
-    and the release's name must begin with `name_prefix` as soon as it is passed on; `{name}` stands
-    for that name. `conditions` are told to every recipient, with the address of the use policy.
+    `id` is its name in model cards, `spdx` its SPDX identifier if there is one. `notice_text` goes
+    into the NOTICE file. When a release is passed on, `display_text` must be shown where the model
+    is offered, and the name of the release must begin with `name_prefix`; `{name}` in a text stands
+    for that name. Every recipient gets the `conditions` and the address of the use policy.
     `base_models` are patterns of the names of models under this license on the Hugging Face hub.
     """
 
@@ -66,18 +67,18 @@ class LicenseRule(Record):
 
     @property
     def expression(self) -> str:
-        """The SPDX expression; `LicenseRef-…` for a license that SPDX does not list."""
+        """Return the SPDX expression; `LicenseRef-…` for a license that SPDX does not list."""
         return self.spdx or f"LicenseRef-{self.id}"
 
     def applied(self, decision: LicenseDecision | None) -> AppliedLicense:
-        """Return what the base's manifest says of this license."""
+        """Return the entry for the base's manifest."""
         return AppliedLicense(
             id=self.id, name=self.name, expression=self.expression, decision=decision
         )
 
 
 class LicenseRules(Record):
-    """All rules; an identifier is looked up in upper or lower case."""
+    """Hold all rules. Identifiers are compared in lower case."""
 
     rules: tuple[LicenseRule, ...]
 
@@ -96,13 +97,13 @@ class LicenseRules(Record):
             (
                 rule
                 for rule in self.rules
-                if any(fnmatchcase(name.lower(), it.lower()) for it in rule.base_models)
+                if any(fnmatchcase(name.lower(), model.lower()) for model in rule.base_models)
             ),
             None,
         )
 
     def named(self, license_id: str, *, key: str) -> LicenseRule:
-        """The rule of what a person wrote under `key`. Raises InputError when there is none."""
+        """Return the rule that a person named under `key`. Raises InputError when there is none."""
         rule = self.by_id(license_id)
         if rule is None:
             raise InputError(
@@ -114,9 +115,9 @@ class LicenseRules(Record):
 
 
 def words_sha256(text: str) -> str:
-    """sha256 of a license text's words in lower case, without lines that name the copyright holder.
+    """Return the sha256 of a license's words in lower case, without lines of copyright holders.
 
-    Line breaks, punctuation and mark-up do not count, every word does.
+    Line breaks, punctuation and mark-up do not count; every word does.
     """
     words = WORD.findall(COPYRIGHT_LINE.sub("", text).lower())
     return sha256_hex(" ".join(words).encode())

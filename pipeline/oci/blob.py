@@ -1,5 +1,6 @@
 """A blob on its way into a registry: its descriptor, and its bytes from any offset in chunks."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,43 @@ class Blob:
                 yield chunk
 
 
-def bytes_blob(data: bytes, media_type: str) -> Blob:
-    return Blob(descriptor_of(data, media_type), data)
-
-
 def no_progress(num_bytes: int) -> None:
     """An `Advance` for what is too small to report."""
+
+
+class BlobPart:
+    """`count` bytes of a blob from `start`, as the body of one request.
+
+    It is as long as announced, hashed and reported while it is read. `digest` is that of all bytes
+    before `start`, and once the part was read, of all up to its end.
+    """
+
+    def __init__(
+        self,
+        blob: Blob,
+        start: int,
+        count: int,
+        *,
+        digest: "hashlib._Hash",
+        report: Callable[[int], None] = no_progress,
+    ) -> None:
+        self._blob, self._start, self._count, self._report = blob, start, count, report
+        self._before = digest
+        self.digest = digest
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.digest = self._before.copy()
+        end = self._start
+        for chunk in self._blob.chunks(self._start, count=self._count):
+            self.digest.update(chunk)
+            end += len(chunk)
+            yield chunk
+            self._report(end)
+
+
+def bytes_blob(data: bytes, media_type: str) -> Blob:
+    """Return the blob that has the bytes `data`."""
+    return Blob(descriptor_of(data, media_type), data)

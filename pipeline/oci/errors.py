@@ -1,9 +1,13 @@
-"""What a registry can do wrong, each in one line for the user.
+"""What a registry can do wrong, each in one line for the user, with the registry's own reason.
 
 Text from a registry is hostile: it is shortened, and shown without control characters, without
 queries (which may hold tokens) and without credentials.
+
+Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes for
+reasons, and https://www.rfc-editor.org/rfc/rfc6749#section-5.2 for those of token servers
 """
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +27,7 @@ MAX_ANSWER_BYTES: Final = 4 << 20
 READ_BYTES: Final = 1 << 20
 # https://www.rfc-editor.org/rfc/rfc9110#section-15.6 and https://www.rfc-editor.org/rfc/rfc6585
 BUSY: Final = (429, 500, 502, 503, 504)
+QUERY: Final = re.compile(r"(https?://[^\s?]*)\?\S*")
 
 
 class TransientError(FailureError):
@@ -31,6 +36,20 @@ class TransientError(FailureError):
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class BrokenConnectionError(TransientError):
+    """The connection broke before there was an answer."""
+
+
+class RefusedError(FailureError):
+    """An answer with a status that was not expected: which host gave it, and why in its words."""
+
+    def __init__(self, message: str, *, status: int, host: str, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.host = host
+        self.reason = reason
 
 
 def split_url(url: str) -> SplitResult:
@@ -111,55 +130,82 @@ def _unreachable(host: str, error: requests.RequestException) -> FailureError:
         reason = f"no answer within {ANSWER_TIMEOUT_S:.0f} s"
     else:
         reason = found[1].lower() if found else "the connection broke"
-    return (TransientError if broke else FailureError)(
+    return (BrokenConnectionError if broke else FailureError)(
         f"the registry {printable(host)} cannot be reached: {reason}; check its address and run "
-        "the "
-        "same command again"
+        "the same command again"
     )
 
 
-def no_login(host: str) -> FailureError:
-    return FailureError(
-        f"{host} wants a login and there is none; run `docker login {host}`, then the same "
-        "command again"
+def no_login(host: str, reason: str = "") -> str:
+    """Return the line for a registry that lets nobody in without a login."""
+    return (
+        f"{host} wants a login and there is none{_in_brackets(reason)}; run `docker login {host}`, "
+        "then the same command again"
     )
 
 
-def refused_login(host: str, username: str) -> FailureError:
-    return FailureError(
-        f"{host} refuses the login of {printable(username)}; run `docker login {host}` again"
+def refused_login(host: str, username: str, reason: str = "") -> str:
+    """Return the line for a login that a registry, or its token server, does not accept."""
+    return (
+        f"{host} refuses the login of {printable(username)}{_in_brackets(reason)}; "
+        f"run `docker login {host}` again"
     )
 
 
 def refusal(
     method: str, url: str, answer: requests.Response, *, repository: str, username: str | None
-) -> FailureError:
-    """Return the line for an answer that was not expected."""
+) -> RefusedError | TransientError:
+    """Return the error for an answer that was not expected. Reads its body."""
     where = split_url(url)
-    host, status = printable(where.netloc), answer.status_code
+    host, status, reason = printable(where.netloc), answer.status_code, registry_reason(answer)
     if status == requests.codes.unauthorized:
-        return refused_login(host, username) if username else no_login(host)
-    if status == requests.codes.forbidden:
-        return FailureError(
+        line = refused_login(host, username, reason) if username else no_login(host, reason)
+    elif status == requests.codes.forbidden:
+        line = (
             f"{host}: {printable(username or 'an anonymous user')} has no permission for "
-            f"{repository}; "
+            f"{repository}{_in_brackets(reason)}; "
             f"ask its owner, change registry.repository, or `docker login {host}` as somebody else"
         )
-    if 300 <= status < 400:
+    elif 300 <= status < 400:
         target = printable(split_url(answer.headers.get("Location", "")).netloc)
-        return FailureError(
+        line = (
             f"{host} sends {method} on to {target or 'nowhere'}; use the address of the "
             "registry itself"
         )
-    https = f" (https://{host}, if it speaks TLS)" if where.scheme == "http" else ""
-    line = (
-        f"{host}: answer {status} to {method} {printable(where.path)}; check its address{https}, "
-        "or "
-        "run the same command again later"
-    )
+    else:
+        https = f" (https://{host}, if it speaks TLS)" if where.scheme == "http" else ""
+        advice = f"check its address{https}, or run the same command again later"
+        if reason:
+            advice = "see to that, then run the same command again"
+        line = (
+            f"{host}: answer {status} to {method} {printable(where.path)}{_in_brackets(reason)}; "
+            f"{advice}"
+        )
     if status in BUSY:
         return TransientError(line, retry_after_s=_retry_after_s(answer))
-    return FailureError(line)
+    return RefusedError(line, status=status, host=where.netloc, reason=reason)
+
+
+def registry_reason(answer: requests.Response) -> str:
+    """Return why a registry or a token server refuses, as `CODE: message`; nothing if it is silent.
+
+    Reads the body of the answer.
+    """
+    try:
+        fields = json.loads(answer.raw.read(READ_BYTES, decode_content=False))
+        if "errors" in fields:
+            first = fields["errors"][0]
+            said = (first.get("code"), first.get("message"))
+        else:
+            said = (fields.get("error"), fields.get("error_description"))
+    except (HTTPError, OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return ""
+    text = ": ".join(text for text in said if isinstance(text, str) and text.strip())
+    return printable(QUERY.sub(r"\1", text.strip()))
+
+
+def _in_brackets(reason: str) -> str:
+    return f" ({reason})" if reason else ""
 
 
 def _retry_after_s(answer: requests.Response) -> float:

@@ -33,6 +33,8 @@ from pipeline.oci.retry import with_retries
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 CONNECTIONS: Final = 16
+PULL: Final = "pull"  # https://distribution.github.io/distribution/spec/auth/scope/
+PUSH: Final = "pull,push"
 
 Body = Iterable[bytes] | bytes | None
 
@@ -56,11 +58,17 @@ class RegistryHttp:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
         self._auth: AuthBase = Anonymous()
+        self._actions = PULL
         self._signing_in = Lock()
 
     @property
     def host(self) -> str:
+        """The registry's `name` or `name:port`."""
         return self._url.netloc
+
+    def ask_for_push(self) -> None:
+        """Ask for the permission to push, too, at the next login."""
+        self._actions = PUSH
 
     def url(self, path: str) -> str:
         """Return the URL of a resource of the repository, such as `manifests/TAG`."""
@@ -151,9 +159,10 @@ class RegistryHttp:
             auth = self._signed_in(answer, instead_of=auth)
             answer = self._send_once(method, url, headers, body(), auth)
         if answer.status_code not in expect:
-            discard(answer)
             username = self._credentials.username if self._credentials else None
-            raise refusal(method, url, answer, repository=self._repository, username=username)
+            error = refusal(method, url, answer, repository=self._repository, username=username)
+            discard(answer)
+            raise error
         return answer
 
     def _signed_in(self, answer: requests.Response, *, instead_of: AuthBase) -> AuthBase:
@@ -165,6 +174,7 @@ class RegistryHttp:
                     answer.headers.get("WWW-Authenticate", ""),
                     registry=self._url,
                     repository=self._repository,
+                    actions=self._actions,
                     credentials=self._credentials,
                 )
             return self._auth

@@ -16,16 +16,19 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.structures import CaseInsensitiveDict
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import FailureError, InputError
 from pipeline.oci.docker_credentials import Credentials
 from pipeline.oci.errors import (
+    BUSY,
     TIMEOUT,
     discard,
     malformed,
     no_login,
     read_short,
     readable_network_errors,
+    refusal,
     refused_login,
+    registry_reason,
     split_url,
 )
 from pipeline.oci.reference import LOOPBACK_HOSTS
@@ -33,9 +36,8 @@ from pipeline.oci.reference import LOOPBACK_HOSTS
 CHALLENGE_PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
 TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 DENIED: Final = (requests.codes.unauthorized, requests.codes.forbidden)
-REFUSED_GRANT: Final = (
-    requests.codes.bad_request
-)  # https://www.rfc-editor.org/rfc/rfc6749#section-5.2
+# https://www.rfc-editor.org/rfc/rfc6749#section-5.2
+REFUSED_GRANT: Final = requests.codes.bad_request
 CLIENT_ID: Final = "quantline"
 
 
@@ -47,6 +49,8 @@ class Anonymous(AuthBase):
 
 
 class BearerToken(AuthBase):
+    """A token in the `Authorization` header."""
+
     def __init__(self, token: str) -> None:
         self._token = token
 
@@ -61,9 +65,14 @@ def sign_in(
     *,
     registry: SplitResult,
     repository: str,
+    actions: str,
     credentials: Credentials | None,
 ) -> AuthBase:
     """Return what answers the `WWW-Authenticate` challenge of `registry`.
+
+    A token is asked for `actions` on `repository` (`pull` or `pull,push`), whatever scope the
+    challenge names: GHCR names a repository that is only an example, and others name `pull` to
+    those who look before they push. Docker does the same.
 
     Raises FailureError when there is no login, when it is refused, or when the challenge is none.
     """
@@ -75,14 +84,21 @@ def sign_in(
             raise malformed(registry.netloc, f"with the token server {realm.geturl()!r}")
         query = {
             "service": given.get("service", registry.netloc),
-            "scope": given.get("scope", f"repository:{repository}:pull,push"),
+            "scope": f"repository:{repository}:{actions}",
         }
         return BearerToken(
-            _fetch_token(session, realm, query, registry=registry, credentials=credentials)
+            _fetch_token(
+                session,
+                realm,
+                query,
+                registry=registry,
+                repository=repository,
+                credentials=credentials,
+            )
         )
     if scheme.lower() == "basic":
         if credentials is None:
-            raise no_login(registry.netloc)
+            raise FailureError(no_login(registry.netloc))
         if credentials.is_identity_token:
             raise InputError(
                 f"{registry.netloc}: wants a password, and its login is an identity token; run "
@@ -111,8 +127,13 @@ def _fetch_token(
     query: dict[str, str],
     *,
     registry: SplitResult,
+    repository: str,
     credentials: Credentials | None,
 ) -> str:
+    """Return the token that the server at `realm` gives for the login, or for none.
+
+    An identity token is exchanged by OAuth's refresh_token grant.
+    """
     form: dict[str, str] | None = None
     denied: tuple[int, ...] = DENIED
     if credentials is not None and credentials.is_identity_token:
@@ -120,9 +141,10 @@ def _fetch_token(
         grant = {"grant_type": "refresh_token", "refresh_token": credentials.password}
         form, query = {**query, **grant, "client_id": CLIENT_ID}, {}
         denied = (*DENIED, REFUSED_GRANT)
+    method = "POST" if form else "GET"
     with readable_network_errors(realm.netloc):
         answer = session.request(
-            "POST" if form else "GET",
+            method,
             realm.geturl(),
             params=query,
             data=form,
@@ -132,9 +154,16 @@ def _fetch_token(
             timeout=TIMEOUT,
         )
     if answer.status_code in denied:
+        host, reason = registry.netloc, registry_reason(answer)
         discard(answer)
-        host = registry.netloc
-        raise refused_login(host, credentials.username) if credentials else no_login(host)
+        if credentials is None:
+            raise FailureError(no_login(host, reason))
+        reason = reason.replace(credentials.password, "…")
+        raise FailureError(refused_login(host, credentials.username, reason))
+    if answer.status_code in BUSY:
+        error = refusal(method, realm.geturl(), answer, repository=repository, username=None)
+        discard(answer)
+        raise error
     try:
         fields = json.loads(read_short(answer, realm.netloc))
         token = fields.get("token") or fields.get("access_token")

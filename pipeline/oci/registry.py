@@ -18,9 +18,11 @@ import requests
 from pipeline.core.errors import FailureError
 from pipeline.core.file_records import Digest
 from pipeline.oci.blob import Advance, Blob
+from pipeline.oci.blob_check import check_digest, has_blob
 from pipeline.oci.docker_credentials import credentials_for
-from pipeline.oci.errors import malformed, read_chunks, read_short
+from pipeline.oci.errors import RefusedError, malformed, read_chunks, read_short
 from pipeline.oci.http import RegistryHttp
+from pipeline.oci.part_sizes import PartSizes
 from pipeline.oci.records import (
     INDEX_TYPE,
     MANIFEST_TYPES,
@@ -32,11 +34,15 @@ from pipeline.oci.records import (
 )
 from pipeline.oci.reference import is_digest
 from pipeline.oci.store import StoredManifest
-from pipeline.oci.upload import Upload, UploadJournal, check_digest
+from pipeline.oci.upload import Upload
+from pipeline.oci.upload_journal import UploadJournal
 
 MAX_PAGES: Final = 100
 NEXT_PAGE: Final = re.compile(r"<([^>]*)>; *rel=\"?next\"?")
 NO_REFERRERS_API: Final = (404, 405)
+# How a registry says that it does not know a kind of manifest: by its status or by its code.
+TYPE_REFUSED: Final = (406, 415)
+TYPE_REFUSED_CODES: Final = ("MANIFEST_INVALID", "UNSUPPORTED")
 
 
 class TagList(OciRecord):
@@ -53,6 +59,7 @@ class Registry:
         host = url.split("://")[1]
         self._http = RegistryHttp(url, repository, credentials_for(host))
         self._journal = UploadJournal(self._http.url(""))
+        self._part_sizes = PartSizes()
         self._repository = repository
 
     def reference(self, name: str) -> str:
@@ -126,22 +133,40 @@ class Registry:
 
     def push_blob(self, blob: Blob, advance: Advance) -> None:
         """Upload a blob unless the registry has it."""
-        if self._has(blob.descriptor):
+        self._http.ask_for_push()
+        if has_blob(self._http, blob.descriptor):
             advance(blob.descriptor.size)
-        else:
-            Upload(self._http, blob, journal=self._journal, advance=advance).run()
+            return
+        Upload(
+            self._http,
+            blob,
+            journal=self._journal,
+            part_sizes=self._part_sizes,
+            advance=advance,
+        ).run()
 
     def push_manifest(self, manifest: Blob, tag: str | None = None) -> None:
         """Store a manifest whose blobs are there, under its digest and `tag`."""
-        digest = manifest.descriptor.digest
+        digest, media_type = manifest.descriptor.digest, manifest.descriptor.media_type
         name = tag or digest
-        answer = self._http.send(
-            "PUT",
-            self._http.url(f"manifests/{name}"),
-            headers={"Content-Type": manifest.descriptor.media_type},
-            body=lambda: b"".join(manifest.chunks()),
-            expect=(201,),
-        )
+        self._http.ask_for_push()
+        try:
+            answer = self._http.send(
+                "PUT",
+                self._http.url(f"manifests/{name}"),
+                headers={"Content-Type": media_type},
+                body=lambda: b"".join(manifest.chunks()),
+                expect=(201,),
+            )
+        except RefusedError as error:
+            is_type = error.status in TYPE_REFUSED or error.reason.startswith(TYPE_REFUSED_CODES)
+            if not is_type:
+                raise
+            raise FailureError(
+                f"{self._http.host} refuses a manifest of the type {media_type} "
+                f"({error.reason or f'answer {error.status}'}); a newer version of it, or another "
+                "registry, takes OCI artifacts"
+            ) from error
         check_digest(answer, digest, self._http.host)
         stored = self.manifest(name)
         if stored is None or stored.descriptor.digest != digest:
@@ -158,13 +183,3 @@ class Registry:
                 return None
             data = read_short(answer, self._http.host)
         return ImageIndex.from_untrusted(data, source=url).manifests
-
-    def _has(self, blob: Descriptor) -> bool:
-        answer = self._http.read("HEAD", self._http.url(f"blobs/{blob.digest}"), expect=(200, 404))
-        if answer.status_code == requests.codes.not_found:
-            return False
-        size = answer.headers.get("Content-Length")
-        if size != str(blob.size):
-            raise malformed(self._http.host, f"the size {size} for a blob of {blob.size} bytes")
-        check_digest(answer, blob.digest, self._http.host)
-        return True

@@ -1,111 +1,89 @@
 """Uploading one blob in parts, so that what a kill or a broken line interrupts goes on later.
 
-After each part the registry says where the next one goes; that address is kept in the user's own
-state directory until the blob is whole. The next run asks the registry how much it has and goes on
-there, or starts over where the registry has given the upload up: distribution 2.x does so when
-a part was under way at that moment, unless a proxy in front of it passes on whole parts only.
+Registries follow the protocol to different degrees, and none says which. So whatever they answer,
+the blob ends there with its digest, or in one line with the registry's own reason:
+
+- A part is taken when the status says so. The `Range` beside it is not believed: Amazon's stays at
+  the first part although all are stored.
+- A part that is too large is sent again in smaller ones (`part_sizes`).
+- A registry that takes no parts, as Google's, or has not kept all of them, as Artifactory, gets the
+  blob in one request.
+- An interrupted upload goes on where the registry says it is, else after the last part that it
+  took, else from the beginning: Quay counts one byte too many, Amazon's says nothing before it is
+  sent something, and distribution 2.x gives up what was under way unless a proxy passes on whole
+  parts only.
 
 Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-a-blob-in-chunks
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final
 
 import requests
 
-from pipeline.core.errors import InputError
-from pipeline.core.files import write_record
-from pipeline.core.record import Record, sha256_hex
-from pipeline.oci.blob import Advance, Blob
-from pipeline.oci.errors import TransientError, malformed
+from pipeline.core.errors import FailureError, InputError
+from pipeline.oci.blob import Advance, Blob, BlobPart
+from pipeline.oci.blob_check import check_digest, has_blob
+from pipeline.oci.errors import BrokenConnectionError, RefusedError, TransientError
 from pipeline.oci.http import RegistryHttp
+from pipeline.oci.part_sizes import PartSizes
 from pipeline.oci.retry import RetryPolicy
+from pipeline.oci.upload_journal import UnfinishedUpload, UploadJournal
 
-PART_BYTES: Final = 32 << 20
 UPLOAD_TYPE: Final = "application/octet-stream"
-DIGEST_HEADER: Final = "Docker-Content-Digest"
 MIN_PART_HEADER: Final = "OCI-Chunk-Min-Length"
 RECEIVED: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 ANY_STATUS: Final = range(200, 500)
-
-
-class UnfinishedUpload(Record):
-    """Where an upload goes on. The address may hold a token of the registry's own."""
-
-    digest: str
-    url: str
-
-
-class UploadJournal:
-    """The unfinished uploads to one repository, a file each, readable by their user alone."""
-
-    def __init__(self, repository_url: str) -> None:
-        state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        self._directory = Path(state_home) / "quantline" / "uploads"
-        self._repository_url = repository_url
-
-    def url(self, digest: str) -> str | None:
-        path = self._path(digest)
-        try:
-            return UnfinishedUpload.from_bytes(path.read_bytes(), source=str(path)).url
-        except (FileNotFoundError, InputError):
-            return None  # a damaged note is as good as none: the upload starts over
-
-    def keep(self, digest: str, url: str) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_record(self._path(digest), UnfinishedUpload(digest=digest, url=url))
-
-    def forget(self, digest: str) -> None:
-        self._path(digest).unlink(missing_ok=True)
-
-    def _path(self, digest: str) -> Path:
-        return self._directory / (sha256_hex(f"{self._repository_url}{digest}".encode()) + ".json")
+PART_TAKEN: Final = (201, 202, 204)  # 202 in the specification, 201 from Amazon's, 204 from Pulp
+BLOB_TAKEN: Final = (201, 204)
+TOO_LARGE: Final = (413, 416)  # 416 from GHCR
+MOUNT_REFUSED: Final = (400, 405)  # by older Quays, when a mount names no repository
+NO_PERMISSION: Final = (401, 403)
+EXPECTED_START: Final = re.compile(r"First byte .* is \d+ instead of (\d{1,18})")  # Amazon's words
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the next part goes, how many bytes the registry has, and the least it takes at once."""
+    """Where the next part goes, how many bytes the registry has, and the least it takes at once.
+
+    A place is sure when the registry has just taken a part there, or has nothing yet.
+    """
 
     url: str
     received: int
-    part_bytes: int = PART_BYTES
+    least: int = 0
+    is_sure: bool = True
 
 
-class _Part:
-    """The body of one request: as long as announced, and hashed while it is read."""
+class _WrongPlaceError(Exception):
+    """The registry does not go on with an upload at the place where it seemed to be."""
 
-    def __init__(self, blob: Blob, place: _Place, digest: "hashlib._Hash") -> None:
-        self._blob, self._start = blob, place.received
-        self._count = min(place.part_bytes, blob.descriptor.size - place.received)
-        self._before = digest
-        self.digest = digest
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.digest = self._before.copy()
-        for chunk in self._blob.chunks(self._start, count=self._count):
-            self.digest.update(chunk)
-            yield chunk
+class _OtherWayError(Exception):
+    """The registry does not take the blob in this way; what was learned leads to another one."""
 
 
 class Upload:
     """One blob that the registry does not have yet."""
 
     def __init__(
-        self, http: RegistryHttp, blob: Blob, *, journal: UploadJournal, advance: Advance
+        self,
+        http: RegistryHttp,
+        blob: Blob,
+        *,
+        journal: UploadJournal,
+        part_sizes: PartSizes,
+        advance: Advance,
     ) -> None:
         self._http = http
         self._blob = blob
         self._digest = blob.descriptor.digest
         self._size = blob.descriptor.size
         self._journal = journal
+        self._part_sizes = part_sizes
         self._advance = advance
         self._reported = 0
         self._retries = RetryPolicy()
@@ -118,98 +96,178 @@ class Upload:
         """
         while True:
             try:
-                if self._size > PART_BYTES:
+                if self._part_sizes.are_needed_for(self._size):
                     self._run_in_parts()
                 else:
                     self._run_at_once()
             except TransientError as error:
                 self._retries.wait(error)
+            except _OtherWayError:
+                self._journal.forget(self._digest)
             else:
                 break
         self._journal.forget(self._digest)
         self._report(self._size)
 
     def _run_at_once(self) -> None:
+        """Send the blob in one request; it is read twice, so that nothing wrong is ever sent."""
+        digest = hashlib.sha256()
+        for chunk in self._blob.chunks():
+            digest.update(chunk)
+        self._check(digest)
         place = self._begin()
-        if place is not None:
-            part = _Part(self._blob, place, hashlib.sha256())
-            for _ in part:  # read twice, as it is small: nothing wrong is ever sent
-                pass
-            self._check(part.digest)
-            self._finish(place, part if self._size else b"")
-
-    def _run_in_parts(self) -> None:
-        place = self._resumed() or self._begin()
         if place is None:
             return
+        body = BlobPart(self._blob, 0, self._size, digest=hashlib.sha256(), report=self._report)
+        try:
+            self._finish(place, body if self._size else b"")
+        except RefusedError as error:
+            is_too_large = error.status in TOO_LARGE and self._part_sizes.are_taken
+            if is_too_large and self._part_sizes.refused(self._size):
+                raise _OtherWayError from error
+            raise
+
+    def _run_in_parts(self) -> None:
+        for place in self._places():
+            try:
+                self._run_from(place)
+                return
+            except _WrongPlaceError:
+                continue
+
+    def _places(self) -> Iterator[_Place]:
+        """Yield where the upload may go on, best first; nothing when the registry has the blob."""
+        note = self._journal.find(self._digest)
+        if note is not None:
+            self._part_sizes.go_on_with(note.part_bytes)
+            known = self._known_place(note.url)
+            if known is not None:
+                yield known
+            if known is None or known.received != note.received:
+                yield _Place(note.url, note.received, is_sure=False)
+            self._journal.forget(self._digest)
+        if (place := self._begin()) is not None:
+            yield place
+
+    def _run_from(self, place: _Place) -> None:
+        """Send the blob's bytes from `place` to its end.
+
+        Raises _WrongPlaceError where the upload does not go on there, _OtherWayError where only
+        the whole blob in one request is left to try.
+        """
         digest = hashlib.sha256()
         for chunk in self._blob.chunks(count=place.received):
             digest.update(chunk)
         self._report(place.received)
         while place.received < self._size:
-            part = _Part(self._blob, place, digest)
-            place = self._send(part, place)
+            count = min(max(self._part_sizes.bytes, place.least), self._size - place.received)
+            part = BlobPart(self._blob, place.received, count, digest=digest)
+            try:
+                place = self._send(part, place)
+            except BrokenConnectionError:
+                self._part_sizes.broke_connection(count)
+                raise
+            except RefusedError as error:
+                start = _expected_start(error)
+                if place.received < start <= self._size:
+                    self._run_from(replace(place, received=start, is_sure=False))
+                    return
+                self._consider(error, place, count)
+                continue
             digest = part.digest
+            self._part_sizes.taken(count)
+            if place.received > self._reported:
+                self._retries.progress()
             self._report(place.received)
         self._check(digest)
-        self._finish(place, b"")
+        self._finish_parts(place)
+
+    def _consider(self, error: RefusedError, place: _Place, count: int) -> None:
+        """Raise what follows from a refused part; return when smaller ones may be taken."""
+        if error.status in NO_PERMISSION:
+            raise error
+        if not place.is_sure:
+            raise _WrongPlaceError from error
+        if error.status in TOO_LARGE and count > place.least and self._part_sizes.refused(count):
+            return
+        if error.status == requests.codes.not_found and place.received:  # it forgot the upload
+            self._journal.forget(self._digest)
+            raise TransientError(str(error)) from error
+        self._part_sizes.are_taken = False
+        raise _OtherWayError from error
+
+    def _finish_parts(self, place: _Place) -> None:
+        """Close the upload, and see whether the registry has all of the blob."""
+        try:
+            self._finish(place, b"")
+            if has_blob(self._http, self._blob.descriptor):
+                return
+        except TransientError:
+            raise
+        except FailureError as error:
+            if isinstance(error, RefusedError) and error.status in NO_PERMISSION:
+                raise
+        self._part_sizes.are_taken = False
+        raise _OtherWayError
 
     def _begin(self) -> _Place | None:
-        """A new upload; None when the registry found the blob in another of its repositories."""
-        answer = self._http.send(
-            "POST", self._http.url(f"blobs/uploads/?mount={self._digest}"), expect=(201, 202)
-        )
+        """Return a new upload; None when the registry found the blob in another repository."""
+        url = self._http.url("blobs/uploads/")
+        try:
+            answer = self._http.send("POST", f"{url}?mount={self._digest}", expect=(201, 202))
+        except RefusedError as error:
+            if error.status not in MOUNT_REFUSED:
+                raise
+            answer = self._http.send("POST", url, expect=(202,))
         if answer.status_code == requests.codes.created:
             check_digest(answer, self._digest, self._http.host)
-            return None
+            if has_blob(self._http, self._blob.descriptor):
+                return None
+            answer = self._http.send("POST", url, expect=(202,))
         least = answer.headers.get(MIN_PART_HEADER, "")
-        wanted = int(least) if least.isascii() and least.isdigit() else 0
-        return _Place(self._http.location(answer), 0, min(max(PART_BYTES, wanted), self._size))
+        least_bytes = int(least) if re.fullmatch(r"[0-9]{1,18}", least) else 0
+        return _Place(self._http.location(answer), 0, least_bytes)
 
-    def _resumed(self) -> _Place | None:
-        """Where an earlier run stopped; None when there was none, or the registry forgot it."""
-        url = self._journal.url(self._digest)
-        if url is None:
-            return None
+    def _known_place(self, url: str) -> _Place | None:
+        """Return where the registry says an upload is; None when it does not say it."""
         answer = self._http.send("GET", url, expect=ANY_STATUS)
         received = RECEIVED.fullmatch(answer.headers.get("Range", ""))
         if answer.status_code != requests.codes.no_content or received is None:
-            self._journal.forget(self._digest)
             return None
         count = int(received[1]) + 1
         if not 1 < count <= self._size:  # registries answer `0-0` for an empty upload
             return None
-        return _Place(self._http.location(answer) if "Location" in answer.headers else url, count)
+        return _Place(self._next_url(answer, url), count, is_sure=False)
 
-    def _send(self, part: _Part, place: _Place) -> _Place:
-        """Send one part; where the next one goes."""
+    def _send(self, part: BlobPart, place: _Place) -> _Place:
+        """Send one part, and return where the next one goes."""
         end = place.received + len(part)
         answer = self._http.attempt(
             "PATCH",
             place.url,
             headers={"Content-Type": UPLOAD_TYPE, "Content-Range": f"{place.received}-{end - 1}"},
             body=lambda: part,
-            expect=(202,),
+            expect=PART_TAKEN,
         )
-        received = RECEIVED.fullmatch(answer.headers.get("Range", f"0-{end - 1}"))
-        if received is None or int(received[1]) + 1 != end:
-            raise malformed(
-                self._http.host, f"that it has {answer.headers['Range']} of 0-{end - 1}"
+        url = self._next_url(answer, place.url)
+        self._journal.keep(
+            UnfinishedUpload(
+                digest=self._digest, url=url, received=end, part_bytes=self._part_sizes.bytes
             )
-        url = self._http.location(answer)
-        self._journal.keep(self._digest, url)
-        if end > self._reported:
-            self._retries.progress()
-        return _Place(url, end, place.part_bytes)
+        )
+        return _Place(url, end, place.least)
 
-    def _finish(self, place: _Place, body: "_Part | bytes") -> None:
+    def _next_url(self, answer: requests.Response, url: str) -> str:
+        return self._http.location(answer) if "Location" in answer.headers else url
+
+    def _finish(self, place: _Place, body: BlobPart | bytes) -> None:
         separator = "&" if "?" in place.url else "?"
         answer = self._http.attempt(
             "PUT",
             f"{place.url}{separator}digest={self._digest}",
             headers={"Content-Type": UPLOAD_TYPE},
             body=lambda: body,
-            expect=(201,),
+            expect=BLOB_TAKEN,
         )
         check_digest(answer, self._digest, self._http.host)
 
@@ -225,8 +283,7 @@ class Upload:
         self._reported = received
 
 
-def check_digest(answer: requests.Response, digest: str, host: str) -> None:
-    """The header is optional in the specification; when it is there it has to be right."""
-    answered = answer.headers.get(DIGEST_HEADER, digest)
-    if answered != digest:
-        raise malformed(host, f"the digest {answered[:80]!r} for {digest}")
+def _expected_start(error: RefusedError) -> int:
+    """Return the byte with which the next part has to begin, where a registry says so; else 0."""
+    found = EXPECTED_START.search(error.reason)
+    return int(found[1]) if found else 0

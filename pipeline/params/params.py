@@ -78,13 +78,15 @@ class CalibrationParams(Record):
     """The calibration text and the number of samples and tokens that are read from it.
 
     `text` is a file or a directory of files. With a `dataset` it is DATASET_DIR, where fetch puts
-    the data set. `license` is that of the text: an identifier as in model cards, or `own`. `seed`
-    draws the documents.
+    the data set. `license` is that of the text: an identifier as in model cards, `own`, or an entry
+    of license-decisions.yaml. `seed` draws the documents. At most the share `max_skipped` of the
+    rows that are drawn may be unusable; such rows are left out.
     """
 
     text: Text
     dataset: DatasetParams | None
     license: Text
+    max_skipped: Annotated[float, Field(ge=0, lt=1)]
     num_calibration_samples: PositiveInt
     max_seq_length: PositiveInt
     seed: Annotated[int, Field(ge=0)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record
@@ -112,7 +113,8 @@ class EvaluationRecord(Record):
     windows; `distance` is to the base in the same engine, and null for the base itself.
     `num_tokens` counts the predicted tokens of those windows: all but the first of each. `broken`
     says why a variant cannot be scored at all; it then has no tasks, perplexity and distance.
-    `controls` are by engine, and only the base has them.
+    `controls` are by engine, and only the base has them. `template_date` is what the chat template
+    was told when it asked for today's date; null where no task was asked through one that asks.
     """
 
     name: str
@@ -131,6 +133,7 @@ class EvaluationRecord(Record):
     documents_sha256: Sha256
     broken: str | None
     controls: dict[str, Control]
+    template_date: date | None
 
     @property
     def engine(self) -> Engine:

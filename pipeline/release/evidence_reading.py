@@ -53,8 +53,8 @@ def read_evidence(
     served = benchmarks.models.get(name)
     if served is None or served.artifact_digest != variant.digest:
         raise InputError(
-            f"{workspace.benchmarks_path}: not of the approved files of {name}; run `quantline "
-            "benchmark` again"
+            f"{workspace.benchmarks_path}: measures other files than the approved {name}; run "
+            "`quantline benchmark` again"
         )
     rules = license_rules()
     return Evidence(

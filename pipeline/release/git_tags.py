@@ -47,4 +47,4 @@ def tag_prefix(root: Path) -> str:
 def _ask(root: Path, *arguments: str) -> str | None:
     """Return what git prints, or None when it fails."""
     answer = ask_program(["git", "-C", root, *arguments], b"", timeout_s=TIMEOUT_S)
-    return None if answer is None else answer.decode(errors="replace").strip()
+    return answer.output.decode(errors="replace").strip() if answer.exit_code == 0 else None

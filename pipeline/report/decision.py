@@ -100,27 +100,31 @@ def base_advantages(
     The base is faster under a load when the 95 % interval of the throughput ratio, variant ÷ base,
     lies below 1. With too few rounds for an interval, the median has to be below 1.
     """
-    usd = {one.name: one.tokens.usd_per_million_tokens for one in costs.served} if costs else {}
+    usd = {cost.name: cost.tokens.usd_per_million_tokens for cost in costs.served} if costs else {}
     sentences = []
     for name, model in served_models(benchmarks).items():
         if name not in {decision.variant for decision in decisions}:
             continue
         slower = [
-            f"{load.scenario} with {users_text(load.concurrency)} {ratio.median:.2f}"
+            f"{load.scenario}, {users_text(load.concurrency)}: {ratio.median:.2f}"
             for load in model.loads
             if (ratio := load.over_base) is not None
             and (ratio.median if ratio.high is None else ratio.high) < 1
         ]
+        advantages = []
         if slower:
-            sentences.append(
-                f"On this machine the base is faster than {name} under these loads (output tokens "
-                f"per second, variant ÷ base): {', '.join(slower)}."
+            advantages.append(
+                "is faster under these loads (output tokens per second, variant ÷ base): "
+                f"{'; '.join(slower)}"
             )
         if name in usd and BASE in usd and usd[BASE] < usd[name]:
+            advantages.append(
+                f"costs less to serve, {significant(usd[BASE])} instead of "
+                f"{significant(usd[name])} USD per million tokens"
+            )
+        if advantages:
             sentences.append(
-                f"On this machine the base costs less to serve than {name}: "
-                f"{significant(usd[BASE])} instead of {significant(usd[name])} USD per million "
-                "tokens."
+                f"Compared with {name}, the base on this machine {'. It '.join(advantages)}."
             )
     return tuple(sentences)
 

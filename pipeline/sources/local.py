@@ -1,4 +1,4 @@
-"""A checkpoint in a directory of this machine. It is copied; the directory is only read."""
+"""Read a checkpoint from a directory of this machine, which is never written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,10 @@ from pipeline.core.files import copy_file, file_record
 
 
 class LocalCheckpoint:
-    """The files of `model_dir`; `source` is how the parameters name it."""
+    """Offer the files of a directory as a CheckpointSource."""
 
     def __init__(self, model_dir: Path, *, source: str) -> None:
+        """Raise InputError when there is no directory; `source` is the value of the parameter."""
         if not model_dir.is_dir():
             raise InputError(
                 f"model.source = {source!r}: no such directory; expected demo, "
@@ -32,7 +33,7 @@ class LocalCheckpoint:
         return file_record(target_dir / name, target_dir)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """Whether each of `files` is still there with the same bytes."""
+        """Tell whether each of `files` is still there with the same bytes."""
         return all(
             (self._model_dir / file.path).is_file()
             and file_record(self._model_dir / file.path, self._model_dir) == file

@@ -1,11 +1,11 @@
-"""benchmark: serve the base, every approved variant and the user's endpoints, and put load on them.
+"""Benchmark the base, every approved variant and the user's endpoints under load.
 
 vLLM serves checkpoints and llama.cpp serves GGUF files. One load generator sends requests to all of
 them through the same API. Before the load, a parity check compares greedy texts of the server with
-those of the engine that scored the same files. That engine runs before any server and gives its
-memory back. The base runs in the fastest of `serve.base_dtypes`. Then all models run in rounds, one
+those of the engine that scored the same files. That engine runs before any server and releases its
+memory. The base runs in the fastest of `serve.base_dtypes`. Then all models run in rounds, one
 load after the other, until their ratios to the base are precise enough or the time is spent. The
-report computes costs, not this stage.
+report computes the costs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,13 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.core.documents import read_texts
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
 from pipeline.core.machine import memory_for_servers, this_machine
 from pipeline.core.progress import note
 from pipeline.core.system_errors import readable_memory_errors
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import chosen_judge
@@ -130,7 +131,7 @@ def _references(
     for model in models:
         if model.path in references:  # an endpoint serves the same weights
             continue
-        note(f"benchmark: {model.name}: texts of the engine that scored it")
+        note(f"benchmark: {model.name}: reference texts of the engine that scored it")
         with (
             readable_memory_errors(f"benchmark: {model.name}", "use a machine with more"),
             closing(scorer_of(workspace, model, packed_judge)) as scorer,
@@ -146,7 +147,7 @@ def _fastest_run(
     base: ModelRun | None,
     ports: Iterator[int | None],
 ) -> ModelRun:
-    """Start and warm up a model in each of its types, and keep the fastest run."""
+    """Start and warm up a model in each of its activation types, and keep the fastest run."""
     note(f"benchmark: {model.name}")
     fastest: ModelRun | None = None
     for dtype in _dtypes(shared.serve, model, base):
@@ -223,7 +224,10 @@ def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:
     for number in range(serve.max_rounds):
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
-                note(f"benchmark: {serve.time_budget_s} s are spent; no more rounds")
+                note(
+                    f"benchmark: serve.time_budget_s = {serve.time_budget_s} is spent; "
+                    "no more rounds"
+                )
                 return
             first, seed = number % len(model_runs), next(seeds)
             for model_run in (*model_runs[first:], *model_runs[:first]):

@@ -1,6 +1,6 @@
-"""inputs: what `params.yaml` names outside the graph, so that only what is touched runs again.
+"""Write the state of what `params.yaml` names outside the graph, so that DVC sees its changes.
 
-It runs at every `dvc repro`, reads no weights, and names at once a file that is not there.
+The stage runs at every `dvc repro`, reads no weights, and refuses a named file that is missing.
 """
 
 from pathlib import Path
@@ -60,7 +60,7 @@ def _named_files(path: Path | None) -> NamedFiles:
         return NamedFiles(files=())
     paths = sorted(path.iterdir()) if path.is_dir() else [path]
     states = []
-    for file in (it for it in paths if it.is_file()):
+    for file in filter(Path.is_file, paths):
         facts = file.stat()
         is_small = facts.st_size <= MAX_HASHED_BYTES
         states.append(
@@ -75,14 +75,14 @@ def _named_files(path: Path | None) -> NamedFiles:
 
 
 def _release_naming(params: Params, format_name: str) -> ReleaseNaming:
-    """State what files of a format say about the release: GGUF alone names it in its metadata."""
+    """Return what files of a format state about the release: GGUF has metadata, others nothing."""
     if format_name != "gguf":
         return ReleaseNaming(name=None, quantized_by=None)
     return ReleaseNaming(name=params.release.name, quantized_by=params.release.quantized_by)
 
 
 def _stopping_rules(gate: GateParams) -> StoppingRules:
-    """State the rules that evaluate reads: none, unless it may stop early."""
+    """Return the rules of the gate that evaluate reads: none, unless it may stop early."""
     if gate.sequential is None:
         return StoppingRules(
             code_sha256=None, error_rate=None, margin=None, classes=None, sequential=None

@@ -1,7 +1,7 @@
-"""report: one HTML page with the verdicts, the evidence for them and how to get the releases.
+"""Report: write one HTML page with the verdicts, their evidence and how to get the releases.
 
-It is written whatever the outcome; when nothing was approved the stage says so with its own exit
-code after that, so that the page is there to explain why.
+The page is written whatever the outcome. When nothing was approved, the stage raises its own error
+afterwards, and the page explains why.
 """
 
 from pipeline.core.errors import NothingApprovedError

@@ -1,7 +1,7 @@
-"""plan: what a run of this model would need on this machine, before anything starts.
+"""Plan a run: predict its memory, disk and time on this machine, and refuse what cannot fit.
 
-It reads the model's configuration and headers, counts the suite's tokens, measures for a second how
-fast this machine multiplies, and prints a table. It refuses a run that cannot fit.
+The prediction comes from the model's configuration and headers, the number of tokens in the suite
+and a measurement of one second of how fast this machine multiplies.
 """
 
 from pipeline.architectures.folds import require_folds
@@ -19,9 +19,10 @@ from pipeline.tasks.texts import suite_tokens
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run.
+    """Print the plan.
 
-    An architecture that cannot be quantized as the recipes say is an InputError at once.
+    Raises InputError after that when memory or disk cannot hold the run, and before it for an
+    architecture that cannot be quantized as the recipes say.
     """
     source, findings = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
@@ -55,7 +56,7 @@ def require_groups(source: Source, params: Params) -> None:
 
 
 def assumptions(source: Source, suite_size: int, speed: Speed, free: Capacity) -> list[str]:
-    """What the table is based on, line by line."""
+    """Return the lines that state what the table is based on."""
     shape = source.shape
     gpu = f", {_bytes(free.gpu_memory)} of GPU memory" if free.gpu_memory is not None else ""
     return [

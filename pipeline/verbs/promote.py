@@ -1,4 +1,4 @@
-"""promote: an alias such as `prod` points at a release from now on, and its history says so."""
+"""Promote a release: point an alias such as `prod` at it, and write that into its history."""
 
 from pipeline.core.workspace import Workspace
 from pipeline.registry.alias_moves import promote

@@ -1,4 +1,4 @@
-"""rollback: an alias points again at what it stood for before its last promotion."""
+"""Roll an alias back to the release that it pointed at before its last promotion."""
 
 from pipeline.core.workspace import Workspace
 from pipeline.registry.alias_moves import rollback

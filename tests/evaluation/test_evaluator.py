@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.checkpoint.reading import tokenizer_of
-from pipeline.engines.scorer import LateScorer, Scorer
+from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation import evaluator as evaluator_module
 from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, HeldOut, ScoredModel
 from pipeline.params.reading import read_params
@@ -36,7 +36,7 @@ class Events:
             scorer.close = closed  # type: ignore[method-assign]
             return scorer
 
-        scorer = LateScorer(opened, label=label, backend=label, backend_version="1", device="cpu")
+        scorer = LazyScorer(opened, label=label, backend=label, backend_version="1", device="cpu")
         return ScoredModel("ab" * 32, scorer)
 
 

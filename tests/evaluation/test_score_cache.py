@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.machine import Machine, this_machine
-from pipeline.engines.scorer import LateScorer, Scorer
+from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation import score_cache
 from pipeline.evaluation.score_cache import ScoreCache, environment_facts, prune
 from pipeline.evaluation.task_runs import Rows
@@ -21,7 +21,7 @@ def unused() -> Scorer:
 
 
 def memory(directory: Path, *, device: str = "cpu", digest: str = "ab") -> ScoreCache:
-    scorer = LateScorer(unused, label="x", backend="e", backend_version="1", device=device)
+    scorer = LazyScorer(unused, label="x", backend="e", backend_version="1", device=device)
     return ScoreCache(directory, scorer, digest, ())
 
 

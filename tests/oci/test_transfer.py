@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import Digest
+from pipeline.oci import part_sizes
 from pipeline.oci import retry as registry_retry
-from pipeline.oci import upload as oci_upload
 from pipeline.oci.blob import Advance, Blob, no_progress
 from pipeline.oci.docker_credentials import Credentials, credentials_for
 from pipeline.oci.records import (
@@ -195,7 +195,8 @@ def serving(memory: Memory) -> Iterator[None]:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(oci_upload, "PART_BYTES", PART)
+    monkeypatch.setattr(part_sizes, "PART_SIZES", (PART,))
+    monkeypatch.setattr(part_sizes, "FIRST_PART_BYTES", PART)
     monkeypatch.setattr(registry_retry, "PAUSES_S", (0.0, 0.0))
     memory = Memory()
     with serving(memory):

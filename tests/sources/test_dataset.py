@@ -1,5 +1,6 @@
 """A calibration data set from a hub: only data files, each verified, nothing twice."""
 
+import gzip
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from pipeline.calibration.documents import open_documents
+from pipeline.core.documents import open_documents
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
@@ -32,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     (directory / "data").mkdir(parents=True)
     for number, name in enumerate(PARTS):
         pq.write_table(pa.table({"text": [f"story {number}"] * 3}), directory / name)
-    (directory / "more.jsonl").write_text('{"text": "one more"}\n')
+    (directory / "more.json.gz").write_bytes(gzip.compress(b'{"text": "one more"}\n'))
     (directory / "stories.py").write_text("raise SystemExit('a loading script was run')\n")
     with serve_hub(Hub({f"datasets/{REPO}": directory})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -55,15 +56,16 @@ def manifest_of(workspace: Workspace) -> DatasetManifest:
 
 
 def test_the_matching_files_come_and_are_what_the_hub_has(hub: Hub, workspace: Workspace) -> None:
-    fetch_dataset(workspace, dataset("data/train-*.parquet", "more.jsonl"))
+    fetch_dataset(workspace, dataset("data/train-*.parquet", "more.json.gz"))
     manifest = manifest_of(workspace)
     assert manifest.source == SOURCE
-    assert [file.path for file in manifest.files] == [*PARTS, "more.jsonl"]
+    assert [file.path for file in manifest.files] == [*PARTS, "more.json.gz"]
     assert manifest.files == directory_records(workspace.dataset_dir)
     original = hub.repos[f"datasets/{REPO}"]
     for name in PARTS:
         assert (workspace.dataset_dir / name).read_bytes() == (original / name).read_bytes()
-    assert open_documents(workspace.dataset_dir).num_rows == 7
+    with open_documents(workspace.dataset_dir) as documents:
+        assert documents.num_rows == 7
 
 
 def test_nothing_is_downloaded_twice_and_other_files_replace_the_old(
@@ -106,8 +108,12 @@ def test_a_gated_data_set_takes_the_token(
 @pytest.mark.parametrize(
     ("files", "source", "said"),
     [
-        (("stories.py",), SOURCE, "'stories.py': expected .parquet or .jsonl; choose other files"),
-        (("*",), SOURCE, "expected .parquet or .jsonl"),
+        (
+            ("stories.py",),
+            SOURCE,
+            "'stories.py': expected .jsonl, .json, .parquet, .txt, .raw, each",
+        ),
+        (("*",), SOURCE, "each also with .gz or .zst; choose other files"),
         (
             ("test-*.parquet",),
             SOURCE,
@@ -149,7 +155,7 @@ def test_offline_the_cache_serves_named_files(
         fetch_dataset(workspace, dataset(*PARTS))
     shutil.rmtree(constants.HF_HUB_CACHE)
     with pytest.raises(InputError, match=rf"not in the cache.*hf download {REPO} --repo-type data"):
-        fetch_dataset(workspace, dataset(PARTS[0], "more.jsonl"))
+        fetch_dataset(workspace, dataset(PARTS[0], "more.json.gz"))
     assert hub.requests == []
 
 

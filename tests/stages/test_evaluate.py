@@ -255,7 +255,7 @@ def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    monkeypatch.setattr(scored_models.LateScorer, "_scorer", None)
+    monkeypatch.setattr(scored_models.LazyScorer, "_scorer", None)
     with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
         evaluate.run(workspace, params, name)
 
@@ -266,7 +266,7 @@ def test_a_base_that_was_fetched_again_has_to_be_evaluated_again(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"artifact_digest": "ab" * 32}))
-    with pytest.raises(InputError, match="of another base; run `quantline evaluate base` again"):
+    with pytest.raises(InputError, match="scores another base; run `quantline evaluate base`"):
         evaluate.run(workspace, params, "gguf-q8-0")
 
 

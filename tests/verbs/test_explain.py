@@ -49,7 +49,7 @@ def test_it_says_everything_in_plain_aligned_text(
     for text in (
         "KL in nats per token 0.1, at least 0.09, above 0.05",
         "trades_en (acc, 400 documents)",
-        "Documents that flipped hardest (10 shown)",
+        "Documents whose answers changed most (10 shown)",
         "lead of the right answer -2.00 nats",
         "base:    answer 0 (-1)",
         "variant: answer 1 (-1)",
@@ -72,7 +72,7 @@ def test_a_name_without_a_verdict_is_refused(
 def test_a_verdict_on_other_files_is_refused(workspace: tuple[Workspace, Params]) -> None:
     workspace, params = workspace
     write_evaluation(workspace, NAME, "ab" * 32, harm=0.1)
-    with pytest.raises(InputError, match=f"of another {NAME}; run `quantline select` again"):
+    with pytest.raises(InputError, match=f"than the present {NAME}; run `quantline select` again"):
         explain.run(workspace, params, NAME)
 
 
