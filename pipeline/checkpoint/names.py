@@ -35,11 +35,14 @@ SIDECAR_FILES = frozenset(
         "chat_template.json",
     }
 )
+# LICENSE, LICENSE.md, LICENSE-2.0, LICENSE-MODEL, MODEL_LICENSE
+_WHOSE = r"([A-Za-z0-9]{1,40}[_-])?"
 _NAMED = r"([_-][A-Za-z0-9_-]{1,40}(\.\d+)*)?(\.(txt|md))?"
 LEGAL_FILE = re.compile(
-    r"(LICEN[SC]E|COPYING|NOTICE|USE_POLICY|ACCEPTABLE_USE)" + _NAMED, re.IGNORECASE
+    rf"({_WHOSE}LICEN[SC]E|COPYING|NOTICE|USE_POLICY|ACCEPTABLE_USE){_NAMED}", re.IGNORECASE
 )
-LICENSE_TEXT = re.compile(r"(LICEN[SC]E|COPYING)" + _NAMED, re.IGNORECASE)
+LICENSE_TEXT = re.compile(rf"({_WHOSE}LICEN[SC]E|COPYING){_NAMED}", re.IGNORECASE)
+OF_WEIGHTS, OF_CODE = {"model", "models", "weight", "weights"}, {"code", "software", "source"}
 NUMBERED_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -53,9 +56,17 @@ def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
 
 
 def license_text(names: Collection[str]) -> str | None:
-    """Find the file with the license's text, the shortest of LICENSE, LICENCE and COPYING names."""
-    texts = [name for name in names if LICENSE_TEXT.fullmatch(name)]
-    return min(texts, key=lambda name: (len(name), name), default=None)
+    """Find the file with the text of the weights' license, by its name.
+
+    A name that says so, as LICENSE-MODEL does, is preferred to a plain LICENSE, LICENCE or COPYING;
+    of several the shortest. The license of the code is never that of the weights.
+    """
+    texts = {
+        name: set(re.split("[-_.]", name.lower())) for name in names if LICENSE_TEXT.fullmatch(name)
+    }
+    others = [name for name, words in texts.items() if not words & OF_CODE]
+    stated = [name for name, words in texts.items() if words & OF_WEIGHTS]
+    return min(stated or others, key=lambda name: (len(name), name), default=None)
 
 
 def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> tuple[str, ...]:

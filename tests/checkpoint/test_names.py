@@ -2,7 +2,13 @@
 
 import pytest
 
-from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE, sidecar_names, weight_names
+from pipeline.checkpoint.names import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    license_text,
+    sidecar_names,
+    weight_names,
+)
 from pipeline.core.errors import InputError
 from pipeline.params.hub_source import HubSource, parse_hub_source
 
@@ -48,6 +54,9 @@ def test_nothing_else_is_taken(name: str) -> None:
         "USE_POLICY.md",
         "LICENSE-2.0",
         "COPYING",
+        "LICENSE-MODEL",
+        "MODEL_LICENSE",
+        "LICENSE-CODE",
     ],
 )
 def test_what_a_release_needs_is_taken(name: str) -> None:
@@ -128,3 +137,32 @@ def test_anything_but_a_full_commit_is_not_pinned(source: str, revision: str) ->
 def test_a_malformed_source_is_one_line(source: str) -> None:
     with pytest.raises(InputError, match=r"model.source = .*: expected hf:ORG/NAME@COMMIT"):
         parse_hub_source(source)
+
+
+def test_an_index_beside_a_whole_file_is_not_taken() -> None:
+    assert sidecar_names([INDEX_FILE, WEIGHTS_FILE]) == ()
+    assert sidecar_names([INDEX_FILE]) == (INDEX_FILE,)
+
+
+def test_numbered_shards_need_no_index() -> None:
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    assert weight_names(names, shards=None) == tuple(names)
+    expected = f"{names[1]}: missing, though the count of the others names it; the checkpoint"
+    with pytest.raises(InputError, match=expected):
+        weight_names([names[0], names[2]], shards=None)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["LICENSE", "NOTICE", "README.md"], "LICENSE"),
+        (["LICENSE-CODE", "LICENSE-MODEL"], "LICENSE-MODEL"),
+        (["LICENSE", "MODEL_LICENSE"], "MODEL_LICENSE"),
+        (["LICENSE.txt", "LICENSE-CODE"], "LICENSE.txt"),
+        (["LICENSE-CODE"], None),
+        (["LICENSE-APACHE-2.0", "LICENSE-MIT"], "LICENSE-MIT"),
+    ],
+)
+def test_the_license_of_the_weights_counts(names: list[str], text: str | None) -> None:
+    assert license_text(names) == text
+    assert license_text(names[::-1]) == text

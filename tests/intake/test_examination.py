@@ -1,0 +1,164 @@
+"""The examination of whole checkpoints, seen by other readers of the same files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import SpecialVocab
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.core.errors import InputError
+from pipeline.core.files import directory_records
+from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.tokenizer import HARD_TEXTS
+from pipeline.intake.weights import account_for_tensors, require_finite
+from tests.models import tiny_llama
+
+OLD = "OLD{% for m in messages %}{{ m['content'] }}{% endfor %}"
+NEW = OLD.replace("OLD", "NEW")
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_llama(tmp_path / "model")
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(model: Path, **changes: torch.Tensor) -> None:
+    tensors = load_file(model / WEIGHTS) | {
+        name.replace("__", "."): tensor for name, tensor in changes.items()
+    }
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+
+
+def shapes(model: Path) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in read_header(model / WEIGHTS).items()}
+
+
+def test_a_plain_checkpoint_stays_as_it_is(model: Path) -> None:
+    before = directory_records(model)
+    intake = examine_small_files(model)
+    assert (intake.findings, intake.originals, intake.added) == ((), (), ())
+    accounting = account_for_tensors(model, shapes(model))
+    assert (accounting.unused, accounting.findings) == ((), ())
+    require_finite(model, [WEIGHTS])
+    assert directory_records(model) == before
+
+
+@pytest.mark.parametrize("class_name", ["LlamaTokenizer", "LlamaTokenizerFast"])
+def test_the_file_decides_how_text_is_read(model: Path, class_name: str) -> None:
+    edit(model / "tokenizer_config.json", tokenizer_class=class_name)
+    before = directory_records(model)
+    intake = examine_small_files(model)
+    assert [finding.file for finding in intake.findings] == ["tokenizer_config.json"]
+    assert class_name in intake.findings[0].found
+    assert intake.files_of_source(directory_records(model)) == before
+    library = AutoTokenizer.from_pretrained(model)
+    file = Tokenizer.from_file(str(model / "tokenizer.json"))
+    for text in HARD_TEXTS:
+        ids = file.encode(text, add_special_tokens=False).ids
+        assert library.encode(text, add_special_tokens=False) == ids
+
+
+def test_a_token_without_a_row_in_the_embedding_is_refused(model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 320, "content": "<pad>"})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(
+        InputError,
+        match=r"token '<pad>' has id 320, expected less than vocab_size = 320 of config\.json",
+    ):
+        examine_small_files(model)
+
+
+@pytest.mark.parametrize("stated", [OLD, None])
+def test_every_tool_finds_the_same_template(model: Path, stated: str | None) -> None:
+    edit(model / "tokenizer_config.json", chat_template=stated)
+    (model / "chat_template.jinja").write_text(NEW)
+    intake = examine_small_files(model)
+    assert [finding.file for finding in intake.findings] == ["tokenizer_config.json"]
+    assert AutoTokenizer.from_pretrained(model).chat_template == NEW
+    assert "chat_template" not in json.loads((model / "tokenizer_config.json").read_text())
+    assert (model / "chat_template.jinja").read_text() == NEW
+
+
+def test_a_template_where_nobody_looks_is_moved(model: Path) -> None:
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": NEW}))
+    intake = examine_small_files(model)
+    assert intake.added == ("chat_template.jinja",)
+    assert AutoTokenizer.from_pretrained(model).chat_template == NEW
+    assert SpecialVocab(model).chat_template in (NEW, None)
+
+
+def test_special_tokens_that_a_server_would_wait_for_in_vain_are_left_out(model: Path) -> None:
+    edit(model / "generation_config.json", eos_token_id=[1, 50256])
+    intake = examine_small_files(model)
+    assert [finding.file for finding in intake.findings] == ["generation_config.json"]
+    assert json.loads((model / "generation_config.json").read_text())["eos_token_id"] == [1]
+
+
+def test_code_for_a_tokenizer_is_not_needed_beside_its_file(model: Path) -> None:
+    edit(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.X", None]})
+    intake = examine_small_files(model)
+    assert [finding.found for finding in intake.findings] == [
+        "auto_map names Python code of the repository"
+    ]
+    assert "auto_map" not in json.loads((model / "tokenizer_config.json").read_text())
+
+
+def test_tensors_that_the_model_does_not_read_are_named(model: Path) -> None:
+    edit_tensors(
+        model,
+        mtp__layers__0__self_attn__q_proj__weight=torch.ones(64, 64).half(),
+        model__layers__7__mlp__up_proj__weight=torch.ones(128, 64).half(),
+        model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(8),
+    )
+    accounting = account_for_tensors(model, shapes(model))
+    assert accounting.unused == (
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.7.mlp.up_proj.weight",
+        "mtp.layers.0.self_attn.q_proj.weight",
+    )
+    assert [finding.found.partition(",")[0] for finding in accounting.findings] == [
+        "1 buffers that a model computes by itself",
+        "1 layers beyond num_hidden_layers = 2",
+        "1 prediction heads",
+    ]
+
+
+def test_a_parameter_without_a_tensor_is_refused(model: Path) -> None:
+    found = shapes(model)
+    wrong = found | {"model.norm.weight": (63,)}
+    with pytest.raises(InputError, match=r"model.norm.weight: shape \(63,\), expected \(64,\)"):
+        account_for_tensors(model, wrong)
+    del found["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(InputError, match=r"model.layers.1.mlp.up_proj.weight: no tensor of the f"):
+        account_for_tensors(model, found)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_no_number_is_refused_by_name(model: Path, value: float) -> None:
+    spoiled = load_file(model / WEIGHTS)["model.layers.1.mlp.up_proj.weight"]
+    spoiled[3, 5] = value
+    edit_tensors(model, model__layers__1__mlp__up_proj__weight=spoiled)
+    with pytest.raises(InputError, match=r"tensor 'model.layers.1.mlp.up_proj.weight' has values"):
+        require_finite(model, [WEIGHTS])
+
+
+def test_one_form_of_the_weights_counts() -> None:
+    index = "model.safetensors.index.json"
+    assert list(examine_file_names([WEIGHTS])) == []
+    assert list(examine_file_names([index, "model-00001-of-00001.safetensors"])) == []
+    (beside,) = examine_file_names([WEIGHTS, index])
+    assert beside.done == "not taken: model.safetensors alone counts, as in transformers"
+    (without,) = examine_file_names(["model-00001-of-00001.safetensors"])
+    assert without.done == "made from the headers of the shards"
