@@ -22,7 +22,9 @@ class ConversionRequest(Record):
 
     `names` are weights of the checkpoint; their GGUF names are written to `names_path`. `metadata`
     are attributes of the converter's `gguf.Metadata`, by their names there. `unused` are tensors
-    that the model does not read; those that llama.cpp has no place for are left out.
+    that the model does not read; those that llama.cpp has no place for are left out. With
+    `only_vocabulary` nothing is written: the converter is asked whether it can read configuration
+    and tokenizer, and no weights need be there.
     """
 
     converter_dir: Path
@@ -34,6 +36,7 @@ class ConversionRequest(Record):
     names_path: Path
     metadata: dict[str, str]
     unused: tuple[str, ...]
+    only_vocabulary: bool
 
 
 def main(request_path: str) -> None:
@@ -53,6 +56,9 @@ def main(request_path: str) -> None:
     )
     if request.pre_tokenizer is not None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
+    if request.only_vocabulary:
+        model.set_vocab()
+        return
     read_metadata = gguf.Metadata.load
 
     for name in request.unused:

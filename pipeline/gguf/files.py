@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import llama_cpp
 import numpy as np
@@ -26,13 +27,19 @@ from gguf.quants import dequantize
 from llama_cpp._logger import llama_log_callback
 from torch import Tensor
 
-from pipeline.core.errors import FailureError, InputError
+from pipeline.core.errors import FailureError, InputError, printable
 from pipeline.core.process import run_program
 from pipeline.gguf.convert import ConversionRequest
 from pipeline.params.params import GgufType
 
 CONVERTER_DIR = Path(sys.prefix) / "share" / "llama.cpp"
 UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
+# How the converter ends where the model is at fault; a full disk is an OSError.
+REFUSAL = re.compile(
+    r"^(FileNotFoundError|NotImplementedError|(?:Value|Key|Type|Index|Attribute|Assertion)Error)"
+    r"(?:: (.*))?$",
+    re.MULTILINE,
+)
 UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
 
 Vector = npt.NDArray[np.float32]
@@ -76,8 +83,6 @@ def convert(
     Raises InputError when the converter is not set up, does not know a tensor or does not recognise
     the tokenizer; FailureError with the converter's last lines when it fails otherwise.
     """
-    if not (CONVERTER_DIR / "conversion").is_dir():
-        raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")
     work_dir = output_path.parent
     request = ConversionRequest(
         converter_dir=CONVERTER_DIR,
@@ -89,7 +94,42 @@ def convert(
         names_path=work_dir / "names.json",
         metadata=dict(metadata or {}),
         unused=unused,
+        only_vocabulary=False,
     )
+    _run_converter(request, work_dir)
+    names: dict[str, str] = json.loads(request.names_path.read_bytes())
+    return names
+
+
+def require_convertible(model_dir: Path, *, pre_tokenizer: str | None) -> None:
+    """Raise InputError where llama.cpp's converter does not take configuration and tokenizer.
+
+    `model_dir` has the small files of a checkpoint; its weights need not be there.
+    """
+    with TemporaryDirectory() as work:
+        work_dir = Path(work)
+        request = ConversionRequest(
+            converter_dir=CONVERTER_DIR,
+            model_dir=model_dir,
+            output_path=work_dir / "vocabulary.gguf",
+            model_name="",
+            pre_tokenizer=pre_tokenizer,
+            names=(),
+            names_path=work_dir / "names.json",
+            metadata={},
+            unused=(),
+            only_vocabulary=True,
+        )
+        _run_converter(request, work_dir)
+
+
+def _run_converter(request: ConversionRequest, work_dir: Path) -> None:
+    """Run the converter; its request and its log are in `work_dir`.
+
+    Raises InputError when it does not take the model, FailureError when it fails otherwise.
+    """
+    if not (CONVERTER_DIR / "conversion").is_dir():
+        raise InputError(f"{CONVERTER_DIR}: llama.cpp's converter is not there; run `make setup`")
     request_path = work_dir / "request.json"
     request_path.write_bytes(request.to_bytes())
     log_path = work_dir / "convert.log"
@@ -100,20 +140,26 @@ def convert(
             environment={"HF_HUB_OFFLINE": "1"},
         )
     except FailureError as error:
-        if unknown := UNKNOWN_TENSOR.search(log_path.read_text(errors="replace")):
+        log = log_path.read_text(errors="replace")
+        if unknown := UNKNOWN_TENSOR.search(log):
             raise InputError(
                 f"{unknown[1]}: llama.cpp has no such tensor in this architecture; use another "
                 "format than gguf for this model"
             ) from error
-        if UNKNOWN_PRE_TOKENIZER in log_path.read_text(errors="replace"):
+        if UNKNOWN_PRE_TOKENIZER in log:
             raise InputError(
-                f"model.gguf_pre_tokenizer = {pre_tokenizer}: llama.cpp's converter does not "
-                "recognise this tokenizer by itself; state llama.cpp's name of its pre-tokenizer, "
-                "such as gpt-2 for plain byte-level BPE"
+                f"model.gguf_pre_tokenizer = {request.pre_tokenizer}: llama.cpp's converter does "
+                "not recognise this tokenizer by itself; state llama.cpp's name of its "
+                "pre-tokenizer, such as gpt-2 for plain byte-level BPE"
+            ) from error
+        if refusals := REFUSAL.findall(log):
+            kind, reason = refusals[-1]
+            reason = printable(reason.replace(f"{request.model_dir}/", ""))
+            raise InputError(
+                f"llama.cpp's converter does not take this model ({kind}: {reason}); add what it "
+                "misses, or leave out variants of format gguf and set evaluate.controls to []"
             ) from error
         raise
-    names: dict[str, str] = json.loads(request.names_path.read_bytes())
-    return names
 
 
 def quantize(

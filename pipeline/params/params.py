@@ -182,6 +182,11 @@ class Params(Record):
     release: ReleaseParams
     registry: RegistryParams
 
+    @property
+    def makes_gguf(self) -> bool:
+        """Whether a variant is a GGUF file, which llama.cpp alone reads."""
+        return any(isinstance(recipe, GgufParams) for recipe in self.variants.values())
+
     @model_validator(mode="after")
     def _variant_names(self) -> "Params":
         if not self.variants:

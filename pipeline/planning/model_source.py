@@ -3,6 +3,9 @@
 Of a model on a hub the small files and the header of each weight file are downloaded.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +14,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import sidecar_names, weight_names
+from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
@@ -33,14 +36,26 @@ from pipeline.sources.source import CheckpointSource
 MAX_DIMENSION = 1 << 40
 
 
-def read_source(workspace: Workspace, model: ModelParams) -> tuple[Source, tuple[Finding, ...]]:
-    """Examine the base that `model.source` names; return its shapes, and what is odd about it.
+@dataclass(frozen=True)
+class ExaminedBase:
+    """The base: its shapes, what is odd about it, and a directory with its small files, mended."""
+
+    source: Source
+    findings: tuple[Finding, ...]
+    directory: Path
+
+
+@contextmanager
+def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[ExaminedBase]:
+    """Examine the base that `model.source` names; its small files are there for a `with` block.
 
     A base that is fetched already is not examined again. Raises the errors of fetching it, and
     InputError for an architecture that cannot be calibrated.
     """
     if is_fetched(workspace, model):
-        return fetched_source(workspace), read_intake(workspace).findings
+        findings = read_intake(workspace).findings
+        yield ExaminedBase(fetched_source(workspace), findings, workspace.base_dir)
+        return
     checkpoint = open_source(workspace, model)
     sizes = checkpoint.sizes()
     with TemporaryDirectory() as work:
@@ -56,8 +71,12 @@ def read_source(workspace: Workspace, model: ModelParams) -> tuple[Source, tuple
             tensors |= _shapes(workspace, model, checkpoint, name, work_dir)
         accounting = account_for_tensors(work_dir, tensors)
         used = {name: tensors[name] for name in tensors if name not in set(accounting.unused)}
-        source = source_of(work_dir, used, sizes, names)
-    return source, (*named, *intake.findings, *accounting.findings)
+        (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
+        yield ExaminedBase(
+            source_of(work_dir, used, sizes, names),
+            (*named, *intake.findings, *accounting.findings),
+            work_dir,
+        )
 
 
 def is_fetched(workspace: Workspace, model: ModelParams) -> bool:

@@ -31,7 +31,7 @@ from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredMod
 from pipeline.evaluation.scored_models import ScoredModels, base_model
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
-from pipeline.params.params import PackedJudge, Params
+from pipeline.params.params import LLAMA_CPP, PackedJudge, Params
 from pipeline.params.reading import chosen_judge, require_judge
 from pipeline.params.suites import Suite, read_suite
 from pipeline.planning.capacity import fetched_source, require_room
@@ -210,8 +210,14 @@ def _controls(
     if models.packed_judge is not PackedJudge.TRANSFORMERS:
         backends.append(models.packed_judge.value)
     for backend in backends:
-        with models.control(backend, work_dir=partial) as model:
-            own = evaluator.evaluate(model, models.base, is_reference=True)
+        try:
+            with models.control(backend, work_dir=partial) as model:
+                own = evaluator.evaluate(model, models.base, is_reference=True)
+        except InputError as error:
+            if backend != LLAMA_CPP or params.makes_gguf:
+                raise
+            note(f"evaluate: {BASE}: not scored in {backend}, which no variant needs: {error}")
+            continue
         assert own.distance is not None, "there is a reference"
         controls[backend] = Control(
             backend=model.scorer.backend,

@@ -4,17 +4,28 @@ The prediction comes from the model's configuration and headers, the number of t
 and a measurement of one second of how fast this machine multiplies.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from pipeline.architectures.folds import require_folds
+from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
-from pipeline.params.params import GgufParams, PackedVariant, Params
+from pipeline.gguf.files import require_convertible
+from pipeline.params.params import (
+    LLAMA_CPP,
+    GgufParams,
+    PackedVariant,
+    Params,
+)
 from pipeline.planning.capacity import capacity, measured_speed
-from pipeline.planning.model_source import read_source
+from pipeline.planning.model_source import examined_base
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.quantization.coverage import implied_by_packing
 from pipeline.quantization.grouping import plan_groups, require_divisible
+from pipeline.records.intake import Finding
 from pipeline.tasks.texts import suite_tokens
 
 
@@ -24,9 +35,11 @@ def run(workspace: Workspace, params: Params) -> None:
     Raises InputError after that when memory or disk cannot hold the run, and before it for an
     architecture that cannot be quantized as the recipes say.
     """
-    source, findings = read_source(workspace, params.model)
-    require_folds(source.architecture, params.variants.values())
-    require_groups(source, params)
+    with examined_base(workspace, params.model) as base:
+        source, findings = base.source, [*base.findings]
+        require_folds(source.architecture, params.variants.values())
+        require_groups(source, params)
+        findings += llama_cpp_findings(base.directory, params)
     evaluate = params.evaluate
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
@@ -36,6 +49,22 @@ def run(workspace: Workspace, params: Params) -> None:
     print("\n".join(lines), flush=True)
     if reason := refusal(needs, free):
         raise InputError(reason)
+
+
+def llama_cpp_findings(directory: Path, params: Params) -> Iterator[Finding]:
+    """Ask llama.cpp's converter about the model. Raises InputError where a variant needs it."""
+    if LLAMA_CPP not in params.evaluate.controls:
+        return
+    try:
+        require_convertible(directory, pre_tokenizer=params.model.gguf_pre_tokenizer)
+    except InputError as error:
+        if params.makes_gguf:
+            raise
+        yield Finding(
+            file=CONFIG_FILE,
+            found=str(error).partition(";")[0],
+            done="the base is not scored in llama.cpp, which no variant needs",
+        )
 
 
 def require_groups(source: Source, params: Params) -> None:

@@ -12,7 +12,8 @@ from pipeline.core.errors import FailureError, InputError
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import ModelParams
 from pipeline.params.reading import read_params
-from pipeline.planning.model_source import read_source
+from pipeline.planning.model_source import examined_base
+from pipeline.planning.source import Source
 from pipeline.stages import fetch
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.models import tiny_llama
@@ -24,6 +25,11 @@ HUB_SOURCE = f"hf:{REPO}@{COMMIT}"
 
 def model_params(source: str) -> ModelParams:
     return ModelParams(source=source, license=None, gguf_pre_tokenizer=None)
+
+
+def read_source(workspace: Workspace, model: ModelParams) -> Source:
+    with examined_base(workspace, model) as base:
+        return base.source
 
 
 @pytest.fixture
