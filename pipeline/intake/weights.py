@@ -91,7 +91,7 @@ def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Fi
 
 def require_finite(directory: Path, files: Collection[str]) -> None:
     """Raise InputError, naming the tensor, where a weight is infinite or not a number."""
-    for file in track(files, "fetch: values", total=len(files)):
+    for file in track(files, "fetch: files with checked values", total=len(files)):
         for name, tensor in read_tensors(directory / file, remedy="get the file again").items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256
@@ -14,6 +15,7 @@ from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
 from pipeline.records.base import BaseManifest
+from pipeline.records.intake import read_intake
 from pipeline.stages import fetch
 from tests.disk import run_on_tiny_disk
 from tests.hub_server import COMMIT, Hub, serve_hub
@@ -36,6 +38,10 @@ def params_for(source: str, *, license_id: str | None = None) -> Params:
 def manifest_of(workspace: Workspace) -> BaseManifest:
     path = workspace.base_manifest_path
     return BaseManifest.from_bytes(path.read_bytes(), source=str(path))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def assert_nothing_is_kept_as_whole(workspace: Workspace) -> None:
@@ -87,6 +93,7 @@ def test_a_hub_model_becomes_the_base_with_its_manifest(hub: Hub, workspace: Wor
         "base",
         "base.manifest.json",
         "calibration",
+        "intake.json",
     ]
 
 
@@ -114,6 +121,32 @@ def test_a_rerun_with_an_intact_result_asks_the_hub_for_nothing(
     fetch.run(workspace, params_for(SOURCE))
     assert hub.requests == []
     assert workspace.base_manifest_path.stat().st_mtime_ns == before
+
+
+def test_what_is_odd_is_mended_once_and_recorded(hub: Hub, workspace: Workspace) -> None:
+    original = hub.repos[REPO]
+    (original / "model.safetensors.index.json").unlink()
+    edit(original / "config.json", auto_map={"AutoModel": "modeling.X"}, pad_token_id=320)
+    before = directory_records(original)
+    fetch.run(workspace, params_for(SOURCE))
+    intake, manifest = read_intake(workspace), manifest_of(workspace)
+    assert [finding.file for finding in intake.findings] == [
+        "model.safetensors.index.json",
+        "config.json",
+        "config.json",
+    ]
+    assert manifest.files == directory_records(workspace.base_dir)
+    assert set(intake.files_of_source(manifest.files)) < set(before)
+    config = json.loads((workspace.base_dir / "config.json").read_text())
+    assert "auto_map" not in config
+    assert config["pad_token_id"] is None
+    names = Checkpoint(workspace.base_dir).names
+    assert len(names) == len(Checkpoint(tiny_llama(workspace.root / "same")).names)
+
+    hub.requests.clear()
+    fetch.run(workspace, params_for(SOURCE))
+    assert hub.downloads() == []
+    assert manifest_of(workspace) == manifest
 
 
 @pytest.mark.parametrize(
@@ -176,7 +209,12 @@ def test_a_shard_the_index_names_but_the_hub_lacks_stops_before_weights(
     [
         (lambda path: (path / "LICENSE").unlink(), "no LICENSE, LICENCE or COPYING"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer: "),
-        (lambda path: (path / "config.json").write_text('{"auto_map": {}}'), "has auto_map"),
+        (
+            lambda path: edit(
+                path / "config.json", model_type="mine", auto_map={"AutoConfig": "m.M"}
+            ),
+            "has auto_map, so it needs Python code",
+        ),
         (lambda path: (path / "config.json").unlink(), "config.json: missing"),
         (
             lambda path: (path / "config.json").write_text('{"quantization_config": {}}'),

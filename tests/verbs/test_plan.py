@@ -1,6 +1,8 @@
 """`quantline plan` as an operator sees it, and the same refusals when a stage starts."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,7 @@ from pipeline.params.reading import read_params
 from pipeline.planning import capacity
 from pipeline.planning.plan import predict
 from pipeline.stages import calibrate, evaluate, fetch, quantize
+from tests.architecture_models import tiny_model
 from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama, write_json
 from tests.support import ROOT
@@ -73,23 +76,58 @@ def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
 
 
 @pytest.mark.parametrize(
-    ("model_type", "architecture", "message"),
+    ("name", "message"),
     [
-        ("gpt2", "GPT2LMHeadModel", "GPT2LMHeadModel: has 0 lists of layers, expected one; "),
-        ("starcoder2", "Starcoder2ForCausalLM", "Starcoder2ForCausalLM: scale_search knows Llama"),
-        ("bert-generation-encoder", "Encoder", "is no causal language model that transformers "),
+        ("gpt2", "GPT2LMHeadModel: has 0 lists of layers, expected one; "),
+        ("starcoder2", "Starcoder2ForCausalLM: scale_search knows Llama"),
     ],
 )
 def test_an_architecture_that_cannot_be_quantized_is_refused_before_it_is_fetched(
-    workspace: Path,
-    capsys: pytest.CaptureFixture[str],
-    model_type: str,
-    architecture: str,
-    message: str,
+    workspace: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    (workspace / "model" / "model.safetensors").unlink()
+    tiny_model(workspace / "model", name)
+    assert_plan_refuses(capsys, message)
+
+
+def test_what_is_no_language_model_is_refused_before_it_is_fetched(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = workspace / "model" / "config.json"
-    changes = {"model_type": model_type, "architectures": [architecture]}
+    changes = {"model_type": "bert-generation-encoder", "architectures": ["Encoder"]}
     write_json(path, json.loads(path.read_text()) | changes)
+    assert_plan_refuses(capsys, "is no causal language model that transformers ")
+
+
+def test_groups_that_do_not_divide_are_refused_before_anything_is_fetched(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = (workspace / PARAMS_FILE).read_text()
+    (workspace / PARAMS_FILE).write_text(params.replace("group_size: 128", "group_size: 256"))
+    shutil.rmtree(workspace / "model")
+    tiny_llama(workspace / "model", hidden=128, intermediate=512)
+    assert_plan_refuses(
+        capsys,
+        "variants.awq-w4-g128: group_size = 256: does not divide the 128 inputs of model.layers.0.",
+    )
+
+
+def test_a_tokenizer_that_llama_cpp_cannot_read_stops_those_who_want_gguf_alone(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gemma's tokenizer is in tokenizer.model for llama.cpp's converter, and nowhere else."""
+    (workspace / "model" / "model.safetensors").unlink()
+    tiny_model(workspace / "model", "gemma2")
+    assert_plan_refuses(capsys, "llama.cpp's converter does not take this model (FileNotFoundError")
+    params = (workspace / PARAMS_FILE).read_text()
+    params = re.sub(r"  gguf-q\S+:\n(    .*\n)+", "", params)
+    params = params.replace("group_size: 128", "group_size: 32")
+    (workspace / PARAMS_FILE).write_text(params)
+    assert main(["plan"]) == 0
+    assert "which no variant needs" in capsys.readouterr().out
+
+
+def assert_plan_refuses(capsys: pytest.CaptureFixture[str], message: str) -> None:
     assert main(["plan"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
