@@ -3,7 +3,7 @@
 Documents are drawn one after the other until there are enough tokens, so that the time does not
 depend on the size of the data set. A document that overlaps with evaluation text is dropped and
 counted (`pipeline.calibration.overlap`). The result names the compared texts, with a digest of
-each. Nothing is measured here.
+each.
 """
 
 import json
@@ -36,7 +36,7 @@ HELD_OUT = "evaluate.text"
 
 @dataclass(frozen=True)
 class CalibrationSample:
-    """The windows of token ids, all equally long, and where they come from.
+    """The windows of token ids, all equally long, and the digests of the text and the ids.
 
     `text_sha256` is the digest of the data file, or of the tree of files of a data set.
     """
