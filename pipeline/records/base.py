@@ -1,4 +1,4 @@
-"""`base.manifest.json`: the fetched checkpoint; and the manifest of a fetched data set."""
+"""The manifests of fetch: `base.manifest.json` of the base, and that of a calibration data set."""
 
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.files import read_record
@@ -8,11 +8,11 @@ from pipeline.records.licenses import AppliedLicense, LicenseFacts
 
 
 class BaseManifest(Record):
-    """The base checkpoint: where it came from and exactly what it is.
+    """The source of the base checkpoint and all its files.
 
-    `source` is the parameter it was fetched by; `revision` the full commit for a hub model and
-    None otherwise; `architecture` the first entry of config.json's `architectures`; `license` what
-    its files state and `applied_license` what follows.
+    `source` is the value of `model.source` that it was fetched by. `revision` is the full commit of
+    a hub model, else None. `architecture` is the first of `architectures` in config.json. `license`
+    is the license that its files state, `applied_license` the one that applies.
     """
 
     source: str
@@ -33,9 +33,9 @@ class BaseManifest(Record):
 
 
 class DatasetManifest(Record):
-    """The calibration data set of a hub that was fetched, and the names and patterns asked for.
+    """The fetched calibration data set, and the names and patterns that selected its files.
 
-    `source` is None and the rest empty when there is none.
+    `source` is None, and the rest is empty, when there is no data set.
     """
 
     source: str | None
@@ -44,5 +44,5 @@ class DatasetManifest(Record):
 
 
 def read_base_manifest(workspace: Workspace) -> BaseManifest:
-    """Raises InputError when there is none or it is damaged."""
+    """Read the manifest of the base. Raises InputError when it is missing or damaged."""
     return read_record(BaseManifest, workspace.base_manifest_path, made_by="fetch")

@@ -29,7 +29,7 @@ class LicenseFacts(Record):
 
 
 class LicenseDecision(Record):
-    """What a person decided about a checkpoint's license, and signed.
+    """The signed decision of a person about a checkpoint's license.
 
     `license` is the identifier of a rule. The decision holds for the license text with the sha256
     `text_sha256` and no other; `text` is a file with it, beside params.yaml, where the checkpoint
@@ -45,7 +45,7 @@ class LicenseDecision(Record):
 
 
 class AppliedLicense(Record):
-    """The license that applies, by its rule; and the decision, if it took one.
+    """The license that applies by its rule, and the decision that it needed, if any.
 
     `id` is as model cards write it; `expression` the SPDX one, or a `LicenseRef-…`.
     """
@@ -57,4 +57,4 @@ class AppliedLicense(Record):
 
 
 LICENSE_FILE = "LICENSE"
-"""Where the text of the license is in every release."""
+"""The name of the file with the text of the license, in every release."""
