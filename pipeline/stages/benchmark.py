@@ -223,7 +223,10 @@ def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:
     for number in range(serve.max_rounds):
         for cell in waiting:
             if number > 0 and monotonic() - began > serve.time_budget_s:
-                note(f"benchmark: all {serve.time_budget_s} s of serve.time_budget_s are spent")
+                note(
+                    f"benchmark: serve.time_budget_s = {serve.time_budget_s} is spent; "
+                    "no more rounds"
+                )
                 return
             first, seed = number % len(model_runs), next(seeds)
             for model_run in (*model_runs[first:], *model_runs[:first]):
