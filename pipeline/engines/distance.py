@@ -16,7 +16,7 @@ from scipy import special
 from pipeline.records.evaluation import CONFIDENCE, Distance
 
 CHUNK_ENTRIES = 1 << 22
-"""The largest number of log-probabilities of a model in memory at a time: 32 MiB of float64."""
+"""Most log-probabilities of each model in memory at a time: 32 MiB of float64."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -83,6 +83,7 @@ class LicenseRules(Record):
     rules: tuple[LicenseRule, ...]
 
     def by_id(self, license_id: str) -> LicenseRule | None:
+        """Return the rule of a license by its name in model cards, in any case."""
         wanted = license_id.lower()
         return next((rule for rule in self.rules if rule.id == wanted), None)
 
@@ -93,6 +94,7 @@ class LicenseRules(Record):
         )
 
     def by_base_model(self, name: str) -> LicenseRule | None:
+        """Return the rule of the license that a model of the hub is under."""
         return next(
             (
                 rule

@@ -8,9 +8,7 @@ from pipeline.params.hub_source import parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX
 from pipeline.records.base import BaseManifest
 from pipeline.records.evaluation import TaskScore
-from pipeline.records.release import (
-    BaseReference,
-)
+from pipeline.records.release import BaseReference
 from pipeline.records.variant import TensorCoverage
 
 
@@ -31,7 +29,7 @@ def score_text(score: TaskScore | None) -> str:
 
 
 def perplexity_text(perplexity: float | None) -> str:
-    """Return a perplexity with four digits; None was not measured."""
+    """Format a perplexity; None was not measured."""
     return "not measured" if perplexity is None else significant(perplexity, 4)
 
 

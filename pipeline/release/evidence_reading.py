@@ -83,6 +83,7 @@ class _Reader:
         self.files: list[RecordFile] = []
 
     def read(self, record: type[AnyRecord], path: Path, *, stage: str) -> AnyRecord:
+        """Read one record of `stage`. Raises InputError when it is missing or damaged."""
         data = read_bytes(path, made_by=stage)
         name = path.relative_to(self._artifacts_dir).as_posix()
         self.files.append(RecordFile(stage, name, sha256_hex(data)))

@@ -1,13 +1,13 @@
-"""vLLM's API server, started with one import of vLLM instead of three.
+"""Start vLLM's API server with one import of vLLM instead of three.
 
-vLLM serves with three processes, and on a CPU each of them is a new interpreter that imports vLLM
-and torch again, which takes most of a start. Here the server imports everything once and forks the
-other two. Arguments are those of `vllm.entrypoints.launchers.api_server.entry`.
+vLLM serves with three processes. On a CPU each of them is a new interpreter that imports vLLM and
+torch again, which takes most of the start. Here the server imports everything once and forks the
+other two. The arguments are those of `vllm.entrypoints.launchers.api_server.entry`.
 
 It forks only on at most two cores, where vLLM's worker computes with one thread. A new interpreter
-reads from its environment how many threads OpenMP has and on which core each runs. A forked one has
-read it already; for one thread the same is set here. With more cores vLLM starts its processes as
-it does by itself, so that nothing that is measured depends on this module.
+reads the number of OpenMP threads and their cores from its environment. A forked one has read them
+already, so that `bind_threads` sets the same for one thread. With more cores vLLM starts its
+processes itself, and measurements there do not depend on this module.
 """
 
 import gc
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-MAX_CORES = 2  # vLLM keeps one of them back for the API
+MAX_CORES = 2  # vLLM reserves one of them for the API
 
 
 def main() -> None:
