@@ -1,12 +1,8 @@
-<<<<<<< HEAD
 """The records of calibrate: the statistics, their text, and what was left out of the text."""
 
 from collections.abc import Sequence
 from datetime import date
 from enum import StrEnum
-=======
-"""The records of calibrate: the statistics of each layer, the text and its decontamination."""
->>>>>>> words-a
 
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.record import Record
@@ -14,11 +10,7 @@ from pipeline.params.params import CalibrationParams
 
 
 class LinearStatistics(Record):
-<<<<<<< HEAD
-    """Describe the second moments of one linear input, of `num_tokens` tokens.
-=======
     """The second moments of one linear input over `num_tokens` tokens.
->>>>>>> words-a
 
     `file` has the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
     `linears` are the modules that read this input, by their name in the checkpoint. For an input of
@@ -33,11 +25,7 @@ class LinearStatistics(Record):
 
 
 class ExpertStatistics(Record):
-<<<<<<< HEAD
-    """Count the tokens that the router sent to an expert, and name its linears that got too few.
-=======
     """The number of tokens that the router sent to an expert.
->>>>>>> words-a
 
     Its `pooled` linears got fewer tokens than they have input channels. They use the statistics of
     all experts together.
@@ -49,11 +37,7 @@ class ExpertStatistics(Record):
 
 
 class LayerStatistics(Record):
-<<<<<<< HEAD
-    """Describe what was measured in one decoder layer."""
-=======
     """The statistics of one decoder layer."""
->>>>>>> words-a
 
     inputs: tuple[LinearStatistics, ...]
     experts: tuple[ExpertStatistics, ...]
@@ -64,11 +48,7 @@ class LayerStatistics(Record):
 
 
 class ComparedTexts(Record):
-<<<<<<< HEAD
-    """Name evaluation texts that calibration text was compared with.
-=======
     """The evaluation texts that calibration text was compared with.
->>>>>>> words-a
 
     `name` is a task of the suite or `evaluate.text`. `sha256` is over the texts in UTF-8, joined by
     a zero byte.
@@ -80,11 +60,7 @@ class ComparedTexts(Record):
 
 
 class Decontamination(Record):
-<<<<<<< HEAD
-    """Record how calibration was kept apart from evaluation.
-=======
     """The removal of evaluation text from calibration text.
->>>>>>> words-a
 
     Drawn documents that share `ngram_words` words in a row with a compared text, or contain a
     shorter compared text, were dropped.
@@ -122,16 +98,12 @@ def skipped_text(skipped: Sequence[SkippedRows]) -> str:
 
 
 class StatisticsRecord(Record):
-<<<<<<< HEAD
     """One calibration pass: its statistics, and the text and tokens that they were measured on.
 
-    `skipped` has the rows that could not be read, none of which is a document that was drawn.
+    `skipped` counts the rows that could not be read; none of them is a document that was drawn.
     `template_date` is what the chat template was told when it asked for today's date; None where it
     was not asked to render anything, or does not print the date.
     """
-=======
-    """One calibration pass: its statistics, and the text and tokens that they were measured on."""
->>>>>>> words-a
 
     base_digest: Sha256
     calibration: CalibrationParams
