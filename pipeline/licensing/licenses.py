@@ -2,18 +2,26 @@
 
 The texts decide, not the rules written from them: a license applies by its own words, which the
 model card and the chain of base models must not contradict. Whatever is missing, unknown or
-contradictory stops the run until a person has read the text and signed a decision. The rules are
-data, in `pipeline/licensing/rules.yaml`. This is no legal advice, and it does not say
-what a particular company may do.
+contradictory stops the run until a person has read the text and signed a decision. Calibration data
+has a license too, which its user states: a release contains none of the data, but what the license
+allows and asks for is kept. The rules are data, in `pipeline/licensing/rules.yaml`. This is no
+legal advice, and it does not say what a particular company may do.
 """
 
 import re
 
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import DECISIONS_FILE
-from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
+from pipeline.licensing.rule import LicenseRule, LicenseRules
 from pipeline.params.params import Audience, ReleaseParams
-from pipeline.records.licenses import LICENSE_FILE, AppliedLicense, LicenseDecision, LicenseFacts
+from pipeline.records.licenses import (
+    LICENSE_FILE,
+    AppliedLicense,
+    DataLicense,
+    Grant,
+    LicenseDecision,
+    LicenseFacts,
+)
 
 # Values of a model card's `license` that name no license.
 UNSPECIFIC_IDS = frozenset({"other", "unknown"})
@@ -22,7 +30,7 @@ OWN_DATA = "own"
 
 
 def stated_id(facts: LicenseFacts) -> str | None:
-    """The license the model card names: `license`, or `license_name` where that says `other`."""
+    """Return the license that the card names: `license`, or `license_name` where it is `other`."""
     if facts.id is None or facts.id.lower() in UNSPECIFIC_IDS:
         return facts.name
     return facts.id
@@ -43,7 +51,7 @@ def resolve(
     """
     if decision is not None:
         _require_same_text(facts, decision)
-        return rules.named(decision.license, key=f"{DECISIONS_FILE}: license")
+        return rules.decided(decision)
     rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
     doubt = _doubt(facts, rules, rule)
     if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
@@ -106,7 +114,12 @@ def require_allowed(rule: LicenseRule, release: ReleaseParams) -> None:
     if rule.grants is not Grant.ANY and release.commercial:
         raise InputError(
             f"release.commercial = true: the {rule.name} allows {rule.grants.value} purposes only; "
-            "use another model, or get a license from its owner and add a rule for it"
+            "use another model, or get a license from its owner and sign the decision on it"
+        )
+    if rule.forbids_changed_copies and release.audience is not Audience.INTERNAL:
+        raise InputError(
+            f"release.audience = {release.audience.value}: the {rule.name} forbids to pass on what "
+            "was changed, and quantizing changes it; set it to internal, or use another model"
         )
     if not _begins_with(release.name, name_prefix(rule, release.audience)):
         raise InputError(
@@ -124,11 +137,9 @@ def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> No
         )
 
 
-def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
-    """Return the rule of `calibration.license`; None for data of one's own. Raises InputError."""
-    if license_id.lower() == OWN_DATA:
-        return None
-    return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
+def data_rule(license: DataLicense, rules: LicenseRules) -> LicenseRule | None:
+    """Return the rule of the calibration data's license; None for data of one's own."""
+    return rules.applying(license.applied) if license.applied else None
 
 
 def name_prefix(rule: LicenseRule, audience: Audience) -> str:
