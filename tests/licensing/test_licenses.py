@@ -330,7 +330,7 @@ def test_licenses_of_data_sets_have_rules(tmp_path: Path, stated: str) -> None:
     assert str(license) == stated
     require_data_allowed(rule, release(commercial=False))
     if "-nc-" in stated:
-        with pytest.raises(InputError, match="allows non-commercial purposes only.*other text"):
+        with pytest.raises(InputError, match=r"non-commercial purposes only.*other text"):
             require_data_allowed(rule, release(commercial=True))
     else:
         require_data_allowed(rule, release(commercial=True))

@@ -204,7 +204,9 @@ def test_statistics_of_data_under_another_license_are_not_packaged(tmp_path: Pat
     calibrated = made.workspace.statistics_path.read_bytes()
     params = with_data_license(made, "cc-by-3.0")
     made.workspace.statistics_path.write_bytes(calibrated)
-    with pytest.raises(InputError, match="of data under another license .MIT.; run `quantline cal"):
+    with pytest.raises(
+        InputError, match=r"of data under another license .MIT.; run `quantline cal"
+    ):
         package.run(made.workspace, params)
 
 
