@@ -4,7 +4,7 @@ from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.files import read_record
 from pipeline.core.record import Record
 from pipeline.core.workspace import Workspace
-from pipeline.records.licenses import AppliedLicense, LicenseFacts
+from pipeline.records.licenses import AppliedLicense, DataLicense, LicenseFacts
 
 
 class BaseManifest(Record):
@@ -33,14 +33,16 @@ class BaseManifest(Record):
 
 
 class DatasetManifest(Record):
-    """The fetched calibration data set, and the names and patterns that selected its files.
+    """Describe the calibration data: its license, and the data set of a hub that was fetched.
 
-    `source` is None, and the rest is empty, when there is no data set.
+    `patterns` are the names and patterns of files that were asked for. `source` is None, and there
+    are no patterns and files, where the text is a file of the user's.
     """
 
     source: str | None
     patterns: tuple[str, ...]
     files: tuple[FileRecord, ...]
+    license: DataLicense
 
 
 def read_base_manifest(workspace: Workspace) -> BaseManifest:

@@ -8,6 +8,9 @@ from pipeline.architectures.folds import require_folds
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
+from pipeline.licensing.licenses import data_rule, require_data_allowed
+from pipeline.licensing.reading import read_data_license
+from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
 from pipeline.planning.capacity import capacity, measured_speed
 from pipeline.planning.model_source import read_source
@@ -19,9 +22,13 @@ from pipeline.tasks.texts import suite_tokens
 def run(workspace: Workspace, params: Params) -> None:
     """Print the plan.
 
-    Raises InputError after that when memory or disk cannot hold the run, and before it for an
-    architecture that cannot be quantized as the recipes say.
+    Raises InputError after that when memory or disk cannot hold the run. Raises it before that for
+    an architecture that cannot be quantized as the recipes say, and for calibration data whose
+    license is unknown or forbids the release.
     """
+    rules = license_rules()
+    data_license = read_data_license(workspace, params.calibration.license, rules)
+    require_data_allowed(data_rule(data_license, rules), params.release)
     source = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
     evaluate = params.evaluate
