@@ -30,11 +30,8 @@ LARGEST_PART_TRIED = 10 * MIB  # by all registries, whose blobs are not that lar
 
 
 @pytest.fixture(autouse=True)
-def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No login, journal or pause of another test, and parts of the size that MIB stands for."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(registry_retry, "PAUSES_S", (0.0, 0.0))
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the sizes that MIB stands for."""
     sizes = tuple(size * MIB >> 20 for size in part_sizes.PART_SIZES)
     monkeypatch.setattr(part_sizes, "PART_SIZES", sizes)
     monkeypatch.setattr(part_sizes, "FIRST_PART_BYTES", part_sizes.FIRST_PART_BYTES * MIB >> 20)
