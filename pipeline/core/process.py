@@ -88,7 +88,7 @@ def ask_program(
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such program; install it, or name another") from error
     except subprocess.TimeoutExpired as error:
-        raise FailureError(f"{name}: no answer within {timeout_s:.0f} s") from error
+        raise FailureError(f"{name}: no answer within {timeout_s:g} s") from error
     return ProgramAnswer(done.returncode, done.stdout)
 
 

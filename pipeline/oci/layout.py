@@ -218,7 +218,7 @@ def with_tag(index: ImageIndex, entry: Descriptor) -> ImageIndex:
     before = index_entry(index, tag)
     if before is None:
         return index.model_copy(update={"manifests": (*index.manifests, entry)})
-    manifests = tuple(entry if it is before else it for it in index.manifests)
+    manifests = tuple(entry if manifest is before else manifest for manifest in index.manifests)
     return index.model_copy(update={"manifests": manifests})
 
 
