@@ -118,11 +118,12 @@ class ServedModel(Record):
     """Hold the results of a model that was served under load.
 
     `kernel` multiplies the weights, by the engine's own name; `dtype` is the type of the
-    activations in vLLM and the file type of a GGUF. `startup_s` is the time until
-    the first answer, by the launcher that benchmark uses. `command` starts the same server in the
-    directory of its files; the address is left out. `slower_dtypes` are the other types that were
-    tried, with their tokens per second in the warm-up. `memory` is null for a server of the
-    user's. `problem` says why the measurement ended early; `loads` are those until then.
+    activations in vLLM and the file type of a GGUF. `startup_s` is the time until the first answer,
+    by the launcher that benchmark uses, while other servers start beside it. `command` starts the
+    same server in the directory of its files; the address is left out. `slower_dtypes` are the
+    other types that were tried, with their tokens per second in the warm-up. `memory` is null for a
+    server of the user's. `problem` says why the measurement ended early; `loads` are those until
+    then.
     """
 
     status: Literal["served"] = "served"

@@ -1,7 +1,8 @@
 """The benchmark of one model: its server, its parity check and the rounds that it has run.
 
-A server is started, checked and warmed up once; then it runs one load at a time. A failure ends the
-run of its own model only, as a `problem` in one line. The results until then are kept.
+A server is started and checked, beside others; then it is warmed up and runs one load at a time,
+while nothing starts. A failure ends the run of its own model only, as a `problem` in one line. The
+results until then are kept.
 """
 
 from collections.abc import Callable
@@ -60,17 +61,22 @@ class ModelRun:
     def is_running(self) -> bool:
         return self.server is not None and self.refusal is None and self.problem is None
 
-    def start_and_warm_up(
-        self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, prompts: Prompts
-    ) -> None:
-        """Start the server, compare its texts with the reference, and warm it up."""
+    def start(self, pool: ServerPool, prompts: Prompts) -> None:
+        """Start the server if it does not run, and compare its texts with the reference."""
 
         def first_answers() -> None:
             self.server = pool.server(self.spec)
             self.parity_check = self._compared(self.server, prompts)
-            self.warm_up_tokens_per_s = self._warmed_up(generator, serve)
 
         self._guarded(pool, first_answers)
+
+    def warm_up(self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams) -> None:
+        """Run the first loads, whose speed says which type of activations is the fastest."""
+
+        def first_loads() -> None:
+            self.warm_up_tokens_per_s = self._warmed_up(generator, serve)
+
+        self._guarded(pool, first_loads)
 
     def run_round(
         self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
