@@ -119,7 +119,8 @@ class ServedModel(Record):
 
     `kernel` is the engine's name of the kernel that multiplies the weights. `dtype` is the type of
     the activations in vLLM and the file type of a GGUF. `startup_s` is the time from the start of
-    the server to its first answer. `command` starts the same server in the directory of its files,
+    the server to its first answer, by the launcher that benchmark uses, while other servers start
+    beside it. `command` starts the same server in the directory of its files,
     without the address. `slower_dtypes` are the other types that were tried, with their tokens per
     second in the warm-up. `memory` is null for a server of the user. `problem` says why the
     measurement ended early; `loads` are those until then.

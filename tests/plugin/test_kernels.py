@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.environments import ENVIRONMENT, HOST
-from pipeline.serving.server import SERVED_NAME, chosen_port, local_session, started
-from pipeline.serving.vllm import kernel_of
+from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session
+from pipeline.serving.vllm import described_by_log
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
 
@@ -87,17 +87,17 @@ def test_vllm_without_avx512_serves_packed_weights(
     command = [serve_python(), HERE / "serve_without_avx512.py", f"--model={model_dir}"]
     flags = [f"--served-model-name={SERVED_NAME}", f"--host={HOST}", f"--port={port}"]
     flags += [f"--dtype={dtype}"]
-    with started(
+    server = Server("vLLM", f"http://{HOST}:{port}", "vllm", "0", (), tmp_path / "server.log")
+    with launch(
+        server,
         [*command, *flags, "--enforce-eager", f"--kv-cache-memory-bytes={1 << 30}"],
-        what="vLLM",
-        environment=ENVIRONMENT,
-        port=port,
-        log_path=tmp_path / "server.log",
+        environment=OFFLINE | ENVIRONMENT,
         timeout_s=300,
-    ) as server:
+        read_log=described_by_log,
+    ) as answer:
         ids = tokenizer_of(model_dir).encode("the baker sells bread near the river " * 4)
-        served = prompt_logprobs(server.url, ids)
-    assert kernel_of(server.log) == kernel
+        served = prompt_logprobs(answer.result().url, ids)
+    assert answer.result().kernel == kernel
     exact = exact_logprobs(model_dir, ids)
     errors = [abs(a - b) for a, b in zip(served, exact, strict=True)]
     assert sum(errors) / len(errors) < 0.01
