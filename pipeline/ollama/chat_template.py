@@ -6,9 +6,7 @@ The template is a Jinja program from the checkpoint; transformers runs it in Jin
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoTokenizer
-
-from pipeline.core.errors import InputError
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.ollama.chat_families import PROBES, TOOLS, Conversation, GoTwin, go_twin
 
 ANSWER: Final = "A1B2C3"
@@ -20,13 +18,7 @@ class ChatTemplate:
 
     def __init__(self, model_dir: Path) -> None:
         """Raises InputError when there is no tokenizer that loads."""
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                model_dir, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{model_dir}: no tokenizer that loads: {reason}") from error
+        self._tokenizer: Any = tokenizer_of(model_dir)
 
     def render(self, conversation: Conversation) -> str | None:
         """Return the text of a conversation up to the answer; None when the template refuses it."""

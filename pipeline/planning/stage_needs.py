@@ -13,7 +13,7 @@ from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParam
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
-FLOAT32, FLOAT64 = 4, 8
+FLOAT32 = 4
 
 # Memory: Python with torch and transformers; with lm-eval's tasks and llama.cpp beside them.
 PROCESS_BYTES = 600 << 20
@@ -27,8 +27,6 @@ BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
 # One batch of logits is at most this, as `pipeline.engines.scorer` cuts batches; copied once.
 LOGITS_BYTES = 1 << 29
-# Log-probabilities in float64 of a few positions: base, variant, and what comparing them takes.
-COMPARED_BYTES = 4 * FLOAT64 * (1 << 22)
 
 # Time.
 START_SECONDS = 12.0
@@ -124,7 +122,7 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     needs_file = isinstance(recipe, GgufParams) or (recipe is None and bool(evaluate.controls))
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
-    logits = 4 * batch + COMPARED_BYTES
+    logits = 4 * batch
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
     active = sum(it.num_weights * _share_of_tokens(it, source) for it in inputs_of(shape))
     head = shape.vocab_size * shape.hidden_size

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
 from pipeline.core.machine import memory_for_servers, this_machine

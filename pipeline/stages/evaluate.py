@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.checkpoint.reading import model_config, tokenizer_of
+from pipeline.checkpoint.reading import vocabulary_size
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import (
     directory_records,
@@ -65,7 +66,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
             workspace, evaluate_need(fetched_source(workspace), params, name, suite_tokens=0)
         )
     held_out = read_held_out(workspace.root, evaluate, tokenizer)
-    vocab_size = int(model_config(workspace.base_dir).get_text_config().vocab_size)
+    vocab_size = vocabulary_size(workspace.base_dir)
     models = ScoredModels(
         base_model(workspace.base_dir, base.digest),
         workspace.base_dir,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.calibration.conversations import document_of
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from tests.models import tiny_llama
 from tests.support import ROOT

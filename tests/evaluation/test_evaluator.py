@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.engines.scorer import LateScorer, Scorer
 from pipeline.evaluation import evaluator as evaluator_module
 from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, HeldOut, ScoredModel
