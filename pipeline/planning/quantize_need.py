@@ -9,6 +9,7 @@ from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
+    CONVERTER_SECONDS,
     FLOAT32,
     PROCESS_BYTES,
     START_SECONDS,
@@ -39,7 +40,7 @@ BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
 # Without what runs a model.
-LIGHT_START_SECONDS = 4.0
+LIGHT_START_SECONDS = 3.0
 # Rounding and descent go column by column: Python and small operations, in seconds a column.
 COLUMN_SECONDS = 4e-5
 # The work on one weight of a grid that is tried, and of a step of alignment, in operations.
@@ -73,7 +74,7 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
         operations=GGUF_OPERATIONS * shape.num_weights + errors,
-        seconds=START_SECONDS + 2 * moving_seconds(full),
+        seconds=LIGHT_START_SECONDS + CONVERTER_SECONDS + 2 * moving_seconds(full),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.architectures.shapes import InputShape, ModelShape
+from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
 from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
@@ -29,7 +30,8 @@ ACTIVATION_COPIES = 6
 LOGITS_BYTES = 1 << 29
 
 # Time.
-START_SECONDS = 12.0
+# Starting: models of transformers; a tokenizer, tasks and torch alone; llama.cpp's converter.
+START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
@@ -124,6 +126,8 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
     logits = 4 * batch
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
+    logits_bytes = FLOAT32 * evaluate.num_windows * window_logits
+    kept = (1 + num_controls) * logits_bytes if logits_bytes <= KEPT_LOGITS_BYTES else 0
     active = sum(it.num_weights * _share_of_tokens(it, source) for it in inputs_of(shape))
     head = shape.vocab_size * shape.hidden_size
     operations = 2.0 * (window_tokens + (1 + num_controls) * suite_tokens) * (active + head)
@@ -132,9 +136,11 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
+        # Variants are compared with logits that the score cache keeps of the base.
+        disk_kept=min(kept, SCORES_CACHE_BYTES) if recipe is None else 0,
         disk_temporary=half if needs_file else 0,
         operations=operations,
-        seconds=START_SECONDS
+        seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
         + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
         + num_models * moving_seconds(whole) / 2,
     )

@@ -27,7 +27,8 @@ from pipeline.core.record import sha256_hex
 from pipeline.core.system_errors import readable_memory_errors
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
-from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel, read_held_out
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.evaluation.scored_models import ScoredModels, base_model
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions

@@ -1,16 +1,19 @@
 """plan: what a run of this model would need on this machine, before anything starts.
 
-It reads the model's configuration and headers, counts the suite's tokens, measures for a second how
-fast this machine multiplies, and prints a table. It refuses a run that cannot fit.
+It reads the model's configuration and headers, cuts the held-out text, counts the suite's tokens,
+measures for a second how fast this machine multiplies, and prints a table. It refuses a run that
+cannot fit.
 """
 
 from pipeline.architectures.folds import require_folds
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.params.params import Params
 from pipeline.planning.capacity import capacity, measured_speed
-from pipeline.planning.model_source import read_source
+from pipeline.planning.model_source import read_source, tokenizer_dir
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.tasks.texts import suite_tokens
@@ -19,11 +22,14 @@ from pipeline.tasks.texts import suite_tokens
 def run(workspace: Workspace, params: Params) -> None:
     """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run.
 
-    An architecture that cannot be quantized as the recipes say is an InputError at once.
+    An architecture that cannot be quantized as the recipes say is an InputError at once, as is a
+    held-out text that is too short.
     """
     source = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
     evaluate = params.evaluate
+    with tokenizer_dir(workspace, params.model) as model_dir:
+        read_held_out(workspace.root, evaluate, tokenizer_of(model_dir))
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)
