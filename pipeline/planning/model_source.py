@@ -1,8 +1,11 @@
 """The shapes of the base before it is fetched, from its configuration and headers alone.
 
-For a model on a hub only config.json, the index and the header of each weight file are downloaded.
+Of a model on a hub only config.json, the index and the first bytes of each weight file are read,
+and the small files beside them where its tokenizer is needed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +14,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
+from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
@@ -33,19 +36,38 @@ def read_source(workspace: Workspace, model: ModelParams) -> Source:
 
     Raises the errors of fetching it, and InputError for an architecture that cannot be calibrated.
     """
-    if is_fetched(workspace, model):
-        require_layered(workspace.base_dir)
-        return directory_source(workspace.base_dir)
-    if not model.source.startswith(HUB_PREFIX):
-        is_demo = model.source == DEMO_SOURCE
-        model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
-        LocalCheckpoint(model_dir, source=model.source)  # raises InputError when there is none
+    if (model_dir := _local_dir(workspace, model)) is not None:
         require_layered(model_dir)
         return directory_source(model_dir)
     source = parse_hub_source(model.source)
     hub = open_hub(source)
     with TemporaryDirectory() as work:
         return _listed_source(hub, source, Path(work))
+
+
+@contextmanager
+def tokenizer_dir(workspace: Workspace, model: ModelParams) -> Iterator[Path]:
+    """A directory with the tokenizer of the base; of a model on a hub, for the block alone."""
+    if (model_dir := _local_dir(workspace, model)) is not None:
+        yield model_dir
+        return
+    hub = open_hub(parse_hub_source(model.source))
+    with TemporaryDirectory() as work:
+        for name in sidecar_names(hub.sizes()):
+            hub.take(name, Path(work), advance=lambda _: None)
+        yield Path(work)
+
+
+def _local_dir(workspace: Workspace, model: ModelParams) -> Path | None:
+    """Where the base is on this machine: fetched, or in the directory it is fetched from."""
+    if is_fetched(workspace, model):
+        return workspace.base_dir
+    if model.source.startswith(HUB_PREFIX):
+        return None
+    is_demo = model.source == DEMO_SOURCE
+    model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
+    LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+    return model_dir
 
 
 def is_fetched(workspace: Workspace, model: ModelParams) -> bool:

@@ -16,7 +16,7 @@ from itertools import count, repeat
 from pathlib import Path
 from time import monotonic
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.documents import read_texts
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record

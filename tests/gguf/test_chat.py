@@ -8,7 +8,7 @@ import llama_cpp
 import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.gguf import files as gguf
 from pipeline.ollama.chat_families import PROBES
 from tests.support import ROOT, missing

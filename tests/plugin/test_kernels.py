@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE
 from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session
 from pipeline.serving.vllm import described_by_log

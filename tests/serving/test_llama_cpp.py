@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.gguf import files as gguf

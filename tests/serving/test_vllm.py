@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.cli import main
 from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError
