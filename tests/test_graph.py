@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -14,6 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import main
 from tests.evaluation_files import HELD_OUT, write_evaluation_files
+from tests.forks import fork_server
 from tests.imports import PACKAGE, closure, layer
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -192,6 +192,7 @@ def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Pat
     assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
 
 
+START = ("cli", "commands", "cli_app", "__init__")
 COMMANDS = {
     "inputs": ["inputs"],
     "fetch": ["fetch"],
@@ -226,19 +227,17 @@ def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path)
     params["serve"]["scenarios"]["text"]["input_tokens"] = 100_000
     (root / "params.yaml").write_text(json.dumps(params))
     guards = {it for path in PACKAGE.glob("planning/*.py") for it in closure(path)}
-    for name, command in COMMANDS.items():
-        loaded_path = tmp_path / f"{name}.json"
-        result = subprocess.run(
-            [sys.executable, "-m", "tests.loaded_modules", loaded_path, "-C", root, *command],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == (3 if name == "report" else 0), result.stderr
-        if name == "inputs":
-            continue
-        loaded = {ROOT / it for it in json.loads(loaded_path.read_text())}
-        loaded -= {it for it in loaded if layer(it) in ("cli", "commands", "cli_app", "__init__")}
-        deps = own_deps(name)
-        undeclared = {it for it in loaded - guards if not deps & {it, *it.parents}}
-        assert not {it for it in undeclared if it.name != "__init__.py"}, name
+    log_path, loaded_path = tmp_path / "log", tmp_path / "loaded.json"
+    # Each runs in a fork of a process that has loaded nothing of this package.
+    with fork_server("torch", "transformers.modeling_utils", "lm_eval.tasks") as forks:
+        for name, command in COMMANDS.items():
+            arguments = (str(loaded_path), ["-C", str(root), *command])
+            code = forks.run("tests.loaded_modules", "run", *arguments, log_path=log_path)
+            assert code == (3 if name == "report" else 0), log_path.read_text()
+            if name == "inputs":
+                continue
+            loaded = {ROOT / it for it in json.loads(loaded_path.read_text())}
+            loaded -= {it for it in loaded if layer(it) in START}
+            deps = own_deps(name)
+            undeclared = {it for it in loaded - guards if not deps & {it, *it.parents}}
+            assert not {it for it in undeclared if it.name != "__init__.py"}, name

@@ -28,7 +28,7 @@ LOGIT_ERROR = 0.03
 MEAN_KL = 1e-5
 ANSWER_ERROR = 0.02
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 
 
 @pytest.fixture(scope="module", params=["base", "awq"])
@@ -115,7 +115,7 @@ def test_a_broken_model_and_a_killed_engine_are_one_line_each(tmp_path: Path) ->
 def processes_of(model_dir: Path) -> list[int]:
     """The programs that were started with this model."""
     commands = psutil.process_iter(["cmdline"])
-    return [it.pid for it in commands if str(model_dir) in (it.info["cmdline"] or ())]
+    return [it.pid for it in commands if str(model_dir) in " ".join(it.info["cmdline"] or ())]
 
 
 def test_weights_that_vllm_cannot_read_end_it_with_the_reason(tmp_path: Path) -> None:
