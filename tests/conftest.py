@@ -20,6 +20,9 @@ from tests.vllm_programs import forked_programs
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
+"""The converter imports it late: it brings in most of transformers."""
+
 # They take minutes: what begins with them does not end with one of them alone.
 LONGEST = ("vllm", "tests/test_babyllama.py")
 
@@ -64,7 +67,7 @@ def one_converter() -> Iterator[None]:
         @cache
         def server() -> ForkServer:
             paths = (gguf.CONVERTER_DIR, gguf.CONVERTER_DIR / "gguf-py")
-            modules = ("conversion", "gguf", "pipeline.gguf.convert")
+            modules = ("conversion", "gguf", "pipeline.gguf.convert", AUTO_TOKENIZER)
             return running.enter_context(fork_server(*modules, paths=paths))
 
         def run_converter(
