@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError
-from pipeline.core.process import ending, last_lines
+from pipeline.core.process import Daemon, ending, last_lines
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, fork_server
 from tests.registry_server import use_registry, write_packages
 from tests.support import ROOT
-from tests.vllm_programs import forked_programs
+from tests.vllm_programs import forked_programs, start_program
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -87,6 +87,12 @@ def one_vllm() -> Iterator[None]:
     """vLLM is imported once for all of its programs; each runs in its own process."""
     with forked_programs():
         yield
+
+
+@pytest.fixture
+def own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program of vLLM is started as for a user, and no fork."""
+    monkeypatch.setattr(Daemon, "__enter__", start_program)
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ KERNEL_ERRORS = "tests.plugin.kernel_errors"
 OWN = ("quantline_vllm.score", "quantline_vllm.bench", "quantline_vllm.server")
 MODULES = (*OWN, READ_FILES, KERNEL_ERRORS)
 
+start_program = Daemon.__enter__  # as it is for a user
+
 
 class Fork:
     """What a Daemon needs of a `Popen`."""
@@ -69,7 +71,6 @@ def fork_server() -> Iterator[socket.socket]:
 @contextmanager
 def forked_programs() -> Iterator[None]:
     """Let every Daemon of a vLLM program be a fork. vLLM is imported when the first one starts."""
-    start_program = Daemon.__enter__
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
 
         @cache

@@ -23,7 +23,6 @@ import torch
 import vllm.entrypoints.launchers.api_server.entry
 import vllm.v1.engine.async_llm
 import vllm.v1.worker.cpu_worker  # noqa: F401
-from setproctitle import setproctitle
 
 PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 1 << 17
@@ -70,7 +69,6 @@ def run(request: dict[str, Any], log: int, inherited: list[int]) -> int:
     for file, number in zip(inherited, request["pass_fds"], strict=True):
         os.dup2(file, number)
     module, *arguments = request["arguments"]
-    setproctitle(" ".join(request["arguments"]))
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
