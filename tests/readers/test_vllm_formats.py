@@ -62,7 +62,7 @@ def test_vllm_scores_as_the_weights_do(model_dirs: dict[str, Path], kind: str) -
     serve_python()
     with closing(VllmScorer(model_dirs[kind], label=kind)) as scorer:
         (logits,) = scorer.logits([Span(tuple(IDS), start=0)])
-    rows = torch.from_numpy(logits).log_softmax(-1)
+    rows = torch.tensor(logits).log_softmax(-1)
     exact = exact_logprobs(model_dirs[kind], IDS)
     served = rows[:-1].gather(-1, torch.tensor(IDS[1:])[:, None]).flatten().tolist()
     errors = [abs(a - b) for a, b in zip(served, exact, strict=True)]
