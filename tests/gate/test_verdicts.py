@@ -89,6 +89,7 @@ def scored(answers: dict[str, set[int]], **changes: Any) -> Scored:
         "documents_sha256": OTHER_SHA,
         "broken": None,
         "controls": {},
+        "template_date": None,
     }
     record = EvaluationRecord.model_validate(values | changes)
     return Scored(record, [row for task, right in answers.items() for row in rows(task, right)])
