@@ -260,15 +260,10 @@ def unpacked_model(directory: Path) -> "PreTrainedModel":
             f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
             "get it again"
         )
-    _round_inputs(model, packed_modules(Checkpoint(directory)))
-    return model.eval()
-
-
-def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) -> None:
-    """Make linears round their inputs as an engine does, where their scheme has it."""
-    for name, scheme in packed.items():
+    for name, scheme in packed_modules(Checkpoint(directory)).items():
         if scheme.rounds_inputs:
             rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
             model.get_submodule(name).register_forward_pre_hook(
                 lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
             )
+    return model.eval()
