@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, last_lines
@@ -25,6 +27,18 @@ AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
 
 # They take minutes: what begins with them does not end with one of them alone.
 LONGEST = ("vllm", "tests/test_babyllama.py")
+STARTS_VLLM = {
+    "tests/engines/test_in_vllm.py",
+    "tests/plugin/test_kernels.py",
+    "tests/readers/test_every_architecture.py",
+    "tests/readers/test_readers.py",
+    "tests/readers/test_vllm_formats.py",
+    "tests/serving/test_llama_cpp.py",
+    "tests/serving/test_model_run.py",
+    "tests/serving/test_vllm.py",
+    "tests/stages/test_benchmark.py",
+    "tests/stages/test_evaluate.py",
+}
 
 
 def keep_to_own_cores(worker: int, num_workers: int) -> None:
@@ -39,23 +53,29 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     keep_to_own_cores(int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of tests
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first and slow ones before the others, so that workers end alike.
+def unit(file: str) -> str:
+    """What stays together on one worker: a file, or all files that start vLLM."""
+    return "vllm" if file in STARTS_VLLM else file
 
-    The tests of a file stay together, and those of all files that start vLLM.
-    """
+
+class ByUnit(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByUnit:
+    return ByUnit(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest units first and slow files before the others, so that workers end alike."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def rank(item: pytest.Item) -> int:
-        (group,) = item.get_closest_marker("xdist_group").args
-        if group in LONGEST:
-            return LONGEST.index(group)
-        return len(LONGEST) + (item.path not in slow)
+        own = unit(item.path.relative_to(ROOT).as_posix())
+        return LONGEST.index(own) if own in LONGEST else len(LONGEST) + (item.path not in slow)
 
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
     items.sort(key=rank)
 
 

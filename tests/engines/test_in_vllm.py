@@ -28,7 +28,7 @@ LOGIT_ERROR = 0.03
 MEAN_KL = 1e-5
 ANSWER_ERROR = 0.02
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["base", "awq"])

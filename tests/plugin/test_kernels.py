@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 BFLOAT16_ERROR = 0.006  # 8 significant bits, in the activations and in the scales
 FLOAT16_ERROR = 0.001
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=[None, "avx2"])

@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 EXPERTS = ("mixtral", "qwen3-moe")
 ROUNDED_INPUTS = ("W8A8", "FP8_DYNAMIC")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 def format_name(recipe: PackedVariant) -> str:

@@ -26,7 +26,7 @@ from tests.stages.test_quantize import calibrated, packed, params_for
 from tests.support import ROOT, serve_python
 from tests.vllm_programs import READ_FILES
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 IDS = torch.arange(5, 37).view(1, -1)
 

@@ -21,7 +21,7 @@ from tests.support import serve_python
 
 IDS = [5 + 7 * number % 300 for number in range(48)]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 NEAREST = {
     "W4A16": ("W4A16", 128),

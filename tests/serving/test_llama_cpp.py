@@ -19,7 +19,7 @@ from pipeline.serving.server import Server, local_session
 from tests.models import tiny_llama
 from tests.support import serve_python
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

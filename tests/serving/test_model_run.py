@@ -36,8 +36,6 @@ CELL = ("text", 2)
 BEFORE_THE_LOAD = 3
 WARM_UP = 3  # one request of one user, two of two
 
-pytestmark = pytest.mark.xdist_group("vllm")
-
 
 def serve_params() -> ServeParams:
     values = read_params(ROOT / "params.yaml").model_dump(mode="json")

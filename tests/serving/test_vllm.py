@@ -37,7 +37,7 @@ TEXTS = (
 
 SCENARIO = Scenario(prefix_tokens=0, input_tokens=40, output_tokens=10, concurrency=(1,))
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 def load_generator(model_dir: Path, directory: Path) -> LoadGenerator:

@@ -31,8 +31,6 @@ SCENARIO = {"prefix_tokens": 0, "input_tokens": 32, "output_tokens": 8, "concurr
 LIGHT = {"scenarios": {"text": SCENARIO}, "base_dtypes": ["float32"], "max_rounds": 3}
 TEXT = '{"text": "the baker of the old town sells bread and salt near the river"}\n'
 
-pytestmark = pytest.mark.xdist_group("vllm")
-
 
 def with_params(made: MadeRun, **serve: object) -> Params:
     """The parameters with a light load and held-out text of the workspace."""

@@ -32,7 +32,7 @@ from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 NUM_WINDOWS, WINDOW_TOKENS = 4, 48
 INTEGERS = {
