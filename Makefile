@@ -1,7 +1,7 @@
 # The two commands of README.md: `make repro` and `make test`. Both set up first what is missing.
 PYTHON ?= python3
 # Two tests at a time; those of a file share what they set up. Long files come first, tests/conftest.py.
-TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TOGETHER = --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 NOTHING_CHANGED = {"inputs": ["always changed"]}
 

@@ -1,10 +1,9 @@
 """A small real model through the whole product, beside published figures of other quantizers.
 
 `python -m benchmarks.babyllama` needs the directory `../shared` with the model and its text. It
-makes a workspace of its own, runs every stage up to select and prints KL, top-1, perplexity and the
-scores on three paradigms of BLiMP, minimal pairs of English grammar.
-The text is the one the figures of other tools were measured on: 96 x 256 tokens to calibrate, 64 x
-256 held out, group size 32.
+makes a workspace of its own, runs every stage up to evaluate and prints KL, top-1, perplexity and
+the scores on three paradigms of BLiMP, minimal pairs of English grammar. The figures of other tools
+were measured on the same text: 96 x 256 tokens to calibrate, 64 x 256 held out, group size 32.
 """
 
 import json
@@ -73,7 +72,8 @@ STORIES = {
     ],
     "metadata": {"version": 1.0},
 }
-# Minimal pairs: which of two sentences is more likely. https://github.com/alexwarstadt/blimp
+# Minimal pairs: the model chooses the more likely of two sentences.
+# https://github.com/alexwarstadt/blimp
 PAIRS = {
     "dataset_path": "json",
     "test_split": "test",
@@ -90,7 +90,7 @@ PAIRS = {
 def make_workspace(root: Path, *, source: str, variants: tuple[str, ...]) -> Workspace:
     """Copy the tracked files to `root`, with this model's parameters, text and tasks."""
     copy_repository(root)
-    # The tokenizer has no newline and folds runs of spaces, which llama.cpp's does not.
+    # The tokenizer has no newline and merges runs of spaces; llama.cpp's does not merge them.
     stories = [" ".join(story.split()) for story in json.loads(STORIES_PATH.read_text())]
     held_out = stories[NUM_CALIBRATION_STORIES:]
     _write_lines(root / "calibration.jsonl", stories[:NUM_CALIBRATION_STORIES])

@@ -11,7 +11,7 @@ BUFFER_BYTES = 1 << 18
 
 @dataclass
 class Counted:
-    """`sent` are the bytes from clients to the server, `received` those back."""
+    """The port of the proxy, and the bytes `sent` to the server and `received` from it."""
 
     port: int
     sent: int = 0

@@ -1,8 +1,8 @@
-"""One flipped bit at a time in a registry's storage, an image layout and a package with evidence.
+"""Flip one bit at a time in a registry's storage, an image layout and a package with evidence.
 
-`verify` has to find it in the first two, `publish` in the last, and each has to name what is
-damaged: the file, its digest or the release. Left out is what neither decides about: the history
-of tags that docker-registry keeps and never reads, and the index of all packages.
+`verify` must find it in the first two, `publish` in the last. Each must name the damaged file, its
+digest or the release. Two kinds of files are left out, because neither command reads them: the
+history of tags, which docker-registry writes and never reads, and the index of all packages.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ UNREAD = ("/tags/", "/index/")
 
 @dataclass(frozen=True)
 class Area:
-    """Files that may be damaged, and what says so; an empty text is no fault found."""
+    """Files to damage, and a check that returns its error message, or "" when it finds no fault."""
 
     files: tuple[Path, ...]
     check: Callable[[], str]
@@ -37,7 +37,7 @@ class Area:
 
 def count_found(work: Path, num_flips: int) -> int:
     """Count how many of `num_flips` random flips are found and named; the others are printed."""
-    registry_retry.PAUSES_S = ()  # type: ignore[misc]
+    registry_retry.PAUSES_S = ()  # type: ignore[misc, assignment]
     workspace = Workspace(work / "workspace")
     write_packages(workspace, VARIANT, content=random.Random(1).randbytes(1 << 16))
     signature = workspace.packages_dir / f"{VARIANT}.signature.json"
@@ -98,6 +98,7 @@ def is_found(area: Area, path: Path, chance: random.Random, *, release: str) -> 
 
 
 def verified(ref: str) -> str:
+    """Return the error of `quantline verify REF`, or "" when it succeeds."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         code = quantline(["verify", ref])
@@ -105,7 +106,7 @@ def verified(ref: str) -> str:
 
 
 def published(workspace: Workspace, registry_dir: Path) -> str:
-    """Return the error of publishing the packages of a workspace into a new layout."""
+    """Return the error of publishing a workspace's packages into a new layout, or ""."""
     kept = workspace.registry_dir.rename(registry_dir)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

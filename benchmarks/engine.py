@@ -1,8 +1,8 @@
-"""What the quantization engine promises that needs no peer: memory, kills, repeats, architectures.
+"""Measure quantline's own engine: peak memory, reruns after kills, repeats and architectures.
 
-`python -m benchmarks.engine` makes random models in a temporary directory (about 2 GB), runs
+`python -m benchmarks.engine` makes random models in a temporary directory (about 2 GB). It runs
 calibrate and quantize as processes of their own, one thread each, and reads the peak of their
-resident memory. Kills are signal 9 at seeded random moments; digests are those of the records.
+resident memory. Kills are SIGKILL at seeded random moments. Digests are those of the records.
 """
 
 import json
@@ -10,10 +10,13 @@ import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,6 @@ from pipeline.params.variants import CompressedTensorsParams, Scheme
 from pipeline.quantization.packed_checkpoint import write_packed
 from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
 from tests.evaluation_files import write_evaluation_files
-from tests.killed import run_stage
 from tests.models import byte_bpe, write_json
 from tests.workspace import write_base_manifest
 
@@ -40,7 +42,8 @@ SEED = 0
 NUM_SAMPLES, SAMPLE_TOKENS, VOCABULARY = 8, 256, 1024
 LAYER_COUNTS = (4, 8, 16)
 NUM_KILLS = 10  # of each stage
-INPUT_ROUNDING = 0.03  # how far 8-bit activations alone move the logits, at most
+POLL_S = 0.002
+INPUT_ROUNDING = 0.03  # the largest relative change of the logits by 8-bit activations alone
 RECIPE = {
     "format": "gptq",
     "num_bits": 4,
@@ -115,12 +118,8 @@ def memory_rows() -> list[Row]:
 
 
 def peak_gib(root: Path, stage: str, *, num_threads: int = 1) -> float:
-    """Run a stage in a process of its own and return the most memory it had resident."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *_arguments(stage)],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(num_threads)},
-    )
+    """Run a stage in a process of its own and return its peak resident memory in GiB."""
+    process = stage_process(root, stage, num_threads=num_threads)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -128,8 +127,14 @@ def peak_gib(root: Path, stage: str, *, num_threads: int = 1) -> float:
     return usage.ru_maxrss * 1024 / GIB
 
 
-def _arguments(stage: str) -> list[str]:
-    return [stage, "variant"] if stage == "quantize" else [stage]
+def stage_process(root: Path, stage: str, *, num_threads: int = 1) -> subprocess.Popen[bytes]:
+    """Start a stage in a process of its own."""
+    arguments = [stage, "variant"] if stage == "quantize" else [stage]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(num_threads)},
+    )
 
 
 def make_workspace(root: Path, shape: Shape, **recipe: Any) -> Workspace:
@@ -199,7 +204,7 @@ def _random(size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
 
 
 def kill_rows() -> list[Row]:
-    """Kill each stage again and again, and compare what its reruns end in with a quiet run."""
+    """Kill each stage at random moments, and compare the record of its rerun with a whole run's."""
     moments = random.Random(SEED)
     identical = 0
     with tempfile.TemporaryDirectory() as work:
@@ -208,21 +213,37 @@ def kill_rows() -> list[Row]:
             ("calibrate", workspace.statistics_path),
             ("quantize", workspace.variant_path("variant")),
         ):
-            quiet = run_stage(workspace.root, *_arguments(stage))
+            work_s = run_stage(workspace.root, stage)
             expected = record.read_bytes()
             for _ in range(NUM_KILLS):
                 shutil.rmtree(record.parent)
-                share = moments.uniform(0, 1)
-                run_stage(workspace.root, *_arguments(stage), kill_after_s=share * quiet.work_s)
+                run_stage(workspace.root, stage, kill_after_s=moments.uniform(0, 1) * work_s)
                 if not record.exists():
-                    run_stage(workspace.root, *_arguments(stage))
+                    run_stage(workspace.root, stage)
                 identical += record.read_bytes() == expected
     total = 2 * NUM_KILLS
     return [Row("kill_reruns_identical", float(identical), None, None, f"of {total} kills")]
 
 
+def run_stage(root: Path, stage: str, *, kill_after_s: float | None = None) -> float:
+    """Run a stage and return the seconds from its first unfinished output to its end.
+
+    SIGKILL ends it `kill_after_s` after that output appeared.
+    """
+    with stage_process(root, stage) as process:
+        while process.poll() is None and not any((root / "artifacts").rglob("*.partial")):
+            time.sleep(POLL_S)
+        began = time.monotonic()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(kill_after_s)
+        process.kill()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{stage} ended with {process.returncode}")
+    return time.monotonic() - began
+
+
 def repeat_rows() -> list[Row]:
-    """The same parameters twice, and once more with two threads."""
+    """Run both stages twice with one thread and once with two, and compare their digests."""
     rows = []
     with tempfile.TemporaryDirectory() as work:
         workspace = make_workspace(Path(work), SMALL)
@@ -244,7 +265,10 @@ def _digests(workspace: Workspace, num_threads: int) -> Sequence[str]:
 
 
 def architectures_row() -> Row:
-    """Every architecture in every packed format, read back: logits near those of the base."""
+    """Quantize every architecture in every packed format and read it back.
+
+    A result is good when its logits are as near to the base's as its coverage predicts.
+    """
     good = total = 0
     for name in CONFIGS:
         with tempfile.TemporaryDirectory() as work:
@@ -275,7 +299,7 @@ def _rounds_inputs(recipe: PackedVariant) -> bool:
 
 
 def every_format() -> list[PackedVariant]:
-    """AWQ, GPTQ of every width and compressed-tensors of every scheme, in groups of 16."""
+    """List AWQ, GPTQ of every width and compressed-tensors of every scheme, in groups of 16."""
     shared = {key: value for key, value in RECIPE.items() if key not in ("format", "num_bits")}
     shared |= {"group_size": 16}
     awq = AwqParams.model_validate(shared | {"format": "awq", "num_bits": 4, "scale_search": True})

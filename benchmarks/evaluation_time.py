@@ -1,12 +1,12 @@
-"""Evaluating the base and five variants of the demo, beside six runs of the `lm_eval` command.
+"""Time the evaluation of the base and five variants of the demo, beside six runs of `lm_eval`.
 
-`python -m benchmarks.evaluation_time` makes a workspace of its own with the demo's parameters. Then
-`quantline evaluate` judges the base and five variants in one run, and again in a process each, as
-DVC runs it; nothing is remembered. `lm_eval` scores the same six models on the same tasks, a
-process each. On a CPU lm-eval cannot read packed files: it gets their weights in float32, unpacked
-beforehand and not timed, of GGUF files too. quantline's time includes what lm-eval does not do: the
-distance to the base on 32,768 tokens, and the base in llama.cpp, conversion and all. At the end one
-variant changes, and DVC says which stages run again.
+`python -m benchmarks.evaluation_time` makes a workspace of its own with the demo's parameters.
+`quantline evaluate` scores the base and five variants in one process, and then in one process each,
+as DVC runs it, without cached scores. `lm_eval` scores the same six models on the same tasks in one
+process each. On a CPU lm-eval cannot read packed files, so it gets their weights in float32; their
+unpacking is not timed. quantline's time includes work that lm-eval does not do: the distance to the
+base on 32,768 tokens, and the conversion and scores of the base in llama.cpp. At the end one
+variant changes, and DVC lists the stages that run again.
 """
 
 import os
@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import copy_repository
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.reading import read_workspace
 from pipeline.params.suites import read_suite
@@ -38,7 +39,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a process and all that it started."""
+    """The time of a process and its children, in seconds."""
 
     wall_s: float
     cpu_s: float
@@ -117,6 +118,7 @@ def lm_eval_command(workspace: Workspace, model_dir: Path) -> list[str | Path]:
 
 
 def run(workspace: Workspace, *command: str | Path) -> Cost:
+    """Run a command in a workspace and measure its time."""
     started, cpu = time.monotonic(), children_cpu_s()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(workspace.root)}
     subprocess.run(command, cwd=workspace.root, env=environment, check=True)

@@ -1,7 +1,7 @@
-"""How often the gate errs, simulated: `python -m benchmarks.gate_simulation`.
+"""Simulate how often the gate errs: `python -m benchmarks.gate_simulation`.
 
-Documents are drawn with known chances to turn from right to wrong and back, and the gate's own
-functions judge them. No model is involved. A few minutes on one core.
+Documents are drawn with known probabilities of turning from right to wrong and back, and the gate's
+own functions decide on them. No model is involved. It takes a few minutes on one core.
 """
 
 import sys
@@ -20,8 +20,8 @@ from pipeline.gate.drops import (
     Step,
     after_look,
     combined,
+    drop_tests,
     drop_verdicts,
-    held_drops,
 )
 from pipeline.gate.flips import Flips
 from pipeline.gate.paired import PairedTask, from_drops
@@ -38,7 +38,7 @@ MEAN_MARGIN = 0.02
 NUM_DOCUMENTS = 600
 NUM_LOOKS = 5
 SHARE_WON = 0.02
-"""Of documents that turn from wrong to right; as many turn back where nothing is lost."""
+"""The share of documents that turn from wrong to right. As many turn back where the drop is 0."""
 SHARES_WON = (0.0, 0.005, SHARE_WON, 0.06)
 
 Counts = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Point:
-    """Chances of one task: the true drop, and the share of gains."""
+    """The true drop of one task, and the share of its documents that turn from wrong to right."""
 
     drop: float
     share_won: float = SHARE_WON
@@ -66,6 +66,7 @@ def generator_of(points: list[Point], number: int) -> np.random.Generator:
 
 
 def pairs(num_documents: int, lost: int, won: int) -> PairedTask:
+    """Make the paired result of a task with so many losses and gains."""
     drop = (lost - won) / num_documents
     variance = (lost + won - num_documents * drop**2) / num_documents / (num_documents - 1)
     return PairedTask(Flips(num_documents, lost, won), drop, variance, True, num_documents, 1.0)
@@ -81,7 +82,7 @@ def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict
         history = {
             str(task): [pairs(num_documents, *flips[run])] for task, flips in enumerate(counts)
         }
-        judged = drop_verdicts(held_drops(history, margins, None), ERROR_RATE)
+        judged = drop_verdicts(drop_tests(history, margins, None), ERROR_RATE)
         found.append(combined(judged.values()))
     return found
 
@@ -115,7 +116,10 @@ def margins_of(points: list[Point], margin: float) -> dict[str, float]:
 
 
 def clustered_approvals(runs: int) -> int:
-    """Passages of four documents that turn together, at a true drop equal to the margin."""
+    """Simulate passages of four documents that turn together, at a true drop equal to the margin.
+
+    Returns the number of wrong approvals.
+    """
     generator = np.random.default_rng(SEED)
     clusters = [str(number // 4) for number in range(NUM_DOCUMENTS)]
     approved = 0
@@ -135,6 +139,7 @@ def share(key: str, hits: int, runs: int) -> Row:
 
 
 def mean_share(key: str, shares: list[float]) -> Row:
+    """Compute the mean share of documents in percent, with its 95 % interval."""
     error = 1.96 * float(np.std(shares, ddof=1)) / len(shares) ** 0.5
     mean = float(np.mean(shares))
     return Row(key, 100 * mean, 100 * (mean - error), 100 * (mean + error), "% of documents")
@@ -184,7 +189,10 @@ def most_losses(num_documents: int, won: int, margin: float) -> int:
 
 
 def sequential_rows(runs: int) -> list[Row]:
-    """The default is what stops earlier when nothing is lost: compare the last rows."""
+    """Simulate errors, power and the share of scored documents of sequential evaluations.
+
+    The last two rows are of O'Brien-Fleming spending, for comparison with the default's.
+    """
     spending = Spending.POCOCK
     wrong = [
         sequential([Point(MARGIN, won)], spending, runs)[0].count(Progress.CLEAR_PASS)
@@ -214,7 +222,7 @@ def sequential_rows(runs: int) -> list[Row]:
 
 
 def power_rows(runs: int) -> list[Row]:
-    """Approvals of a variant that loses nothing, by documents."""
+    """Simulate how often a variant without a loss is approved, by number of documents."""
     return [
         share(f"power_{n}_documents", approvals([Point(0.0)], runs, num_documents=n), runs)
         for n in (75, 150, 300, 600, 1200)

@@ -1,8 +1,8 @@
-"""The demo model as an instrument: how much every kind of quantization damages it.
+"""Show how much every kind of quantization damages the demo model, so how sensitive it is.
 
-`python -m benchmarks.instrument` after `dvc repro`: the base and the variants are the evaluations
-that the pipeline made; plain rounding to nearest, which no release carries, is measured here on the
-same tokens and questions, asymmetric, group size 128, without statistics.
+`python -m benchmarks.instrument` needs the artifacts of `dvc repro` and reads the evaluations of
+the base and the variants. Plain rounding to nearest, which no release has, is evaluated here on the
+same tokens and questions: asymmetric, group size 128, without statistics.
 """
 
 from contextlib import closing
@@ -10,8 +10,10 @@ from pathlib import Path
 
 from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.documents import read_texts
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import window_logits
@@ -69,7 +71,8 @@ def _rounded_rows(workspace: Workspace, params: Params, num_bits: int) -> list[R
         closing(TransformersScorer(model, label=name)) as scorer,
     ):
         own, reference = (
-            window_logits(it, windows, batch_size=evaluate.batch_size) for it in (scorer, base)
+            window_logits(engine, windows, batch_size=evaluate.batch_size)
+            for engine in (scorer, base)
         )
         text = score_windows(windows, own, reference, tokenizer, label=scorer.label)
         scored = LmEvalModel(scorer, tokenizer, batch_size=evaluate.batch_size)

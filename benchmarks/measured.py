@@ -1,10 +1,9 @@
 """Run stages of a workspace in one process, and measure the CPU time and memory of each.
 
 Run as `python -m benchmarks.measured ROOT TASK...`, where a task is `calibrate`, `quantize:NAME` or
-`imatrix` (what a GGUF variant takes from the statistics). The last line of its output is a list
-of `Cost` as JSON. A process is measured from outside by its kernel, so that nothing a library does
-in threads or children of its own is missed; what this program itself imports is not counted, as it
-is there before the first task.
+`imatrix` (the diagonals that a GGUF variant reads from the statistics). The last line of its output
+is a list of `Cost` as JSON. The kernel measures the process, so threads and children of libraries
+count too. The imports of this program do not count, because they end before the first task.
 """
 
 import json
@@ -26,7 +25,11 @@ BYTES_PER_MAXRSS = 1024  # getrusage(2) on Linux
 
 @dataclass(frozen=True)
 class Cost:
-    """`own` is this process, `children` what it started and waited for; peaks are up to now."""
+    """The time and memory of one task.
+
+    `own` is this process, `children` are those that it started and waited for. Peaks are since the
+    start of the process.
+    """
 
     task: str
     own_cpu_s: float

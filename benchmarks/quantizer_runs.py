@@ -1,6 +1,6 @@
-"""One model, one calibration sample: every quantizer on the same tokens, judged by one evaluator.
+"""Run every quantizer on the same model and calibration tokens, and evaluate it in the same way.
 
-The tables of what is compared, and what follows from it, are in `benchmarks.quantizers`.
+`benchmarks.quantizers` has the tables of what is compared.
 """
 
 import json
@@ -22,9 +22,11 @@ from benchmarks.babyllama import MODEL_DIR, make_workspace
 from benchmarks.measured import Cost
 from benchmarks.result import commit
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.documents import read_texts
 from pipeline.core.record import Record, sha256_hex
-from pipeline.core.texts import read_texts, token_windows
+from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
@@ -38,8 +40,8 @@ from pipeline.stages import fetch
 
 STOP_GRACE_S = 60.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-# What each backend has to load before it can start: its share of the CPU time is taken off, as it
-# does not grow with the model. Ours is loaded before it is measured (benchmarks/measured.py).
+# The imports of each backend. Their CPU time is subtracted, because it does not grow with the
+# model. quantline's own imports end before it is measured (benchmarks/measured.py).
 IMPORTS = {
     "autoawq": "import torch, awq",
     "gptqmodel": "import torch, gptqmodel",
@@ -51,7 +53,10 @@ IMPORTS = {
 
 
 class Measurement(Record):
-    """One quantizer on one sample. CPU seconds are without imports."""
+    """The quality and cost of one quantizer on one calibration sample.
+
+    `kl` is in nats per token, `top1` is a share of tokens. CPU seconds are without imports.
+    """
 
     kl: float
     top1: float
@@ -65,16 +70,17 @@ class Measurement(Record):
 
 @dataclass(frozen=True)
 class Run:
-    """A workspace with a calibrated base; what is measured in it goes through here."""
+    """A workspace with a calibrated base, in which quantizers are measured."""
 
     workspace: Workspace
     cache_dir: Path
     time_limit_s: float
 
     def measure(self, name: str) -> tuple[Measurement | None, bool]:
-        """What `variants.<name>` costs and how far it is from the base, and whether it is cached.
+        """Quantize and evaluate `variants.<name>`; return the result and whether it was cached.
 
-        None where it did not end within the limit. Only other quantizers are ever cached.
+        The result is None where it did not end within the limit. Only the results of other
+        quantizers are cached.
         """
         recipe = read_workspace(self.workspace).variants[name]
         path = self._cache_path(name)
@@ -85,7 +91,7 @@ class Run:
         costs = self.costs(f"quantize:{name}")
         if costs is None:
             return None, False
-        made = self._judge(name, costs[0])
+        made = self._evaluate(name, costs[0])
         if isinstance(recipe, BackendWeights):
             self.cache_dir.mkdir(parents=True, exist_ok=True)
             path.write_bytes(made.to_bytes())
@@ -107,7 +113,7 @@ class Run:
             sys.exit(f"{' '.join(tasks)}: exit code {process.returncode}; its output is above")
         return [Cost(**cost) for cost in json.loads(output.splitlines()[-1])]
 
-    def _judge(self, name: str, cost: Cost) -> Measurement:
+    def _evaluate(self, name: str, cost: Cost) -> Measurement:
         params = read_workspace(self.workspace)
         recipe = params.variants[name]
         evaluate = params.evaluate
@@ -124,7 +130,8 @@ class Run:
             closing(_scorer(self.workspace, BASE)) as base,
         ):
             own, reference = (
-                window_logits(it, windows, batch_size=evaluate.batch_size) for it in (scorer, base)
+                window_logits(engine, windows, batch_size=evaluate.batch_size)
+                for engine in (scorer, base)
             )
             found = score_windows(windows, own, reference, tokenizer, label=scorer.label)
         distance = found.distance
@@ -147,7 +154,7 @@ class Run:
         )
 
     def _cache_path(self, name: str) -> Path:
-        """By everything the outcome depends on."""
+        """Name the file of a result by the digest of everything that it depends on."""
         recipe = read_workspace(self.workspace).variants[name]
         backend = getattr(recipe, "backend", "native")
         pins = ROOT / "envs" / "peers" / f"{backend}.txt"
@@ -170,7 +177,7 @@ _imports: dict[str, float] = {}
 
 
 def imports_cpu_s(backend: str) -> float:
-    """CPU seconds of starting a backend's Python and loading the library, the median of 3."""
+    """Measure the CPU seconds in which a backend's Python imports its library, the median of 3."""
     if backend not in _imports:
         python = environment_dir(backend) / "bin" / "python"
         command = [python, "-c", IMPORTS[backend]]
@@ -201,7 +208,7 @@ def make_run(
     cache_dir: Path,
     time_limit_s: float,
 ) -> Run:
-    """A calibrated workspace for `demo` or `babyllama` with these variants."""
+    """Make a calibrated workspace for `demo` or `babyllama` with these variants."""
     if model == "babyllama":
         workspace = make_workspace(root, source=str(MODEL_DIR), variants=())
     else:
@@ -219,7 +226,7 @@ def make_run(
 
 
 def demo_workspace(root: Path) -> Workspace:
-    """The demo model with the repository's own parameters and texts."""
+    """Make a workspace of the demo model with the repository's own parameters and texts."""
     root.mkdir(parents=True, exist_ok=True)
     (root / PARAMS_FILE).write_text((ROOT / PARAMS_FILE).read_text())
     for name in ("demo", "eval"):

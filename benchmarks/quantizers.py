@@ -1,15 +1,14 @@
-"""quantline beside the other quantizers: how good, and at what cost.
+"""Compare the quality and the cost of quantline with those of other quantizers.
 
-`python -m benchmarks.quantizers` needs the environments of the backends (each is set up when it is
-first needed) and the directory `../shared` with babyllama and its text. Everything runs through
-the pipeline itself: the peers as backends, on the same calibration tokens, judged on their packed
-files by the same evaluator. CPU seconds are those of all processes of a quantizer with one thread
-each (OMP_NUM_THREADS=1), without the imports of either side; wall seconds are of the whole stage.
-KL is the median over the calibration seeds, three for babyllama and one for the demo, with the
-smallest and the largest beside it.
+`python -m benchmarks.quantizers` needs the directory `../shared` with babyllama and its text, and
+sets up the environment of a backend when it is first used. Everything runs through the pipeline:
+the other quantizers are backends with the same calibration tokens, and the same evaluator scores
+their packed files. CPU seconds are of all processes of a quantizer with one thread each
+(OMP_NUM_THREADS=1), without imports. Wall seconds are of the whole stage. KL is the median over the
+calibration seeds, three for babyllama and one for the demo, with the smallest and the largest.
 
-`--work-dir` keeps what the peers came to, so that a change of ours does not run them again. Then
-the result says so, and has no CPU ratios: those come from one run.
+`--work-dir` keeps the results of other quantizers, so that a change of quantline does not run them
+again. Such a result says so in a note and has no CPU ratios, which need one run of both.
 """
 
 import argparse
@@ -31,11 +30,11 @@ from pipeline.params.params import VariantParams
 Recipe = dict[str, Any]
 
 GROUP_SIZES = {"babyllama": 32, "demo": 128}
-# The demo stands beside babyllama: a peer takes up to a quarter of an hour on one sample of it.
+# One seed for the demo: another quantizer takes up to a quarter of an hour on one sample of it.
 SEEDS = {"babyllama": (0, 1, 2), "demo": (0,)}
 TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
 
-# Ours. Each takes the group size of the model.
+# quantline's own recipes. Each takes the group size of the model.
 AWQ: Recipe = PACKED | {
     "format": "awq",
     "num_bits": 4,
@@ -46,9 +45,9 @@ GPTQ: Recipe = PACKED | {"format": "gptq", "num_bits": 4}
 W4A16: Recipe = PACKED | {"format": "compressed-tensors", "scheme": "W4A16"}
 # The `fast` preset: for where a CPU second counts more than the last percent of KL.
 FAST: Recipe = {"refine_sweeps": 0}
-# Layers in order, each making up for those before.
+# Each layer corrects the errors of the layers before it.
 CORRECTED: Recipe = {"quantized_inputs": True}
-# What only whole models in memory can give, for where KL counts more. There are 96 samples.
+# The best KL, which needs whole models in memory. All 96 samples are used.
 ALIGNED: Recipe = {"align_samples": 128}
 OURS: dict[str, Recipe] = {
     "ours-awq": AWQ,
@@ -65,7 +64,7 @@ OURS: dict[str, Recipe] = {
     "ours-fast-gptq-sym": GPTQ | FAST,
     "ours-fast-w4a16": W4A16 | FAST,
 }
-# Of which `calibrate`, these and the imatrix are held against llmcompressor's GPTQ and AWQ.
+# Ratios of CPU time: of `calibrate`, these and the imatrix to GPTQ and AWQ of llmcompressor.
 CPU_SETS = {
     "cpu_ratio": ("ours-awq", "ours-gptq-sym", "ours-w4a16"),
     "cpu_ratio_fast": ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
@@ -134,7 +133,7 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass
 class Outcome:
-    """All measurements of one quantizer on one model, by seed, and whether any came from a file."""
+    """All measurements of one quantizer on one model, by seed, and whether any was cached."""
 
     measurements: list[Measurement]
     cached: bool
@@ -226,7 +225,8 @@ def print_table(model: str, outcomes: dict[str, Outcome]) -> None:
 
 
 def median(measurements: Sequence[Measurement], field: str) -> float:
-    return stats.median(getattr(measurement, field) for measurement in measurements)
+    values: list[float] = [getattr(measurement, field) for measurement in measurements]
+    return stats.median(values)
 
 
 def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list[str]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Pushing to and pulling from a registry: speed, memory, kills, damaged bits and hostile answers.
+"""Measure pushes to and pulls from a registry: speed, memory, kills, flipped bits, hostile answers.
 
 `python -m benchmarks.registry [LAYER_MIB]` needs docker-registry, nginx, htpasswd and openssl, and
 five times the layer (2048 MiB) of disk. Speeds are ratios to `sha256sum` and `cp` of the same
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.counting_proxy import Counted, counting_proxy
@@ -63,7 +64,7 @@ def main(layer_mib: int = LAYER_MIB) -> None:
 
 
 def speed_rows(work: Path, layer_mib: int) -> list[Row]:
-    """Ratios of the median time of sha256sum and cp to that of a push and of a pull."""
+    """Measure the ratio of the time of sha256sum and cp to that of a push and of a pull."""
     workspace = new_workspace(work / "speed", layer_mib)
     weights = workspace.package_dir(VARIANT) / "model.safetensors"
     install_oras()
@@ -102,16 +103,20 @@ def speed_rows(work: Path, layer_mib: int) -> list[Row]:
 
 
 def kill_rows(work: Path, layer_mib: int) -> list[Row]:
-    """Runs killed at random moments and repeated: how many end right, and what is moved twice."""
+    """Kill runs at random moments and repeat them.
+
+    Counts those that end in the right files, and the bytes that are moved twice.
+    """
     workspace = new_workspace(work / "kills", layer_mib)
     random_moment = random.Random(0)
     size = sum(path.stat().st_size for path in workspace.package_dir(VARIANT).rglob("*"))
+    servers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
+        "push": partial(nginx_server, work / "killed"),
+        "push_without_nginx": partial(registry_server, work / "killed"),
+        "pull": partial(registry_server, work / "killed"),
+    }
     ok, rows = 0, []
-    for name, serve in (
-        ("push", lambda: nginx_server(work / "killed")),
-        ("push_without_nginx", lambda: registry_server(work / "killed")),
-        ("pull", lambda: registry_server(work / "killed")),
-    ):
+    for name, serve in servers.items():
         direction = name.partition("_")[0]
         moved_again = []
         for _ in range(KILLS):
@@ -122,13 +127,8 @@ def kill_rows(work: Path, layer_mib: int) -> list[Row]:
                     measured("benchmarks.registry_runs", "push", workspace.root, url)
                     place = f"{url}/{REPOSITORY}:{TAG}"
                 before = bytes_moved(direction)
-                kill_when(
-                    lambda started=before: bytes_moved(direction) - started,  # noqa: B023
-                    random_moment.uniform(0.02, 0.98) * size,
-                    direction,
-                    workspace.root,
-                    place,
-                )
+                limit = before + random_moment.uniform(0.02, 0.98) * size
+                kill_when(bytes_moved, limit, direction, workspace.root, place)
                 measured("benchmarks.registry_runs", direction, workspace.root, place)
                 moved_again.append((bytes_moved(direction) - before - size) / size)
                 right = ends_right(workspace, server, direction)
@@ -143,7 +143,7 @@ def kill_rows(work: Path, layer_mib: int) -> list[Row]:
 
 @contextmanager
 def counted(server: Server) -> Iterator[tuple[str, Callable[[str], int]]]:
-    """The address of a proxy of `server`, and how many bytes have moved in a direction."""
+    """Yield the URL of a proxy of `server`, and a function that counts bytes of a direction."""
     scheme, _, host = server.url.partition("://")
     with counting_proxy(int(host.split(":")[1])) as proxy:
         yield f"{scheme}://127.0.0.1:{proxy.port}", lambda direction: moved(proxy, direction)
@@ -154,13 +154,13 @@ def moved(proxy: Counted, direction: str) -> int:
 
 
 def kill_when(
-    moved_bytes: Callable[[], int], limit: float, direction: str, root: Path, place: str
+    bytes_moved: Callable[[str], int], limit: float, direction: str, root: Path, place: str
 ) -> None:
-    """Start a run and kill it as soon as `limit` bytes have moved."""
+    """Start a push or pull and kill it as soon as `limit` bytes have moved in its direction."""
     command = command_of("benchmarks.registry_runs", direction, root, place)
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as process:
-        while moved_bytes() < limit and process.poll() is None:
+        while bytes_moved(direction) < limit and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
 

@@ -1,7 +1,7 @@
 """Run one push or pull in a process of its own, and measure its time and memory.
 
 `python -m benchmarks.registry_runs push ROOT URL` publishes the packages of a workspace, `pull ROOT
-REF` brings a release into `ROOT/pulled`. The last line of its output is a `Transfer` as JSON.
+REF` pulls a release into `ROOT/pulled`. The last line of its output is a `Transfer` as JSON.
 """
 
 import json
@@ -20,6 +20,8 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Transfer:
+    """The time of a push or pull, and the peak memory of its process."""
+
     wall_s: float
     peak_rss_mib: float
 

@@ -1,4 +1,4 @@
-"""The result of a benchmark: key, value, interval and unit, with commit, date and machine."""
+"""Results of benchmarks: key, value, interval and unit, with commit, date and machine."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RESULTS_DIR = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """`low` and `high` bound the value, null where there is no interval."""
+    """One figure. `low` and `high` are the bounds of its interval, null where there is none."""
 
     key: str
     value: float
@@ -27,7 +27,7 @@ class Row:
 def publish(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
     """Print the rows and write them to `benchmarks/results/NAME.json`.
 
-    `notes` say what the figures alone do not: what was left out, and why.
+    `notes` explain the figures, such as what was left out and why.
     """
     show(rows)
     print("\n".join(notes))
@@ -44,7 +44,7 @@ def publish(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
 
 
 def republish(name: str, rows: Sequence[Row], notes: Sequence[str] = (), *, what: str) -> None:
-    """Put the rows of a part that was measured again into the result, and say so in a note."""
+    """Replace the rows of a part `what` that was measured again, and say so in a note."""
     show(rows)
     print("\n".join(notes))
     result = json.loads((RESULTS_DIR / f"{name}.json").read_text())

@@ -1,32 +1,33 @@
-"""4-bit weights under load on a CPU without AVX-512, interleaved with the base they were made from.
+"""Measure 4-bit weights under load on a CPU without AVX-512, beside the base.
 
 `python -m benchmarks.serving` makes a random model of Qwen2's shape (250 million parameters; AWQ
-and GPTQ rounded to nearest, GGUF) in a temporary directory and serves it with vLLM, whose own 4-bit
-operator such a CPU lacks, and with llama.cpp. AVX-512 is hidden from vLLM, PyTorch, oneDNN and MKL.
-Each round loads all servers in turn; a ratio is the median over rounds with its bootstrap interval.
+and GPTQ rounded to nearest, GGUF) in a temporary directory. vLLM, whose own 4-bit operator needs
+AVX-512, and llama.cpp serve it. AVX-512 is hidden from vLLM, PyTorch, oneDNN and MKL. Each round
+loads all servers in turn; a ratio is the median over rounds with its bootstrap interval.
 `over_fastest` is the ratio to the faster of the base in bfloat16 and in float32 at that number of
-users. `prefill_over_fastest` compares times to the first of 500 tokens, above 1 is faster.
+users. `prefill_over_fastest` compares times to the first of 500 tokens; above 1 is faster.
 `self_ratio` are the widest bounds of a server's ratio to itself over five repeats, at one user and
-with nothing else up. Errors of
-log-probabilities are against float32 on the unpacked weights: of 4 bit with activations in
-bfloat16, with activations in float32 (which the other rows use), and of the base in bfloat16.
+with no other server running. Errors of log-probabilities are against float32 on the unpacked
+weights: of 4 bit with activations in bfloat16, of 4 bit with activations in float32 (which the
+other rows use), and of the base in bfloat16.
 """
 
 import argparse
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
-from pipeline.serving.fleet import Fleet, Launch
 
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.environments import ENVIRONMENT, HOST, SERVE_PYTHON
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE, SERVE_PYTHON
 from pipeline.core.errors import FailureError
 from pipeline.core.progress import note
 from pipeline.gguf import files as gguf
@@ -36,8 +37,9 @@ from pipeline.records.benchmarks import LoadRound
 from pipeline.records.rounds import Estimate, estimate, ratio
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.server import SERVED_NAME, Server, chosen_port, local_session, started
-from pipeline.serving.vllm import dtype_of, kernel_of
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session
+from pipeline.serving.server_pool import ServerPool, ServerSpec
+from pipeline.serving.vllm import described_by_log
 
 PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
 PLAIN_CPU = {
@@ -55,7 +57,7 @@ GGUF_USERS = 8
 # Short loads, many of them: a shared machine changes its speed for a minute at a time.
 SELF_REPEATS, SELF_ROUNDS, SELF_USERS, SELF_SEED = 5, 40, 1, 10_000
 LOGPROB_TEXT = "the baker of the old town sells bread and salt near the river. "
-# A prompt of few tokens takes the path of decoding, one of many that of prefill.
+# Kernels run few tokens as in decoding, and many as in prefill.
 LOGPROB_TOKENS = (48, 400)
 TIMEOUT_S = 1800.0
 
@@ -83,14 +85,14 @@ def main() -> None:
 
 def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row], list[str]]:
     models = {name: write_packed(base_dir, work / name, name) for name in ("awq", "gptq")}
-    launches = {
-        "bf16": launch(work, "bf16", base_dir, "bfloat16"),
-        "f32": launch(work, "f32", base_dir, "float32"),
-        **{name: launch(work, name, path, "float32") for name, path in models.items()},
-    }
+    served = {"bf16": (base_dir, "bfloat16"), "f32": (base_dir, "float32")}
+    served |= {name: (path, "float32") for name, path in models.items()}
     generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "load.log")
-    with Fleet(free_bytes=lambda: 1 << 50) as fleet, generator:
-        servers = {name: fleet.server(launched) for name, launched in launches.items()}
+    with ServerPool(free_bytes=lambda: 1 << 50) as pool, generator:
+        servers = {
+            name: pool.server(ServerSpec(name, 0, partial(plain_vllm, work, name, path, dtype)))
+            for name, (path, dtype) in served.items()
+        }
         notes = [f"{name}: {server.kernel}, {server.dtype}" for name, server in servers.items()]
         errors = [logprob_error(servers[name], path) for name, path in models.items()]
         rows = [
@@ -110,17 +112,12 @@ def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row],
     return rows, notes
 
 
-def launch(work: Path, name: str, model_dir: Path, dtype: str) -> Launch:
-    return Launch(name, 0, partial(plain_vllm, work, name, model_dir, dtype))
-
-
-@contextmanager
 def plain_vllm(
     work: Path, name: str, model_dir: Path, dtype: str, *, plugins: str | None = None
-) -> Iterator[Server]:
-    """Serve with vLLM as on a CPU without AVX-512. `plugins` None are those of the pipeline."""
+) -> AbstractContextManager[Future[Server]]:
+    """Serve with vLLM as on a CPU without AVX-512; with `plugins` None, those of the pipeline."""
     port = chosen_port(None)
-    command = [
+    command: list[str | Path] = [
         SERVE_PYTHON,
         PLAIN_SERVER,
         f"--model={model_dir}",
@@ -134,36 +131,23 @@ def plain_vllm(
         "--disable-uvicorn-access-log",
         "--enforce-eager",
     ]
-    environment = ENVIRONMENT | PLAIN_CPU
+    environment = OFFLINE | ENVIRONMENT | PLAIN_CPU
     if plugins is not None:
         environment |= {"VLLM_PLUGINS": plugins}
-    log_path = work / f"{name}.log"
-    with started(
+    server = Server(name, f"http://{HOST}:{port}", "vllm", "", (), work / f"{name}.log")
+    return launch(
+        server,
         command,
-        what=name,
         environment=environment,
-        port=port,
-        log_path=log_path,
         timeout_s=TIMEOUT_S,
-    ) as running:
-        yield Server(
-            what=name,
-            url=running.url,
-            engine="vllm",
-            engine_version="",
-            kernel=kernel_of(running.log),
-            dtype=dtype_of(running.log),
-            command=(),
-            startup_s=running.startup_s,
-            log_path=log_path,
-            process=running.process,
-        )
+        read_log=described_by_log,
+    )
 
 
 def run_rounds(
     generator: LoadGenerator, servers: dict[str, Server], scenario: Scenario, num_rounds: int
 ) -> Rounds:
-    """Every server at every number of users, interleaved; round 0 only warms up."""
+    """Load every server with every number of users, in turn; round 0 is a warm-up."""
     rounds: Rounds = {}
     names = list(servers)
     for number in range(num_rounds + 1):
@@ -204,7 +188,7 @@ def ratio_rows(rounds: Rounds, name: str) -> list[Row]:
 
 
 def prefill_row(rounds: Rounds) -> Row:
-    """The slower of the two formats, against the fastest base."""
+    """Compare the slower of the two formats with the faster base."""
 
     def first_token_ms(name: str) -> list[float]:
         return [result.ttft_ms.p50 for result in rounds[name, 1]]
@@ -220,10 +204,10 @@ def prefill_row(rounds: Rounds) -> Row:
 
 
 def against_itself(work: Path, base_dir: Path, model_dir: Path) -> list[Row]:
-    """A server alone, twice in every round, in turns first: what a ratio of 1 looks like."""
+    """Load one server twice in every round, in alternating order: the spread of a ratio of 1."""
     generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "self.load.log")
-    with plain_vllm(work, "self", model_dir, "float32") as server, generator:
-        found = list(self_estimates(generator, server))
+    with plain_vllm(work, "self", model_dir, "float32") as answer, generator:
+        found = list(self_estimates(generator, answer.result()))
     low = min(own.median if own.low is None else own.low for own in found)
     high = max(own.median if own.high is None else own.high for own in found)
     return [
@@ -294,14 +278,14 @@ def logprob_error(server: Server, model_dir: Path) -> float:
 
 
 def bfloat16_error_row(work: Path, models: dict[str, Path]) -> Row:
-    """4-bit weights with activations in bfloat16 throughout."""
-    with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as server:
-        error = logprob_error(server, models["awq"])
+    """Measure the error of 4-bit weights with all activations in bfloat16."""
+    with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as answer:
+        error = logprob_error(answer.result(), models["awq"])
     return Row("logprob_error", error, None, None, "nats, mean")
 
 
 def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
-    """llama.cpp's server with Q8_0: tokens per second at 8 users over those at 1."""
+    """Measure llama.cpp's server with Q8_0: tokens per second with 8 users ÷ those with 1."""
     full_path, path = work / "full.gguf", work / "model-Q8_0.gguf"
     gguf.convert(base_dir, full_path, model_name="m", pre_tokenizer="gpt-2", weight_names=())
     gguf.quantize(full_path, path, GgufType.Q8_0, {})
@@ -317,17 +301,18 @@ def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
         log_path=work / "gguf.log",
     )
     scenario = DECODE.model_copy(update={"concurrency": (1, GGUF_USERS)})
-    with serving as server, generator:
-        rounds = run_rounds(generator, {"gguf": server}, scenario, num_rounds)
+    with serving as answer, generator:
+        rounds = run_rounds(generator, {"gguf": answer.result()}, scenario, num_rounds)
     found = ratio(throughputs(rounds, "gguf", GGUF_USERS), throughputs(rounds, "gguf", 1))
     assert found is not None
     return [estimate_row("gguf_batching_8", found, "times one user"), *speed_rows(rounds)]
 
 
 def stock_message(work: Path, model_dir: Path) -> str:
-    """What vLLM says to the same model without the plugin."""
+    """Return vLLM's error for the same model without the plugin, or that it serves."""
     try:
-        with plain_vllm(work, "stock", model_dir, "auto", plugins=""):
+        with plain_vllm(work, "stock", model_dir, "auto", plugins="") as answer:
+            answer.result()
             return "it serves"
     except FailureError as error:
         return str(error).partition(" (the whole log")[0]

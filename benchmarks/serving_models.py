@@ -1,4 +1,4 @@
-"""The models of `benchmarks.serving`: random weights in the shape of Qwen2, whole and packed."""
+"""The models of `benchmarks.serving`: random weights in the shape of Qwen2, plain and packed."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ SEED = 0
 
 
 def write_base(model_dir: Path, num_layers: int) -> None:
-    """Random bfloat16 weights of Qwen2's shape, drawn as transformers initialises that model."""
+    """Write random bfloat16 weights, drawn as transformers initialises Qwen2."""
     model_dir.mkdir(parents=True)
     byte_bpe(VOCABULARY).save(str(model_dir / "tokenizer.json"))
     write_json(model_dir / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
@@ -72,6 +72,6 @@ def write_base(model_dir: Path, num_layers: int) -> None:
 
 
 def write_packed(base_dir: Path, model_dir: Path, format_name: str) -> Path:
-    """The base with its linears rounded to nearest, in groups of 128."""
+    """Write the base with its linears rounded to nearest, in groups of 128."""
     shutil.copytree(base_dir, model_dir)
     return pack_nearest(model_dir, packed_recipe(format_name, group_size=128))

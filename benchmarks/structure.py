@@ -1,7 +1,7 @@
-"""The shape of this code beside that of others: `python -m benchmarks.structure [--nanochat DIR]`.
+"""Compare the shape of this code with others: `python -m benchmarks.structure [--nanochat DIR]`.
 
-Counts what a reader meets: lines of the graph, files in each package, lines of a file and of a
-function. A function is every `def` from its first decorator to its last line, methods included.
+It counts the lines of the graph, the files of the largest package, and the lines of files and
+functions. A function is every `def`, methods included, from its first decorator to its last line.
 model_signing and compressed_tensors are those that set-up installs; `--nanochat` names a checkout
 of github.com/karpathy/nanochat.
 """
@@ -53,7 +53,7 @@ def own_rows() -> list[Row]:
 
 
 def shape_rows(name: str, directory: Path) -> list[Row]:
-    """Lines of files and functions below `directory`: the median and the 95th percentile."""
+    """Measure files and functions below `directory`: median and 95th percentile of their lines."""
     sources = [path.read_text(encoding="utf-8") for path in sorted(directory.rglob("*.py"))]
     sources = [source for source in sources if source.strip()]
     file_lines = [len(source.splitlines()) for source in sources]

@@ -1,4 +1,4 @@
-"""A copy of the repository to measure in, so that a benchmark leaves the checkout alone."""
+"""A copy of the repository, so that a benchmark does not change the checkout."""
 
 import shutil
 import subprocess

@@ -1,10 +1,10 @@
 """Write into the lists the sha256 of every archive that a pin may be installed from.
 
-Run by hand after a version was changed: `.venv/bin/python envs/hashes.py [LIST …]`, without a list
-for all of them. It asks the index of pip's configuration and nothing else, so that a build of one's
-own never gets into a list. Taken are the wheels for CPython 3.11 to 3.14 on x86-64 Linux, and the
-source distribution of a release without any. `torch-cpu.txt` stays as it is: CPU builds of torch
-are on an index of their own.
+Run it by hand after a version was changed: `.venv/bin/python envs/hashes.py [LIST …]`; without a
+list it writes all. It asks only the index of pip's configuration, so that a local build never gets
+into a list. It takes the wheels for CPython 3.11 to 3.14 on x86-64 Linux, and the source
+distribution of a release without such wheels. `torch-cpu.txt` is left alone, because CPU builds of
+torch are on another index.
 """
 
 import re
@@ -33,7 +33,7 @@ BY_HAND = "torch-cpu.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 PLATFORMS = [
     "linux_x86_64",
-    *(f"manylinux{it}_x86_64" for it in ("1", "2010", "2014")),
+    *(f"manylinux{year}_x86_64" for year in ("1", "2010", "2014")),
     *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 45)),
 ]
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s\\]+)(?: \\\n    --hash=\S+)*$", re.MULTILINE)
@@ -65,11 +65,11 @@ def archive_hashes(links: Iterable[Link], version: Version) -> list[str]:
                 sources.add(link.hash)
         except (InvalidWheelFilename, InvalidSdistFilename):
             continue
-    return sorted(f"--hash=sha256:{it}" for it in wheels or sources)
+    return sorted(f"--hash=sha256:{digest}" for digest in wheels or sources)
 
 
 def main(arguments: list[str]) -> None:
-    paths = [Path(it) for it in arguments] or sorted(
+    paths = [Path(argument) for argument in arguments] or sorted(
         path for path in ENVS_DIR.glob("**/*.txt") if path.name != BY_HAND
     )
     names = {name for path in paths for name, _ in PIN.findall(path.read_text())}

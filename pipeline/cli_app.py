@@ -1,7 +1,7 @@
-"""The Typer application: its headings, its options before a command, and how a command ends.
+"""Define the Typer application: its headings, its options before a command, and its errors.
 
-Every QuantlineError and every wrong usage becomes one line on standard error and its exit code
-(1 failure, 2 bad input, 3 nothing approved, 130 interrupted). Nothing else catches them. The
+Every QuantlineError and every wrong usage becomes one line on standard error and an exit code
+(1 failure, 2 bad input, 3 nothing approved, 130 interrupted). No other code catches them. The
 commands are in `pipeline.commands`.
 """
 
@@ -35,7 +35,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., None])
 
 
 class Command(TyperCommand):
-    """A command whose help ends with examples: its epilog."""
+    """Show the help of a command with examples at its end, which are its epilog."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Show a required argument as `REF`, an optional one as `[REF]`."""
@@ -57,7 +57,7 @@ class Command(TyperCommand):
 
 
 class CommandGroups(TyperGroup):
-    """All commands: listed under the heading of each, and with one line for whatever stops one."""
+    """List the commands under their headings, and turn the error of a command into one line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(name) for name in self.commands)
@@ -70,7 +70,7 @@ class CommandGroups(TyperGroup):
                 )
 
     def invoke(self, ctx: Any) -> None:
-        # Imported where it is needed: help and completion do without it.
+        # Imported here, because help and completion do not need it.
         from pipeline.core.system_errors import readable_system_errors
 
         try:
@@ -85,7 +85,7 @@ class CommandGroups(TyperGroup):
 
 
 class _StoppedError(Exception):
-    """Why a command stopped, as one line, and the exit code. It passes through Typer unseen."""
+    """Carry one line that says why a command stopped, and the exit code, through Typer."""
 
     def __init__(self, message: str, exit_code: int, context: Any = None) -> None:
         command = context.invoked_subcommand if context else None
@@ -94,10 +94,11 @@ class _StoppedError(Exception):
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    said = printable(" ".join(error.format_message().replace("Value error, ", "").split()))
+    """Return Typer's message in the form of quantline's own: the problem, then the usage."""
+    problem = printable(" ".join(error.format_message().replace("Value error, ", "").split()))
     context = getattr(error, "ctx", None)
     expected = f" (expected: {' '.join(context.get_usage().split()[1:])})" if context else ""
-    return f"{said[:1].lower()}{said[1:].rstrip('.')}{expected}; add --help to see how"
+    return f"{problem[:1].lower()}{problem[1:].rstrip('.')}{expected}; add --help to see how"
 
 
 app = typer.Typer(
@@ -123,7 +124,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _go_there(
+def _change_directory(
     context: typer.Context,
     directory: Annotated[
         Path | None,
@@ -143,7 +144,7 @@ def _go_there(
 
 
 def run_command(arguments: Sequence[str] | None) -> int:
-    """Run one command, of `arguments` or of this process; return the exit code.
+    """Run the command in `arguments`, else that of this process; return the exit code.
 
     Raises KeyboardInterrupt for an interrupt before the command is known.
     """
@@ -159,5 +160,6 @@ def run_command(arguments: Sequence[str] | None) -> int:
 
 
 def _reported(stopped: _StoppedError) -> int:
+    """Print the message of a command that stopped; return its exit code."""
     print(stopped, file=sys.stderr)
     return stopped.exit_code

@@ -1,7 +1,8 @@
-"""The commands: one for each stage of the graph, and those an operator needs beside it.
+"""Define the commands: one for each stage of the graph, and those before, after and without a run.
 
-A command checks the parameters and calls the `run` of its module, which is imported only then: help
-and completion load no model library. `pipeline.cli_app` turns what stops a command into one line.
+A command checks the parameters and calls the `run` of its module. The module is imported only then,
+so that help and completion load no model library. `pipeline.cli_app` turns the error of a command
+into one line.
 """
 
 import os
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "run_command"]  # with every command registered
 
-# Idle threads of torch sleep instead of spinning: on a machine that does anything else as well,
-# spinning costs several times what it saves. Read once, when a stage loads torch.
+# Idle threads of torch sleep instead of spinning: spinning costs several times what it saves when
+# the machine runs anything else. The variable is read once, when a stage loads torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -29,7 +30,7 @@ def _workspace_here() -> Workspace:
 
 
 def _workspace() -> "tuple[Workspace, Params]":
-    """The workspace and its parameters, checked. Raises InputError."""
+    """Return the workspace and its checked parameters. Raises InputError."""
     from pipeline.params.reading import read_workspace
 
     workspace = _workspace_here()
@@ -37,7 +38,7 @@ def _workspace() -> "tuple[Workspace, Params]":
 
 
 def _variants(context: typer.Context) -> list[str]:
-    """The variants of params.yaml, for completion; none where it cannot be read."""
+    """Return the variants of params.yaml for completion; none where it cannot be read."""
     from pipeline.core.yaml_files import read_yaml
 
     directory = context.parent.params.get("directory") if context.parent else None
@@ -69,7 +70,7 @@ Ref = Annotated[
     str,
     typer.Argument(
         metavar="REF",
-        help="TAG, HOST/REPOSITORY:TAG or oci:DIRECTORY:TAG; @sha256:... may stand for :TAG.",
+        help="TAG, HOST/REPOSITORY:TAG or oci:DIRECTORY:TAG; @sha256:... may replace :TAG.",
     ),
 ]
 Place = Annotated[
@@ -84,7 +85,7 @@ TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
 
 @command(STAGES, "inputs")
 def inputs() -> None:
-    """Write down what params.yaml names outside the graph."""
+    """Record the state of the files that params.yaml names."""
     from pipeline.stages.inputs import run
 
     run(*_workspace())
@@ -220,7 +221,7 @@ def verify(
         str | None, typer.Option(metavar="URL", help="The URL that vouches for the identity.")
     ] = None,
     trusted_root: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Sigstore's, from a file (JSON).")
+        Path | None, typer.Option(metavar="FILE", help="Sigstore's trusted root (JSON).")
     ] = None,
 ) -> None:
     """Check digests, license, evidence and signature of a release."""
@@ -243,13 +244,13 @@ def verify(
 )
 def pull(
     ref: Ref,
-    to: Annotated[Literal["vllm", "ollama", "dir"], typer.Option(help="What it is for.")],
+    to: Annotated[Literal["vllm", "ollama", "dir"], typer.Option(help="What will use it.")],
     into: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The directory; else a new one, or OLLAMA_MODELS."),
     ] = None,
 ) -> None:
-    """Bring a release to this machine."""
+    """Download a release, verified."""
     from pipeline.verbs.pull import run
 
     run(_workspace_here(), ref=ref, to=to, into=into)
@@ -271,7 +272,7 @@ def rollback(
         str, typer.Argument(metavar="ALIAS", help="Such as prod, or HOST/REPOSITORY:prod.")
     ],
 ) -> None:
-    """Point an alias at what it stood for before."""
+    """Point an alias at its previous release again."""
     from pipeline.verbs.rollback import run
 
     run(_workspace_here(), alias=alias)
@@ -287,7 +288,7 @@ def export(ref: Ref, file: TarFile) -> None:
 
 @command(RELEASES, "import release.tar oci:mirror", name="import")
 def import_(file: TarFile, place: Place = None) -> None:
-    """Publish the releases of such a file."""
+    """Publish the releases of an exported file."""
     from pipeline.verbs.import_ import run
 
     run(_workspace_here(), file=file, place=place)

@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import FailureError
-from pipeline.core.process import ending, last_lines
+from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, fork_server
 from tests.registry_server import use_registry, write_packages
 from tests.support import ROOT
+from tests.vllm_programs import forked_programs, start_program
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
+"""The converter imports it late: it brings in most of transformers."""
+
 # They take minutes: what begins with them does not end with one of them alone.
-LONGEST = ("tests/test_babyllama.py", "tests/readers/test_every_architecture.py")
+LONGEST = ("vllm", "tests/test_babyllama.py")
 
 
 def keep_to_own_cores(worker: int, num_workers: int) -> None:
@@ -35,14 +39,23 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     keep_to_own_cores(int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first and slow ones before the others, so that workers end alike."""
+    """Put the longest files first and slow ones before the others, so that workers end alike.
+
+    The tests of a file stay together, and those of all files that start vLLM.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def rank(item: pytest.Item) -> int:
-        file = item.path.relative_to(ROOT).as_posix()
-        return LONGEST.index(file) if file in LONGEST else len(LONGEST) + (item.path not in slow)
+        (group,) = item.get_closest_marker("xdist_group").args
+        if group in LONGEST:
+            return LONGEST.index(group)
+        return len(LONGEST) + (item.path not in slow)
 
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
     items.sort(key=rank)
 
 
@@ -54,7 +67,7 @@ def one_converter() -> Iterator[None]:
         @cache
         def server() -> ForkServer:
             paths = (gguf.CONVERTER_DIR, gguf.CONVERTER_DIR / "gguf-py")
-            modules = ("conversion", "gguf", "pipeline.gguf.convert")
+            modules = ("conversion", "gguf", "pipeline.gguf.convert", AUTO_TOKENIZER)
             return running.enter_context(fork_server(*modules, paths=paths))
 
         def run_converter(
@@ -63,10 +76,23 @@ def one_converter() -> Iterator[None]:
             *_, module, request_path = command
             code = server().run(str(module), "main", str(request_path), log_path=log_path)
             if code != 0:
-                raise FailureError(f"{module}: {ending(code)}: {last_lines(log_path)}")
+                raise FailureError(f"{module}: {exit_text(code)}: {last_lines(log_path)}")
 
         patch.setattr(gguf, "run_program", run_converter)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_vllm() -> Iterator[None]:
+    """vLLM is imported once for all of its programs; each runs in its own process."""
+    with forked_programs():
+        yield
+
+
+@pytest.fixture
+def own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program of vLLM is started as for a user, and no fork."""
+    monkeypatch.setattr(Daemon, "__enter__", start_program)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 Run as `.venv-BACKEND/bin/python envs/peers/run_backend.py REQUEST.json`; the request is a
 `BackendRequest` of pipeline/params/other_quantizers.py, whose package is not installed here. Each
 function below calls one library as its documentation does, on exactly the calibration samples of
-the request, and lets it write its own kind of checkpoint. What a library needs beyond that to run
-at all stands in a comment where it is done. On a CPU the libraries compute in float32: half
-precision is emulated there, many times slower.
+the request, and the library writes its own kind of checkpoint. A comment marks anything else that a
+library needs to run. On a CPU the libraries compute in float32: half precision is emulated there,
+many times slower.
 """
 
 import json
@@ -34,14 +34,14 @@ def autoawq(request: Request, samples: Samples) -> None:
         trust_remote_code=False,
     )
     in_layers = (
-        it
-        for name, it in model.model.named_modules()
-        if ".layers." in name and isinstance(it, torch.nn.Linear)
+        module
+        for name, module in model.model.named_modules()
+        if ".layers." in name and isinstance(module, torch.nn.Linear)
     )
     model.quantize(
         AutoTokenizer.from_pretrained(request["model_dir"]),
         # Its clip search takes 64 outputs at a time and ends in an AssertionError on other numbers.
-        apply_clip=all(it.out_features % 64 == 0 for it in in_layers),
+        apply_clip=all(linear.out_features % 64 == 0 for linear in in_layers),
         quant_config={
             "w_bit": recipe["num_bits"],
             "q_group_size": recipe["group_size"],
@@ -133,7 +133,7 @@ def llmcompressor(request: Request, samples: Samples) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         request["model_dir"], dtype="auto" if has_gpu else torch.float32
     )
-    samples_by_key = {"input_ids": samples, "attention_mask": [[1] * len(it) for it in samples]}
+    samples_by_key = {"input_ids": samples, "attention_mask": [[1] * len(ids) for ids in samples]}
     oneshot(
         model=model,
         dataset=Dataset.from_dict(samples_by_key),

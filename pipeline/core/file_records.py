@@ -1,4 +1,4 @@
-"""Files by size and sha256, and the two ways in which a sha256 is written."""
+"""Records of files by size and sha256, and the two notations of a sha256: hex and OCI digest."""
 
 import unicodedata
 from typing import Annotated, Any, Final, Self
@@ -26,9 +26,10 @@ DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
 
 
 class Digest(str):
-    """A sha256 as OCI writes it, `sha256:` and 64 hex digits; a plain text in files and messages.
+    """A sha256 in OCI's notation, `sha256:` and 64 hex digits; a plain string in files.
 
-    quantline's own records hold the digits alone: `Digest.of_hex` and `hex` lead there and back.
+    quantline's own records hold the digits alone: `Digest.of_hex` and `hex` convert between them.
+    https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests
     """
 
     __slots__ = ()
@@ -50,7 +51,7 @@ class Digest(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Check the pattern, as of any text, and make it a Digest."""
+        """Tell pydantic to check a string against the pattern and to make it a Digest."""
         text = core_schema.str_schema(pattern=DIGEST_PATTERN)
         return core_schema.no_info_after_validator_function(cls, text)
 
@@ -68,7 +69,7 @@ class FileRecord(Record):
 
     @property
     def digest(self) -> Digest:
-        """The sha256 as OCI writes it."""
+        """The sha256 in OCI's notation."""
         return Digest.of_hex(self.sha256)
 
 

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and their digests.
+"""Atomic writes of files and directories, their digests, and readable errors of the disk.
 
-Everything is written beside its place and renamed into it, so that a kill at any moment leaves
-either the old state or the new one.
+A file or directory is written beside its final path and then renamed. A kill at any moment leaves
+either the old content or the new one.
 """
 
 import errno
@@ -29,7 +29,7 @@ KEY_DIGITS = 16
 KEY = rf"[0-9a-f]{{{KEY_DIGITS}}}"
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PLUGIN_DIR = PACKAGE_DIR.parent / "envs" / "vllm-plugin" / "quantline_vllm"  # scores too
-COMPUTING = ("numpy", "torch", "transformers")
+NUMERICAL_LIBRARIES = ("numpy", "torch", "transformers")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -42,7 +42,10 @@ def file_sha256(path: Path) -> str:
 
 
 def file_record(path: Path, root: Path) -> FileRecord:
-    """Return size and digest of a file. Raises InputError for a name that no manifest may hold."""
+    """Return the path from `root`, the size and the sha256 of a file.
+
+    Raises InputError for a name that a manifest may not hold.
+    """
     try:
         return FileRecord(
             path=path.relative_to(root).as_posix(),
@@ -107,7 +110,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> None:
-    """Copy a file's bytes to `target` atomically; `advance` is told the bytes of each chunk."""
+    """Copy a file to `target` atomically; `advance` is called with the size of each chunk."""
     with source.open("rb") as original, replacement(target) as copy:
         while chunk := original.read(CHUNK_BYTES):
             copy.write(chunk)
@@ -118,7 +121,7 @@ def copy_file(source: Path, target: Path, *, advance: Callable[[int], None]) -> 
 def replacement(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` that replaces it when the block ends without an error.
 
-    Of several writers of the same path, each waits for the one before it.
+    Writers of the same path wait for each other. Raises FailureError as `readable_disk_errors`.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with readable_disk_errors(path):
@@ -158,17 +161,18 @@ def new_directory(target: Path) -> Iterator[Path]:
 def resumable_directory(target: Path, *, key: str) -> Iterator[Path]:
     """Make a directory beside `target` that outlives a kill and replaces it when the block ends.
 
-    `key` is the sha256 of everything the result depends on (`work_key`). What an earlier, killed
-    or failed run with the same key finished is still there, file by file; half-written files are
-    gone, and so is the work of any other key. Each file is a unit: write it by `write_bytes`,
-    `replacement` or `save_tensors`, which make it appear whole, and skip the units that exist.
+    `key` is the sha256 of everything the result depends on (`work_key`). The directory still holds
+    the files that an earlier run with the same key finished before it was killed or failed.
+    Half-written files and the work of other keys are removed. Write each file atomically, by
+    `write_bytes`, `replacement` or `save_tensors`, and skip the files that exist.
     """
     work = target.with_name(f"{target.name}.{key[:KEY_DIGITS]}{PARTIAL_SUFFIX}")
+    work_name = re.compile(rf"{re.escape(target.name)}\.{KEY}{re.escape(PARTIAL_SUFFIX)}")
     with readable_disk_errors(target):
         work.mkdir(parents=True, exist_ok=True)
         restore_directory(target)
         for other in target.parent.iterdir():
-            if other != work and _is_work_of(other.name, target.name):
+            if other != work and work_name.fullmatch(other.name):
                 remove_tree(other)
         for unfinished in work.rglob(f"*{PARTIAL_SUFFIX}"):
             remove_tree(unfinished)
@@ -176,28 +180,22 @@ def resumable_directory(target: Path, *, key: str) -> Iterator[Path]:
         replace_directory(work, target)
 
 
-def _is_work_of(name: str, target: str) -> bool:
-    """Whether `name` is a work directory beside `target`."""
-    key = name.removeprefix(f"{target}.").removesuffix(PARTIAL_SUFFIX)
-    return name == f"{target}.{key}{PARTIAL_SUFFIX}" and re.fullmatch(KEY, key) is not None
-
-
 def work_key(*facts: str) -> str:
-    """Return the sha256, in hex, of `facts`, this program's code and the libraries that compute."""
+    """Return the sha256, in hex, of `facts`, quantline's code and the numerical libraries."""
     digest = hashlib.sha256()
     modules = (*sorted(PACKAGE_DIR.rglob("*.py")), *sorted(PLUGIN_DIR.glob("*.*")))
     for module in modules:
         digest.update(hashlib.sha256(module.read_bytes()).digest())
-    for fact in (*facts, *(f"{name} {version(name)}" for name in COMPUTING)):
+    for fact in (*facts, *(f"{name} {version(name)}" for name in NUMERICAL_LIBRARIES)):
         digest.update(hashlib.sha256(fact.encode()).digest())
     return digest.hexdigest()
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; what was there goes away only after it, and never in part.
+    """Rename `source` to `target`, then remove the directory that was there before.
 
-    Two renames are needed, since one cannot replace a directory that is not empty. After a kill
-    between them, the old directory is beside `target`, and `restore_directory` brings it back.
+    A rename cannot replace a directory that is not empty, so two are needed. After a kill between
+    them the old directory is beside `target`, and `restore_directory` brings it back.
     """
     restore_directory(target)
     replaced = _replaced_by(target)
@@ -216,13 +214,13 @@ def restore_directory(target: Path) -> None:
 
 
 def _replaced_by(target: Path) -> Path:
-    """Return where the directory that `target` replaces lies until it is removed."""
+    """Return the path that holds the old directory until the new one has replaced it."""
     return target.with_name(target.name + REPLACED_SUFFIX)
 
 
 @contextmanager
 def readable_disk_errors(target: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one line."""
+    """Raise FailureError for a full disk, a missing permission or a path of the wrong kind."""
     try:
         yield
     except OSError as error:
@@ -255,7 +253,7 @@ def readable_disk_errors(target: Path) -> Iterator[None]:
 
 
 def require_free_space(target: Path, num_bytes: int) -> None:
-    """Raise FailureError, before anything is written, when the disk has less than `num_bytes`."""
+    """Raise FailureError when the disk of `target` has less than `num_bytes` free."""
     free = shutil.disk_usage(existing_parent(target)).free
     if free < num_bytes:
         raise FailureError(
@@ -265,13 +263,14 @@ def require_free_space(target: Path, num_bytes: int) -> None:
 
 
 def existing_parent(path: Path) -> Path:
+    """Return `path` or the nearest of its parents that exists."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it, a file or a link, if there is one."""
+    """Remove a directory with its content, a file or a link; do nothing when there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,7 +1,7 @@
-"""A file that one writer at a time has: other threads and processes wait for it.
+"""A file lock: one writer at a time, while other threads and processes wait.
 
-The lock ends with the process, however it ends, so a killed writer blocks nobody. It binds only
-those who ask for it: quantline's own writers, not other tools.
+The system releases the lock when the process ends, so a killed writer blocks nobody. The lock is
+advisory: it holds back quantline's own writers, not other tools.
 """
 
 import fcntl
@@ -16,10 +16,10 @@ from pipeline.core.errors import FailureError
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` to read and append, made if it is missing, and hold its lock for the block.
+    """Open `path` to read and append, create it if it is missing, and lock it for the block.
 
-    It stands at its end. The holder may rename or remove it; whoever waited then gets the next
-    file of that name. Raises FailureError where the file system knows no locks.
+    Its position is the end. The holder may rename or remove it: a waiting writer then gets a new
+    file of that name. Raises FailureError where the file system has no locks.
     """
     while True:
         with path.open("a+b") as file:
@@ -37,6 +37,7 @@ def locked_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Tell whether `path` still names the open `file`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What machine this is: its processor, its memory and its GPUs."""
+"""Facts about this machine: its processor, its memory and its GPUs."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 class Machine(Record):
-    """Where the figures were measured. `isa` are the CPU's features that matter to kernels."""
+    """The machine that figures were measured on. `isa` are the CPU features that kernels use."""
 
     cpu: str
     cores: int
@@ -47,11 +47,13 @@ class Machine(Record):
 
 
 def this_machine() -> Machine:
-    """The machine this process runs on; only the cores it may use are counted."""
+    """Describe the machine of this process; `cores` counts those that the process may use."""
     # Imported where it is needed: it takes a second, and most callers ask for memory alone.
     import torch
 
-    facts = _first_processor()
+    first_processor = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first_processor.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in pairs}
     features = set(facts.get("flags", facts.get("Features", "")).split())
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
@@ -69,14 +71,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _first_processor() -> dict[str, str]:
-    block = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
-    pairs = (line.partition(":") for line in block.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def available_memory() -> int:
-    """Bytes that a new process can have without swapping, in its container where there is one."""
+    """Return the bytes that a new process can get without swapping, within its container."""
     free: int = psutil.virtual_memory().available
     if (limit := _number_in(CGROUP_LIMIT)) is not None:
         free = min(free, max(0, limit - (_number_in(CGROUP_USED) or 0)))
@@ -84,21 +80,21 @@ def available_memory() -> int:
 
 
 def memory_for_servers() -> int:
-    """Bytes where a server puts weights and KV cache: of the GPU, where there is one."""
+    """Return the free bytes for weights and KV cache: of the GPU, or of the machine without one."""
     import torch
 
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
 
 
 def total_memory() -> int:
-    """All memory and swap that this machine, or this container, has."""
+    """Return the bytes of memory and swap that this machine, or this container, has in all."""
     total: int = psutil.virtual_memory().total + psutil.swap_memory().total
     limit = _number_in(CGROUP_LIMIT)
     return total if limit is None else min(total, limit)
 
 
 def _number_in(path: Path) -> int | None:
-    """The number in a file of the kernel; None when there is no such file or no limit."""
+    """Read the number in a file of the kernel; None when there is no such file or no limit."""
     try:
         text = path.read_text(encoding="ascii").strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Programs that run beside quantline: the only module that starts a process.
+"""Child processes: the only module that starts one.
 
-`run_program` waits for a program to end, `Daemon` keeps a server alive for a block; both run in a
-process group of their own, so that whatever the program started ends with it, and end when
-quantline itself is killed. `ask_program` is for small helpers that answer at once.
+`run_program` waits until a program ends. `Daemon` keeps a server alive for a `with` block. Both
+give the program a session of its own, so that its children end with it, and both end it when
+quantline is killed. `ask_program` is for small helpers that answer at once.
 """
 
 import os
@@ -16,16 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
 
 from pipeline.core.errors import FailureError, InputError
 
-# Becomes the program it is given, which then ends when the process with the given id does:
-# https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html. It is a program of its own
-# because a function between fork and exec (`preexec_fn`) can lock up when threads are running.
+# Replaces itself by the given program, which the kernel ends when the process with the given id
+# does: https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html. It is a program of its
+# own because a function between fork and exec (`preexec_fn`) can lock up when threads are running.
 END_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -49,15 +48,15 @@ def run_program(
     environment: Mapping[str, str],
     cwd: Path | None = None,
 ) -> None:
-    """Run a program to its end; its output goes to `log_path`.
+    """Run a program until it ends; its output goes to `log_path`.
 
-    `environment` is added to this process's own. Raises FailureError with the program's last lines
-    when it exits with another code than 0, InputError when it does not exist.
+    `environment` is added to this process's own. Raises FailureError, with the program's last
+    lines, for an exit code other than 0; InputError when the program does not exist.
     """
     with Daemon(command, log_path=log_path, environment=environment, cwd=cwd) as program:
         code = program.wait()
     if code != 0:
-        raise FailureError(f"{Path(command[0]).name}: {ending(code)}: {last_lines(log_path)}")
+        raise FailureError(f"{Path(command[0]).name}: {exit_text(code)}: {last_lines(log_path)}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class ProgramAnswer:
 def ask_program(
     command: Sequence[str | Path], question: bytes, *, timeout_s: float
 ) -> ProgramAnswer:
-    """Return what a program answers to `question` on its standard input.
+    """Send `question` to a program's standard input and return what it answers.
 
-    Raises InputError when it does not exist, FailureError when it takes longer than `timeout_s`.
-    Its standard error is the user's.
+    Its standard error goes to the user. Raises InputError when the program does not exist,
+    FailureError when it takes longer than `timeout_s`.
     """
     name = Path(command[0]).name
     try:
@@ -93,9 +92,10 @@ def ask_program(
 
 
 class Daemon:
-    """A program that runs as long as the `with` block does. Its output goes to `log_path`.
+    """A program that runs for a `with` block. Its output goes to `log_path`.
 
-    It inherits the open files `pass_fds` under the same numbers.
+    `environment` is added to this process's own. The program inherits the open files `pass_fds`
+    under the same numbers. Entering raises InputError when the program does not exist.
     """
 
     def __init__(
@@ -132,12 +132,7 @@ class Daemon:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._signal_group(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._running.wait(STOP_GRACE_S)
@@ -154,14 +149,14 @@ class Daemon:
         return self._running.pid
 
     def exit_code(self) -> int | None:
-        """The exit code, or None while the program runs."""
+        """Return the exit code, or None while the program runs."""
         return self._running.poll()
 
     def wait(self) -> int:
         return self._running.wait()
 
     def resident_bytes(self) -> int:
-        """Memory of the program and all it started; pages that several of them share count once."""
+        """Return the bytes of memory of the program and its children; shared pages count once."""
         total = 0
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):  # it has ended meanwhile, or is another user's
@@ -170,15 +165,16 @@ class Daemon:
         return total
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-        """Poll `ready` until it is true.
+        """Poll `ready` until it is true; `what` names the program in messages.
 
-        Raises FailureError when the program dies first (with its last lines) or time runs out.
+        Raises FailureError, with the program's last lines, when it ends first or is not ready
+        within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
             code = self.exit_code()
             if code is not None:
-                raise FailureError(f"{what}: {ending(code)}: {last_lines(self.log_path)}")
+                raise FailureError(f"{what}: {exit_text(code)}: {last_lines(self.log_path)}")
             if time.monotonic() > deadline:
                 raise FailureError(
                     f"{what}: not ready after {timeout_s:.0f} s: {last_lines(self.log_path)}"
@@ -190,8 +186,8 @@ class Daemon:
             os.killpg(self._running.pid, number)
 
 
-def ending(code: int) -> str:
-    """How a program ended, for a message."""
+def exit_text(code: int) -> str:
+    """Describe how a program ended, for a message; `code` is negative for a signal."""
     if code >= 0:
         return f"ended with exit code {code}"
     hint = ", which Linux does when memory runs out" if code == -signal.SIGKILL else ""
@@ -199,13 +195,13 @@ def ending(code: int) -> str:
 
 
 def last_lines(log_path: Path, count: int = LAST_LINES) -> str:
-    """The last non-empty lines of a log, joined into one."""
+    """Return the last non-empty lines of a log, joined into one."""
     lines = (line.strip() for line in log_path.read_text(errors="replace").splitlines())
     return " | ".join([line for line in lines if line][-count:])
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """Return a TCP port of 127.0.0.1 that no program listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -213,7 +209,7 @@ def free_port() -> int:
 
 
 def require_free_port(port: int) -> None:
-    """Raise InputError when somebody listens on `port` of 127.0.0.1."""
+    """Raise InputError when another program listens on `port` of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

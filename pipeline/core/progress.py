@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Self, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -14,7 +13,7 @@ Item = TypeVar("Item")
 
 
 def note(message: str, stream: TextIO | None = None) -> None:
-    """One line that says what is happening now."""
+    """Print one line that says what quantline does now, to standard error unless told otherwise."""
     print(message, file=stream or sys.stderr, flush=True)
 
 
@@ -44,9 +43,10 @@ def _track_in_lines(
 
 
 class ByteProgress:
-    """How many of `total_bytes` have moved, for a `with` block; `advance` is called with chunks.
+    """The progress of a transfer of `total_bytes`, for a `with` block.
 
-    Bytes that have to be moved again are taken back with a negative `advance`.
+    Call `advance` with the size of each chunk, and with a negative number of bytes when they have
+    to be transferred again.
     """
 
     def __init__(self, label: str, *, total_bytes: int, stream: TextIO | None = None) -> None:
@@ -68,12 +68,7 @@ class ByteProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
     def advance(self, num_bytes: int) -> None:

@@ -1,9 +1,7 @@
-"""The base of everything quantline reads from or writes to a file.
+"""The base class of the records that quantline reads from files and writes to them.
 
-A record is frozen, and unknown keys are refused.
-
-The bytes of a record are canonical: keys in order of declaration, two-space indent, one final
-newline. The same record is always the same file.
+A record is frozen and refuses unknown keys. Its bytes are canonical: keys in order of declaration,
+two-space indent, one final newline. The same record always gives the same file.
 """
 
 import hashlib
@@ -17,24 +15,25 @@ from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import InputError, printable, short_repr
 
-# User and password in a URL: they belong in no message.
+# User and password in a URL, which no message may show.
 USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
 class Record(BaseModel):
-    """A frozen value with a file form."""
+    """A frozen pydantic model that is stored as JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def to_bytes(self) -> bytes:
+        """Return the canonical JSON."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str, made_by: str | None = None) -> Self:
-        """Parse the file form; `source` names the file in the error.
+        """Parse JSON; `source` names the file in the error.
 
         `made_by` is the quantline command that makes the file again. Raises InputError with the
-        first thing that is wrong and this command, or `dvc repro` where none is given.
+        first problem and this command, or `dvc repro` where none is given.
         """
         try:
             return cls.model_validate_json(data)
@@ -47,7 +46,7 @@ class Record(BaseModel):
 
     @classmethod
     def from_untrusted(cls, data: bytes, *, source: str) -> Self:
-        """Parse what came from a registry or an archive. Raises InputError, as from_bytes does."""
+        """Parse untrusted JSON of a registry or an archive. Raises InputError with the problem."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -55,10 +54,10 @@ class Record(BaseModel):
 
 
 def first_problem(error: ValidationError, data: object = None) -> str:
-    """The first validation problem as `where = value: what was expected`; unknown keys first.
+    """Describe the first validation problem as `where = value: what was expected`.
 
-    A misspelt key is also a missing one, and what was written is what the reader can find.
-    `data` is what was validated, if it is at hand: then `where` has the keys as they stand there.
+    An unknown key comes before a missing one: a misspelt key is both, and the reader can find the
+    one that was written. With `data`, the validated value, `where` names the keys that it has.
     """
     problems = error.errors(include_url=False)
     problem = _first(problems)
@@ -66,7 +65,7 @@ def first_problem(error: ValidationError, data: object = None) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "extra_forbidden":
-            return f"{where}: unknown key{_meant(problem['loc'], problems)}"
+            return f"{where}: unknown key{_suggestion(problem['loc'], problems)}"
         case "missing" | "union_tag_not_found":
             return f"{where}: missing"
         case "json_invalid":
@@ -80,7 +79,7 @@ def first_problem(error: ValidationError, data: object = None) -> str:
 
 
 def problem_keys(error: ValidationError, data: object = None) -> list[str]:
-    """The keys that lead to the problem that first_problem names, as they stand in `data`."""
+    """Return the keys that lead to the problem that `first_problem` names, as `data` has them."""
     problem = _first(error.errors(include_url=False))
     keys = _place(problem["loc"], data, missing=problem["type"] == "missing")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -89,12 +88,13 @@ def problem_keys(error: ValidationError, data: object = None) -> list[str]:
 
 
 def _first(problems: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the first unknown key, or the first problem where every key is known."""
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     return (unknown or problems)[0]
 
 
-def _meant(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> str:
-    """The missing key beside an unknown one that looks most like it."""
+def _suggestion(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> str:
+    """Name the missing key that looks most like the unknown key at `loc`, if there is one."""
     missing = [
         str(problem["loc"][-1])
         for problem in problems
@@ -105,9 +105,9 @@ def _meant(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> str:
 
 
 def _place(loc: tuple[int | str, ...], data: object, *, missing: bool) -> list[str]:
-    """The path to a problem without the names pydantic gives to the members of a union.
+    """Return the path to a problem without pydantic's own names for the members of a union.
 
-    The last part of it stands in `data`, unless it is what is `missing` there.
+    These names are not keys in `data`. Neither is the last part of the path of a `missing` key.
     """
     known = data is not None
     parts = []

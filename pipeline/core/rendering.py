@@ -1,7 +1,7 @@
-"""Rendering Jinja2 templates: the model card and the report.
+"""Jinja2 templates: the model card and the report.
 
-Every value is escaped for the format it is put into, whatever it is: names and texts come from
-files that somebody else wrote. Nothing is fetched, and a missing value is a defect, not a blank.
+Every value is escaped for the format of its template, because names and texts come from untrusted
+files. Nothing is fetched. A missing value raises an error instead of leaving a blank.
 """
 
 import re
@@ -14,7 +14,7 @@ MARKDOWN_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
 class Verbatim(str):
-    """Text that goes into a Markdown code block or span as it is."""
+    """Text for a Markdown code block or span, which is not escaped."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ def render_html(template: str, **values: object) -> str:
 def render_markdown(template: str, **values: object) -> str:
     """Render a Markdown template; values are escaped unless they are `Verbatim`."""
     environment = _environment(autoescape=False)
-    environment.finalize = _for_markdown
+    environment.finalize = _escape_markdown
     return environment.get_template(template).render(values)
 
 
@@ -47,7 +47,8 @@ def _environment(*, autoescape: bool) -> Environment:
     )
 
 
-def _for_markdown(value: object) -> object:
+def _escape_markdown(value: object) -> object:
+    """Put a value on one line and escape what Markdown would interpret, except in `Verbatim`."""
     if isinstance(value, Verbatim):
         return value
     text = " ".join(str(value).split())

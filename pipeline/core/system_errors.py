@@ -1,7 +1,8 @@
-"""What the machine refuses to any command, as one line: memory, and access to files.
+"""One-line errors for exhausted memory and for files without access.
 
-Stages map what they expect where it happens. This is for what can happen on every line of them, and
-`pipeline.cli_app` applies it once. It does not import torch, which most commands do without.
+Stages report the errors that they expect where these happen. The errors of this module can happen
+on any line, and `pipeline.cli_app` handles them once. It does not import torch, which most commands
+do not need.
 """
 
 import errno
@@ -14,7 +15,7 @@ from pathlib import Path
 from pipeline.core.errors import FailureError
 from pipeline.core.files import readable_disk_errors
 
-# What torch and the libraries under it say in a RuntimeError of no narrower type.
+# Messages of torch and its libraries in a plain RuntimeError.
 CPU_MESSAGES = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|std::bad_alloc")
 GPU_MESSAGES = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|SOLVER|DNN)_STATUS_ALLOC_FAILED"
@@ -24,9 +25,9 @@ REQUEST = re.compile(r"[Tt]ri?ed to allocate (\d+(?:\.\d+)? \w+)")
 
 @contextmanager
 def readable_system_errors() -> Iterator[None]:
-    """Raise FailureError for memory that ran out and for a file or directory without access.
+    """Raise FailureError for exhausted memory and for a file or directory without access.
 
-    An error that some other error was raised from counts too: a library may wrap it.
+    The causes of an error are looked at too, because a library may wrap it.
     """
     try:
         yield
@@ -49,9 +50,9 @@ def readable_system_errors() -> Iterator[None]:
 
 @contextmanager
 def readable_memory_errors(what: str, remedy: str) -> Iterator[None]:
-    """Raise FailureError, with what was done and a remedy of its own, for memory that ran out.
+    """Raise FailureError that begins with `what` and ends with `remedy` for exhausted memory.
 
-    On a CPU the system may end the process instead of refusing an allocation.
+    On a CPU the system may kill the process instead of refusing an allocation.
     """
     try:
         yield
@@ -63,7 +64,7 @@ def readable_memory_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def exhausted_memory(error: BaseException) -> str | None:
-    """Which memory an error says ran out: `GPU memory`, `memory` or None."""
+    """Tell which memory an error says ran out: `GPU memory`, `memory` or None."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return "GPU memory"

@@ -1,7 +1,7 @@
-"""Every path the pipeline reads or writes, named once.
+"""The paths that the pipeline reads and writes, each defined once.
 
-Paths are relative to a workspace: the directory that holds `params.yaml`. Stages never spell a
-path themselves.
+Paths are relative to a workspace: the directory that holds `params.yaml`. Stages take every path
+from here.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ PARAMS_FILE = "params.yaml"
 DECISIONS_FILE = "license-decisions.yaml"
 BASE = "base"
 DATASET_DIR = "artifacts/calibration/data"
-"""Where a calibration data set of a hub is, from the workspace's root."""
+"""The directory of a calibration data set of a hub, relative to the workspace."""
+SCORES_CACHE_BYTES = 1 << 29
+"""Most bytes that results of scoring take in `scores_cache_dir`."""
+KEPT_LOGITS_BYTES = 1 << 28
+"""Largest logits there of one model that others are compared with, on all windows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Workspace:
 
     @property
     def decisions_path(self) -> Path:
-        """What people decided about licenses."""
+        """The decisions of people about licenses."""
         return self.root / DECISIONS_FILE
 
     @property
@@ -35,12 +39,12 @@ class Workspace:
 
     @property
     def inputs_dir(self) -> Path:
-        """What `params.yaml` names outside the graph, in one small file for each reader."""
+        """Digests of what `params.yaml` names outside the graph, in a small file for each stage."""
         return self.artifacts_dir / "inputs"
 
     @property
     def demo_model_dir(self) -> Path:
-        """The checkpoint that comes with the repository."""
+        """The demo checkpoint of the repository."""
         return self.root / "demo" / "model"
 
     @property
@@ -74,18 +78,18 @@ class Workspace:
 
     @property
     def token_ids_path(self) -> Path:
-        """The token ids that calibration read: a JSON list of samples, each a list of ids."""
+        """The token ids of calibration: a JSON list of samples, each a list of ids."""
         return self.statistics_dir / "token_ids.json"
 
     def variant_dir(self, name: str) -> Path:
-        """The variant's record (`variant.json`) and, in `model/`, the files that are released."""
+        """Return the directory of the variant's record and, in `model/`, its released files."""
         return self.artifacts_dir / "variants" / name
 
     def variant_path(self, name: str) -> Path:
         return self.variant_dir(name) / "variant.json"
 
     def model_dir(self, name: str) -> Path:
-        """Directory of the model files: of the base when `name` is `base`, else of the variant."""
+        """Return the directory of the model files of a variant, or of the base for `base`."""
         return self.base_dir if name == BASE else self.variant_dir(name) / "model"
 
     def evaluation_dir(self, name: str) -> Path:
@@ -95,16 +99,16 @@ class Workspace:
         return self.evaluation_dir(name) / "evaluation.json"
 
     def documents_path(self, name: str) -> Path:
-        """One JSON row per evaluated document."""
+        """Return the file with one JSON row for each evaluated document."""
         return self.evaluation_dir(name) / "documents.jsonl"
 
     def control_documents_path(self, backend: str) -> Path:
-        """The rows of the base itself in an engine that judges variants."""
+        """Return the file with the rows of the base, scored by the engine `backend`."""
         return self.evaluation_dir(BASE) / f"documents.{backend}.jsonl"
 
     @property
     def scores_cache_dir(self) -> Path:
-        """What was scored before, by digest; may be deleted at any time."""
+        """The cache of scores by digest; it may be deleted at any time."""
         return self.artifacts_dir / "cache"
 
     @property
@@ -113,7 +117,7 @@ class Workspace:
 
     @property
     def approved_path(self) -> Path:
-        """The approved variants by name and digest: all that serving needs of the selection."""
+        """The approved variants by name and digest, for serving."""
         return self.artifacts_dir / "approved.json"
 
     @property
@@ -129,7 +133,7 @@ class Workspace:
 
     @property
     def packages_path(self) -> Path:
-        """Index of what was packaged."""
+        """The index of the packages."""
         return self.packages_dir / "packages.json"
 
     @property

@@ -1,4 +1,4 @@
-"""Read YAML that people write, as DVC reads it."""
+"""YAML files that people write, read in the way of DVC."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from pipeline.core.errors import InputError
 
 
 def read_yaml(path: Path) -> object:
-    """A YAML 1.2 file as plain values, read as DVC reads it. Raises InputError."""
+    """Read a YAML 1.2 file as plain values, as DVC does.
+
+    Raises InputError for a file that is missing, unreadable or not valid YAML in UTF-8.
+    """
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,9 +1,9 @@
 """Measure how far two models' next-token distributions are apart on the same tokens.
 
-All arithmetic is float64 on log-softmax, whatever the models computed in, a few positions at a
-time: of a window only a handful of numbers for each position are kept. A window is one stretch of
-text that both models read from an empty context; its positions depend on each other, so the
-confidence intervals are over windows.
+All arithmetic is float64 on log-softmax, whatever type the models computed in. It takes a few
+positions at a time, and keeps four numbers for each. A window is one piece of text that both models
+read from an empty context. Its positions depend on each other, so that confidence intervals are
+over windows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from scipy import special
 
 from pipeline.records.evaluation import CONFIDENCE, Distance
 
-CHUNK_ENTRIES = 1 << 22
-"""Most log-probabilities of each model in memory at a time: 32 MiB of float64."""
+CHUNK_ENTRIES = 1 << 16
+"""Most log-probabilities of each model at a time: half a MiB of float64, which caches hold."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -26,10 +26,10 @@ TextAt = Callable[[int, int], str]
 
 @dataclass(frozen=True)
 class WindowDistance:
-    """Hold four numbers for each position of one window.
+    """Hold four arrays [positions] of one window.
 
     They are KL(base ‖ variant) in nats, whether both models have the same top token, and the
-    negative log-likelihood of the next token by each model.
+    negative log-likelihood of the next token by each model, in nats.
     """
 
     kl: Floats
@@ -39,23 +39,31 @@ class WindowDistance:
 
 
 def log_softmax(logits: Logits) -> Floats:
-    """Return natural log-probabilities along the last axis, in float64."""
-    log_probabilities: Floats = special.log_softmax(logits.astype(np.float64), axis=-1)
+    """Return natural log-probabilities along the last axis, in float64.
+
+    The numbers are those of scipy.special.log_softmax, which takes twice as long.
+    """
+    log_probabilities: Floats = logits.astype(np.float64)
+    log_probabilities -= log_probabilities.max(axis=-1, keepdims=True)
+    log_probabilities -= np.log(np.exp(log_probabilities).sum(axis=-1, keepdims=True))
     return log_probabilities
 
 
 def negative_log_likelihoods(logits: Logits, token_ids: Sequence[int]) -> Floats:
-    """Return -log p of each token after the first: [T, vocabulary] and T ids give T - 1 values."""
+    """Return -log p in nats, [T - 1], of each token after the first.
+
+    `logits` are [T, vocabulary], `token_ids` are T.
+    """
     return np.concatenate(
         [_losses(log_softmax(logits[part]), token_ids, part) for part in _parts(logits)]
     )
 
 
 def window_distance(base: Logits, own: Logits, token_ids: Sequence[int]) -> WindowDistance:
-    """Compare two models on one window of T ids, from logits [T, vocabulary].
+    """Compare two models on one window of T ids, from logits [T, vocabulary] of any float type.
 
-    The last position predicts nothing that is known, and does not count. KL is never negative;
-    what rounding leaves below zero is set to zero.
+    The last position does not count, because its next token is unknown. KL is never negative;
+    values that rounding makes negative are set to zero.
     """
     kl, same_top1, base_losses, own_losses = [], [], [], []
     for part in _parts(base):
@@ -81,16 +89,18 @@ def _parts(logits: Logits) -> Iterator[slice]:
 
 
 def _losses(log_probabilities: Floats, token_ids: Sequence[int], part: slice) -> Floats:
+    """Return -log p of the next token at each position of `part`."""
     targets = np.asarray(token_ids[part.start + 1 : part.stop + 1])
     losses: Floats = -log_probabilities[np.arange(len(targets)), targets]
     return losses
 
 
 def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
-    """Return the distance over all windows, at least two, which are of equal length.
+    """Return the distance over at least two windows of equal length.
 
-    The intervals are Student's t over the window means: of KL, cut at zero, and of the logarithm of
-    the perplexity ratio. `text_at(window, position)` is the text that a position predicts from.
+    The 95 % intervals are Student's t over the window means of KL, cut at zero, and of the
+    logarithm of the perplexity ratio. `text_at(window, position)` returns the text that
+    ends with the token which the position predicts.
     """
     kl = np.concatenate([window.kl for window in windows])
     base_losses = np.concatenate([window.base_losses for window in windows])
@@ -119,7 +129,7 @@ def summarize(windows: Sequence[WindowDistance], text_at: TextAt) -> Distance:
 
 
 def _interval(values: Sequence[Floats]) -> tuple[float, float]:
-    """Return the mean of all values, and half the width of its interval, by block means."""
+    """Return the mean of all values, and half the width of its interval from window means."""
     means = np.array([block.mean() for block in values])
     quantile = float(special.stdtrit(len(means) - 1, 0.5 + CONFIDENCE / 2))
     half_width = quantile * float(means.std(ddof=1)) / len(means) ** 0.5
@@ -127,5 +137,5 @@ def _interval(values: Sequence[Floats]) -> tuple[float, float]:
 
 
 def perplexity(losses: Sequence[Floats]) -> float:
-    """Return exp of the mean negative log-likelihood over all windows."""
+    """Return the perplexity: exp of the mean negative log-likelihood over all windows."""
     return float(np.exp(np.concatenate(losses).mean()))

@@ -1,8 +1,7 @@
 """Score and tokenize with llama.cpp in this process, through its batch interface.
 
-A GGUF is scored on the token ids of the base's tokenizer, several sequences in one decode. The
-key-value cache is float32, so that only the weights can differ from the base. GGUF
-files are made elsewhere.
+A GGUF file is scored on the token ids of the base's tokenizer, with several sequences in one
+decode. The key-value cache is float32, so that only the weights differ from the base.
 
 The interface is llama.h: https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 """
@@ -22,9 +21,9 @@ from pipeline.engines.token_forest import Forest, Span
 from pipeline.gguf.files import captured_log
 
 DECODE_TOKENS = 512
-"""Tokens in one decode, unless one sequence is longer: attention costs their square.
+"""Most tokens in one decode, unless one sequence is longer: the cost of attention is quadratic.
 
-So many go through the model at a time also of a longer decode, whose buffers are for no more.
+A longer decode goes through the model in parts of this size, so that buffers stay small.
 """
 
 LOG_LINES = 2
@@ -32,14 +31,17 @@ GGML_TYPE_F32 = 0
 
 
 class LlamaCppScorer:
-    """Load a GGUF file in llama.cpp, as a Scorer and as its own tokenizer."""
+    """Offer a GGUF file in llama.cpp as a Scorer, with its own tokenizer."""
 
     backend = "llama.cpp"
     backend_version = f"llama-cpp-python {llama_cpp.__version__}"
     device = "cuda" if llama_cpp.llama_supports_gpu_offload() else "cpu"
 
     def __init__(self, path: Path, *, label: str) -> None:
-        """Load the file. Raises InputError when llama.cpp cannot read it."""
+        """Load the file; `label` names the model in errors.
+
+        Raises InputError when llama.cpp cannot read it.
+        """
         self.label = label
         self._open = ExitStack()
         self._log = self._open.enter_context(captured_log())
@@ -50,7 +52,7 @@ class LlamaCppScorer:
         if not self._model:
             self._open.close()
             raise InputError(
-                f"{path}: llama.cpp cannot read it ({self._last_words()}); delete the file and "
+                f"{path}: llama.cpp cannot read it ({self._last_log_lines()}); delete the file and "
                 "make it again"
             )
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
@@ -63,14 +65,14 @@ class LlamaCppScorer:
 
     @property
     def sharing(self) -> Self:
+        """Return itself: llama.cpp shares prefixes of any model."""
         return self
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids that llama.cpp gives to a document, with the BOS or EOS that it adds.
+        """Return llama.cpp's ids of a text, with the BOS or EOS that it adds.
 
-        Markers such as <s> in the text become their token, as in Hugging Face's tokenizers.
-
-        Raises FailureError when llama.cpp gives up.
+        Markers such as <s> in the text become their token, as in Hugging Face's tokenizers. Raises
+        FailureError when llama.cpp cannot tokenize the text.
         """
         data = text.encode("utf-8")
         room = len(data) + 8
@@ -81,7 +83,10 @@ class LlamaCppScorer:
         return list(ids[:count])
 
     def forest_logits(self, forest: Forest) -> Logits:
-        """Return the logits of a forest: each node is in the cache once, for all its sequences."""
+        """Return the logits [wanted nodes, vocabulary] of a forest; raises FailureError.
+
+        Each node is in the cache once, for all its sequences.
+        """
         sequences: list[list[int]] = [[] for _ in forest.ids]
         for sequence, path in enumerate(forest.paths):
             for node in path:
@@ -93,7 +98,10 @@ class LlamaCppScorer:
         return self._decode(len(wanted))
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """Return the logits of spans, as many in one decode as fit `DECODE_TOKENS`."""
+        """Return the logits [positions from `start` on, vocabulary] of spans; raises FailureError.
+
+        One decode takes as many spans as fit in `DECODE_TOKENS`.
+        """
         rows: list[Logits] = []
         for part in _parts(batch):
             self._start(num_tokens=sum(len(span.ids) for span in part))
@@ -107,14 +115,17 @@ class LlamaCppScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """Continue up to `MAX_SEQUENCES` prompts together, one token of each in a decode."""
+        """Continue up to `MAX_SEQUENCES` prompts together, one token of each in a decode.
+
+        Raises FailureError.
+        """
         new: list[list[int]] = []
         for first in range(0, len(prompts), MAX_SEQUENCES):
             part = prompts[first : first + MAX_SEQUENCES]
-            new += self._grow(part, max_new_tokens=max_new_tokens, finished=finished)
+            new += self._continue(part, max_new_tokens=max_new_tokens, finished=finished)
         return new
 
-    def _grow(
+    def _continue(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
         new: list[list[int]] = [[] for _ in prompts]
@@ -138,18 +149,18 @@ class LlamaCppScorer:
         return new
 
     def close(self) -> None:
-        """Free the model and its context; harmless when called again."""
+        """Free the model and its context. Closing twice is allowed."""
         self._free_context()
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None
         self._open.close()
 
-    def _last_words(self) -> str:
+    def _last_log_lines(self) -> str:
         return " | ".join(self._log[-LOG_LINES:])
 
     def _start(self, *, num_tokens: int) -> None:
-        """Empty the cache, after making it large enough for `num_tokens`."""
+        """Start a batch with an empty cache that has room for `num_tokens`."""
         if num_tokens > self._capacity:
             self._free_context()
             self._make_context(max(num_tokens, DECODE_TOKENS))
@@ -168,7 +179,7 @@ class LlamaCppScorer:
         if not self._context:
             raise FailureError(
                 f"{self.label}: llama.cpp cannot make a context of {capacity} tokens "
-                f"({self._last_words()}); lower evaluate.batch_size or evaluate.window_tokens"
+                f"({self._last_log_lines()}); lower evaluate.batch_size or evaluate.window_tokens"
             )
         self._batch = llama_cpp.llama_batch_init(capacity, 0, MAX_SEQUENCES)
         self._capacity = capacity
@@ -181,6 +192,7 @@ class LlamaCppScorer:
             self._capacity = 0
 
     def _add(self, token: int, position: int, sequences: Sequence[int], *, wanted: bool) -> None:
+        """Add a token of `sequences` to the batch; `wanted` asks for its logits."""
         batch, index = self._batch, self._batch.n_tokens
         batch.token[index] = token
         batch.pos[index] = position
@@ -191,10 +203,12 @@ class LlamaCppScorer:
         batch.n_tokens = index + 1
 
     def _decode(self, num_wanted: int) -> Logits:
-        """Run the batch; returns the logits [wanted positions, vocabulary] in its order."""
+        """Run the batch; return the float32 logits [wanted positions, vocabulary] in its order."""
         code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
-            raise FailureError(f"{self.label}: llama_decode returned {code} ({self._last_words()})")
+            raise FailureError(
+                f"{self.label}: llama_decode returned {code} ({self._last_log_lines()})"
+            )
         self._batch.n_tokens = 0
         pointer = llama_cpp.llama_get_logits(self._context)
         rows: Logits = np.ctypeslib.as_array(pointer, shape=(num_wanted, self.vocab_size)).copy()
@@ -202,6 +216,7 @@ class LlamaCppScorer:
 
 
 def _parts(batch: Sequence[Span]) -> Iterator[list[Span]]:
+    """Cut a batch into parts that fit one decode."""
     part: list[Span] = []
     tokens = 0
     for span in batch:

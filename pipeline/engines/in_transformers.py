@@ -1,7 +1,7 @@
 """Score with transformers in float32: the reference, and the engine for unpacked checkpoints.
 
-Runs on the GPU when there is one, else on all CPUs this process may use; that number is the same
-from run to run, and so are the results. Loading a model is not done here.
+The model runs on the GPU when there is one, else on all CPUs that this process may use. Results
+depend on the number of CPUs, which is the same from run to run.
 """
 
 import os
@@ -30,6 +30,7 @@ class TransformersScorer:
     backend_version = transformers.__version__
 
     def __init__(self, model: Any, *, label: str) -> None:
+        """Take a loaded model; `label` names it in errors."""
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.label = label
         self.device = torch_device()
@@ -44,12 +45,13 @@ class TransformersScorer:
 
     @property
     def sharing(self) -> Self | None:
+        """Return itself where the model can share prefixes, else None."""
         return self if self._shares else None
 
     def _can_share(self) -> bool:
         """Test whether the model gives a forest the logits that it gives each sequence alone.
 
-        Attention that takes any mask does; recurrent layers do not. Nothing but a trial tells.
+        Attention with an arbitrary mask does, recurrent layers do not. Only a trial can show it.
         """
         (forest,) = forests(PROBE, max_nodes=64, max_sequences=len(PROBE))
         try:
@@ -70,7 +72,10 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def forest_logits(self, forest: Forest) -> Logits:
-        """Read a forest in one row, with each node's position and a mask of its ancestors."""
+        """Return the logits [wanted nodes, vocabulary] of a forest.
+
+        The forest is one row of ids. Each node has its own position, and a mask of its ancestors.
+        """
         visible = torch.from_numpy(forest.visible())
         mask = torch.zeros(visible.shape).masked_fill_(~visible, torch.finfo(torch.float32).min)
         output = self._model(
@@ -85,7 +90,10 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """Pad on the right, where causal attention never looks."""
+        """Return the logits [positions from `start` on, vocabulary] of each span.
+
+        Padding is on the right, where causal attention does not read it.
+        """
         width = max(len(span.ids) for span in batch)
         first = min(span.start for span in batch)
         ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -104,7 +112,10 @@ class TransformersScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """Pad on the left and mask, so that all prompts grow at the same column."""
+        """Continue all prompts together.
+
+        Padding is on the left and masked, so that new tokens are in the same column.
+        """
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -136,7 +147,7 @@ class TransformersScorer:
         return new
 
     def close(self) -> None:
-        """Drop the model and give its GPU memory back; harmless when called again."""
+        """Release the model and its GPU memory. Closing twice is allowed."""
         self._model = None
         release_gpu_memory()
 

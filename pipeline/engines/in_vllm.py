@@ -1,8 +1,8 @@
-"""Score a checkpoint in vLLM: the packed files themselves, by the kernels that serve them.
+"""Score the packed files of a checkpoint in vLLM, with the kernels that serve them.
 
-vLLM runs as a program in the serving environment, which holds the model as it would to serve it:
-on the GPU where there is one, and computing in the type of the checkpoint's weights. Token ids and
-logits pass through a socket, one batch at a time.
+vLLM runs as a program in the serving environment and loads the model as for serving: on the GPU
+where there is one, in the type of the checkpoint's weights. Token ids and logits pass through a
+socket, one batch at a time.
 """
 
 import json
@@ -25,7 +25,7 @@ from pipeline.core.environments import (
     root_cause,
 )
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.process import Daemon, ending, last_lines
+from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.progress import note
 from pipeline.engines.scorer import Finished, Logits
 from pipeline.engines.token_forest import Span
@@ -33,12 +33,12 @@ from pipeline.params.params import PackedJudge
 
 PROGRAM = ("-m", "quantline_vllm.score")
 PASS_TOKENS = 8192
-"""Tokens in one pass, for which vLLM keeps a KV cache; no sequence can be longer."""
+"""Most tokens in one pass, and the size of vLLM's KV cache. No sequence can be longer."""
 
 # https://docs.vllm.ai/en/latest/configuration/env_vars/
 IN_ONE_PROCESS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # It wants room for a token after the last one that the model can read.
+    # vLLM wants a context with one token more than the model can read.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
 }
 HEADER_BYTES = 8
@@ -46,13 +46,16 @@ INSTEAD = f"evaluate.packed_judge = {PackedJudge.TRANSFORMERS} scores it without
 
 
 class VllmScorer:
-    """Load a checkpoint in vLLM, as a Scorer. It computes each sequence alone."""
+    """Offer a checkpoint in vLLM as a Scorer. Each sequence is computed alone."""
 
     backend = PackedJudge.VLLM.value
     sharing = None
 
     def __init__(self, model_dir: Path, *, label: str) -> None:
-        """Load the model. Raises FailureError with vLLM's reason when it cannot."""
+        """Load the model; `label` names it in errors.
+
+        Raises FailureError with vLLM's reason when it cannot be loaded.
+        """
         self.label = label
         self.backend_version = vllm_version()
         self.device = vllm_device()
@@ -71,7 +74,10 @@ class VllmScorer:
             self._opened = opened.pop_all()
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """Raises InputError for a sequence that is too long for one pass, FailureError."""
+        """Return the float32 logits [positions from `start` on, vocabulary] of each span.
+
+        Raises InputError for a sequence that is too long for one pass, FailureError when vLLM ends.
+        """
         self._require_fitting([span.ids for span in batch])
         self._send({"spans": [(span.start, span.ids) for span in batch]})
         return [
@@ -81,7 +87,10 @@ class VllmScorer:
     def greedy(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, finished: Finished
     ) -> list[list[int]]:
-        """Tell vLLM after every step which prompts are finished. Raises as `logits` does."""
+        """Continue each prompt, and tell vLLM after every step which prompts are finished.
+
+        Raises the errors of `logits`.
+        """
         self._require_fitting(prompts)
         new: list[list[int]] = [[] for _ in prompts]
         self._send({"prompts": list(map(list, prompts)), "max_new_tokens": max_new_tokens})
@@ -92,7 +101,7 @@ class VllmScorer:
         return new
 
     def close(self) -> None:
-        """End vLLM; harmless when called again."""
+        """End vLLM. Closing twice is allowed."""
         self._opened.close()
 
     def _require_fitting(self, sequences: Sequence[Sequence[int]]) -> None:
@@ -125,7 +134,7 @@ class VllmScorer:
 
     def _ended(self) -> FailureError:
         """Return why vLLM ended: the first error of its log, else its last lines."""
-        how = ending(self._program.wait())
+        how = exit_text(self._program.wait())
         log_path = self._program.log_path
         cause = root_cause(log_path.read_text(errors="replace")) or last_lines(log_path)
         return FailureError(f"{self.label}: vLLM {how}: {cause}; {INSTEAD}")
@@ -157,5 +166,5 @@ def vllm_version() -> str:
 
 
 def vllm_device() -> str:
-    """Return the device of the installed vLLM: cuda or cpu. Raises as `vllm_version` does."""
+    """Return cuda or cpu, the device of the installed vLLM. Raises InputError without vLLM."""
     return "cpu" if installed_vllm().metadata["Name"] == VLLM_FOR_CPU else "cuda"

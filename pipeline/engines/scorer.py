@@ -1,8 +1,8 @@
-"""Define what every engine that scores text offers, and the steps that all of them share.
+"""Define the interface of the engines that score tokens, and the steps that all of them share.
 
-An engine takes token ids and gives logits; it never sees text, so that all engines score the same
-tokens. What goes into one pass is decided here, from sorted sequences, so that the order in which
-requests arrive changes nothing; beginnings that sequences share are computed once.
+An engine takes token ids and returns logits. It never reads text, so that all engines score the
+same tokens. Sequences are sorted before they are grouped into passes, so that the order of the
+requests changes no result. Prefixes that sequences share are computed once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.progress import track
-from pipeline.engines.distance import Floats, log_softmax
+from pipeline.engines.distance import log_softmax
 from pipeline.engines.token_forest import Forest, Span, forests
 from pipeline.records.evaluation import Engine
 
 LOGITS_BUDGET_BYTES = 1 << 29
 
 FOREST_TOKENS = 32
-"""Most nodes of a forest, for each sequence of the batch size: more would slow attention."""
+"""Most nodes of a forest, for each sequence of the batch size: attention slows down with more."""
 
 MAX_SEQUENCES = 64
 """Most sequences in one pass."""
@@ -38,15 +38,14 @@ class BrokenModelError(FailureError):
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the sum of a continuation's natural log-probabilities, and whether greedy decoding
-    gives it."""
+    """Hold the log-probability of a continuation in nats, and whether greedy decoding gives it."""
 
     logprob: float
     is_greedy: bool
 
 
 class Sharing(Protocol):
-    """Compute beginnings once that sequences of at most `max_shared_length` tokens share."""
+    """Compute shared prefixes once, for sequences of at most `max_shared_length` tokens."""
 
     @property
     def max_shared_length(self) -> int: ...
@@ -79,11 +78,11 @@ class Scorer(Protocol):
     def max_length(self) -> int: ...
     @property
     def sharing(self) -> Sharing | None:
-        """Return the same model, where the engine can read forests with it."""
+        """Return the interface for shared prefixes; None where the engine cannot share."""
         ...
 
     def logits(self, batch: Sequence[Span]) -> list[Logits]:
-        """Return for each span the logits [positions from `start` on, vocabulary]."""
+        """Return the float32 logits [positions from `start` on, vocabulary] of each span."""
         ...
 
     def greedy(
@@ -97,19 +96,19 @@ class Scorer(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back; the scorer is of no use afterwards."""
+        """Release the model. The scorer cannot be used afterwards."""
         ...
 
 
 def engine_of(scorer: Scorer) -> Engine:
-    """Return the engine of a scorer, which is known before its model is loaded."""
+    """Return the engine of a scorer. Its model need not be loaded."""
     return Engine(scorer.backend, scorer.backend_version, scorer.device)
 
 
-class LateScorer:
-    """Load a Scorer when it is first used, which may be never.
+class LazyScorer:
+    """Load a Scorer when it is first used.
 
-    The first use raises the errors of `open_scorer`. A closed scorer can be used again.
+    The first use raises the errors of `open_scorer`. A closed scorer loads again when it is used.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ def continuation_answers(
 ) -> list[Answer]:
     """Return the answer for each pair of context ids and continuation ids.
 
-    Too long a pair loses the beginning of its context, as in lm-eval. Pairs that need the same
+    A pair that is too long loses the beginning of its context, as in lm-eval. Pairs with the same
     input are computed once. Raises InputError for a continuation that is empty or longer than the
     model's context, BrokenModelError for logits that are not finite.
     """
@@ -176,8 +175,13 @@ def continuation_answers(
     answers: dict[int, Answer] = {}
     for span, rows in _span_logits(scorer, list(users), batch_size=batch_size):
         log_probabilities = log_softmax(rows)
+        top_ids = log_probabilities.argmax(axis=-1)
         for number in users[span]:
-            answers[number] = _answer(log_probabilities, pairs[number][1])
+            targets = np.asarray(pairs[number][1])
+            chosen = log_probabilities[np.arange(len(targets)), targets]
+            answers[number] = Answer(
+                logprob=float(chosen.sum()), is_greedy=bool((top_ids == targets).all())
+            )
     return [answers[number] for number in range(len(pairs))]
 
 
@@ -191,15 +195,6 @@ def _span(scorer: Scorer, context: list[int], continuation: list[int]) -> Span:
     return Span(ids=tuple(inputs), start=len(inputs) - len(continuation))
 
 
-def _answer(log_probabilities: Floats, continuation: list[int]) -> Answer:
-    targets = np.asarray(continuation)
-    chosen = log_probabilities[np.arange(len(targets)), targets]
-    return Answer(
-        logprob=float(chosen.sum()),
-        is_greedy=bool((log_probabilities.argmax(axis=-1) == targets).all()),
-    )
-
-
 def _span_logits(
     scorer: Scorer, spans: Sequence[Span], *, batch_size: int
 ) -> Iterator[tuple[Span, Logits]]:
@@ -208,12 +203,12 @@ def _span_logits(
     alone = set(spans)
     if sharing := scorer.sharing:
         short = [span for span in spans if len(span.ids) <= sharing.max_shared_length]
-        planted = forests(
+        packed = forests(
             short,
             max_nodes=min(FOREST_TOKENS * batch_size, _room(scorer)),
             max_sequences=MAX_SEQUENCES,
         )
-        passes += [_forest_rows(scorer, sharing, forest) for forest in planted]
+        passes += [_forest_rows(scorer, sharing, forest) for forest in packed]
         alone -= set(short)
     by_length = sorted(alone, key=lambda span: (-len(span.ids), span))
     batches = _batches(by_length, batch_size=_fitting(scorer, by_length, batch_size=batch_size))

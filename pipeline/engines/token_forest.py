@@ -1,11 +1,11 @@
-"""Lay out token sequences that begin alike, so that a shared beginning is computed once.
+"""Arrange token sequences in prefix trees, so that an engine computes shared prefixes once.
 
-The choices of a question share its prompt, and questions share their examples. Such sequences grow
-from common nodes; several trees make a forest, which an engine reads in one pass: each node sees
-its ancestors and itself, and has its own position. Nothing here computes.
+The choices of a question share its prompt, and questions share their examples. A node of a tree is
+one token; each sequence is a path from a root. Several trees make a forest, which an engine reads
+in one pass. Each node attends to its ancestors and itself, and has its own position.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +26,8 @@ class Span:
 class Forest:
     """Hold nodes in an order in which each comes after its parent.
 
-    `parents` is NO_PARENT at a root. `paths` has the nodes of each of `spans`, root first. `wanted`
-    are the nodes whose logits a span asks for, rising.
+    A node is an index into `ids`, `positions` and `parents`; the parent of a root is NO_PARENT.
+    `paths` has the nodes of each of `spans`, root first.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -38,6 +38,7 @@ class Forest:
 
     @property
     def wanted(self) -> list[int]:
+        """Return the nodes whose logits a span asks for, in rising order."""
         wanted = {
             node
             for span, path in zip(self.spans, self.paths, strict=True)
@@ -46,15 +47,15 @@ class Forest:
         return sorted(wanted)
 
     def visible(self) -> npt.NDArray[np.bool_]:
-        """Return a matrix [node, node]: whether the first attends to the second."""
+        """Return a matrix [nodes, nodes]: whether the row's node attends to the column's."""
         seen = np.eye(len(self.ids), dtype=np.bool_)
         for node, parent in enumerate(self.parents):
             if parent != NO_PARENT:
                 seen[node] |= seen[parent]
         return seen
 
-    def plant(self, span: Span) -> None:
-        """Add a sequence; it shares the nodes that it has in common with the one added last."""
+    def add(self, span: Span) -> None:
+        """Add a sequence; it shares the nodes of its common prefix with the one added last."""
         path = self.paths[-1][: self.shared(span)] if self.paths else []
         for position in range(len(path), len(span.ids)):
             self.parents.append(path[-1] if path else NO_PARENT)
@@ -65,16 +66,19 @@ class Forest:
         self.paths.append(path)
 
     def shared(self, span: Span) -> int:
-        """Count the tokens that a sequence has in common with the one that was added last."""
+        """Count the tokens of the prefix that a sequence shares with the one added last."""
         if not self.spans:
             return 0
-        return _common(self.spans[-1].ids, span.ids)
+        last = self.spans[-1].ids
+        pairs = enumerate(zip(last, span.ids, strict=False))
+        differing = (position for position, (one, other) in pairs if one != other)
+        return next(differing, min(len(last), len(span.ids)))
 
 
 def forests(spans: Iterable[Span], *, max_nodes: int, max_sequences: int) -> Iterator[Forest]:
     """Put the spans in forests of at most `max_nodes` and `max_sequences`; a longer span is alone.
 
-    Sorted first, so that neighbours have most in common, and the order of arrival changes nothing.
+    Spans are sorted, so that neighbours share long prefixes and their first order has no effect.
     """
     forest = Forest()
     for span in sorted(spans):
@@ -83,11 +87,6 @@ def forests(spans: Iterable[Span], *, max_nodes: int, max_sequences: int) -> Ite
         if forest.spans and is_full:
             yield forest
             forest = Forest()
-        forest.plant(span)
+        forest.add(span)
     if forest.spans:
         yield forest
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -6,9 +6,9 @@ Sampling is not offered: an evaluation must come out the same twice.
 """
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -19,6 +19,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from pipeline.checkpoint.chat_rendering import render_chat
 from pipeline.core.errors import InputError
 from pipeline.core.progress import note, track
 from pipeline.engines.scorer import Scorer, continuation_answers
@@ -37,6 +38,8 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         self._scorer = scorer
         self.tokenizer = tokenizer
         self._batch_size = batch_size
+        # The choices of a question ask for the ids of its prompt one after the other.
+        self._encode = lru_cache(maxsize=64)(tokenizer.encode)
 
     @property
     def eot_token_id(self) -> int:
@@ -52,10 +55,12 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     ) -> list[int]:
         """Return token ids; by default with the tokenizer's BOS, unless the text begins with it."""
         if add_special_tokens is None:
-            bos = self.tokenizer.decode(self.prefix_token_id)
-            add_special_tokens = not has_bos_prefix(string, bos)
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
-        return ids
+            add_special_tokens = not has_bos_prefix(string, self._prefix)
+        return list(self._encode(string, add_special_tokens=add_special_tokens))
+
+    @cached_property
+    def _prefix(self) -> str:
+        return str(self.tokenizer.decode(self.prefix_token_id))
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -179,15 +184,15 @@ def chat_text(
     """
     try:
         return str(
-            tokenizer.apply_chat_template(
+            render_chat(
+                tokenizer,
                 chat_history,
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
             )
         )
-    except (ValueError, TemplateError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # a template is a program and can fail in any way
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise InputError(
             f"the base's chat template cannot write a task's conversation: {reason}; set chat to "
             "false in eval/suites.yaml"

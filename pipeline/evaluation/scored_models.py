@@ -12,7 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note
@@ -20,7 +21,7 @@ from pipeline.core.workspace import BASE
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer, torch_device
 from pipeline.engines.in_vllm import VllmScorer, vllm_device, vllm_version
-from pipeline.engines.scorer import LateScorer, Scorer
+from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation.evaluator import ScoredModel
 from pipeline.evaluation.vocabulary import require_same_size, require_same_tokens
 from pipeline.gguf import files as gguf
@@ -124,7 +125,7 @@ class ScoredModels:
     def _in_llama_cpp(
         self, label: str, digest: str, open_scorer: Callable[[], Scorer]
     ) -> ScoredModel:
-        scorer = LateScorer(
+        scorer = LazyScorer(
             open_scorer,
             label=label,
             backend=LlamaCppScorer.backend,
@@ -138,7 +139,7 @@ class ScoredModels:
             self._require_same_tokens(label, tokenizer_of(model_dir).encode)
             return self._of_same_size(VllmScorer(model_dir, label=label))
 
-        scorer = LateScorer(
+        scorer = LazyScorer(
             open_packed,
             label=label,
             backend=VllmScorer.backend,
@@ -174,7 +175,7 @@ def base_model(base_dir: Path, digest: str) -> ScoredModel:
 
 
 def _in_transformers(label: str, digest: str, open_scorer: Callable[[], Scorer]) -> ScoredModel:
-    scorer = LateScorer(
+    scorer = LazyScorer(
         open_scorer,
         label=label,
         backend=TransformersScorer.backend,

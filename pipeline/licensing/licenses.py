@@ -1,28 +1,35 @@
-"""What the license of a base model demands of somebody who releases a quantized copy of it.
+"""Find the license of a base model, and what it demands of a release of quantized copies.
 
-The texts decide, not the rules written from them: a license applies by its own words, which the
-model card and the chain of base models must not contradict. Whatever is missing, unknown or
-contradictory stops the run until a person has read the text and signed a decision. The rules are
-data, in `pipeline/licensing/rules.yaml`. This is no legal advice, and it does not say
-what a particular company may do.
+The words of the license text decide which rule applies. The model card and the chain of base models
+must not contradict them. A license that is missing, unknown or contradictory stops the run until a
+person has read the text and signed a decision. The rules are data, in
+`pipeline/licensing/rules.yaml`. This is no legal advice, and it does not say what a particular
+company may do.
 """
 
 import re
 
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import DECISIONS_FILE
-from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
+from pipeline.licensing.rule import LicenseRule, LicenseRules
 from pipeline.params.params import Audience, ReleaseParams
-from pipeline.records.licenses import LICENSE_FILE, AppliedLicense, LicenseDecision, LicenseFacts
+from pipeline.records.licenses import (
+    LICENSE_FILE,
+    AppliedLicense,
+    DataLicense,
+    Grant,
+    LicenseDecision,
+    LicenseFacts,
+)
 
 # Values of a model card's `license` that name no license.
 UNSPECIFIC_IDS = frozenset({"other", "unknown"})
 OWN_DATA = "own"
-"""The value of `calibration.license` for data that belongs to whoever runs this."""
+"""The value of `calibration.license` for the user's own data."""
 
 
 def stated_id(facts: LicenseFacts) -> str | None:
-    """The license the model card names: `license`, or `license_name` where that says `other`."""
+    """Return the license that the card names: `license`, or `license_name` beside `other`."""
     if facts.id is None or facts.id.lower() in UNSPECIFIC_IDS:
         return facts.name
     return facts.id
@@ -37,13 +44,13 @@ def resolve(
 ) -> LicenseRule:
     """Return the rule that applies to a checkpoint.
 
-    Without a `decision` it is that of the license text among its files, if its card and its base
-    models say nothing else. Raises InputError with what a person must decide, or when the text is
-    no longer the one that was decided on.
+    Without a `decision` it is the rule of the license text among its files, unless its card or its
+    base models contradict. `multimodal` says that the model reads more than text. Raises InputError
+    that names what a person must decide, and when the text is not the one that was decided on.
     """
     if decision is not None:
         _require_same_text(facts, decision)
-        return rules.named(decision.license, key=f"{DECISIONS_FILE}: license")
+        return rules.decided(decision)
     rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
     doubt = _doubt(facts, rules, rule)
     if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
@@ -61,13 +68,13 @@ def resolve(
 
 
 def _doubt(facts: LicenseFacts, rules: LicenseRules, text_rule: LicenseRule | None) -> str | None:
-    """Return what keeps the license from being certain; None when nothing does."""
+    """Return the reason why the license is uncertain; None when it is certain."""
     stated = stated_id(facts)
     card = (
         f"the model card says {short_repr(stated)}" if stated else "the model card names no license"
     )
     if facts.text_path is None:
-        return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which has to go along"
+        return f"{card}, and there is no LICENSE, LICENCE or COPYING file, which every copy needs"
     if stated is not None and rules.by_id(stated) is None:
         return f"{card}, for which there is no rule"
     if text_rule is None:
@@ -106,9 +113,15 @@ def require_allowed(rule: LicenseRule, release: ReleaseParams) -> None:
     if rule.grants is not Grant.ANY and release.commercial:
         raise InputError(
             f"release.commercial = true: the {rule.name} allows {rule.grants.value} purposes only; "
-            "use another model, or get a license from its owner and add a rule for it"
+            "use another model, or get a license from its owner and sign the decision on it"
         )
-    if not _begins_with(release.name, name_prefix(rule, release.audience)):
+    if rule.forbids_changed_copies and release.audience is not Audience.INTERNAL:
+        raise InputError(
+            f"release.audience = {release.audience.value}: the {rule.name} forbids to pass on what "
+            "was changed, and quantizing changes it; set it to internal, or use another model"
+        )
+    words = re.sub(r"[-_]", " ", release.name)
+    if not words.startswith(name_prefix(rule, release.audience)):
         raise InputError(
             f"release.name = {release.name!r}: the {rule.name} wants a name that begins with "
             f"{rule.name_prefix!r} for what is passed on"
@@ -124,30 +137,28 @@ def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> No
         )
 
 
-def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
-    """Return the rule of `calibration.license`; None for data of one's own. Raises InputError."""
-    if license_id.lower() == OWN_DATA:
-        return None
-    return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
+def data_rule(license: DataLicense, rules: LicenseRules) -> LicenseRule | None:
+    """Return the rule of the calibration data's license; None for data of one's own."""
+    return rules.applying(license.applied) if license.applied else None
 
 
 def name_prefix(rule: LicenseRule, audience: Audience) -> str:
-    """Return what the release's name must begin with; nothing for what is not passed on."""
+    """Return the required beginning of a release's name; empty for an internal release."""
     return "" if audience is Audience.INTERNAL else rule.name_prefix or ""
 
 
 def display_text(rule: LicenseRule, audience: Audience, *, name: str) -> str | None:
-    """Return the sentence that the license wants shown; None for what is not passed on."""
+    """Return the sentence that the license wants shown; None for an internal release."""
     if rule.display_text is None or audience is Audience.INTERNAL:
         return None
     return rule.display_text.format(name=name)
 
 
 def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
-    """Return what a GGUF file says of its license and maker under `general.…`.
+    """Return the metadata of a GGUF file about its license and maker, for keys `general.…`.
 
-    The values stand in the file from its conversion on, so that what is released is, byte for byte,
-    what was evaluated. `license` is an SPDX expression, as the format asks:
+    The conversion writes it, so that the released file equals the evaluated one byte for byte.
+    `license` is an SPDX expression, as the format asks:
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """
     return {
@@ -156,8 +167,3 @@ def gguf_metadata(license: AppliedLicense, quantized_by: str) -> dict[str, str]:
         "license_link": LICENSE_FILE,
         "quantized_by": quantized_by,
     }
-
-
-def _begins_with(name: str, prefix: str) -> bool:
-    """Whether a release's name, whose words are joined by dashes or underscores, begins so."""
-    return re.sub(r"[-_]", " ", name).startswith(prefix)

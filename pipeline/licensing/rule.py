@@ -1,21 +1,22 @@
-"""The form of a rule: what one license, known by its words, demands of who passes a copy on.
+"""Define a rule: the demands of one license on somebody who passes a copy on.
 
-The rules are data, in `pipeline/licensing/rules.yaml`. Which of them applies, and to
-what it leads, is `pipeline.licensing.licenses`.
+The rules are data, in `pipeline/licensing/rules.yaml`. `pipeline.licensing.licenses` finds the rule
+that applies, and applies it.
 """
 
 import re
-from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Final
 
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record, sha256_hex
-from pipeline.records.licenses import AppliedLicense, LicenseDecision
+from pipeline.core.workspace import DECISIONS_FILE
+from pipeline.records.licenses import AppliedLicense, Grant, LicenseDecision
 
-# Who holds the copyright is no part of a license's words:
+# The name of a copyright holder is no part of a license's words:
 # https://spdx.github.io/spdx-spec/v3.0.1/annexes/license-matching-guidelines-and-templates
-# A line that also speaks of what may be done is one of terms, and stays.
+# A line with one of these words also states terms, and stays.
 TERMS = (
     r"use|used|using|commercial|commercially|licen[sc]ed?|permi\w+|prohibit\w*|forbid\w*|"
     r"restrict\w*|only|no|not|may|must|shall|except|unless|without|research|subject"
@@ -26,29 +27,26 @@ COPYRIGHT_LINE = re.compile(
 )
 WORD = re.compile(r"[^\W_]+")
 
-
-class Grant(StrEnum):
-    """For which purposes a quantized copy may be made and passed on."""
-
-    ANY = "any"
-    NON_COMMERCIAL = "non-commercial"
-    RESEARCH = "research"
+LICENSE_REF: Final = re.compile(r"[A-Za-z0-9.-]+")
+"""What may follow `LicenseRef-`: https://spdx.github.io/spdx-spec/v3.0.1/annexes/spdx-license-expressions"""
 
 
 class SeenText(Record):
-    """A text of the license that a rule was written from, by the sha256 of its words."""
+    """Name a text of the license that a rule was written from, by the sha256 of its words."""
 
     source: str
     words_sha256: Sha256
 
 
 class LicenseRule(Record):
-    """One license: `id` as model cards write it, `spdx` its SPDX identifier if there is one.
+    """State the demands of one license.
 
-    `notice_text` goes into the NOTICE file. `display_text` must be shown where the model is offered
-    and the release's name must begin with `name_prefix` as soon as it is passed on; `{name}` stands
-    for that name. `conditions` are told to every recipient, with the address of the use policy.
+    `id` is its name in model cards, `spdx` its SPDX identifier if there is one. `notice_text` goes
+    into the NOTICE file. When a release is passed on, `display_text` must be shown where the model
+    is offered, and the name of the release must begin with `name_prefix`; `{name}` in a text stands
+    for that name. Every recipient gets the `conditions` and the address of the use policy.
     `base_models` are patterns of the names of models under this license on the Hugging Face hub.
+    A copy of what `forbids_changed_copies` may be quantized and kept, and not be passed on.
     """
 
     id: str
@@ -62,61 +60,91 @@ class LicenseRule(Record):
     use_policy_url: str | None = None
     conditions: tuple[str, ...] = ()
     multimodal_excludes_eu: bool = False
+    forbids_changed_copies: bool = False
     base_models: tuple[str, ...] = ()
 
     @property
     def expression(self) -> str:
-        """The SPDX expression; `LicenseRef-…` for a license that SPDX does not list."""
+        """Return the SPDX expression; `LicenseRef-…` for a license that SPDX does not list."""
         return self.spdx or f"LicenseRef-{self.id}"
 
     def applied(self, decision: LicenseDecision | None) -> AppliedLicense:
-        """Return what the base's manifest says of this license."""
+        """Return the entry for the base's manifest."""
         return AppliedLicense(
             id=self.id, name=self.name, expression=self.expression, decision=decision
         )
 
 
 class LicenseRules(Record):
-    """All rules; an identifier is looked up in upper or lower case."""
+    """Hold all rules; an identifier is looked up in upper or lower case."""
 
     rules: tuple[LicenseRule, ...]
 
     def by_id(self, license_id: str) -> LicenseRule | None:
+        """Return the rule of a license by its name in model cards, in any case."""
         wanted = license_id.lower()
         return next((rule for rule in self.rules if rule.id == wanted), None)
 
     def by_text(self, words: str) -> LicenseRule | None:
         """Return the rule that was written from the text with this sha256 of its words."""
         return next(
-            (r for r in self.rules if any(text.words_sha256 == words for text in r.texts)), None
+            (rule for rule in self.rules if any(it.words_sha256 == words for it in rule.texts)),
+            None,
         )
 
     def by_base_model(self, name: str) -> LicenseRule | None:
+        """Return the rule of the license that a model of the hub is under."""
         return next(
             (
                 rule
                 for rule in self.rules
-                if any(fnmatchcase(name.lower(), it.lower()) for it in rule.base_models)
+                if any(fnmatchcase(name.lower(), model.lower()) for model in rule.base_models)
             ),
             None,
         )
 
-    def named(self, license_id: str, *, key: str) -> LicenseRule:
-        """The rule of what a person wrote under `key`. Raises InputError when there is none."""
-        rule = self.by_id(license_id)
+    def decided(self, decision: LicenseDecision) -> LicenseRule:
+        """Return the rule that a person decided on, or one with the terms that stand there.
+
+        Raises InputError for a license with neither or both, and for an identifier of which no
+        SPDX expression can be made.
+        """
+        rule, terms = self.by_id(decision.license), decision.terms
+        where = f"{DECISIONS_FILE}: license = {short_repr(decision.license)}"
+        if terms is None:
+            if rule is None:
+                raise InputError(
+                    f"{where}: no rule for it (docs/license.md lists them); state its terms in the "
+                    "decision"
+                )
+            return rule
+        if rule is not None:
+            raise InputError(f"{where}: has a rule; remove the terms from the decision")
+        if not LICENSE_REF.fullmatch(decision.license):
+            raise InputError(f"{where}: expected letters, digits, dots and dashes")
+        return LicenseRule(
+            id=decision.license,
+            name=terms.name,
+            texts=(),
+            grants=terms.grants,
+            notice_text=terms.notice_text,
+            conditions=terms.conditions,
+        )
+
+    def applying(self, applied: AppliedLicense) -> LicenseRule:
+        """Return the rule of a license that fetch found to apply. Raises InputError without one."""
+        if applied.decision is not None:
+            return self.decided(applied.decision)
+        rule = self.by_id(applied.id)
         if rule is None:
-            raise InputError(
-                f"{key} = {short_repr(license_id)}: expected one of "
-                f"{', '.join(rule.id for rule in self.rules)}; a person has to read its text and "
-                "add a rule to pipeline/licensing/rules.yaml"
-            )
+            raise InputError(f"license {applied.id}: no rule for it; run `quantline fetch` again")
         return rule
 
 
 def words_sha256(text: str) -> str:
-    """sha256 of a license text's words in lower case, without lines that name the copyright holder.
+    """Return the sha256 of a license's words in lower case, without lines of copyright holders.
 
-    Line breaks, punctuation and mark-up do not count, every word does.
+    Line breaks, punctuation and mark-up do not count; every word does.
     """
     words = WORD.findall(COPYRIGHT_LINE.sub("", text).lower())
     return sha256_hex(" ".join(words).encode())

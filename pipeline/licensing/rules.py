@@ -1,4 +1,4 @@
-"""The rules for licenses, read from `rules.yaml` beside this file."""
+"""Read the rules for licenses from `rules.yaml` beside this file."""
 
 import json
 from functools import cache
@@ -11,7 +11,7 @@ from pipeline.licensing.rule import LicenseRules
 
 @cache
 def license_rules() -> LicenseRules:
-    """Return every license that somebody has read. Raises InputError for a rule that is not one."""
+    """Return all rules. Raises InputError for a rule that is malformed."""
     text = (files("pipeline.licensing") / "rules.yaml").read_text(encoding="utf-8")
     rules = json.dumps({"rules": YAML(typ="safe", pure=True).load(text)})
     return LicenseRules.from_bytes(rules.encode(), source="licensing/rules.yaml")

@@ -1,12 +1,12 @@
-"""Chat formats that can also be written as a template of the Go language, for older Ollama.
+"""Write Go templates for known chat formats, for versions of Ollama that cannot run Jinja.
 
-Ollama before 0.30 cannot run the Jinja template inside a GGUF file and guesses one by likeness. A
-family describes a format once; from it follow the Go template and what that template makes of a
-conversation. A checkpoint belongs to a family when its own template makes the same text of every
-one of PROBES; tests let Go render the same ones. White space around a message is not compared: Go
-templates cannot trim, and some Jinja templates do.
+Ollama before 0.30 cannot run the Jinja template inside a GGUF file, and guesses a similar one. A
+family describes a chat format once, and gives both its Go template and the text that this template
+renders. A checkpoint belongs to a family when its own template renders the same text for every
+conversation in PROBES; tests let Go render the same ones. White space around a message is not
+compared: some Jinja templates remove it, and Go templates cannot.
 
-What a Go template is given: https://github.com/ollama/ollama/blob/main/docs/template.mdx
+Values that Ollama gives a template: https://github.com/ollama/ollama/blob/main/docs/template.mdx
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,14 +33,14 @@ TOOLS: Final = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages with `role` and `content`, and whether tools are offered."""
+    """Hold messages with `role` and `content`, and whether tools are offered."""
 
     messages: tuple[Message, ...]
     has_tools: bool = False
 
 
 def _turns(*contents: str, system: str | None = None) -> tuple[Message, ...]:
-    """User and assistant in turn, after a system message if there is one."""
+    """Return messages of user and assistant in turn, after a system message if there is one."""
     first = [{"role": "system", "content": system}] if system is not None else []
     roles = ("user", "assistant")
     return (
@@ -70,10 +70,10 @@ PROBES: Final[dict[str, Conversation]] = {
 
 @dataclass(frozen=True)
 class ChatFamily:
-    """A format of turns: `header` with the role, the content, `footer`.
+    """Describe a chat format in which a turn is `header` with the role, the content, `footer`.
 
-    `role_names` are roles with another name in it. With `system_in_first_turn` the system message
-    stands before the first user's, and an empty line between them.
+    `role_names` has the roles with another name in this format. With `system_in_first_turn` the
+    first user's turn begins with the system message and an empty line.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ChatFamily:
     system_in_first_turn: bool = False
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the text of a conversation, up to where the assistant's answer begins."""
+        """Render a conversation, up to the beginning of the assistant's next answer."""
         turns, before = list(messages), ""
         if self.system_in_first_turn and turns[0]["role"] == "system":
             before = turns.pop(0)["content"] + "\n\n"
@@ -94,7 +94,7 @@ class ChatFamily:
         return text if turns[-1]["role"] == "assistant" else text + self._opening("assistant")
 
     def go_template(self) -> str:
-        """The same as a template of Go's text/template, with the values that Ollama gives it."""
+        """Return a template for Go's text/template that renders the same from Ollama's values."""
         role = "{{ .Role }}"
         for name, other in self.role_names.items():
             role = f'{{{{ if eq .Role "{name}" }}}}{other}{{{{ else }}}}{role}{{{{ end }}}}'
@@ -137,40 +137,44 @@ FAMILIES: Final = (
 
 
 @dataclass(frozen=True)
-class GoTwin:
-    """A Go template that makes what a checkpoint's own makes; without one, the reason.
+class GoTemplate:
+    """Hold a Go template that renders the same as a checkpoint's own; without one, the reason.
 
-    `family` is None when there is no twin.
+    `family` names the format. It and `text` are None when there is no such template.
     """
 
     family: str | None
-    template: str | None
+    text: str | None
     reason: str
 
 
-def go_twin(rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool) -> GoTwin:
-    """Return the twin of a template by what it makes of PROBES, None where it refuses one.
+def equivalent_go_template(
+    rendered: Mapping[str, str | None], *, bos: str, adds_bos: bool
+) -> GoTemplate:
+    """Return the Go template of the family that renders PROBES as `rendered`.
 
-    `bos` is the token that begins a text; where the engine adds it by itself (`adds_bos`), the Go
-    template leaves it out. A refused conversation proves nothing and excludes nothing, but those
-    with turns must be there.
+    `rendered` has the text of each conversation by its name in PROBES; None where the checkpoint's
+    template refuses it. A refused conversation is not compared, but the one of several turns must
+    be there. `bos` is the token that begins a text; where the engine adds it itself (`adds_bos`),
+    the Go template leaves it out.
     """
     known = {name: text for name, text in rendered.items() if text is not None}
     if "several turns" not in known:
-        return GoTwin(None, None, "the chat template refuses a plain conversation")
+        return GoTemplate(None, None, "the chat template refuses a plain conversation")
     has_bos = bool(bos) and all(text.startswith(bos) for text in known.values())
     texts = {name: text.removeprefix(bos) if has_bos else text for name, text in known.items()}
     close = [(_differences(family, texts), family) for family in FAMILIES]
     differing, family = min(close, key=lambda pair: len(pair[0]))
     if len(differing) == len(texts):
-        return GoTwin(None, None, "the chat template is of no family with a tested Go template")
+        return GoTemplate(None, None, "the chat template is of no family with a tested Go template")
     if differing:
-        return GoTwin(
+        return GoTemplate(
             None, None, f"the chat template is not quite {family.name}: {', '.join(differing)}"
         )
     opening = bos if has_bos and not adds_bos else ""
-    return GoTwin(family.name, opening + family.go_template(), f"{family.name}, proved equal")
+    return GoTemplate(family.name, opening + family.go_template(), f"{family.name}, proved equal")
 
 
 def _differences(family: ChatFamily, texts: Mapping[str, str]) -> list[str]:
+    """Return the names of the conversations that a family renders differently."""
     return [name for name, text in texts.items() if family.render(PROBES[name].messages) != text]

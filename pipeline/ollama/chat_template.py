@@ -1,4 +1,4 @@
-"""What a checkpoint's own chat template does, seen by letting it render known conversations.
+"""Examine a checkpoint's own chat template by letting it render known conversations.
 
 The template is a Jinja program from the checkpoint; transformers runs it in Jinja's sandbox.
 """
@@ -6,47 +6,46 @@ The template is a Jinja program from the checkpoint; transformers runs it in Jin
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoTokenizer
-
-from pipeline.core.errors import InputError
-from pipeline.ollama.chat_families import PROBES, TOOLS, Conversation, GoTwin, go_twin
+from pipeline.checkpoint.chat_rendering import render_chat
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.ollama.chat_families import (
+    PROBES,
+    TOOLS,
+    Conversation,
+    GoTemplate,
+    equivalent_go_template,
+)
 
 ANSWER: Final = "A1B2C3"
-"""An assistant's answer that no template contains."""
+"""The text of an answer that no template contains."""
 
 
 class ChatTemplate:
-    """The chat template of the checkpoint in a directory."""
+    """Render conversations with the chat template of the checkpoint in a directory."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Raises InputError when there is no tokenizer that loads."""
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                model_dir, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{model_dir}: no tokenizer that loads: {reason}") from error
+        """Load the tokenizer. Raises InputError when there is none that loads."""
+        self._tokenizer: Any = tokenizer_of(model_dir)
 
     def render(self, conversation: Conversation) -> str | None:
-        """Return the text of a conversation up to the answer; None when the template refuses it."""
+        """Render a conversation up to the next answer; return None when the template refuses it."""
         last = conversation.messages[-1]["role"]
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(conversation.messages),
+            text = render_chat(
+                self._tokenizer,
+                conversation.messages,
                 tools=list(TOOLS) if conversation.has_tools else None,
-                tokenize=False,
                 add_generation_prompt=last != "assistant",
             )
         except Exception:  # a template is a program and can fail in any way
             return None
         return text if isinstance(text, str) else None
 
-    def go_twin(self) -> GoTwin:
-        """Return the Go template that renders alike, if there is one."""
+    def go_template(self) -> GoTemplate:
+        """Return the Go template that renders the same, or the reason why there is none."""
         bos = self._tokenizer.bos_token or ""
         begins = self._tokenizer("a").input_ids[:1]
-        return go_twin(
+        return equivalent_go_template(
             {name: self.render(conversation) for name, conversation in PROBES.items()},
             bos=bos,
             adds_bos=begins == [self._tokenizer.bos_token_id],

@@ -1,10 +1,11 @@
-"""Writing an Ollama Modelfile: only what its grammar can say.
+"""Write an Ollama Modelfile, and refuse text that its grammar cannot express.
 
 The grammar has no escapes: a value is bare, in double quotes, or between two fences of three double
-quotes. Text that contains such a fence cannot be written and is refused; so is a stop token with
-characters that do not print, which Ollama's reader drops. The GGUF file holds the chat template,
-and Ollama runs it from version 0.30 on; for older ones stands a Go template here, where one is
-proved to do the same. There is no SYSTEM: a default system message is part of the chat template.
+quotes. Text that contains such a fence is refused, and so is a stop token with characters that do
+not print, because Ollama's reader drops them. The GGUF file contains the chat template, which
+Ollama runs from version 0.30 on. For older versions the Modelfile has a Go template, where one is
+tested to render the same. There is no SYSTEM: a default system message is part of the chat
+template.
 
 Format: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx and, for the grammar,
 https://github.com/ollama/ollama/blob/main/parser/parser.go
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.core.errors import InputError
-from pipeline.ollama.chat_families import GoTwin
+from pipeline.ollama.chat_families import GoTemplate
 
 FENCE: Final = '"""'
 RUNS_EMBEDDED_TEMPLATES: Final = "0.30.0"
@@ -36,35 +37,35 @@ WHOLE_NUMBERS: Final = ("top_k",)
 
 @dataclass(frozen=True)
 class ModelfileFacts:
-    """What a GGUF file needs said beside it.
+    """Hold the values of a Modelfile.
 
-    `stop` are the texts of the tokens that end an answer; `sampling` has the names of
-    SAMPLING_PARAMETERS' keys; `context_tokens` is the longest the model was made for. `go_twin` is
-    None for a model without a chat template.
+    `stop` are the texts of the tokens that end an answer. The keys of `sampling` are those of
+    SAMPLING_PARAMETERS. `context_tokens` is the longest context that the model was made for.
+    `go_template` is None for a model without a chat template.
     """
 
     stop: tuple[str, ...]
     sampling: dict[str, float]
     context_tokens: int
-    go_twin: GoTwin | None
+    go_template: GoTemplate | None
 
     @property
     def needs_embedded_template(self) -> bool:
-        """Whether only the chat template inside the file says how a conversation is written."""
-        return self.go_twin is not None and self.go_twin.template is None
+        """Tell whether the chat template inside the GGUF file is the only one."""
+        return self.go_template is not None and self.go_template.text is None
 
 
 def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> str:
-    """Return the Modelfile of `gguf_file`, which lies beside it.
+    """Return the text of a Modelfile that lies beside `gguf_file`.
 
-    Raises InputError for a text that the grammar cannot say.
+    Raises InputError for a text that the grammar cannot express.
     """
     lines = [f"FROM {_bare('./' + gguf_file)}"]
-    twin = facts.go_twin
-    if twin is not None and twin.template is not None:
-        lines.append(f"TEMPLATE {_fenced(twin.template, what='the chat template')}")
-    elif twin is not None:
-        lines += [f"# no TEMPLATE: {twin.reason}", f"REQUIRES {RUNS_EMBEDDED_TEMPLATES}"]
+    go = facts.go_template
+    if go is not None and go.text is not None:
+        lines.append(f"TEMPLATE {_fenced(go.text, what='the chat template')}")
+    elif go is not None:
+        lines += [f"# no TEMPLATE: {go.reason}", f"REQUIRES {RUNS_EMBEDDED_TEMPLATES}"]
     lines.append(f"PARAMETER num_ctx {min(facts.context_tokens, MAX_CONTEXT)}")
     for name, value in facts.sampling.items():
         number = f"{value:.0f}" if name in WHOLE_NUMBERS else f"{value:g}"
@@ -75,9 +76,10 @@ def modelfile(gguf_file: str, facts: ModelfileFacts, *, license_text: str) -> st
 
 
 def _printable(text: str) -> str:
-    """The text as Ollama's reader keeps it, which drops what does not print; spaces stay spaces."""
-    kept = (" " if it.isspace() and it not in "\r\n\t" else it for it in text.strip())
-    return "".join(it for it in kept if it.isprintable() or it in "\r\n\t")
+    """Return a text without characters that Ollama's reader drops; odd spaces become plain."""
+    kept_spaces = "\r\n\t"
+    chars = (" " if char.isspace() and char not in kept_spaces else char for char in text.strip())
+    return "".join(char for char in chars if char.isprintable() or char in kept_spaces)
 
 
 def _bare(text: str) -> str:
@@ -98,7 +100,7 @@ def _quoted(text: str) -> str:
 def _fenced(text: str, *, what: str) -> str:
     if FENCE in text:
         raise InputError(
-            f"Modelfile: {what} contains {FENCE}, which the format cannot say; take the gguf "
+            f"Modelfile: {what} contains {FENCE}, which the format cannot express; take the gguf "
             "variants out of params.yaml"
         )
     return f"{FENCE}{text}{FENCE}"

@@ -1,6 +1,6 @@
-"""What a Modelfile needs to know, read from a checkpoint's own files.
+"""Read the values of a Modelfile from a checkpoint's own files.
 
-Those files are somebody else's: a value of the wrong type is refused by name.
+The files are untrusted. A value of the wrong type is refused, and the message names it.
 """
 
 from math import isfinite
@@ -35,12 +35,12 @@ def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
         stop=tuple(dict.fromkeys((*stop, end_of_turn))) if end_of_turn else stop,
         sampling=_sampling(generation),
         context_tokens=context_tokens,
-        go_twin=template.go_twin() if template else None,
+        go_template=template.go_template() if template else None,
     )
 
 
 def has_chat_template(model_dir: Path) -> bool:
-    """Whether the tokenizer of a checkpoint says how a conversation is written."""
+    """Tell whether the tokenizer of a checkpoint has a chat template."""
     inside = _optional(model_dir / TOKENIZER_CONFIG_FILE).get("chat_template") is not None
     return inside or any((model_dir / name).is_file() for name in CHAT_TEMPLATE_FILES)
 
@@ -50,7 +50,7 @@ def _optional(path: Path) -> dict[str, object]:
 
 
 def _stop_texts(model_dir: Path, eos_token_id: object) -> tuple[str, ...]:
-    """The texts of the end-of-text tokens; none where there is no tokenizer.json to look in."""
+    """Return the texts of the end-of-text tokens; none where there is no tokenizer.json."""
     ids = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
     path = model_dir / TOKENIZER_FILES[0]
     if eos_token_id is None or not path.is_file():
@@ -64,15 +64,14 @@ def _stop_texts(model_dir: Path, eos_token_id: object) -> tuple[str, ...]:
         if not text:
             raise InputError(
                 f"{GENERATION_FILE}: eos_token_id = {short_repr(token_id)}, expected the id of a "
-                "token "
-                f"of {path.name}"
+                f"token of {path.name}"
             )
         texts.append(text)
     return tuple(dict.fromkeys(texts))
 
 
 def _sampling(generation: dict[str, object]) -> dict[str, float]:
-    """Return the sampling values that are set; `do_sample: false` is a temperature of 0."""
+    """Return the sampling values that are set; `do_sample: false` means a temperature of 0."""
     if generation.get("do_sample") is False:
         return {"temperature": 0.0}
     sampling = {}

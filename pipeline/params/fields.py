@@ -1,4 +1,4 @@
-"""The kinds of values that parameters are made of."""
+"""Types of values that several parameters share."""
 
 import re
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 
 def matching(pattern: str, expected: str) -> AfterValidator:
-    """A check of the whole text that says what was expected instead of showing the pattern."""
+    """Make a pydantic check of the whole text whose message says what was `expected`."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):

@@ -1,4 +1,4 @@
-"""The parameters of select, `gate:` in `params.yaml`: what is asked of variants, and their uses."""
+"""The section `gate` of `params.yaml`: the limits that variants must keep, and profiles of use."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -10,9 +10,10 @@ from pipeline.params.fields import Text
 
 
 class Spending(StrEnum):
-    """How a sequential evaluation shares its error among looks (Lan & DeMets 1983).
+    """The alpha spending function of a sequential evaluation (Lan & DeMets 1983).
 
-    `pocock` stops early more often, `obrien_fleming` keeps nearly all of it for the last look.
+    `pocock` stops early more often; `obrien_fleming` keeps nearly all of the error for the last
+    look.
     """
 
     POCOCK = "pocock"
@@ -20,17 +21,18 @@ class Spending(StrEnum):
 
 
 class SequentialParams(Record):
-    """Documents are scored in `looks` equal parts, until the verdict is clear."""
+    """A sequential evaluation: documents are scored in `looks` equal parts until a verdict."""
 
     looks: Annotated[int, Field(ge=2, le=20)]
     spending: Spending
 
 
 class GateClass(Record):
-    """What is asked of variants whose quantized tensors have at least `min_bits` per weight.
+    """The limits for variants whose quantized tensors have at least `min_bits` per weight.
 
-    `margin_factor` scales the margin of each task; `max_mean_drop` is the margin of the mean over
-    tasks. KL is the mean over tokens in nats, the perplexity ratio is variant ÷ base.
+    `margin_factor` scales the margin of each task. `max_mean_drop` is the margin of the mean over
+    tasks. `max_kl` limits the mean KL over tokens, in nats; `max_perplexity_ratio` limits the
+    perplexity of the variant ÷ that of the base.
     """
 
     min_bits: Annotated[float, Field(ge=0.0)]
@@ -41,7 +43,7 @@ class GateClass(Record):
 
 
 class Objective(StrEnum):
-    """What a profile wants the best of: least KL, size, latency and cost, most throughput."""
+    """The figure that a profile optimizes: lowest KL, size, latency or cost; highest throughput."""
 
     QUALITY = "quality"
     SIZE = "size"
@@ -51,9 +53,9 @@ class Objective(StrEnum):
 
 
 class ProfileParams(Record):
-    """A use, for which one approved variant is chosen: the best of those in `formats`.
+    """A profile of use: `select` chooses the approved variant in `formats` that is `best` for it.
 
-    `max_size_ratio` limits the size of the weights as a share of the base's; null: any size.
+    `max_size_ratio` limits the bytes of the weights ÷ those of the base; null sets no limit.
     """
 
     formats: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -62,12 +64,12 @@ class ProfileParams(Record):
 
 
 class GateParams(Record):
-    """What a variant must show to be approved.
+    """The rules by which a variant is approved.
 
-    `error_rate` is how often a wrong approval, and a wrong rejection, may happen at most; `power`
-    is the chance that the further documents which an open verdict asks for decide it. `margin` is
-    that of tasks to which `eval/suites.yaml` gives none, a difference of the metric. `classes` are
-    by falling `min_bits`: a variant belongs to the first that it reaches.
+    `error_rate` is the highest probability of a wrong approval, and of a wrong rejection. `power`
+    is the probability that the further documents which an inconclusive verdict asks for decide it.
+    `margin`, a difference of the metric, is for tasks to which `eval/suites.yaml` gives none.
+    `classes` are sorted by falling `min_bits`: a variant belongs to the first that it reaches.
     """
 
     error_rate: Annotated[float, Field(gt=0.0, lt=0.5)]
@@ -80,11 +82,13 @@ class GateParams(Record):
     @field_validator("classes")
     @classmethod
     def _falling_to_zero(cls, value: dict[str, GateClass]) -> dict[str, GateClass]:
-        bits = [it.min_bits for it in value.values()]
+        bits = [gate_class.min_bits for gate_class in value.values()]
         if not bits or bits != sorted(set(bits), reverse=True) or bits[-1] != 0:
             raise ValueError("expected classes by falling min_bits, the last one 0")
         return value
 
     def class_of(self, bits_per_weight: float) -> str:
-        """The name of the class of a variant."""
-        return next(name for name, it in self.classes.items() if bits_per_weight >= it.min_bits)
+        """Return the name of the class of a variant with so many bits per weight."""
+        return next(
+            name for name, limits in self.classes.items() if bits_per_weight >= limits.min_bits
+        )

@@ -1,4 +1,4 @@
-"""The form `hf:ORG/NAME@COMMIT` of a model or data set on a hub."""
+"""References to a model or data set on a hub, in the form `hf:ORG/NAME@COMMIT`."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ RepoType = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository of a hub and a revision of it: a full commit, or (not yet) a branch or tag."""
+    """A repository of a hub and a revision: a full commit, or a branch or tag before it is pinned.
+
+    Its text is the form that users write.
+    """
 
     repo: str
     revision: str
@@ -39,12 +42,15 @@ _PREFIXES: dict[RepoType, str] = {"model": HUB_PREFIX, "dataset": f"{HUB_PREFIX}
 
 
 def parse_hub_source(source: str) -> HubSource:
-    """Read `hf:ORG/NAME@REVISION`; without a revision it is `main`. Raises InputError."""
+    """Parse `hf:ORG/NAME@REVISION`; the revision is `main` where none is given.
+
+    Raises InputError for any other form.
+    """
     return _parsed(source, "model", key="model.source")
 
 
 def parse_dataset_source(source: str) -> HubSource:
-    """Read `hf:datasets/ORG/NAME@REVISION` in the same way."""
+    """Parse `hf:datasets/ORG/NAME@REVISION` in the same way."""
     return _parsed(source, "dataset", key="calibration.dataset.source")
 
 

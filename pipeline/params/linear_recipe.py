@@ -1,6 +1,6 @@
-"""How one linear is quantized: what a variant's parameters come to for its shape.
+"""The quantization recipe of one linear: a variant's parameters, resolved for its shape.
 
-`pipeline.quantization.grouping` makes one for each linear; everything after it reads no other.
+`pipeline.quantization.grouping` makes one for each linear, and all later code reads this one.
 """
 
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from pipeline.params.variants import PackedLayout, Rounding
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScheme:
-    """The numbers that the weights of one linear can become.
+    """The integer grid of the weights of one linear.
 
-    `group_size` inputs share a scale: it divides the inputs of the linear, and is all of them where
-    each output channel has one scale.
+    `group_size` input channels share a scale. It divides the number of input channels, and equals
+    that number where each output channel has one scale.
     """
 
     num_bits: int
@@ -23,9 +23,10 @@ class GroupScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRecipe(GroupScheme):
-    """How one linear is quantized and stored; the searches are those of `PackedParams`.
+    """How one linear is quantized and stored. `PackedParams` explains the searches.
 
-    `reason` says why its groups are smaller than the variant asks for.
+    `reason` says why its groups are smaller than the variant's `group_size`; None where they are
+    not.
     """
 
     layout: PackedLayout

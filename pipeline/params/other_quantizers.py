@@ -1,8 +1,8 @@
-"""Other quantizers that may make a variant: what each can do, and what its program is asked for.
+"""Recipes of variants that other quantizers make, and the request to their program.
 
-A recipe with the key `backend` is one of these records; without it, or with `native`, quantline's
-own algorithms make the variant. What a library decides by itself (dampening, clipping, the order
-of the columns) stays at its own default: the point of a backend is to be that library.
+A recipe with the key `backend` is one of these records. Without this key, or with `native`,
+quantline's own algorithms make the variant. Options that are not named here (dampening, clipping,
+the order of the columns) keep the default of the library.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ CUDA_ONLY = {"auto-gptq": "gptqmodel"}
 
 
 class BackendWeights(Record):
-    """What all backends share; a kind of recipe for each of them follows."""
+    """The base class of the recipes of other quantizers."""
 
     group_size: Literal[16, 32, 64, 128, 256]
 
     @property
     def folds_scales(self) -> bool:
-        """Whether scales of the inputs are folded into the operation before, as AWQ does."""
+        """Whether input scales are folded into the previous operation, as AWQ does."""
         return False
 
 
@@ -100,11 +100,11 @@ BackendParams = Annotated[
 
 
 class BackendRequest(Record):
-    """What `envs/peers/run_backend.py` is told, in the environment of the backend.
+    """The request to `envs/peers/run_backend.py`, which runs in the environment of the backend.
 
     `model_dir` is the checkpoint to quantize. `token_ids_path` is a JSON list of calibration
-    samples, each a list of ids. The library writes its own kind of checkpoint into `output_dir`
-    and the versions it ran with into `result_path`, a `BackendResult`.
+    samples, each a list of ids. The library writes a checkpoint in its own layout into
+    `output_dir`; the program writes a `BackendResult` to `result_path`.
     """
 
     recipe: BackendParams
@@ -116,20 +116,23 @@ class BackendRequest(Record):
 
 
 class BackendResult(Record):
-    """The versions of what made the files, by package."""
+    """The versions of the packages that made the files, by name."""
 
     versions: dict[str, str]
 
 
 def kind_of_recipe(value: object) -> str:
-    """`native` or `foreign`: who makes the variant that a recipe, checked or not, describes."""
+    """Tell whether quantline (`native`) or another quantizer (`foreign`) makes a variant.
+
+    `value` is its recipe, before or after validation.
+    """
     if isinstance(value, dict):
         return "native" if value.get("backend", NATIVE) == NATIVE else "foreign"
     return "foreign" if isinstance(value, BackendWeights) else "native"
 
 
 def without_native(value: object) -> object:
-    """A recipe without `backend: native`, which says what its absence says."""
+    """Remove `backend: native` from a recipe, because it is the default."""
     if isinstance(value, dict) and value.get("backend") == NATIVE:
-        return {key: it for key, it in value.items() if key != "backend"}
+        return {key: entry for key, entry in value.items() if key != "backend"}
     return value

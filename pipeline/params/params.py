@@ -1,9 +1,9 @@
-"""The parameters of a run: the form of `params.yaml`, checked before anything heavy starts.
+"""The schema of `params.yaml`, which is validated before anything expensive starts.
 
-Every value is required: a default lives in `params.yaml`, nowhere else. The sections are named
-after the stages that read them; DVC watches the same sections, so a changed value redoes only the
-stages that use it. The kinds of variants are in `pipeline.params.variants`, the parameters of the
-gate in `pipeline.params.gate`, those of serving in `pipeline.params.serving`.
+Every value is required: the only place of a default is `params.yaml`. The sections have the names
+of the stages that read them. DVC tracks the same sections, so a changed value reruns only the
+stages that use it. `pipeline.params.variants` has the kinds of variants, `pipeline.params.gate` the
+parameters of the gate and `pipeline.params.serving` those of serving.
 """
 
 import re
@@ -51,12 +51,12 @@ REPOSITORY = r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
 
 
 class ModelParams(Record):
-    """Which checkpoint.
+    """The base checkpoint.
 
     `source` is `demo`, `hf:ORG/NAME@COMMIT` (40 hex digits) or a local directory. `license` names
-    an entry of license-decisions.yaml where the checkpoint's own files leave its license open.
-    `gguf_pre_tokenizer` is llama.cpp's name of the pre-tokenizer for a BPE tokenizer that its
-    converter does not recognise by itself, else null.
+    an entry of license-decisions.yaml, for a checkpoint whose own files leave its license open.
+    `gguf_pre_tokenizer` is llama.cpp's name of the pre-tokenizer, for a BPE tokenizer that its
+    converter does not recognise; else null.
     """
 
     source: Text
@@ -75,25 +75,28 @@ class DatasetParams(Record):
 
 
 class CalibrationParams(Record):
-    """The text whose activations are measured, and how much of it. `seed` draws the documents.
+    """The calibration text and the number of samples and tokens that are read from it.
 
-    `text` is a file or a directory of them. With a `dataset`, which fetch brings there, it is
-    DATASET_DIR. `license` is that of the data: an identifier as in model cards, or `own`.
+    `text` is a file or a directory of files. With a `dataset` it is DATASET_DIR, where fetch puts
+    the data set. `license` is that of the text: an identifier as in model cards, `own`, or an entry
+    of license-decisions.yaml. `seed` draws the documents. At most the share `max_skipped` of the
+    rows that are drawn may be unusable; such rows are left out.
     """
 
     text: Text
     dataset: DatasetParams | None
     license: Text
+    max_skipped: Annotated[float, Field(ge=0, lt=1)]
     num_calibration_samples: PositiveInt
     max_seq_length: PositiveInt
     seed: Annotated[int, Field(ge=0)]
 
 
 class PackedJudge(StrEnum):
-    """What judges AWQ, GPTQ and compressed-tensors variants; the base is scored in it as well.
+    """The engine that scores AWQ, GPTQ and compressed-tensors variants, and the base beside them.
 
-    transformers reads the weights that the packed files stand for, vLLM the packed files. `auto` is
-    vLLM where there is a GPU, else transformers.
+    vLLM reads the packed files; transformers gets their weights after quantline unpacked them.
+    `auto` is vLLM where there is a GPU, else transformers.
     """
 
     AUTO = "auto"
@@ -102,12 +105,12 @@ class PackedJudge(StrEnum):
 
 
 class EvaluateParams(Record):
-    """What is measured on the base and on every variant.
+    """The measurements of the base and of every variant.
 
-    `suite` is a key of `eval/suites.yaml`; `max_documents` limits each task (null: all); `text`
-    is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens`.
-    `controls` are the engines that judge GGUF variants: the base is scored in each of them too.
-    `packed_judge` judges the others.
+    `suite` is a key of `eval/suites.yaml`. `max_documents` limits each task; null takes all. `text`
+    is held-out text for KL and perplexity, read in `num_windows` windows of `window_tokens` tokens.
+    `controls` are the engines that score GGUF variants; the base is scored in each of them too.
+    `packed_judge` is the engine that scores the other variants.
     """
 
     suite: Text
@@ -121,7 +124,7 @@ class EvaluateParams(Record):
 
 
 class Audience(StrEnum):
-    """For whom a release is; what goes to affiliates or the public is passed on."""
+    """The people who receive a release; affiliates and the public are others than its maker."""
 
     INTERNAL = "internal"
     AFFILIATES = "affiliates"
@@ -129,9 +132,9 @@ class Audience(StrEnum):
 
 
 class ReleaseParams(Record):
-    """Under which name and version the approved variants are released, for whom and by whom.
+    """The name and version of the release of the approved variants, its maker and its audience.
 
-    `commercial` is true where a company releases or uses them, or anything is earned with them.
+    `commercial` is true where a company releases or uses them, or anyone earns money with them.
     `signing_key` is the file of a private elliptic-curve key in PEM; null leaves packages unsigned.
     """
 
@@ -150,7 +153,7 @@ class ReleaseParams(Record):
 
 
 class RegistryParams(Record):
-    """Where releases go: a registry's URL, or null for the OCI image layout under `artifacts/`."""
+    """The registry of releases: its URL, or null for the OCI image layout under `artifacts/`."""
 
     url: (
         Annotated[
@@ -167,7 +170,7 @@ class RegistryParams(Record):
 
 
 class Params(Record):
-    """The whole of `params.yaml`."""
+    """All of `params.yaml`."""
 
     model: ModelParams
     calibration: CalibrationParams

@@ -1,29 +1,24 @@
-"""The price list: what hardware and model APIs cost, each with the day and the page it was read on.
+"""The price list of hardware and model APIs, `prices.yaml`, with the day and source of each price.
 
-The list is data (`prices.yaml`), written by people; nothing here fetches a price.
+People write the list; this module fetches no price.
 """
 
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from pipeline.core.record import Record
+from pipeline.params.fields import matching
 
 Price = Annotated[float, Field(ge=0.0)]
 
 
-def _is_page(value: str) -> str:
-    if not value.startswith(("https://", "http://")):
-        raise ValueError("expected the address of the page that states it")
-    return value
-
-
-Source = Annotated[str, AfterValidator(_is_page)]
+Source = Annotated[str, matching(r"(?s)https?://.*", "the address of the page that states it")]
 
 
 class ExchangeRate(Record):
-    """US dollars for one euro, of one day."""
+    """The price of one euro in US dollars, on one day."""
 
     usd: Annotated[float, Field(gt=0.0)]
     date: datetime.date
@@ -31,9 +26,9 @@ class ExchangeRate(Record):
 
 
 class Hardware(Record):
-    """A machine to rent or one's own: what it costs a month, all of it, used or not.
+    """A machine, rented or owned, with the full price of a month, whether it is used or not.
 
-    `memory_gib` is where weights and KV cache go: of the GPU, or of the machine without one.
+    `memory_gib` is the memory for weights and KV cache: of the GPU, or of the machine without one.
     """
 
     label: str
@@ -45,7 +40,7 @@ class Hardware(Record):
 
 
 class ApiPrice(Record):
-    """What a hosted model costs in US dollars per million tokens."""
+    """The price of a hosted model in US dollars per million tokens."""
 
     label: str
     usd_per_million_input_tokens: Price
@@ -54,7 +49,7 @@ class ApiPrice(Record):
     source: Source
 
     def usd_per_million_tokens(self, *, input_share: float) -> float:
-        """The price of a mix of tokens, of which `input_share` go in."""
+        """Return the price of a million tokens, of which the fraction `input_share` is input."""
         return (
             input_share * self.usd_per_million_input_tokens
             + (1 - input_share) * self.usd_per_million_output_tokens
@@ -62,13 +57,14 @@ class ApiPrice(Record):
 
 
 class PriceList(Record):
-    """`prices.yaml`. The keys of `hardware` and `apis` are the names that `params.yaml` uses."""
+    """All of `prices.yaml`; `params.yaml` names entries by the keys of `hardware` and `apis`."""
 
     eur: ExchangeRate
     hardware: dict[str, Hardware]
     apis: dict[str, ApiPrice]
 
     def usd_per_month(self, name: str) -> float:
+        """Return the price of a month of `hardware[name]` in US dollars."""
         hardware = self.hardware[name]
         rate = self.eur.usd if hardware.currency == "EUR" else 1.0
         return hardware.price_per_month * rate

@@ -1,4 +1,4 @@
-"""Reading what people write: `params.yaml` and the price list."""
+"""Reading and validation of `params.yaml` and the price list."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,10 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_params(path: Path) -> Params:
-    """The validated parameters. Raises InputError that names the first wrong value.
+    """Read and validate `params.yaml`.
 
-    What variants share stands in a section `presets`, which reaches them by YAML's merge keys.
+    Its section `presets` has values that variants share: they take them by YAML's merge keys.
+    Raises InputError that names the first wrong value and its line.
     """
     values = read_yaml(path)
     if isinstance(values, dict):
@@ -37,13 +38,13 @@ def read_params(path: Path) -> Params:
 
 
 def read_prices(path: Path) -> PriceList:
-    """The validated price list. Raises InputError that names the first wrong value."""
+    """Read and validate the price list. Raises InputError that names the first wrong value."""
     return _validated(PriceList, read_yaml(path), path)
 
 
 def _validated(kind: type[AnyRecord], values: object, path: Path) -> AnyRecord:
     try:
-        # Through JSON, whose strict mode takes lists as tuples and strings as enums, nothing else.
+        # Through JSON: its strict mode takes lists for tuples and strings for enums, nothing else.
         data = json.dumps(values, default=str)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
@@ -59,9 +60,9 @@ def _validated(kind: type[AnyRecord], values: object, path: Path) -> AnyRecord:
 
 
 def _line_of(keys: Sequence[str], path: Path) -> int | None:
-    """Where the last of nested `keys` that stands in a YAML file was written; lines count from 1.
+    """Find the line, counted from 1, of the deepest of the nested `keys` that a YAML file has.
 
-    A merged value is found where it was written. None when not even the first key is there.
+    The line of a merged value is that of the preset. None when not even the first key is there.
     """
     node = YAML(typ="safe", pure=True).compose(path.read_text(encoding="utf-8"))
     line = None
@@ -75,7 +76,7 @@ def _line_of(keys: Sequence[str], path: Path) -> int | None:
 
 
 def _entry(node: Node, key: str) -> tuple[Node, Node] | None:
-    """The node that shows where an entry begins, and that of its value."""
+    """Find the node that an entry begins with and the node of its value; None if there is none."""
     if isinstance(node, SequenceNode):
         value = node.value[int(key)]
         return value, value
@@ -92,7 +93,7 @@ def _entry(node: Node, key: str) -> tuple[Node, Node] | None:
 
 
 def require_runnable(variants: Mapping[str, VariantParams]) -> None:
-    """Raise InputError for the first variant whose backend cannot run here."""
+    """Raise InputError for the first variant whose backend cannot run on this machine."""
     for name, recipe in variants.items():
         backend = getattr(recipe, "backend", NATIVE)
         if backend in CUDA_ONLY and not has_cuda():
@@ -104,7 +105,7 @@ def require_runnable(variants: Mapping[str, VariantParams]) -> None:
 
 
 def require_judge(judge: PackedJudge) -> None:
-    """Raise InputError for vLLM where it is not installed."""
+    """Raise InputError when `judge` is vLLM and vLLM is not installed."""
     if judge is PackedJudge.VLLM:
         try:
             installed_vllm()
@@ -115,16 +116,16 @@ def require_judge(judge: PackedJudge) -> None:
 
 
 def chosen_judge(judge: PackedJudge) -> PackedJudge:
-    """What `auto` means on this machine."""
+    """Replace `auto` by the engine that it means on this machine."""
     if judge is not PackedJudge.AUTO:
         return judge
     return PackedJudge.VLLM if has_cuda() else PackedJudge.TRANSFORMERS
 
 
 def read_workspace(workspace: Workspace) -> Params:
-    """The parameters of a workspace.
+    """Read the parameters of a workspace and check them against its files and this machine.
 
-    Raises InputError for a file they name that is not there, or an engine that cannot run here.
+    Raises InputError for a wrong value, a text that is missing, or an engine that cannot run here.
     """
     params = read_params(workspace.params_path)
     require_runnable(params.variants)

@@ -1,4 +1,4 @@
-"""The parameters of serving: what load is put on which servers, and what their costs depend on."""
+"""The parameters of the load test of served models, and of the costs that the report estimates."""
 
 from typing import Annotated, Literal
 
@@ -11,10 +11,10 @@ ENDPOINT_URL = r"^https?://[^/\s@]+(/[^\s@]*)?(?<!/)(?<!/v1)$"
 
 
 class Scenario(Record):
-    """Requests of one kind, at several numbers of users.
+    """Requests of one length, sent by several numbers of concurrent users.
 
-    `prefix_tokens` are the same in all requests of a load, as a system prompt is; `input_tokens`
-    follow them and are new in every request.
+    The `prefix_tokens` are the same in all requests of a load, like a system prompt. The
+    `input_tokens` follow them and are new in every request. `concurrency` is in rising order.
     """
 
     prefix_tokens: Annotated[int, Field(ge=0)]
@@ -35,11 +35,11 @@ class Scenario(Record):
 
 
 class Endpoint(Record):
-    """A server of the user's that speaks OpenAI's API under `url`/v1.
+    """A server of the user with OpenAI's API under `url`/v1.
 
-    `model` is its name in requests, `serves` says which weights it has (`base` or a variant):
-    its text is compared with theirs. `command` starts it where it does not run yet.
-    `api_key_variable` names the environment variable with its key.
+    `model` is the model's name in requests. `serves` names the weights that it has, `base` or a
+    variant, with whose text its own is compared. `command` starts the server where it does not run
+    yet. `api_key_variable` names the environment variable with its key.
     """
 
     url: Annotated[str, matching(ENDPOINT_URL, "http://HOST:PORT, without /v1")]
@@ -50,20 +50,24 @@ class Endpoint(Record):
 
 
 class ServiceLevel(Record):
-    """A request is good when its first token and each further one come within these times."""
+    """The longest times, in milliseconds, to the first token and to each further one.
+
+    A request within both is a good one.
+    """
 
     ttft_ms: Annotated[float, Field(gt=0.0)]
     tpot_ms: Annotated[float, Field(gt=0.0)]
 
 
 class ServeParams(Record):
-    """The load every served model gets.
+    """The load test of every served model.
 
-    `port` is the first of as many as there are servers; null: free ones. A server that needs longer
-    than `startup_timeout_s` to answer, or than `load_timeout_s` for one load, counts as hanging.
-    The base is served in the fastest of `base_dtypes`. Rounds go on until every interval of a ratio
-    is within `narrow_enough` of it, there were `max_rounds`, or the loads have taken
-    `time_budget_s`; each load gets one round. In a round every user sends `requests_per_user`.
+    `port` is the first port of the servers, which take one each; null takes free ones. A server
+    fails when it needs longer than `startup_timeout_s` to answer or than `load_timeout_s` for one
+    load. The base is served in the fastest of `base_dtypes`. Every load gets at least one round, in
+    which every user sends `requests_per_user` requests. Rounds are repeated until every interval of
+    a ratio is within the fraction `narrow_enough` of it, there were `max_rounds`, or the loads have
+    taken `time_budget_s`.
     """
 
     port: Annotated[int, Field(ge=1, le=65535)] | None
@@ -82,20 +86,21 @@ class ServeParams(Record):
 
     @property
     def max_users(self) -> int:
-        return max(max(it.concurrency) for it in self.scenarios.values())
+        return max(max(scenario.concurrency) for scenario in self.scenarios.values())
 
     @property
     def context_tokens(self) -> int:
-        """Of the longest request."""
-        return max(it.context_tokens for it in self.scenarios.values())
+        """The number of tokens of the longest request."""
+        return max(scenario.context_tokens for scenario in self.scenarios.values())
 
 
 class EconomicsParams(Record):
-    """What the report reckons costs with.
+    """The values from which the report estimates costs.
 
-    `prices` is a price list, `hardware` the key in it of the machine that the load was measured
-    on, or one as fast. `utilisation` is the share of a machine's time that is used. The hidden
-    costs are of everything together; `quantization_hours` are hours of one such machine.
+    `prices` is the file of a price list. `hardware` is the key in it of the machine that the load
+    was measured on, or of one that is as fast. `utilisation` is the fraction of a machine's time
+    that is used. The three costs per month are for all machines together. `quantization_hours` are
+    hours of one such machine.
     """
 
     prices: Text

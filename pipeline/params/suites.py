@@ -1,4 +1,4 @@
-"""What `eval/suites.yaml` says: which tasks make a suite, how they are asked, what counts."""
+"""The schema of `eval/suites.yaml`: the tasks of each suite, their prompts and their metrics."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 class SuiteTask(Record):
     """One task, or a group of tasks that is scored as one, by its lm-eval name.
 
-    `metric` is one of the task's own, such as `acc`; with a comma the filter it is taken after,
-    such as `exact_match,strict-match`, which only a task with several filters needs. `margin` is
-    the loss of that metric, as an absolute difference, that is acceptable; null leaves it to
-    params.yaml. `num_fewshot` and `version` are the task's own when null; a version that is stated
-    must be the task's. `cluster` is the field of a document whose equal values share a passage.
-    `chat` asks through the model's chat template, examples as turns.
+    `metric` is one of the task's own, such as `acc`. Only a task with several filters needs the
+    name of one after a comma, as in `exact_match,strict-match`. `margin` is the acceptable loss of
+    that metric, as an absolute difference; null takes the margin of params.yaml. `num_fewshot`:
+    null takes the task's own. A `version` that is stated must be the task's. `cluster` is the field
+    of a document that names its passage: documents with equal values share one. `chat` puts prompts
+    into the model's chat template, with the examples as turns.
     """
 
     name: Name
@@ -37,10 +37,12 @@ class SuiteTask(Record):
 
 
 class Suite(Record):
+    """The tasks that are run together."""
+
     tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1)]
 
     def margins(self, default: float) -> dict[str, float]:
-        """Of each task; `default` where the suite states none."""
+        """Return the margin of each task; `default` where the suite states none."""
         return {task.name: task.margin or default for task in self.tasks}
 
 
@@ -51,7 +53,7 @@ class Suites(Record):
 
 
 def read_suite(root: Path, name: str) -> Suite:
-    """The suite of that name. Raises InputError for a wrong file or an unknown name."""
+    """Read the suite `name`. Raises InputError for an invalid file or an unknown name."""
     path = root / SUITES_FILE
     try:
         suites = Suites.model_validate_json(json.dumps(read_yaml(path), default=str)).suites

@@ -1,7 +1,7 @@
-"""The kinds of variants: one entry under `variants` in `params.yaml` each.
+"""The recipes of variants: the entries of `variants` in `params.yaml`.
 
-The format (how a file is laid out) and the algorithm (how its integers are found) are separate:
-each packed format can be filled by any of the algorithms that fit it.
+The format (the layout of the files) and the algorithm (the search for the integers) are
+independent: a packed format can be combined with any algorithm that fits it.
 """
 
 from enum import StrEnum
@@ -20,24 +20,24 @@ from pipeline.core.record import Record
 from pipeline.params.other_quantizers import BackendParams, kind_of_recipe, without_native
 
 PositiveInt = Annotated[int, Field(gt=0)]
-# A step of alignment reads so many tokens, and keeps what it needs for the way back of so many at a
-# time; or one sample where that is longer.
+# Tokens of one step of alignment, and of the batches in it whose activations are kept for the
+# backward pass; a sample that is longer is a batch of its own.
 ALIGN_STEP_TOKENS = 3072
 ALIGN_BATCH_TOKENS = 1024
 
 
 class Rounding(StrEnum):
-    """How a weight becomes an integer once its group has a scale."""
+    """The rounding of weights to integers, once their group has a scale."""
 
     NEAREST = "nearest"
     GPTQ = "gptq"
 
 
 class OnIndivisible(StrEnum):
-    """What becomes of a linear that does not divide by the group size or into whole words.
+    """The treatment of a linear that the group size, or the packing into words, does not divide.
 
-    `error` refuses the model; `smaller_group` takes the largest group size that divides (for the
-    whole file where the format holds one size only); `keep` leaves the linear in the base's dtype.
+    `error` refuses the model. `smaller_group` takes the largest group size that divides, for the
+    whole file where the format has only one. `keep` leaves the linear in the base's dtype.
     """
 
     ERROR = "error"
@@ -46,7 +46,7 @@ class OnIndivisible(StrEnum):
 
 
 class PackedLayout(StrEnum):
-    """How the tensors of one packed linear are laid out; the last three are compressed-tensors'."""
+    """The layout of the tensors of a packed linear; the last three are of compressed-tensors."""
 
     AWQ = "awq"
     GPTQ = "gptq"
@@ -59,14 +59,15 @@ GroupSize = Literal[16, 32, 64, 128, 256]
 
 
 class PackedParams(Record):
-    """What the packed formats share: the algorithms that fill them.
+    """The algorithms that all packed formats share.
 
-    `scale_search` folds AWQ's per-channel scales into the preceding operation, `clip_search` looks
-    for the range of each group that hurts the output least, `rounding` picks the integers,
-    `refine_sweeps` times integers and scales are improved in turn, `dampening_frac` is the share of
-    the mean diagonal of G added to its diagonal. `quantized_inputs` lets each layer make up for
-    what the layers before lost. `align_samples` calibration samples are read again, by base and
-    variant, to align the integers of the whole model; 0 needs neither in memory.
+    `scale_search` searches AWQ's per-channel scales and folds them into the previous operation.
+    `clip_search` searches the range of each group with the least error of the output. `rounding`
+    chooses the integers. `refine_sweeps` is how often integers and scales are improved in turn.
+    `dampening_frac` of the mean diagonal of G is added to its diagonal. With `quantized_inputs`
+    each layer is quantized for the outputs of the quantized layers before it, and so corrects
+    their errors. `align_samples` is the number of calibration samples on which base and variant
+    are run to align the integers of the whole model; 0 leaves out this step and runs neither.
     """
 
     scale_search: bool
@@ -101,9 +102,9 @@ class AwqParams(PackedParams):
 
 
 class GptqParams(PackedParams):
-    """The GPTQ v1 layout: symmetric, which is what the engines serve fast.
+    """The GPTQ v1 layout, symmetric, for which engines have fast kernels.
 
-    `group_size` null gives each output channel one scale.
+    With `group_size` null each output channel has one scale.
     """
 
     layout: ClassVar[PackedLayout] = PackedLayout.GPTQ
@@ -115,10 +116,11 @@ class GptqParams(PackedParams):
 
 
 class Scheme(StrEnum):
-    """Bits of weights and activations in a compressed-tensors file.
+    """The bits of weights and activations in a compressed-tensors file.
 
-    Weights have integers (asymmetric where it says so) or, in FP8, e4m3 floating-point numbers.
-    A16 leaves the activations alone; W8A8 and FP8_DYNAMIC round them token by token in the engine.
+    Weights are integers, symmetric unless the name ends in ASYM, or e4m3 floating-point numbers in
+    FP8. A16 leaves the activations in 16 bits; W8A8 and FP8_DYNAMIC round them token by token in
+    the engine.
     """
 
     W4A16 = "W4A16"
@@ -129,10 +131,10 @@ class Scheme(StrEnum):
 
 
 class CompressedTensorsParams(PackedParams):
-    """The layout of the compressed-tensors library, which vLLM reads first of all.
+    """The layout of the compressed-tensors library, vLLM's own.
 
-    `group_size` null gives each output channel one scale; with rounded activations nothing else is
-    possible.
+    With `group_size` null each output channel has one scale. Schemes that round the activations
+    allow nothing else.
     """
 
     format: Literal["compressed-tensors"]
@@ -159,7 +161,7 @@ class CompressedTensorsParams(PackedParams):
 
     @field_validator("scheme")
     @classmethod
-    def _float_is_nearest(cls, value: Scheme, info: ValidationInfo) -> Scheme:
+    def _fp8_rounds_to_nearest(cls, value: Scheme, info: ValidationInfo) -> Scheme:
         searched = any(
             info.data.get(name) for name in ("scale_search", "clip_search", "refine_sweeps")
         )
@@ -174,7 +176,7 @@ class CompressedTensorsParams(PackedParams):
 
     @field_validator("scheme")
     @classmethod
-    def _aligned_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
+    def _rounded_activations_stay_as_served(cls, value: Scheme, info: ValidationInfo) -> Scheme:
         if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("align_samples"):
             raise ValueError("rounded activations have no gradient; set align_samples to 0")
         if value in (Scheme.W8A8, Scheme.FP8_DYNAMIC) and info.data.get("quantized_inputs"):
@@ -194,7 +196,7 @@ class CompressedTensorsParams(PackedParams):
 
 
 class GgufType(StrEnum):
-    """The llama.cpp file types this pipeline makes (`LLAMA_FTYPE_MOSTLY_…`)."""
+    """The llama.cpp file types that quantline makes (`LLAMA_FTYPE_MOSTLY_…`)."""
 
     Q8_0 = "Q8_0"
     Q6_K = "Q6_K"
@@ -223,30 +225,30 @@ class GgufType(StrEnum):
 
     @property
     def needs_imatrix(self) -> bool:
-        """Whether llama.cpp refuses to make it without an importance matrix."""
+        """Whether llama.cpp refuses to make this type without an importance matrix."""
         return self.startswith(("IQ1_", "IQ2_", "IQ3_X")) or self is GgufType.Q2_K_S
 
     @property
     def block_weights(self) -> int:
-        """Rows divide by this, or llama.cpp falls back to another type."""
+        """The number of weights in a block; other types take rows that it does not divide."""
         return 32 if self in (GgufType.Q8_0, GgufType.Q4_0, GgufType.IQ4_NL) else 256
 
     @property
     def num_bits(self) -> int:
-        """Of most of its weights: the digit in its name."""
+        """The number of bits of most of its weights: the digit in its name."""
         return int(self.removeprefix("I")[1])
 
     @property
     def scale_group(self) -> int:
-        """How many weights in a row share a scale, in most of its tensors."""
+        """The number of weights in a row that share a scale, in most of its tensors."""
         return 16 if self.startswith(("Q2_", "Q3_", "Q6_")) else 32
 
 
 class GgufParams(Record):
-    """A llama.cpp file.
+    """A GGUF file, made by llama.cpp.
 
-    `scale_search` folds AWQ's per-channel scales into the model that llama.cpp gets, `imatrix`
-    hands the statistics to its quantizer.
+    `scale_search` folds AWQ's per-channel scales into the model that llama.cpp quantizes.
+    `imatrix` gives the calibration statistics to its quantizer.
     """
 
     format: Literal["gguf"]
@@ -256,10 +258,10 @@ class GgufParams(Record):
 
     @field_validator("imatrix")
     @classmethod
-    def _enough_for_the_type(cls, value: bool, info: ValidationInfo) -> bool:
+    def _imatrix_where_needed(cls, value: bool, info: ValidationInfo) -> bool:
         kind = info.data.get("type")
         if isinstance(kind, GgufType) and kind.needs_imatrix and not value:
-            raise ValueError(f"{kind} is garbage without an importance matrix; expected true")
+            raise ValueError(f"{kind} is unusable without an importance matrix; expected true")
         return value
 
 

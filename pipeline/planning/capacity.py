@@ -1,4 +1,4 @@
-"""What this machine has to spend: memory and disk that are free, and how fast it multiplies."""
+"""The free memory and disk of this machine, and its measured speed."""
 
 import shutil
 import time
@@ -22,22 +22,22 @@ MEASURED_SECONDS = 0.3
 
 
 def capacity(workspace: Workspace) -> Capacity:
-    """What is free now."""
+    """Return the memory and disk that are free now, and the size of what is under `artifacts/`."""
     written = (path.lstat() for path in workspace.artifacts_dir.rglob("*") if path.is_file())
     return Capacity(
         memory=available_memory(),
         gpu_memory=torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None,
         disk=shutil.disk_usage(existing_parent(workspace.artifacts_dir)).free,
-        written=sum(it.st_size for it in written),
+        written=sum(file.st_size for file in written),
     )
 
 
 def measured_speed() -> Speed:
-    """Products of float32 matrices and reads of memory, on the device that stages use."""
+    """Measure float32 matrix products and reads of memory on the device that stages use."""
     try:
         return _speed_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     finally:
-        release_gpu_memory()  # what is free may be asked next
+        release_gpu_memory()  # `capacity` may measure the free memory next
 
 
 def _speed_of(device: torch.device) -> Speed:
@@ -50,7 +50,7 @@ def _speed_of(device: torch.device) -> Speed:
 
 
 def _seconds(work: Callable[[], float]) -> float:
-    """The shortest of several times; the first, which includes setting up, is left out."""
+    """Return the shortest of several times of `work`, after one run that warms it up."""
     work()
     fastest = float("inf")
     end = time.perf_counter() + MEASURED_SECONDS
@@ -63,7 +63,7 @@ def _seconds(work: Callable[[], float]) -> float:
 def require_room(workspace: Workspace, need: StageNeed) -> None:
     """Raise InputError when `need` exceeds all memory, FailureError when the disk is too full.
 
-    What is free now does not count for memory: other programs may end while the stage runs.
+    Memory counts in full, free or not, because other programs may end while the stage runs.
     """
     if reason := memory_refusal((need,), total_memory()):
         raise InputError(reason)
@@ -71,5 +71,5 @@ def require_room(workspace: Workspace, need: StageNeed) -> None:
 
 
 def fetched_source(workspace: Workspace) -> Source:
-    """The shapes of the base that fetch made."""
+    """Read the shapes of the fetched base."""
     return directory_source(workspace.base_dir)

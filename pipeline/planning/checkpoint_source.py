@@ -1,4 +1,4 @@
-"""The shapes of a checkpoint in a directory, from its configuration and headers alone."""
+"""The shapes of a checkpoint in a directory, read from its configuration and headers alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ from pipeline.checkpoint.names import CONFIG_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.planning.source import Source
 
-# How many experts of a mixture a token passes, by the names that architectures give it.
+# The number of experts that process a token, by the names of different architectures.
 EXPERTS_KEYS = ("num_experts_per_tok", "num_experts_per_token")
 
 
 def directory_source(model_dir: Path) -> Source:
-    """Raises InputError for a configuration or a header that cannot be used."""
+    """Read the shapes of a checkpoint. Raises InputError for an invalid configuration or header."""
     sizes = {path.name: path.stat().st_size for path in model_dir.iterdir() if path.is_file()}
     names = weight_names(sizes, shards=read_shards(model_dir))
     tensors: dict[str, tuple[int, ...]] = {}
     for name in names:
-        tensors |= {key: it.shape for key, it in read_header(model_dir / name).items()}
+        tensors |= {key: entry.shape for key, entry in read_header(model_dir / name).items()}
     return source_of(model_dir, tensors, sizes, names)
 
 
@@ -29,12 +29,18 @@ def source_of(
     sizes: Mapping[str, int],
     weights: tuple[str, ...],
 ) -> Source:
-    """The source with these tensors, file sizes and names of weight files."""
+    """Describe the checkpoint with the configuration in `config_dir`.
+
+    `tensors` are shapes by name, `sizes` the bytes of its files by name, `weights` the names of its
+    weight files.
+    """
     config = read_config(config_dir)
     experts = (read_json_object(config_dir / CONFIG_FILE).get(key) for key in EXPERTS_KEYS)
     return Source(
         architecture=config.architecture,
         shape=model_shape(tensors),
         file_bytes=sum(sizes[name] for name in (*weights, *sidecar_names(sizes))),
-        experts_per_token=next((it for it in experts if type(it) is int and it > 0), None),
+        experts_per_token=next(
+            (number for number in experts if type(number) is int and number > 0), None
+        ),
     )

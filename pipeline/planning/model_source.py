@@ -1,8 +1,11 @@
-"""The shapes of the base before it is fetched: from its configuration and headers, never weights.
+"""The shapes of the base before it is fetched, from its configuration and headers alone.
 
-Of a model on a hub only config.json, the index and the first bytes of each weight file are read.
+Of a model on a hub only config.json, the index and the first bytes of each weight file are read,
+and the small files beside them where its tokenizer is needed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +14,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
-from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, weight_names
+from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
@@ -29,18 +32,11 @@ MAX_DIMENSION = 1 << 40
 
 
 def read_source(workspace: Workspace, model: ModelParams) -> Source:
-    """The base as `model.source` names it; what is fetched already is not asked for again.
+    """Read the shapes of the base that `model.source` names; a fetched base is read from the disk.
 
-    Raises InputError or FailureError as fetching it would, and InputError for an architecture that
-    cannot be calibrated.
+    Raises the errors of fetching it, and InputError for an architecture that cannot be calibrated.
     """
-    if is_fetched(workspace, model):
-        require_layered(workspace.base_dir)
-        return directory_source(workspace.base_dir)
-    if not model.source.startswith(HUB_PREFIX):
-        is_demo = model.source == DEMO_SOURCE
-        model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
-        LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+    if (model_dir := _local_dir(workspace, model)) is not None:
         require_layered(model_dir)
         return directory_source(model_dir)
     source = parse_hub_source(model.source)
@@ -49,8 +45,33 @@ def read_source(workspace: Workspace, model: ModelParams) -> Source:
         return _listed_source(hub, source, Path(work))
 
 
+@contextmanager
+def tokenizer_dir(workspace: Workspace, model: ModelParams) -> Iterator[Path]:
+    """A directory with the tokenizer of the base; of a model on a hub, for the block alone."""
+    if (model_dir := _local_dir(workspace, model)) is not None:
+        yield model_dir
+        return
+    hub = open_hub(parse_hub_source(model.source))
+    with TemporaryDirectory() as work:
+        for name in sidecar_names(hub.sizes()):
+            hub.take(name, Path(work), advance=lambda _: None)
+        yield Path(work)
+
+
+def _local_dir(workspace: Workspace, model: ModelParams) -> Path | None:
+    """Where the base is on this machine: fetched, or in the directory it is fetched from."""
+    if is_fetched(workspace, model):
+        return workspace.base_dir
+    if model.source.startswith(HUB_PREFIX):
+        return None
+    is_demo = model.source == DEMO_SOURCE
+    model_dir = workspace.demo_model_dir if is_demo else workspace.root / model.source
+    LocalCheckpoint(model_dir, source=model.source)  # says so when there is none
+    return model_dir
+
+
 def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
-    """Whether `base/` was made by fetch from this source."""
+    """Tell whether fetch made `base/` from this source."""
     return (
         workspace.base_manifest_path.is_file()
         and workspace.base_dir.is_dir()
@@ -59,7 +80,7 @@ def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
 
 
 def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> Source:
-    """A checkpoint of a hub, or of its cache when working offline."""
+    """Read the shapes of a checkpoint of a hub, or of the hub's cache when working offline."""
     sizes = hub.sizes()
     for name in (CONFIG_FILE, INDEX_FILE):
         if name in sizes:
@@ -72,12 +93,13 @@ def _listed_source(hub: CheckpointSource, source: HubSource, work_dir: Path) -> 
             tensors |= _remote_shapes(source, name)
         else:
             hub.take(name, work_dir, advance=lambda _: None)
-            tensors |= {key: it.shape for key, it in read_header(work_dir / name).items()}
+            tensors |= {key: entry.shape for key, entry in read_header(work_dir / name).items()}
             (work_dir / name).unlink()
     return source_of(work_dir, tensors, sizes, names)
 
 
 def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
+    """Download the header of a weight file. Raises InputError for an invalid header or shape."""
     endpoint = current_endpoint()
     with readable_hub_errors(source, endpoint=endpoint, name=name):
         try:
@@ -88,14 +110,14 @@ def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
             raise InputError(
                 f"{source}: {name}: its header cannot be read; use another checkpoint"
             ) from error
-    return {tensor: _checked(name, it.shape) for tensor, it in header.tensors.items()}
-
-
-def _checked(name: str, shape: object) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(
-        type(it) is int and 0 <= it < MAX_DIMENSION for it in shape
-    ):
-        raise InputError(
-            f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
-        )
-    return tuple(shape)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor, entry in header.tensors.items():
+        shape: object = entry.shape  # of an untrusted file
+        if not isinstance(shape, list) or not all(
+            type(length) is int and 0 <= length < MAX_DIMENSION for length in shape
+        ):
+            raise InputError(
+                f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
+            )
+        shapes[tensor] = tuple(shape)
+    return shapes

@@ -1,7 +1,7 @@
-"""The plan of a run: what its stages need together, and whether a machine has it.
+"""The plan of a run: the memory, disk and time of its stages, and whether a machine has them.
 
-Time is the work of each stage divided by a speed that was measured on the machine; it is an
-estimate, right within about a factor of TIME_FACTOR.
+Time is the work of each stage divided by a speed that was measured on the machine. It is an
+estimate, correct within about a factor of TIME_FACTOR.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from pipeline.planning.stage_needs import (
     StageNeed,
     benchmark_need,
     calibrate_need,
+    disk_seconds,
     evaluate_need,
-    moving_seconds,
     variant_bytes,
 )
 
@@ -26,9 +26,9 @@ TIME_FACTOR = 3
 
 @dataclass(frozen=True)
 class Capacity:
-    """Of this machine, in bytes; `written` is what earlier runs left under artifacts/.
+    """The free memory and disk of this machine, in bytes.
 
-    `gpu_memory` is None without a GPU.
+    `gpu_memory` is None without a GPU. `written` is the size of the files under `artifacts/`.
     """
 
     memory: int
@@ -38,15 +38,16 @@ class Capacity:
 
 
 def predict(source: Source, params: Params, *, suite_tokens: int) -> tuple[StageNeed, ...]:
-    """The needs of every stage in the order of a run; every variant is taken to be approved.
+    """Predict the needs of every stage, in the order of a run.
 
-    `suite_tokens` is how many tokens the tasks of the suite ask to be scored.
+    Every variant is assumed to be approved. `suite_tokens` is the number of tokens that the tasks
+    of the suite ask to be scored.
     """
-    released = sum(variant_bytes(source.shape, it) for it in params.variants.values())
-    handling = LIGHT_SECONDS + 3 * moving_seconds(released)  # read, digest, write
+    released = sum(variant_bytes(source.shape, recipe) for recipe in params.variants.values())
+    handling = LIGHT_SECONDS + 3 * disk_seconds(released)  # read, digest, write
     in_registry = released if params.registry.url is None else 0
     return (
-        StageNeed("fetch", disk_kept=source.file_bytes, seconds=moving_seconds(source.file_bytes)),
+        StageNeed("fetch", disk_kept=source.file_bytes, seconds=disk_seconds(source.file_bytes)),
         calibrate_need(source, params),
         *(quantize_need(source, params, name) for name in params.variants),
         *(
@@ -62,7 +63,7 @@ def predict(source: Source, params: Params, *, suite_tokens: int) -> tuple[Stage
 
 
 def disk_needed(needs: tuple[StageNeed, ...]) -> int:
-    """The most that lies under artifacts/ at any time of a run."""
+    """Return the largest size of `artifacts/`, in bytes, at any time of a run."""
     kept = peak = 0
     for need in needs:
         peak = max(peak, kept + need.disk_kept + need.disk_temporary)
@@ -71,7 +72,7 @@ def disk_needed(needs: tuple[StageNeed, ...]) -> int:
 
 
 def refusal(needs: tuple[StageNeed, ...], capacity: Capacity) -> str | None:
-    """Why a run cannot succeed, in one line with the numbers, or None when it fits."""
+    """Say in one line with the numbers why a run cannot succeed; None when the machine fits it."""
     if reason := memory_refusal(needs, capacity.memory):
         return reason
     largest = max(needs, key=lambda need: need.gpu_memory)
@@ -87,7 +88,7 @@ def refusal(needs: tuple[StageNeed, ...], capacity: Capacity) -> str | None:
 
 
 def memory_refusal(needs: tuple[StageNeed, ...], available: int) -> str | None:
-    """Why so much memory is too little for one of the stages, or None."""
+    """Say why `available` bytes of memory are too few for one of the stages; None when they fit."""
     largest = max(needs, key=lambda need: need.memory)
     if largest.memory <= available:
         return None
@@ -106,14 +107,14 @@ def _bytes(count: int) -> str:
 
 
 def table(needs: tuple[StageNeed, ...], speed: Speed) -> list[str]:
-    """The needs as lines of text, one for each stage under a heading, and their sum."""
+    """Format the needs as a table: a heading, a line for each stage and one for the whole run."""
     rows = [("stage", "memory", "disk kept", "while it runs", "time, about")]
-    for it in needs:
-        sizes = (_bytes(it.memory), _bytes(it.disk_kept), _bytes(it.disk_temporary))
-        rows.append((it.stage, *sizes, time_text(it.duration(speed))))
-    total = sum(it.duration(speed) for it in needs)
-    most = max(it.memory for it in needs)
-    kept = sum(it.disk_kept for it in needs)
+    for need in needs:
+        sizes = (_bytes(need.memory), _bytes(need.disk_kept), _bytes(need.disk_temporary))
+        rows.append((need.stage, *sizes, time_text(need.duration(speed))))
+    total = sum(need.duration(speed) for need in needs)
+    most = max(need.memory for need in needs)
+    kept = sum(need.disk_kept for need in needs)
     rows.append(
         ("whole run", _bytes(most), _bytes(kept), _bytes(disk_needed(needs)), time_text(total))
     )
@@ -124,7 +125,7 @@ def table(needs: tuple[StageNeed, ...], speed: Speed) -> list[str]:
 
 
 def time_text(seconds: float) -> str:
-    """`75` is `75 s`, `600` is `10 min`, `9000` is `2.5 h`."""
+    """Format a time: `75` is `75 s`, `600` is `10 min`, `9000` is `2.5 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,55 +1,61 @@
-"""Predict what quantize holds and computes, by the kind of recipe."""
+"""Predictions of the memory, disk and work of quantize, by the kind of recipe."""
 
 from math import ceil
 
-from pipeline.architectures.shapes import InputShape, LayerShape, ModelShape
+from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
+    CONVERTER_SECONDS,
     FLOAT32,
     PROCESS_BYTES,
     START_SECONDS,
     StageNeed,
     calibrate_need,
+    disk_seconds,
     gram_entries,
     inputs_of,
-    moving_seconds,
     variant_bytes,
 )
 
-# Quantizing a layer keeps its weights, a scaled copy or integers, and what searches try.
+# Copies of a layer while it is quantized: its weights, a scaled copy or integers, and a candidate
+# of the searches.
 LAYER_COPIES = 3
-# The feedback of GPTQ takes G in order, its Cholesky factor and the inverse.
+# Copies of G in GPTQ: in order, its Cholesky factor and the inverse.
 GRAM_COPIES = 3
-# Alignment keeps so many copies of what linears read and give, and of the logits; and of each
-# matrix the base's and the variant's weights, gradient, residual and integers.
+# Copies in alignment: of the inputs and outputs of linears, of the logits, and of each matrix (the
+# base's and the variant's weights, gradient, residual and integers).
 LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 5
-# Comparing a matrix with what it became keeps both, their difference and two products; llama.cpp
-# keeps one that it quantizes in float32, and what becomes of it.
+# Copies of a matrix while its error is computed: before and after, their difference and two
+# products; and in llama.cpp, which quantizes it from float32.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
 
 # Forward passes over all samples for quantized inputs: of the base, and before and after rounding.
 INPUT_PASSES = 3
-# Forward passes over all samples that another quantizer makes: of AWQ's search about so many, GPTQ
-# fewer, AutoRound more.
+# Forward passes over all samples in another quantizer: about 25 in AWQ's search, fewer in GPTQ,
+# more in AutoRound.
 BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
-# Without what runs a model.
-LIGHT_START_SECONDS = 4.0
-# Rounding and descent go column by column: Python and small operations, in seconds a column.
+# The start of a process that runs no model.
+LIGHT_START_SECONDS = 3.0
+# Rounding and coordinate descent on one column: Python and small operations.
 COLUMN_SECONDS = 4e-5
-# The work on one weight of a grid that is tried, and of a step of alignment, in operations.
+# Operations for one weight in one step of a grid search, and in one step of alignment.
 GRID_OPERATIONS, ALIGN_STEP_OPERATIONS = 60, 25_000
-# What llama.cpp does for one weight of a K-quant with an importance matrix.
+# Operations of llama.cpp for one weight of a K-quant with an importance matrix.
 GGUF_OPERATIONS = 4000
 
 
 def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
-    """Of one variant: native ones hold a layer or a matrix; aligning and backends the model."""
+    """Predict the needs of quantizing the variant `name`.
+
+    quantline's own recipes hold one layer or one matrix in memory. Alignment and other quantizers
+    hold the whole model.
+    """
     recipe, stage = params.variants[name], f"quantize {name}"
     if isinstance(recipe, GgufParams):
         return _gguf_need(stage, source.shape, recipe)
@@ -59,33 +65,38 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
 
 
 def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
-    """The scaled layer, llama.cpp's matrix or the compared one; a converter runs beside them."""
-    compared = max(MATRIX_COPIES * it.width * it.rows + it.width**2 for it in inputs_of(shape))
-    largest = max(shape.largest_matrix, *(_stacked_experts(it) for it in shape.layers))
+    """Predict the needs of a GGUF variant.
+
+    The largest object in memory is a scaled layer, a matrix in llama.cpp or one whose error is
+    computed. llama.cpp's converter runs beside quantline, as a second process.
+    """
+    linears = list(inputs_of(shape))
+    compared = max(MATRIX_COPIES * one.width * one.rows + one.width**2 for one in linears)
+    # A GGUF file stacks the experts of a layer into three tensors.
+    stacked = (
+        sum(linear.num_weights for linear in layer.inputs if linear.is_expert) // 3
+        for layer in shape.layers
+    )
+    largest = max(shape.largest_matrix, *stacked)
     holding = FLOAT32 * max(compared, LLAMA_CPP_COPIES * largest)
     if recipe.scale_search:
         holding = max(holding, _layer_bytes(shape))
     full = 2 * shape.num_weights
-    errors = sum(4.0 * gram_entries(it) * it.rows for it in inputs_of(shape))
+    errors = sum(4.0 * gram_entries(linear) * linear.rows for linear in linears)
     return StageNeed(
         stage,
         memory=2 * PROCESS_BYTES + holding,
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
         operations=GGUF_OPERATIONS * shape.num_weights + errors,
-        seconds=START_SECONDS + 2 * moving_seconds(full),
+        seconds=LIGHT_START_SECONDS + CONVERTER_SECONDS + 2 * disk_seconds(full),
     )
-
-
-def _stacked_experts(layer: LayerShape) -> int:
-    """Weights of one of the three tensors that a GGUF file makes of a layer's experts."""
-    return sum(it.num_weights for it in layer.inputs if it.is_expert) // 3
 
 
 def _backend_need(
     stage: str, shape: ModelShape, params: Params, recipe: BackendParams
 ) -> StageNeed:
-    """The whole model in float32 and the activations of all samples."""
+    """Predict the needs of another quantizer: the model in float32 and all samples' activations."""
     calibration, kept = params.calibration, variant_bytes(shape, recipe)
     tokens = calibration.num_calibration_samples * calibration.max_seq_length
     holding = FLOAT32 * (shape.num_weights + ACTIVATION_COPIES * tokens * shape.hidden_size)
@@ -96,27 +107,36 @@ def _backend_need(
         disk_kept=kept,
         disk_temporary=FLOAT32 * shape.num_weights,
         operations=2.0 * BACKEND_PASSES * tokens * shape.num_weights,
-        seconds=2 * START_SECONDS + 2 * moving_seconds(kept),
+        seconds=2 * START_SECONDS + 2 * disk_seconds(kept),
     )
 
 
 def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVariant) -> StageNeed:
-    """One layer; two models where the recipe aligns."""
+    """Predict the needs of a packed variant: one layer in memory, or two models in alignment."""
     shape = source.shape
     kept = variant_bytes(shape, recipe)
+    # Refinement and GPTQ go through the columns of a matrix one by one.
+    column_passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
     operations, columns = 0.0, 0
-    for it in inputs_of(shape):
-        operations += it.num_copies * _rounding_operations(it, recipe)
-        columns += it.num_copies * _rounding_columns(it, recipe)
+    for linear in inputs_of(shape):
+        operations += linear.num_copies * _rounding_operations(linear, recipe)
+        columns += linear.num_copies * column_passes * linear.width
     holding = _layer_bytes(shape)
     runs_model = recipe.quantized_inputs or recipe.align_samples
     start = START_SECONDS if runs_model else LIGHT_START_SECONDS
     reading = calibrate_need(source, params)
     if recipe.quantized_inputs:
         operations += INPUT_PASSES * reading.operations
-        holding = max(holding, reading.gpu_memory + 2 * _moments_bytes(shape))
+        moments = max(sum(map(gram_entries, layer.inputs)) for layer in shape.layers)
+        holding = max(holding, reading.gpu_memory + 2 * FLOAT32 * moments)
     if recipe.align_samples:
-        operations += _aligning_operations(shape, recipe.align_samples, params)
+        tokens = recipe.align_samples * params.calibration.max_seq_length
+        head = shape.vocab_size * shape.hidden_size
+        # A forward pass of the base; a forward and a backward pass, of twice the work, of the
+        # variant.
+        operations += 4 * 2.0 * tokens * (shape.num_linear_weights + head)
+        num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
+        operations += num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
         holding = max(holding, _aligning_bytes(shape, params))
     return StageNeed(
         stage,
@@ -125,48 +145,36 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         disk_kept=kept,
         disk_temporary=2 * reading.disk_temporary if recipe.quantized_inputs else 0,
         operations=operations,
-        seconds=start + 2 * moving_seconds(kept) + columns * COLUMN_SECONDS,
+        seconds=start + 2 * disk_seconds(kept) + columns * COLUMN_SECONDS,
     )
 
 
 def _layer_bytes(shape: ModelShape) -> int:
-    """The largest layer with the second moments of its inputs."""
+    """Return the bytes of the largest layer with the second moments of its inputs."""
     return FLOAT32 * max(
         LAYER_COPIES * layer.num_weights
         + sum(map(gram_entries, layer.inputs))
-        + GRAM_COPIES * max(it.width**2 for it in layer.inputs)
+        + GRAM_COPIES * max(linear.width**2 for linear in layer.inputs)
         for layer in shape.layers
     )
 
 
-def _moments_bytes(shape: ModelShape) -> int:
-    """One matrix for each input of the layer with the largest ones."""
-    return FLOAT32 * max(sum(map(gram_entries, layer.inputs)) for layer in shape.layers)
-
-
 def _aligning_bytes(shape: ModelShape, params: Params) -> int:
-    """Everything of every linear at once, and what one batch keeps for the way back."""
+    """Return the bytes of all linears together and of one batch's activations for its gradient."""
     tokens = max(ALIGN_BATCH_TOKENS, params.calibration.max_seq_length)
-    inputs = list(inputs_of(shape))
-    activations = LINEAR_COPIES * sum(it.num_copies * (it.width + it.rows) for it in inputs)
-    # Of inputs, and of outputs as if linears that share an input were one.
-    moments = sum(it.num_copies * (it.width**2 + it.rows**2) for it in inputs)
+    activations = moments = 0
+    for linear in inputs_of(shape):
+        activations += LINEAR_COPIES * linear.num_copies * (linear.width + linear.rows)
+        # Second moments of the input and of the outputs; linears that share an input count as one.
+        moments += linear.num_copies * (linear.width**2 + linear.rows**2)
     unquantized = shape.num_weights - shape.num_linear_weights
     matrices = ALIGNED_COPIES * shape.num_linear_weights + 2 * unquantized
     batch = tokens * (activations + LOGITS_COPIES * shape.vocab_size)
     return FLOAT32 * (matrices + moments + batch)
 
 
-def _aligning_operations(shape: ModelShape, num_samples: int, params: Params) -> float:
-    """The base forward, the variant forward and twice back; integers step by step."""
-    tokens = num_samples * params.calibration.max_seq_length
-    reading = 2.0 * 4 * tokens * (shape.num_linear_weights + shape.vocab_size * shape.hidden_size)
-    num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
-    return reading + num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
-
-
 def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:
-    """Searching scales and ranges, GPTQ, refinement, and the error that is reported."""
+    """Count the operations of the searches, GPTQ, refinement and the error that is reported."""
     product = 2.0 * linear.rows * linear.width**2  # one ΔW G
     grid = GRID_OPERATIONS * linear.rows * linear.width
     operations = 2 * product
@@ -178,9 +186,3 @@ def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:
     if recipe.rounding is Rounding.GPTQ:
         operations += product / 2 + linear.width**3
     return operations + (1 + recipe.refine_sweeps) * product
-
-
-def _rounding_columns(linear: InputShape, recipe: PackedVariant) -> int:
-    """How many columns are gone through one by one."""
-    passes = recipe.refine_sweeps + (recipe.rounding is Rounding.GPTQ)
-    return passes * linear.width

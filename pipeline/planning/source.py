@@ -1,4 +1,4 @@
-"""What a prediction starts from: the shapes of a checkpoint and the speed of a machine."""
+"""The inputs of a prediction: the shapes of a checkpoint and the speed of a machine."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,11 @@ from pipeline.architectures.shapes import ModelShape
 
 @dataclass(frozen=True)
 class Source:
-    """The base: bytes are those of all its files, experts those of a mixture each token passes."""
+    """The base checkpoint.
+
+    `file_bytes` is the size of all its files. `experts_per_token` is the number of experts that
+    process a token; None for a model without experts.
+    """
 
     architecture: str
     shape: ModelShape
@@ -17,7 +21,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of this machine: float32 operations a second in products of matrices, bytes read a second."""
+    """The speed of this machine.
+
+    `operations` is float32 operations per second in matrix products, `memory_bytes` is bytes per
+    second read from memory.
+    """
 
     operations: float
     memory_bytes: float

@@ -1,44 +1,42 @@
-"""What each stage holds, writes and computes, counted from shapes and parameters.
+"""Predictions of the memory, disk and work of each stage, from shapes and parameters alone.
 
-Memory and disk follow from what the code of a stage keeps; operations are those of its products of
-matrices, and what is not a product is counted in constants that were measured with this code on
-x86 CPUs. Nothing here looks at a machine or a file.
+Memory and disk follow from what the code of a stage keeps. Operations are those of its matrix
+products; other work is counted in constants that were measured with this code on x86 CPUs.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.architectures.shapes import InputShape, ModelShape
+from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
 from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
-FLOAT32, FLOAT64 = 4, 8
+FLOAT32 = 4
 
-# Memory: Python with torch and transformers; with lm-eval's tasks and llama.cpp beside them.
+# Memory of Python with torch and transformers, and with lm-eval's tasks and llama.cpp too.
 PROCESS_BYTES = 600 << 20
 EVALUATOR_BYTES = 750 << 20
-# What moves files and records alone, without torch.
+# A stage that handles files and records alone, without torch.
 LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
-# The one process of vLLM that scores, with the KV cache of one pass.
+# The process of vLLM that scores, with the KV cache of one pass.
 VLLM_SCORER_BYTES = 1 << 30
-# Activations of one batch: this many tokens, a few times their widest tensor.
+# Activations of one batch: so many tokens, and so many tensors of the hidden size.
 BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
-# One batch of logits is at most this, as `pipeline.engines.scorer` cuts batches; copied once.
+# The largest batch of logits that `pipeline.engines.scorer` makes.
 LOGITS_BYTES = 1 << 29
-# Log-probabilities in float64 of a few positions: base, variant, and what comparing them takes.
-COMPARED_BYTES = 4 * FLOAT64 * (1 << 22)
 
-# Time.
-START_SECONDS = 12.0
+# The start of models of transformers; of a tokenizer, tasks and torch; of llama.cpp's converter.
+START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
 SERVER_START_SECONDS = 90.0
 STEP_SECONDS = 0.02
 
-# Bits per weight of llama.cpp's file types, of Llama 3.1 8B:
+# Bits per weight of llama.cpp's file types, for Llama 3.1 8B:
 # https://github.com/ggml-org/llama.cpp/blob/master/tools/quantize/README.md
 GGUF_BITS = {
     "Q8_0": 8.50, "Q6_K": 6.57, "Q5_K_M": 5.71, "Q5_K_S": 5.58, "Q4_K_M": 4.90, "Q4_K_S": 4.67,
@@ -46,17 +44,17 @@ GGUF_BITS = {
     "IQ3_M": 3.77, "IQ3_S": 3.67, "IQ3_XS": 3.50, "IQ3_XXS": 3.26, "Q2_K": 3.16, "Q2_K_S": 2.97,
     "IQ2_M": 2.93, "IQ2_S": 2.75, "IQ2_XS": 2.59, "IQ2_XXS": 2.39, "IQ1_M": 2.15, "IQ1_S": 2.01,
 }  # fmt: skip
-# A scale of 16 bits and, where there are zero points, one of the weights' bits.
+# Bits of the scale of a group; a zero point has as many bits as a weight.
 SCALE_BITS = 16
 
 
 @dataclass(frozen=True)
 class StageNeed:
-    """Of one stage: bytes of memory at its peak, bytes of disk, and its work.
+    """The needs of one stage: peak memory and disk in bytes, and its work.
 
-    `gpu_memory` is the part of `memory` that moves to a GPU where there is one. `disk_temporary`
-    is freed at the end of the stage. Of the work, `seconds` do not depend on the processor's speed;
-    `traffic` are bytes read from memory.
+    `gpu_memory` is the part of `memory` that is on the GPU, where there is one. `disk_temporary` is
+    freed at the end of the stage. The work is `operations` of matrix products, `traffic`, the bytes
+    read from memory, and `seconds` that do not depend on the speed of the machine.
     """
 
     stage: str
@@ -69,25 +67,28 @@ class StageNeed:
     seconds: float = LIGHT_SECONDS
 
     def duration(self, speed: Speed) -> float:
-        """Seconds, within about TIME_FACTOR."""
+        """Estimate the time in seconds, within about a factor of TIME_FACTOR."""
         return self.seconds + self.operations / speed.operations + self.traffic / speed.memory_bytes
 
 
 def calibrate_need(source: Source, params: Params) -> StageNeed:
-    """One layer in float32, its G and a batch of activations; hidden states are on the disk."""
+    """Predict the needs of calibrate.
+
+    One layer in float32, its G and a batch of activations are in memory; hidden states are on disk.
+    """
     shape, calibration = source.shape, params.calibration
     tokens = calibration.num_calibration_samples * calibration.max_seq_length
     batch = min(tokens, max(BATCH_TOKENS, calibration.max_seq_length))
     layer_entries = max(
         layer.num_weights + sum(map(gram_entries, layer.inputs)) for layer in shape.layers
     )
-    widest = max(max(it.width, it.rows) for it in inputs_of(shape))
+    widest = max(max(linear.width, linear.rows) for linear in inputs_of(shape))
     activations = batch * (ACTIVATION_COPIES * shape.hidden_size + 3 * widest)
     moving = FLOAT32 * (layer_entries + activations)
     operations = 4.0 * tokens * calibration.max_seq_length * shape.hidden_size * len(shape.layers)
-    for it in inputs_of(shape):
-        share = _share_of_tokens(it, source)
-        operations += 2 * tokens * share * (it.num_weights + gram_entries(it))
+    for linear in inputs_of(shape):
+        share = _share_of_tokens(linear, source)
+        operations += 2 * tokens * share * (linear.num_weights + gram_entries(linear))
     return StageNeed(
         "calibrate",
         memory=PROCESS_BYTES + moving,
@@ -100,11 +101,11 @@ def calibrate_need(source: Source, params: Params) -> StageNeed:
 
 
 def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: int) -> StageNeed:
-    """The base in float32, and a variant beside it in float32 too; or both as they are in the
-    engine that scores the variant, llama.cpp or vLLM.
+    """Predict the needs of evaluating the variant `name`, or the base for `base`.
 
-    With the base it is scored once more, in 16 bits, in every other engine; llama.cpp's has a file
-    for it, also when a variant is compared with it.
+    In transformers the base and a variant are in memory together, in float32. In vLLM and llama.cpp
+    they have the dtypes of their files. The base is scored once more, in 16 bits, in every other
+    engine. llama.cpp reads the base from a temporary GGUF file.
     """
     shape, evaluate = source.shape, params.evaluate
     whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
@@ -124,9 +125,13 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     needs_file = isinstance(recipe, GgufParams) or (recipe is None and bool(evaluate.controls))
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
-    logits = 4 * batch + COMPARED_BYTES
+    logits = 4 * batch
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
-    active = sum(it.num_weights * _share_of_tokens(it, source) for it in inputs_of(shape))
+    logits_bytes = FLOAT32 * evaluate.num_windows * window_logits
+    kept = (1 + num_controls) * logits_bytes if logits_bytes <= KEPT_LOGITS_BYTES else 0
+    active = sum(
+        linear.num_weights * _share_of_tokens(linear, source) for linear in inputs_of(shape)
+    )
     head = shape.vocab_size * shape.hidden_size
     operations = 2.0 * (window_tokens + (1 + num_controls) * suite_tokens) * (active + head)
     operations += LOG_PROBABILITY_OPERATIONS * window_tokens * shape.vocab_size
@@ -134,28 +139,31 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
+        # Variants are compared with logits that the score cache keeps of the base.
+        disk_kept=min(kept, SCORES_CACHE_BYTES) if recipe is None else 0,
         disk_temporary=half if needs_file else 0,
         operations=operations,
-        seconds=START_SECONDS
+        seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
         + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
-        + num_models * moving_seconds(whole) / 2,
+        + num_models * disk_seconds(whole) / 2,
     )
 
 
 def benchmark_need(source: Source, params: Params) -> StageNeed:
-    """First the reference texts by the evaluator, then the server, model after model.
+    """Predict the needs of benchmark.
 
-    Servers are kept up together only where memory is left.
+    Reference texts are made first, with the base in float32; then the models are served one after
+    the other. Servers run side by side only where memory is left.
     """
     shape, serve = source.shape, params.serve
     served = [2 * shape.num_weights]
-    served += [variant_bytes(shape, it) for it in params.variants.values()]
+    served += [variant_bytes(shape, recipe) for recipe in params.variants.values()]
     largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
+    requests_per_user = serve.requests_per_user * serve.max_rounds
     steps = tokens = 0
-    for it in serve.scenarios.values():
-        requests = sum(it.concurrency) * serve.requests_per_user * serve.max_rounds
-        tokens += requests * it.context_tokens
-        steps += len(it.concurrency) * serve.requests_per_user * serve.max_rounds * it.output_tokens
+    for scenario in serve.scenarios.values():
+        tokens += sum(scenario.concurrency) * requests_per_user * scenario.context_tokens
+        steps += len(scenario.concurrency) * requests_per_user * scenario.output_tokens
     return StageNeed(
         "benchmark",
         memory=EVALUATOR_BYTES + largest,
@@ -167,39 +175,51 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
 
 
 def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
-    """The size of a variant's weights; the vocabulary's matrices stay in 16 bits when packed."""
+    """Predict the bytes of a variant's weights.
+
+    Tensors outside the linears, such as the vocabulary's, stay in 16 bits in packed formats.
+    """
     if isinstance(recipe, GgufParams):
         return round(shape.num_weights * GGUF_BITS[recipe.type.value] / 8)
     packed = 0.0
-    for it in inputs_of(shape):
-        group_size = recipe.group_size or it.width
-        per_group = SCALE_BITS + (0 if recipe.symmetric else recipe.num_bits)
-        packed += it.num_weights * (recipe.num_bits + per_group / group_size) / 8
+    per_group = SCALE_BITS + (0 if recipe.symmetric else recipe.num_bits)
+    for linear in inputs_of(shape):
+        group_size = recipe.group_size or linear.width
+        packed += linear.num_weights * (recipe.num_bits + per_group / group_size) / 8
     return round(packed + 2 * (shape.num_weights - shape.num_linear_weights))
 
 
 def statistics_bytes(shape: ModelShape) -> int:
-    """The upper triangles of every G in float32."""
-    return sum(FLOAT32 * it.num_copies * it.width * (it.width + 1) // 2 for it in inputs_of(shape))
+    """Return the bytes of the upper triangles of every G in float32."""
+    return sum(
+        FLOAT32 * linear.num_copies * linear.width * (linear.width + 1) // 2
+        for linear in inputs_of(shape)
+    )
 
 
 def inputs_of(shape: ModelShape) -> Iterator[InputShape]:
+    """Yield the linear inputs of all layers in order."""
     for layer in shape.layers:
         yield from layer.inputs
 
 
 def gram_entries(linear: InputShape) -> int:
+    """Return the number of entries of the full G of an input, of all experts of a fused stack."""
     return linear.num_copies * linear.width**2
 
 
 def _share_of_tokens(linear: InputShape, source: Source) -> float:
-    """The share of tokens that pass one linear: of an expert, what a balanced router sends."""
+    """Return the fraction of all tokens that a linear processes.
+
+    For an expert's linear it is the fraction that a balanced router sends to this expert.
+    """
     if not linear.is_expert or source.experts_per_token is None:
         return 1.0
-    layer = next(it for it in source.shape.layers if linear in it.inputs)
-    experts = sum(it.num_copies for it in layer.inputs if it.is_expert) / 2
+    layer = next(layer for layer in source.shape.layers if linear in layer.inputs)
+    experts = sum(shape.num_copies for shape in layer.inputs if shape.is_expert) / 2
     return min(1.0, source.experts_per_token / max(experts, 1))
 
 
-def moving_seconds(num_bytes: int) -> float:
+def disk_seconds(num_bytes: int) -> float:
+    """Estimate the seconds of reading or writing so many bytes on a disk."""
     return num_bytes / DISK_BYTES_PER_SECOND

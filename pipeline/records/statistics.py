@@ -1,4 +1,8 @@
-"""What calibrate and quantize leave behind: the records of statistics and of a variant."""
+"""The records of calibrate: the statistics, their text, and what was left out of the text."""
+
+from collections.abc import Sequence
+from datetime import date
+from enum import StrEnum
 
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.record import Record
@@ -6,11 +10,11 @@ from pipeline.params.params import CalibrationParams
 
 
 class LinearStatistics(Record):
-    """Second moments of one linear input, of `num_tokens` tokens.
+    """The second moments of one linear input over `num_tokens` tokens.
 
-    `file` holds the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
-    `linears` are the modules that read this input, by their name in the checkpoint. An input of
-    all experts together has those that saw too few tokens for statistics of their own, or none.
+    `file` has the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
+    `linears` are the modules that read this input, by their name in the checkpoint. For an input of
+    all experts together they are the linears of undersampled experts, or none.
     """
 
     key: str
@@ -21,9 +25,10 @@ class LinearStatistics(Record):
 
 
 class ExpertStatistics(Record):
-    """How many tokens the router sent to an expert, and which of its linears got too few.
+    """The number of tokens that the router sent to an expert.
 
-    The `pooled` ones, fewer tokens than inputs, use the statistics of all experts together.
+    Its `pooled` linears got fewer tokens than they have input channels. They use the statistics of
+    all experts together.
     """
 
     name: str
@@ -32,7 +37,7 @@ class ExpertStatistics(Record):
 
 
 class LayerStatistics(Record):
-    """What was measured in one decoder layer."""
+    """The statistics of one decoder layer."""
 
     inputs: tuple[LinearStatistics, ...]
     experts: tuple[ExpertStatistics, ...]
@@ -43,9 +48,9 @@ class LayerStatistics(Record):
 
 
 class ComparedTexts(Record):
-    """Evaluation texts that calibration text was compared with.
+    """The evaluation texts that calibration text was compared with.
 
-    `name` is a task of the suite or `evaluate.text`; `sha256` is over the texts in UTF-8, joined by
+    `name` is a task of the suite or `evaluate.text`. `sha256` is over the texts in UTF-8, joined by
     a zero byte.
     """
 
@@ -55,10 +60,10 @@ class ComparedTexts(Record):
 
 
 class Decontamination(Record):
-    """What keeps calibration apart from evaluation.
+    """The removal of evaluation text from calibration text.
 
-    Of the documents that were drawn, those that share `ngram_words` words in a row with a compared
-    text (or contain a shorter one) were dropped.
+    Drawn documents that share `ngram_words` words in a row with a compared text, or contain a
+    shorter compared text, were dropped.
     """
 
     ngram_words: int
@@ -67,8 +72,38 @@ class Decontamination(Record):
     num_contaminated_dropped: int
 
 
+class SkipReason(StrEnum):
+    """Say why a row of calibration data cannot be read as a document."""
+
+    MALFORMED = "not JSON"
+    NO_DOCUMENT = "neither text nor turns"
+    NO_TURNS = "no turns"
+    NO_ROLE = "a turn without a role"
+    NO_TEXT = "content that is not text"
+    TEMPLATE = "refused by the chat template"
+
+
+class SkippedRows(Record):
+    """Count the rows that were drawn and skipped for one reason."""
+
+    reason: SkipReason
+    num_rows: int
+
+
+def skipped_text(skipped: Sequence[SkippedRows]) -> str:
+    """Return how many rows were skipped, in all and for each reason."""
+    total = sum(rows.num_rows for rows in skipped)
+    reasons = ", ".join(f"{rows.num_rows} {rows.reason}" for rows in skipped)
+    return f"{total} rows were skipped ({reasons})"
+
+
 class StatisticsRecord(Record):
-    """One calibration pass: what was measured, on which tokens of which text."""
+    """One calibration pass: its statistics, and the text and tokens that they were measured on.
+
+    `skipped` counts the rows that could not be read; none of them is a document that was drawn.
+    `template_date` is what the chat template was told when it asked for today's date; None where it
+    was not asked to render anything, or does not print the date.
+    """
 
     base_digest: Sha256
     calibration: CalibrationParams
@@ -77,6 +112,8 @@ class StatisticsRecord(Record):
     num_tokens: int
     num_samples: int
     decontamination: Decontamination
+    skipped: tuple[SkippedRows, ...]
+    template_date: date | None
     inputs: tuple[LinearStatistics, ...]
     experts: tuple[ExpertStatistics, ...]
     files: tuple[FileRecord, ...]

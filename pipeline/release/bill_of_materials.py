@@ -1,8 +1,8 @@
-"""The bill of materials of a package: CycloneDX with a machine-learning model as its subject.
+"""Write the bill of materials (BOM) of a package in CycloneDX, with the model as its subject.
 
-It is written here because cyclonedx-python-lib has no classes for `modelCard` and drops it; tests
-hold the result against that library's strict validator. The same package gives the same bytes: the
-serial number follows from its manifest, and there is no time stamp.
+cyclonedx-python-lib has no classes for `modelCard` and drops it, so the JSON is built here. Tests
+check it with that library's strict validator. The same package gives the same bytes: the serial
+number is derived from the manifest, and there is no time stamp.
 
 Format: https://cyclonedx.org/docs/1.6/json/
 """
@@ -46,7 +46,7 @@ def bill_of_materials(
 
 
 def _tools(evidence: Evidence) -> list[dict[str, str]]:
-    """What made the files and what evaluated them; the same library may be in both, twice."""
+    """List the programs that made the files and the engine that scored them, with versions."""
     evaluation = evidence.evaluation
     tools = {*evidence.variant.tools.items(), (evaluation.backend, evaluation.backend_version)}
     return [
@@ -176,7 +176,7 @@ def _file_ref(file: FileRecord) -> str:
 
 
 def _licenses(license: ReleaseLicense) -> list[dict[str, Any]]:
-    """A license without an SPDX identifier has a name, and a link to its text."""
+    """Name a license by its SPDX identifier, else by its name with a link to its text."""
     if license.link is None:
         return [{"license": {"id": license.expression}}]
     return [{"license": {"name": license.name, "url": license.link}}]

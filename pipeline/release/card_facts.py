@@ -1,7 +1,7 @@
-"""What a package says about itself: the rows of its model card, its front matter, its NOTICE.
+"""Derive what a package states about itself from the records: license, results, documentation.
 
-Everything is derived from records; nothing is claimed that they do not hold. The names of the
-front matter are those of https://huggingface.co/docs/hub/model-cards#model-card-metadata.
+Nothing is stated that the records do not hold. The names of the front matter are those of
+https://huggingface.co/docs/hub/model-cards#model-card-metadata.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from pipeline.records.release import (
     ReleaseLicense,
 )
 from pipeline.records.selection import VariantVerdict
-from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.statistics import StatisticsRecord, skipped_text
 from pipeline.records.wording import perplexity_text, score_text
 from pipeline.release.evidence import Evidence
 
@@ -37,7 +37,7 @@ TASK: Final = "text-generation"
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One line of the results: a measure, the base's value, the variant's, and how they compare."""
+    """Hold one line of the results: a measure of the base and the variant, and a comparison."""
 
     measure: str
     base: str
@@ -46,7 +46,7 @@ class ResultRow:
 
 
 def quantization_name(recipe: VariantParams) -> str:
-    """`awq`, `gptq`, or the scheme (`W4A16`) or llama.cpp type (`Q4_K_M`) of the other formats."""
+    """Return a scheme (`W4A16`), a llama.cpp type (`Q4_K_M`), or the format: `awq` or `gptq`."""
     if isinstance(recipe, GgufParams):
         return recipe.type.value
     if isinstance(recipe, LlmCompressorParams):
@@ -54,8 +54,8 @@ def quantization_name(recipe: VariantParams) -> str:
     return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
 
 
-def what_was_trained(recipe: VariantParams) -> str:
-    """Return what gradients changed, and how often the data of the modification was read for it."""
+def training_text(recipe: VariantParams) -> str:
+    """Return what gradients changed, and for how many steps or on how many samples."""
     if isinstance(recipe, AutoRoundParams):
         return f"the rounding was trained, {recipe.iterations} steps for each layer"
     if isinstance(recipe, PackedParams) and recipe.align_samples:
@@ -66,7 +66,7 @@ def what_was_trained(recipe: VariantParams) -> str:
 def release_license(
     rule: LicenseRule, release: ReleaseParams, *, text_sha256: str
 ) -> ReleaseLicense:
-    """Return what the license means for this release; `text_sha256` is of its LICENSE file."""
+    """Return the terms of the license for this release; `text_sha256` is of its LICENSE file."""
     return ReleaseLicense(
         id=rule.id,
         name=rule.name,
@@ -83,7 +83,10 @@ def release_license(
 def calibration_reference(
     statistics: StatisticsRecord, rule: LicenseRule | None
 ) -> CalibrationReference:
-    """The calibration text without what is private about where it was; no `rule` for own data."""
+    """Return the name of the calibration data without its directory, its license and its digest.
+
+    `rule` is None for the user's own data.
+    """
     calibration = statistics.calibration
     if calibration.dataset is not None:
         name = calibration.dataset.source.removeprefix(HUB_PREFIX)
@@ -98,7 +101,7 @@ def calibration_reference(
 
 
 def front_matter(package: PackageManifest) -> dict[str, object]:
-    """The metadata of the model card; a license without an SPDX id is `other` with its name."""
+    """Return the card's metadata. A license without an SPDX identifier is `other` with a name."""
     spdx_listed = package.license.link is None
     license_fields: dict[str, object] = (
         {"license": package.license.id}
@@ -122,13 +125,16 @@ def front_matter(package: PackageManifest) -> dict[str, object]:
 
 
 def result_rows(
-    base: EvaluationRecord,
     variant: EvaluationRecord,
     verdict: VariantVerdict,
     *,
+    base_perplexity: float | None,
     base_weight_bytes: int,
 ) -> tuple[ResultRow, ...]:
-    """Return the variant's results beside the base's."""
+    """Return the variant's results beside the base's, both from the engine of the variant.
+
+    The verdict has the base's scores in this engine, on the documents that the variant answered.
+    """
     rows = [
         ResultRow(
             "Size of the weights",
@@ -138,12 +144,14 @@ def result_rows(
         )
     ]
     for name, score in variant.tasks.items():
+        judged = verdict.tasks[name]
         rows.append(
             ResultRow(
                 f"{name}, {score.metric} of {score.num_documents} documents",
-                score_text(base.tasks.get(name)),
+                f"{judged.base:.3f}",
                 score_text(score),
-                _loss(verdict, name),
+                f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
+                f"recovery {percent(verdict.task_recovery[name])}",
             )
         )
     if variant.distance is not None:
@@ -151,8 +159,8 @@ def result_rows(
         rows += [
             ResultRow(
                 "Perplexity on held-out text",
-                perplexity_text(base),
-                perplexity_text(variant),
+                perplexity_text(base_perplexity),
+                perplexity_text(variant.perplexity),
                 f"{significant(distance.perplexity_ratio, 4)} times the base",
             ),
             ResultRow(
@@ -166,20 +174,11 @@ def result_rows(
     return tuple(rows)
 
 
-def _loss(verdict: VariantVerdict, task: str) -> str:
-    """Return what was lost, at most, and what is left."""
-    judged = verdict.tasks[task]
-    return (
-        f"loses at most {judged.high:.4f} ({percent(1 - judged.level)} confidence), "
-        f"recovery {percent(verdict.task_recovery[task])}"
-    )
-
-
 def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, str]:
     """Return what the EU AI Act asks to be documented of a model, as far as the records hold it.
 
-    Article 53 (1) and annex XI of Regulation (EU) 2024/1689; for a modified model they cover the
-    modification. It names what was not looked into, because silence would read like a result.
+    Source: article 53 (1) and annex XI of Regulation (EU) 2024/1689. For a modified model they
+    cover the modification. The facts also name what was not evaluated.
     """
     statistics, check = evidence.statistics, evidence.statistics.decontamination
     evaluation, base = evidence.evaluation, package.base
@@ -188,23 +187,25 @@ def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, s
     conditions = " ".join(package.license.conditions)
     return {
         "Model": f"{package.title}, by {package.quantized_by}",
-        "Made from": f"{base.name}{revision}; its own documentation covers its training",
+        "Base model": f"{base.name}{revision}; its own documentation covers its training",
         "Modification": f"weights quantized with {package.quantizer} to "
         f"{package.bits_per_weight:.2f} bits per weight ({package.quantization}); "
-        f"{what_was_trained(evidence.variant.recipe)}",
-        "Task": "generating text after a text; not made for a particular purpose",
+        f"{training_text(evidence.variant.recipe)}",
+        "Task": "text generation; not made for a particular purpose",
         "Input and output": f"text, at most {evidence.context_tokens} tokens together"
         + (f"; languages: {', '.join(package.languages)}" if package.languages else ""),
         "Architecture": f"{evidence.base.architecture}, {package.num_parameters:,} parameters",
         "Data of the modification": f"{package.calibration.name}, license "
         f"{package.calibration.license}: {statistics.num_tokens:,} tokens, used to calibrate "
         f"it; {check.num_contaminated_dropped} of {check.num_documents_drawn} documents "
-        "were dropped because they overlap with evaluation data",
+        "were dropped because they overlap with evaluation data"
+        + (f"; {skipped_text(statistics.skipped)}" if statistics.skipped else ""),
         "Evaluation": f"suite {evaluation.suite} ({tasks}), perplexity, and the divergence from "
-        f"the base on {evaluation.num_tokens:,} tokens of held-out text, on the released files",
+        f"the base on {evaluation.num_tokens:,} tokens of held-out text; the base and the released "
+        f"files were scored in {evaluation.engine}",
         "Known limits": "answers differ from the base's as measured above; safety, bias and "
         "robustness were not evaluated, and neither were tasks and languages not named here",
-        "For whom": f"{package.audience.value}, commercial use: "
+        "Audience": f"{package.audience.value}, commercial use: "
         f"{'yes' if package.commercial else 'no'}",
         "Terms of use": f"{package.license.name}. {conditions}".strip(),
     }

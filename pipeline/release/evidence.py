@@ -1,7 +1,7 @@
-"""Everything that is known about one variant when it is packaged: the records of all stages.
+"""Hold the records of all stages that a package is written from.
 
-The card, the bill of materials and the provenance are written from it, so that they cannot say
-different things. Reading the files is `pipeline.release.evidence_reading`.
+The card, the bill of materials and the provenance are written from the same records, so that they
+agree. `pipeline.release.evidence_reading` reads them.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A record as a stage wrote it: its path below `artifacts/` and the sha256 of its bytes."""
+    """Hold the path of a record below `artifacts/`, its stage, and the sha256 of its bytes."""
 
     stage: str
     path: str
@@ -30,10 +30,11 @@ class RecordFile:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The records that belong together: one base, its statistics, and one approved variant.
+    """Hold the records of one base, its statistics and one approved variant.
 
-    `calibration_rule` is None for data of one's own; `files` are the records' own files in the
-    order of the stages; `languages`, `model_type`, `context_tokens` come from the base's files.
+    `calibration_rule` is None for the user's own data. `base_perplexity` is that of the base in the
+    engine that scored the variant. `languages`, `model_type` and `context_tokens` come from the
+    base's files. `files` are the files of the records, in the order of the stages.
     """
 
     params: Params
@@ -42,7 +43,7 @@ class Evidence:
     calibration_rule: LicenseRule | None
     statistics: StatisticsRecord
     variant: VariantRecord
-    base_evaluation: EvaluationRecord
+    base_perplexity: float | None
     evaluation: EvaluationRecord
     selection: Selection
     benchmarks: Benchmarks
@@ -53,10 +54,12 @@ class Evidence:
 
     @property
     def verdict(self) -> VariantVerdict:
+        """Return the verdict on the variant."""
         return self.selection.variants[self.variant.name]
 
     @property
     def benchmark(self) -> BenchmarkResult:
+        """Return the result of serving the variant, or the reason why it was not served."""
         return self.benchmarks.models[self.variant.name]
 
     def sha256_of(self, path: str) -> str:
@@ -66,9 +69,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured value; `low` and `high` bound it with 95 % confidence where that is known.
+    """Hold a measured value, and the bounds of its 95 % interval; None where there is none.
 
-    `dataset` is the task or text it was measured on.
+    `dataset` is the task or the text that it was measured on.
     """
 
     dataset: str
@@ -79,7 +82,7 @@ class Metric:
 
 
 def metrics(evaluation: EvaluationRecord) -> tuple[Metric, ...]:
-    """Return the results of a variant: every task, perplexity, and the distance to the base."""
+    """Return the results of a variant: its tasks, its perplexity and its distance to the base."""
     rows = [
         Metric(name, score.metric, score.value, *interval(score))
         for name, score in evaluation.tasks.items()

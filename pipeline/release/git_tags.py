@@ -1,6 +1,6 @@
-"""Git tags in the form of GTO (`NAME@vVERSION`), by which DVC finds the version of an artifact.
+"""Set git tags in the form of GTO (`NAME@vVERSION`), by which DVC finds a version of an artifact.
 
-Tags stay in the local repository: pushing them is the user's own decision.
+Tags stay in the local repository. The user decides whether to push them.
 
 Format: https://dvc.org/doc/gto/user-guide
 """
@@ -16,10 +16,10 @@ RECORDED_FILES: Final = ("dvc.lock", "dvc.yaml", "params.yaml")
 
 
 def tag_commit(root: Path, tag: str, *, message: str) -> str:
-    """Give the commit that the workspace is at an annotated tag; the commit's id.
+    """Give the current commit an annotated tag, unless it has this tag; return the commit's id.
 
-    Nothing happens when it has this tag. Raises InputError when another commit does, or when what
-    DVC would restore by it is not committed.
+    Raises InputError when another commit has the tag, and when dvc.lock, dvc.yaml or params.yaml,
+    which DVC reads at a tag, are not committed. Raises FailureError when git refuses.
     """
     commit = _ask(root, "rev-parse", "--verify", "HEAD^{commit}")
     if commit is None:
@@ -39,7 +39,7 @@ def tag_commit(root: Path, tag: str, *, message: str) -> str:
 
 
 def tag_prefix(root: Path) -> str:
-    """Return what GTO puts before a name: the workspace's place below the top of the repository."""
+    """Return GTO's prefix of a name: the path of the workspace in its repository, and `=`."""
     place = (_ask(root, "rev-parse", "--show-prefix") or "").rstrip("/")
     return f"{place}=" if place else ""
 

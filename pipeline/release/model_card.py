@@ -1,4 +1,4 @@
-"""Model cards: reading the languages of the base's, writing the one of a package."""
+"""Read the languages from the base's model card, and write the model card of a package."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ MAX_CODE_CHARACTERS = 16
 
 
 def read_languages(card_path: Path) -> tuple[str, ...]:
-    """Return the language codes of a model card; none when it says nothing or cannot be read."""
+    """Return the language codes of a model card; none when it has none or cannot be read."""
     stated = read_front_matter(card_path).get("language")
     codes = stated if isinstance(stated, list) else [stated]
     return tuple(
@@ -32,7 +32,11 @@ def read_languages(card_path: Path) -> tuple[str, ...]:
 def render_card(
     package: PackageManifest, evidence: Evidence, *, weight_file: str, needs_embedded_template: bool
 ) -> str:
-    """The README.md of a package: its front matter for model hubs, and its text for people."""
+    """Return the README.md of a package: front matter for model hubs, and text for people.
+
+    `weight_file` is the name of the first file of weights. `needs_embedded_template` says that only
+    the chat template inside the GGUF file writes conversations as the model expects them.
+    """
     metadata = ModelCardData(
         model_name=package.title,
         eval_results=[_eval_result(metric) for metric in metrics(evidence.evaluation)],
@@ -44,13 +48,14 @@ def render_card(
         metadata=Verbatim(metadata),
         package=package,
         results=result_rows(
-            evidence.base_evaluation,
             evidence.evaluation,
             evidence.verdict,
+            base_perplexity=evidence.base_perplexity,
             base_weight_bytes=evidence.selection.base_weight_bytes,
         ),
         schemes=schemes(evidence.variant.coverage),
         reasons=kept_reasons(evidence.variant.coverage),
+        engine=evidence.evaluation.engine,
         served=served,
         command=Verbatim(shlex.join(served.command) if isinstance(served, ServedModel) else ""),
         weight_file=Verbatim(shlex.quote(weight_file)),
@@ -69,7 +74,7 @@ def render_card(
 
 
 def _eval_result(metric: Metric) -> EvalResult:
-    """A row of the hub's model index, which has no field for an interval but the metric's name."""
+    """Return a row of the hub's model index; the interval is in the name, for lack of a field."""
     name = metric.name
     if metric.low is not None and metric.high is not None:
         name += f", 95 % interval {metric.low:.4g} to {metric.high:.4g}"

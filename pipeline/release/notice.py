@@ -1,4 +1,4 @@
-"""The NOTICE file of a package: what was changed, what the licenses demand, the base's notices."""
+"""Write the NOTICE file of a package: changes, demands of the licenses, the base's notices."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from pipeline.records.release import CalibrationReference, PackageManifest
 
 
 def unchanged_files(base: BaseManifest, files: tuple[FileRecord, ...]) -> tuple[str, ...]:
-    """Return the names of the files that are the base's, byte for byte."""
+    """Return the names of the files that equal those of the base, byte for byte."""
     originals: Mapping[str, str] = {file.path: file.sha256 for file in base.files}
     return tuple(file.path for file in files if originals.get(file.path) == file.sha256)
 
@@ -21,10 +21,10 @@ def notice_text(
     unchanged: tuple[str, ...],
     upstream_notices: tuple[str, ...],
 ) -> str:
-    """The NOTICE file: the statement of changes, what the licenses demand, the base's notices.
+    """Return the text of NOTICE.
 
-    The Apache License 2.0, section 4 (b) and (d), asks for the first and the last; the licenses of
-    Llama, Gemma and Qwen for the sentences, in a file of this name.
+    The Apache License 2.0, section 4 (b) and (d), asks for the statement of changes and the base's
+    notices. The licenses of Llama, Gemma and Qwen ask for sentences in a file of this name.
     """
     base, terms = package.base, package.license
     revision = f" at revision {base.revision}" if base.revision else ""
@@ -51,7 +51,7 @@ def notice_text(
 
 
 def calibration_notice(calibration: CalibrationReference) -> str:
-    """Return the credit to the calibration data; the release contains none of it."""
+    """Return the credit to the calibration data; empty for the user's own data."""
     if calibration.license == OWN_DATA:
         return ""
     conditions = " ".join(("", *calibration.conditions))

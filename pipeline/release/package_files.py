@@ -1,4 +1,4 @@
-"""Copying into a package exactly the files that a record names, proven on the way."""
+"""Copy into a package exactly the files that a record names, and verify them on the way."""
 
 import hashlib
 from pathlib import Path
@@ -32,9 +32,9 @@ def copy_verified(file: FileRecord, source_dir: Path, target_dir: Path, *, remed
 
 
 def write_license(workspace: Workspace, base: BaseManifest, target: Path) -> None:
-    """Write the text of the license that applies: the checkpoint's own, or the one decided on.
+    """Write the license text that applies: the checkpoint's own, or that of the decision.
 
-    Raises InputError when it is no longer the text that fetch saw.
+    Raises InputError when it is not the text that fetch read.
     """
     own, decision = base.license, base.applied_license.decision
     if own.text_path is not None:

@@ -1,8 +1,8 @@
-"""The provenance of a package: an in-toto statement with SLSA's predicate, everything by digest.
+"""Write the provenance of a package: an in-toto statement with SLSA's predicate.
 
-It leads from the commit of the base model and of this program, through the statistics, the variant,
-its evaluations and the benchmark, to the decision. Whoever has the records can check each digest;
-whoever has only the package can check its files.
+It names by digest everything that the release depends on: the commits of the base model and of this
+program, the statistics, the variant, its evaluations, the benchmark and the decision. Somebody who
+has only the package can check its files; somebody who has the records can check all digests.
 
 Formats: https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md and
 https://slsa.dev/spec/v1.0/provenance
@@ -29,8 +29,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the statement as JSON values.
 
-    `program_commit` is that of this program's repository, with `-dirty` behind it when its files
-    were changed; None where there is no repository.
+    `program_commit` is the commit of this program's repository, followed by `-dirty` when a tracked
+    file was changed; None where there is no repository.
     """
     params, variant = evidence.params, evidence.variant
     return {
@@ -91,7 +91,7 @@ def _license(package: PackageManifest, evidence: Evidence) -> dict[str, Any]:
 def _dependencies(
     package: PackageManifest, evidence: Evidence, program_commit: str | None
 ) -> list[dict[str, Any]]:
-    """Return what went in: the program, the base, and the texts that were read."""
+    """List the inputs by digest: the program, the base, and the texts that were read."""
     rows: list[dict[str, Any]] = []
     if program_commit is not None:
         commit = program_commit.removesuffix("-dirty")

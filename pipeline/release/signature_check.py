@@ -1,11 +1,11 @@
-"""Checking a model-signing signature over a release: by a public key, or by who signed it.
+"""Check a model-signing signature over a release, by a public key or by the signer's identity.
 
-A signature without a key (Sigstore, "keyless") was made with a certificate for an identity, such as
-an address or a workflow, that an issuer vouched for, and stands in a public log. Which authorities
-and logs are trusted is in Sigstore's trusted root: a file, or else the one of the public instance,
-which needs a network. A signature covers the name and sha256 of every file, and a release's layers
-are named by the same sha256, so no file is read for it. model-signing takes seconds to import, so
-that happens only when there is something to check.
+A signature without a key (Sigstore, "keyless") carries a certificate for an identity, such as an
+address or a workflow. An issuer vouched for the identity, and a public log has the signature. The
+trusted root names the authorities and logs to trust; it comes from a file, or from Sigstore's
+public instance, which needs a network. A signature covers the name and sha256 of every file. A
+release names its layers by the same sha256, so that no file is read. model-signing takes seconds to
+import, so that it is imported only for a check.
 
 Formats: https://github.com/ossf/model-signing-spec and
 https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_trustroot.proto
@@ -28,7 +28,7 @@ SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+js
 
 
 class Signer(Protocol):
-    """Whoever is to have signed; `str()` names them."""
+    """Describe who is expected to have signed; `str()` names them."""
 
     def configure(self, config: Any) -> None:
         """Make a model-signing configuration accept this signer alone."""
@@ -36,7 +36,7 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class KeyOwner:
-    """The owner of a public key (PEM, elliptic curve)."""
+    """Expect the owner of a public key (PEM, elliptic curve)."""
 
     key_path: Path
 
@@ -44,7 +44,7 @@ class KeyOwner:
         return f"the owner of {self.key_path}"
 
     def configure(self, config: Any) -> None:
-        """Raises InputError when it is no such key."""
+        """Accept this key alone. Raises InputError when the file is no such key."""
         if not self.key_path.is_file():
             raise InputError(f"{self.key_path}: no such file; expected the signer's public key")
         try:
@@ -57,7 +57,7 @@ class KeyOwner:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who signed without a key: `name` is an address or URI that `issuer`, a URL, vouched for."""
+    """Expect a signer without a key: an address or URI `name` that the URL `issuer` vouched for."""
 
     name: str
     issuer: str
@@ -67,7 +67,11 @@ class Identity:
         return f"{self.name}, whom {self.issuer} vouched for"
 
     def configure(self, config: Any) -> None:
-        """Raises InputError when the trusted root is none, FailureError when none can be had."""
+        """Accept this identity alone.
+
+        Raises InputError when the file has no trusted root, FailureError when Sigstore's cannot be
+        fetched.
+        """
         if self.trusted_root_path is not None and not self.trusted_root_path.is_file():
             raise InputError(
                 f"{self.trusted_root_path}: no such file; expected Sigstore's trusted root"
@@ -89,7 +93,7 @@ class Identity:
             ) from error
 
     def _trust(self, config: Any, trusted_root: bytes) -> None:
-        """The library takes a trusted root only with the addresses that signing would need."""
+        """Trust the roots of a file; the library wants the addresses for signing beside them."""
         trust_config = {
             "mediaType": TRUST_CONFIG_TYPE,
             "trustedRoot": json.loads(trusted_root),
@@ -108,7 +112,8 @@ def check_signature(
 ) -> None:
     """Raise FailureError unless `signer` signed exactly `files`.
 
-    Raises InputError when nobody could be checked against `signer`. `source` names the signature.
+    Raises InputError when the key or the trusted root of `signer` cannot be used. Messages call the
+    signature `source`.
     """
     from model_signing.verifying import Config
 
@@ -128,10 +133,10 @@ def check_signature(
 
 
 def _require_sha256_of_files(signature: bytes, source: str) -> None:
-    """Raise FailureError for a signature over pieces of files, or over other digests than sha256.
+    """Raise FailureError for a signature over parts of files, or over other digests than sha256.
 
-    model-signing's library can make those, its command line does not. What is no signature at all
-    is left to the library to refuse.
+    model-signing's library can make those; its command line does not. A file that is no signature
+    passes here, and the library refuses it.
     """
     try:
         payload = json.loads(base64.b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
@@ -141,9 +146,8 @@ def _require_sha256_of_files(signature: bytes, source: str) -> None:
         return
     if kind != ("files", "sha256"):
         raise FailureError(
-            f"{source}: signs {short_repr(kind)}, and the digests of a release are the sha256 of "
-            "whole "
-            "files; sign it with model-signing's own settings"
+            f"{source}: signs {short_repr(kind)}; expected the sha256 of whole files: sign it with "
+            "model-signing's default settings"
         )
 
 

@@ -1,7 +1,6 @@
-"""The files of a release as model-signing signs and verifies them, by digests known before.
+"""Give model-signing the digests of files, so that it does not read the files.
 
-model-signing would read every file of a directory. A package's manifest and a release's layers
-state the sha256 of each file already, so no weights are read again.
+A package's manifest and a release's layers have the sha256 of each file already.
 
 Format: https://github.com/ossf/model-signing-spec
 """
@@ -18,10 +17,10 @@ GIT_FILES: Final = (".git", ".gitattributes", ".github", ".gitignore")
 
 
 class SignedFiles:
-    """The digests that model-signing asks for, those of `files`.
+    """Return the known digests of `files` where model-signing would compute them.
 
-    It stands for a `model_signing.hashing.Config`, which would read the files of a directory.
-    `name` is what the signature calls the directory.
+    It takes the place of a `model_signing.hashing.Config`, which reads the files of a directory.
+    `name` is the name of the directory in the signature.
     """
 
     def __init__(self, files: Iterable[FileRecord], *, name: str) -> None:

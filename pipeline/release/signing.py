@@ -1,9 +1,9 @@
-"""Signing the files of a package with model-signing, by a key of one's own.
+"""Sign the files of a package with model-signing and the user's own key.
 
-The signature covers the digest of every file, lies outside the directory and is a Sigstore bundle:
-whoever has the public key verifies it with `model_signing verify key`, or with `quantline verify`.
-Keyless signing, which needs a browser or a workload identity, is not done here. model-signing takes
-seconds to import, so that happens only when it is needed.
+The signature is a Sigstore bundle beside the directory, and covers the digest of every file.
+`model_signing verify key` and `quantline verify` check it with the public key. Keyless signing,
+which needs a browser or a workload identity, is not done here. model-signing takes seconds to
+import, so that it is imported only to sign.
 
 Format: https://github.com/ossf/model-signing-spec
 """
@@ -30,7 +30,7 @@ CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 
 
 def public_key_sha256(key_path: Path) -> str:
-    """sha256 of the public half (DER, SubjectPublicKeyInfo) of the private key in `key_path`.
+    """Return the sha256 of the public key (DER, SubjectPublicKeyInfo) of the private `key_path`.
 
     Raises InputError for a file that is not a private elliptic-curve key that can sign.
     """
@@ -57,7 +57,7 @@ def sign_files(
 ) -> None:
     """Write the signature over `files` by their digests; `name` is that of their directory.
 
-    No file is read. The key is one that `public_key_sha256` accepted.
+    No file is read. `key_path` is a private key that `public_key_sha256` accepted.
     """
     from model_signing.signing import Config
 

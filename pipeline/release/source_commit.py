@@ -1,4 +1,4 @@
-"""Which commit of its repository this program runs from."""
+"""Find the commit of the repository that this program runs from."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ WRITTEN_BY_THE_RUN = ":(exclude)dvc.lock"
 def source_commit(repository: Path = PACKAGE_DIR.parent) -> str | None:
     """Return the full commit, followed by `-dirty` when a tracked file but dvc.lock was changed.
 
-    None where the program is not in a git repository, or there is no git.
+    Return None where the program is not in a git repository, or git is not installed.
     """
     try:
         commit = _git(repository, "rev-parse", "HEAD")

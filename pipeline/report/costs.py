@@ -127,7 +127,7 @@ def break_even_rows(model: CostModel) -> tuple[BreakEvenRow, ...]:
 
 
 def cost_sentence(model: CostModel) -> str:
-    """Return what the costs assume."""
+    """Return the assumptions of the costs."""
     params = model.params
     slow = ", ".join(model.too_slow)
     return (

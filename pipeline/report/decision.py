@@ -1,26 +1,31 @@
-"""Answer the four questions that a report is opened for.
+"""Make the opening of the report, which answers four questions.
 
-Which variant to take for which use, what it lost, what it costs to serve, whether it may ship.
+They are: which variant to take for which use, what it lost, what it costs to serve, and whether it
+may ship.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.core.formatting import significant
+from pipeline.core.workspace import BASE
 from pipeline.economics.cost_model import CostModel
 from pipeline.gate.profiles import Figure, choose_after_benchmark
 from pipeline.licensing.licenses import display_text, name_prefix
-from pipeline.licensing.rule import Grant, LicenseRule
+from pipeline.licensing.rule import LicenseRule
 from pipeline.params.gate import Objective, ProfileParams
 from pipeline.params.params import Audience, ReleaseParams
 from pipeline.records.benchmarks import Benchmarks, served_models
+from pipeline.records.licenses import Grant
 from pipeline.records.selection import Selection, Verdict
 from pipeline.report.costs import cost_rows
+from pipeline.report.serving import users_text
 from pipeline.report.verdicts import IntervalText, verdict_row
 
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """Say what one profile takes; every field but the first two is empty where nothing is taken."""
+    """Say what one profile takes, and why. The other fields are empty where it takes nothing."""
 
     profile: str
     variant: str | None
@@ -86,6 +91,43 @@ def decision_rows(
             )
         )
     return tuple(rows)
+
+
+def base_advantages(
+    decisions: Sequence[DecisionRow], benchmarks: Benchmarks | None, costs: CostModel | None
+) -> tuple[str, ...]:
+    """Say where the base is faster or costs less than a variant that a profile takes.
+
+    The base is faster under a load when the 95 % interval of the throughput ratio, variant ÷ base,
+    lies below 1. With too few rounds for an interval, the median has to be below 1.
+    """
+    usd = {cost.name: cost.tokens.usd_per_million_tokens for cost in costs.served} if costs else {}
+    sentences = []
+    for name, model in served_models(benchmarks).items():
+        if name not in {decision.variant for decision in decisions}:
+            continue
+        slower = [
+            f"{load.scenario}, {users_text(load.concurrency)}: {ratio.median:.2f}"
+            for load in model.loads
+            if (ratio := load.over_base) is not None
+            and (ratio.median if ratio.high is None else ratio.high) < 1
+        ]
+        advantages = []
+        if slower:
+            advantages.append(
+                "is faster under these loads (output tokens per second, variant ÷ base): "
+                f"{'; '.join(slower)}"
+            )
+        if name in usd and BASE in usd and usd[BASE] < usd[name]:
+            advantages.append(
+                f"costs less to serve, {significant(usd[BASE])} instead of "
+                f"{significant(usd[name])} USD per million tokens"
+            )
+        if advantages:
+            sentences.append(
+                f"Compared with {name}, the base on this machine {'. It '.join(advantages)}."
+            )
+    return tuple(sentences)
 
 
 def outcome(selection: Selection) -> str:

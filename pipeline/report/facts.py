@@ -1,7 +1,6 @@
-"""The contents of the report, table by table: records in, rows of text out.
+"""Make the report's tables of scores, tensors, digests and releases from the records.
 
-Numbers are rounded here for the eye; every decision was taken before, on the numbers themselves.
-How the page looks is not decided here.
+Numbers are rounded here for reading. The verdicts were reached on the exact numbers.
 """
 
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
-from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.evaluation import Engine, EvaluationRecord, TaskScore
+from pipeline.records.licenses import DataLicense
 from pipeline.records.release import Receipt, Receipts
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.statistics import StatisticsRecord, skipped_text
 from pipeline.records.variant import VariantRecord
 from pipeline.records.wording import kept_reasons, perplexity_text, schemes, standard_error
 from pipeline.report.verdicts import VerdictRow, base_row, verdict_row
@@ -24,11 +24,12 @@ from pipeline.report.verdicts import VerdictRow, base_row, verdict_row
 
 @dataclass(frozen=True)
 class Facts:
-    """All records of a run; `benchmarks` and `receipts` are None where there are none yet."""
+    """Hold all records of a run. `benchmarks` and `receipts` are None where there are none yet."""
 
     params: Params
     base: BaseManifest
     license_rule: LicenseRule
+    data_license: DataLicense
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord
@@ -41,7 +42,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """A score and its standard error, which may be empty."""
+    """Hold a score and its standard error, which may be empty."""
 
     value: str
     error: str
@@ -49,7 +50,7 @@ class ScoreCell:
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """What became of a variant's tensors: counts by stored scheme, and by the reason to differ."""
+    """Count a variant's tensors by stored scheme, and by the reason to differ from the recipe."""
 
     name: str
     quantizer: str
@@ -76,14 +77,29 @@ def published(facts: Facts, name: str) -> Receipt | None:
 
 
 def task_rows(facts: Facts) -> tuple[tuple[str, dict[str, ScoreCell]], ...]:
-    """For every task: its name with the metric, and the score of the base and of each variant."""
+    """Return the name of every task with its metric, and its scores by model."""
     evaluations = {BASE: facts.base_evaluation, **facts.evaluations}
     rows = []
     for task, score in facts.base_evaluation.tasks.items():
         label = f"{task} ({score.metric}, {score.num_documents} documents)"
-        rows.append((label, {name: _cell(it.tasks.get(task)) for name, it in evaluations.items()}))
-    perplexities = {name: ScoreCell(perplexity_text(it), "") for name, it in evaluations.items()}
+        cells = {name: _cell(model.tasks.get(task)) for name, model in evaluations.items()}
+        rows.append((label, cells))
+    perplexities = {
+        name: ScoreCell(perplexity_text(model.perplexity), "")
+        for name, model in evaluations.items()
+    }
     return (*rows, ("perplexity on held-out text (lower is better)", perplexities))
+
+
+def engine_sentence(facts: Facts) -> str:
+    """Return which engine computed the scores of each model."""
+    models_of: dict[Engine, list[str]] = {}
+    for name, evaluation in {BASE: facts.base_evaluation, **facts.evaluations}.items():
+        models_of.setdefault(evaluation.engine, []).append(name)
+    engines = "; ".join(f"{', '.join(names)} in {engine}" for engine, names in models_of.items())
+    return (
+        f"Scored: {engines}. Verdicts compare each variant with the base in the variant's engine."
+    )
 
 
 def _cell(score: TaskScore | None) -> ScoreCell:
@@ -91,6 +107,7 @@ def _cell(score: TaskScore | None) -> ScoreCell:
 
 
 def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
+    """Return a row for each variant."""
     return tuple(
         CoverageRow(
             name=name,
@@ -105,17 +122,19 @@ def coverage_rows(facts: Facts) -> tuple[CoverageRow, ...]:
 
 
 def calibration_sentence(facts: Facts) -> str:
-    """What was calibrated on, and what keeps it apart from the evaluation."""
+    """Return what the statistics come from, and how overlap with the evaluation was avoided."""
     record, check = facts.statistics, facts.statistics.decontamination
     calibration = record.calibration
     origin = calibration.dataset.source if calibration.dataset else calibration.text
-    compared = ", ".join(it.name for it in check.compared)
+    compared = ", ".join(texts.name for texts in check.compared)
     return (
         f"Calibrated on {record.num_tokens:,} tokens ({record.num_samples} samples of "
-        f"{calibration.max_seq_length}) of {origin}, license {calibration.license}. "
+        f"{calibration.max_seq_length}) of {origin}, license {facts.data_license}. "
         f"{check.num_contaminated_dropped} of {check.num_documents_drawn} documents were dropped "
         f"because they share {check.ngram_words} words in a row with an evaluation document; "
         f"compared with {compared}."
+        + (f" {skipped_text(record.skipped)}." if record.skipped else "")
+        + (f" The chat template was told {record.template_date}." if record.template_date else "")
     )
 
 
@@ -130,8 +149,8 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
         ("calibration text", facts.statistics.text_sha256),
         ("calibration token ids", facts.statistics.token_ids_sha256),
         *(
-            (f"compared with calibration: {it.name} ({it.num_texts} texts)", it.sha256)
-            for it in facts.statistics.decontamination.compared
+            (f"compared with calibration: {texts.name} ({texts.num_texts} texts)", texts.sha256)
+            for texts in facts.statistics.decontamination.compared
         ),
         ("held-out text", facts.base_evaluation.text_sha256),
         ("evaluated token ids", facts.base_evaluation.token_ids_sha256),
@@ -147,7 +166,7 @@ def provenance_rows(facts: Facts) -> tuple[tuple[str, str], ...]:
 
 
 def pull_commands(facts: Facts) -> tuple[tuple[str, str], ...]:
-    """For every published variant: its name and the command that fetches its files."""
+    """Return the name of every published variant, and the command that downloads its files."""
     if facts.receipts is None:
         return ()
     commands = []

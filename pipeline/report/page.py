@@ -16,6 +16,7 @@ from pipeline.records.rounds import Estimate, estimate
 from pipeline.records.wording import base_reference
 from pipeline.report.costs import break_even_rows, cost_lines, cost_rows, cost_sentence
 from pipeline.report.decision import (
+    base_advantages,
     decision_rows,
     failure_reasons,
     next_steps,
@@ -26,6 +27,7 @@ from pipeline.report.facts import (
     Facts,
     calibration_sentence,
     coverage_rows,
+    engine_sentence,
     provenance_rows,
     pull_commands,
     task_rows,
@@ -50,7 +52,7 @@ def render_report(facts: Facts) -> str:
     release = facts.params.release
     selection = facts.selection
     costs = _cost_model(facts)
-    profiles = facts.params.gate.profiles
+    decisions = decision_rows(selection, facts.params.gate.profiles, facts.benchmarks, costs)
     return render_html(
         TEMPLATE,
         style=Markup(read_asset(STYLE)),
@@ -61,7 +63,8 @@ def render_report(facts: Facts) -> str:
         outcome=outcome(selection),
         failures=failure_reasons(selection),
         next_steps=next_steps(selection),
-        decisions=decision_rows(selection, profiles, facts.benchmarks, costs),
+        decisions=decisions,
+        base_advantages=base_advantages(decisions, facts.benchmarks, costs),
         shipping=shipping_rows(selection, release, facts.license_rule),
         gate=gate_sentences(facts.params.gate),
         calibration=calibration_sentence(facts),
@@ -75,6 +78,7 @@ def render_report(facts: Facts) -> str:
         costs=_costs(costs),
         models=(BASE, *facts.evaluations),
         tasks=task_rows(facts),
+        engines=engine_sentence(facts),
         reference=facts.base_evaluation.backend,
         controls=control_rows(facts.base_evaluation),
         coverage=coverage_rows(facts),

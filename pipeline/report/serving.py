@@ -24,7 +24,7 @@ NOT_MEASURED = "–"
 
 @dataclass(frozen=True)
 class LoadRow:
-    """One model under one load: medians over rounds, intervals of 95 %."""
+    """Hold one model under one load: medians over rounds, and 95 % intervals."""
 
     name: str
     scenario: str
@@ -41,6 +41,8 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class MemoryRow:
+    """Hold the memory of one server, measured and predicted."""
+
     name: str
     weights: str
     kv_cache: str
@@ -70,25 +72,26 @@ def _load_row(name: str, load: LoadResult) -> LoadRow:
         throughput=significant(load.output_tokens_per_s.median),
         over_base=f"{ratio.median:.2f}" if ratio else "",
         over_base_interval=interval(ratio) if ratio else "",
-        first_token=_percentiles(load, lambda it: it.ttft_ms),
-        further_token=_percentiles(load, lambda it: it.tpot_ms),
-        whole=_percentiles(load, lambda it: it.e2el_ms),
-        good=significant(load.median_of(lambda it: it.good_requests_per_s)),
+        first_token=_percentiles(load, lambda one: one.ttft_ms),
+        further_token=_percentiles(load, lambda one: one.tpot_ms),
+        whole=_percentiles(load, lambda one: one.e2el_ms),
+        good=significant(load.median_of(lambda one: one.good_requests_per_s)),
         remarks=tuple(_remarks(load)),
     )
 
 
-def interval(of: Estimate) -> str:
-    if of.low is None or of.high is None:
+def interval(estimate: Estimate) -> str:
+    """Return the 95 % interval of an estimate, or why it has none."""
+    if estimate.low is None or estimate.high is None:
         return "too few rounds"
-    return f"{of.low:.2f} to {of.high:.2f}"
+    return f"{estimate.low:.2f} to {estimate.high:.2f}"
 
 
 def _percentiles(load: LoadResult, latency: Callable[[LoadRound], Latency]) -> str:
     figures = (
-        load.median_of(lambda it: latency(it).p50),
-        load.median_of(lambda it: latency(it).p95),
-        load.median_of(lambda it: latency(it).p99),
+        load.median_of(lambda one: latency(one).p50),
+        load.median_of(lambda one: latency(one).p95),
+        load.median_of(lambda one: latency(one).p99),
     )
     return " / ".join(map(significant, figures))
 
@@ -96,22 +99,25 @@ def _percentiles(load: LoadResult, latency: Callable[[LoadRound], Latency]) -> s
 def _remarks(load: LoadResult) -> list[str]:
     remarks = []
     if load.failed:
-        error = next(it.first_error for it in load.rounds if it.failed)
+        error = next(one.first_error for one in load.rounds if one.failed)
         remarks.append(f"{load.failed} requests failed: {error}")
-    busy = [it.client_cpu_share for it in load.rounds if it.client_is_saturated]
+    busy = [one.client_cpu_share for one in load.rounds if one.client_is_saturated]
     if busy:
         remarks.append(
             f"the load generator was busy for {percent(max(busy))} of the time: the server may be "
             "faster than this"
         )
-    energies = [it.energy_j / it.output_tokens for it in load.rounds if it.energy_j is not None]
+    energies = [one.energy_j / one.output_tokens for one in load.rounds if one.energy_j is not None]
     if energies:
         remarks.append(f"{significant(sum(energies) / len(energies))}{NBSP}J per output token")
     return remarks
 
 
 def crossovers(benchmarks: Benchmarks) -> tuple[tuple[str, str], ...]:
-    """For each variant and scenario of several loads, from how many users on it is slower."""
+    """Return from how many users on each variant is slower than the base.
+
+    There is one text for each scenario with several loads, under the variant and the scenario.
+    """
     found = []
     for name, model in served_models(benchmarks).items():
         for scenario in benchmarks.load.scenarios:
@@ -126,7 +132,7 @@ def crossovers(benchmarks: Benchmarks) -> tuple[tuple[str, str], ...]:
 
 
 def crossover_text(found: Crossover) -> str:
-    """`slower than the base at 7 users and more (6 to 29)`, with a 95 % interval."""
+    """Return such as `slower than the base at 7 users and more (6 to 29)`: a 95 % interval."""
     if found.users is None:
         certain = found.low is None
         return f"not slower up to {found.max_users} users" + (
@@ -134,12 +140,16 @@ def crossover_text(found: Crossover) -> str:
         )
     bounds = f"{found.low:.0f} to " if found.low is not None else ""
     bounds += f"{found.high:.0f}" if found.high is not None else f"more than {found.max_users}"
-    users = f"{found.users:.0f} user{'' if round(found.users) == 1 else 's'}"
-    return f"slower than the base at {users} and more ({bounds})"
+    return f"slower than the base at {users_text(found.users)} and more ({bounds})"
+
+
+def users_text(count: float) -> str:
+    """Return `1 user` or `29 users`."""
+    return f"{count:.0f} user{'' if round(count) == 1 else 's'}"
 
 
 def memory_rows(benchmarks: Benchmarks) -> tuple[MemoryRow, ...]:
-    """What servers really took beside weights and KV cache, which were predicted."""
+    """Return a row for each server: the memory that it took, and what was predicted."""
     return tuple(
         MemoryRow(
             name=name,
@@ -159,7 +169,7 @@ def memory_rows(benchmarks: Benchmarks) -> tuple[MemoryRow, ...]:
 
 
 def serving_remarks(benchmarks: Benchmarks | None) -> dict[str, str]:
-    """For each model of the benchmark: what it ran on, or why it was not measured."""
+    """Return for each model of the benchmark what served it, or why it was not measured."""
     models = benchmarks.models if benchmarks else {}
     return {name: _remark(model) for name, model in models.items()}
 
@@ -174,7 +184,7 @@ def _remark(model: BenchmarkResult) -> str:
         f"{model.engine} {model.engine_version}",
         f"kernel {model.kernel}",
         model.dtype,
-        f"first answer after {model.startup_s:.0f}{NBSP}s",
+        f"first answer after {model.startup_s:.0f}{NBSP}s beside other servers",
         f"greedy text equal to {parity.reference} for {parity.num_matches} of "
         f"{parity.num_prompts} prompts",
     ]
@@ -193,9 +203,9 @@ def load_sentence(benchmarks: Benchmarks) -> str:
     load, machine = benchmarks.load, benchmarks.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     scenarios = "; ".join(
-        f"{name}: {it.prefix_tokens} shared and {it.input_tokens} own tokens in, "
-        f"{it.output_tokens} out"
-        for name, it in load.scenarios.items()
+        f"{name}: {scenario.prefix_tokens} shared and {scenario.input_tokens} own tokens in, "
+        f"{scenario.output_tokens} out"
+        for name, scenario in load.scenarios.items()
     )
     level = load.service_level
     return (

@@ -76,7 +76,7 @@ class Point:
 class Line:
     """Hold one labelled line: (x, y) points, and (x, low, high) intervals where there are any.
 
-    `marks` are further points to be seen; without any, every point is marked.
+    `marks` are the points that get a symbol; without any, every point gets one.
     """
 
     label: str
@@ -91,27 +91,28 @@ def size_and_divergence(points: Sequence[Point], *, title: str, unit: str) -> Ma
     The axis of KL is logarithmic. A KL of 0 or less is drawn at its left edge. At least one KL has
     to be above 0.
     """
-    positive = [it for p in points for it in (p.kl, p.kl_low, p.kl_high) if it > 0]
+    positive = [kl for point in points for kl in (point.kl, point.kl_low, point.kl_high) if kl > 0]
     least = 10.0 ** floor(log10(min(positive)))
     most = max(10.0 ** ceil(log10(max(positive))), 10 * least)
     rows = [
         {
-            "name": it.label,
-            "size": it.size,
-            "kl": max(it.kl, least),
-            "low": max(it.kl_low, least),
-            "high": max(it.kl_high, least),
-            "verdict": it.verdict,
-            "text": f"{it.label}, {it.verdict}: {significant(it.size)} {unit}, KL "
-            f"{significant(it.kl)} ({significant(it.kl_low)} to {significant(it.kl_high)})",
+            "name": point.label,
+            "size": point.size,
+            "kl": max(point.kl, least),
+            "low": max(point.kl_low, least),
+            "high": max(point.kl_high, least),
+            "verdict": point.verdict,
+            "text": f"{point.label}, {point.verdict}: {significant(point.size)} {unit}, "
+            f"KL {significant(point.kl)} "
+            f"({significant(point.kl_low)} to {significant(point.kl_high)})",
         }
-        for it in sorted(points, key=lambda it: (it.size, it.label))
+        for point in sorted(points, key=lambda point: (point.size, point.label))
     ]
     name = {"field": "name", "type": "nominal", "sort": None, "title": None}
     verdict = {"field": "verdict", "type": "nominal"}
     colour = verdict | {"scale": {"domain": VERDICTS, "range": VERDICT_COLOURS}}
     shape = verdict | {"scale": {"domain": VERDICTS, "range": VERDICT_SHAPES}}
-    kl_axis = {"values": [10.0**it for it in _powers(least, most)], "format": "~g"}
+    kl_axis = {"values": [10.0**power for power in _powers(least, most)], "format": "~g"}
     kl = {
         "type": "quantitative",
         "title": "KL, nats per token",
@@ -165,14 +166,14 @@ def lines(
     logarithmic: bool = False,
 ) -> Markup:
     """Draw lines with a legend below: over named steps from y = 0, or over logarithmic axes."""
-    rows = [_row(it.label, x, y) for it in series for x, y in it.points]
-    marks = [_row(it.label, x, y) for it in series for x, y in it.marks] or rows
+    rows = [_row(line.label, x, y) for line in series for x, y in line.points]
+    marks = [_row(line.label, x, y) for line in series for x, y in line.marks] or rows
     intervals = [
-        {"name": it.label, "x": x, "low": low, "high": high}
-        for it in series
-        for x, low, high in it.intervals
+        {"name": line.label, "x": x, "low": low, "high": high}
+        for line in series
+        for x, low, high in line.intervals
     ]
-    names = [it.label for it in series]
+    names = [line.label for line in series]
     by_name = {"field": "name", "type": "nominal", "sort": None}
 
     def styled(styles: Sequence[object]) -> dict[str, Any]:
@@ -260,8 +261,9 @@ def _inline(svg: str, *, title: str) -> Markup:
         node.tag = node.tag.removeprefix(SVG)
         description = node.attrib.get("aria-label")
         is_mark = node.attrib.get("aria-roledescription") in ("point", "bar", "rule mark")
-        for name in [it for it in node.attrib if it == "role" or it.startswith("aria-")]:
-            del node.attrib[name]
+        for name in list(node.attrib):
+            if name == "role" or name.startswith("aria-"):
+                del node.attrib[name]
         if is_mark and description:
             ET.SubElement(node, "title").text = description
     size = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": title}

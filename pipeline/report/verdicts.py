@@ -68,6 +68,7 @@ class TaskVerdictRow:
 
 
 def base_row(selection: Selection) -> VerdictRow:
+    """Return the row of the base, which loses nothing against itself."""
     return VerdictRow(
         name=BASE,
         format="original",
@@ -188,6 +189,7 @@ def gate_sentences(gate: GateParams) -> tuple[str, ...]:
 
 
 def control_rows(base: EvaluationRecord) -> tuple[ControlRow, ...]:
+    """Return a row for each engine that scored the base beside the reference engine."""
     return tuple(
         ControlRow(
             engine=f"{control.backend} ({control.backend_version})",

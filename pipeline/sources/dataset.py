@@ -1,7 +1,7 @@
-"""A calibration data set of a hub: its data files at a pinned commit, verified like a checkpoint.
+"""Download the data files of a calibration data set at a pinned commit, and verify them.
 
-Only parquet and JSON lines are taken; a data set's loading script or any other file never is. What
-the files hold is read later, by `pipeline.calibration.documents`.
+Only files that hold data are taken, never a loading script or any other file.
+`pipeline.core.documents` reads the documents in them later.
 """
 
 from collections.abc import Collection
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from pipeline.core.data_files import EXPECTED_SUFFIXES, data_suffix
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import (
     directory_records,
@@ -25,21 +26,27 @@ from pipeline.core.workspace import Workspace
 from pipeline.params.hub_source import parse_dataset_source
 from pipeline.params.params import DatasetParams
 from pipeline.records.base import DatasetManifest
+from pipeline.records.licenses import DataLicense
 from pipeline.sources.hub import open_hub
 
-DATA_SUFFIXES = (".parquet", ".jsonl")
 WILDCARDS = "*?["
 DOWNLOAD_SUFFIX = ".download"
 KEY = "calibration.dataset.files"
 
 
-def fetch_dataset(workspace: Workspace, dataset: DatasetParams | None) -> None:
+def fetch_dataset(
+    workspace: Workspace, dataset: DatasetParams | None, license: DataLicense
+) -> None:
     """Write `artifacts/calibration`: the data set's files and their manifest.
 
     Without a data set there is a manifest only. Raises InputError for a source or files that cannot
-    be used, FailureError when they cannot be moved here.
+    be used, FailureError when a transfer fails.
     """
-    if _is_intact(workspace, dataset):
+    present = _intact_manifest(workspace, dataset)
+    if present is not None:
+        if present.license != license:
+            manifest = present.model_copy(update={"license": license})
+            write_record(workspace.dataset_manifest_path, manifest)
         return
     target = workspace.calibration_dir
     download_dir = target.with_name(target.name + DOWNLOAD_SUFFIX)
@@ -47,25 +54,26 @@ def fetch_dataset(workspace: Workspace, dataset: DatasetParams | None) -> None:
     with readable_disk_errors(target):
         data_dir.mkdir(parents=True, exist_ok=True)
         _download(dataset, data_dir)
-        source, patterns = _asked(dataset)
+        source, patterns = _wanted(dataset)
         files = directory_records(data_dir)
-        manifest = DatasetManifest(source=source, patterns=patterns, files=files)
+        manifest = DatasetManifest(source=source, patterns=patterns, files=files, license=license)
         write_record(download_dir / workspace.dataset_manifest_path.name, manifest)
         replace_directory(download_dir, target)
 
 
-def _is_intact(workspace: Workspace, dataset: DatasetParams | None) -> bool:
-    """Whether what an earlier run fetched is there, whole, and what the parameters ask for."""
+def _intact_manifest(workspace: Workspace, dataset: DatasetParams | None) -> DatasetManifest | None:
+    """Return the manifest of an earlier run, if its files are whole and those asked for now."""
     path = workspace.dataset_manifest_path
     if not path.is_file() or not workspace.dataset_dir.is_dir():
-        return False
+        return None
     manifest = read_record(DatasetManifest, path, made_by="fetch")
-    return (manifest.source, manifest.patterns) == _asked(dataset) and directory_records(
-        workspace.dataset_dir
-    ) == manifest.files
+    if (manifest.source, manifest.patterns) != _wanted(dataset):
+        return None
+    return manifest if directory_records(workspace.dataset_dir) == manifest.files else None
 
 
-def _asked(dataset: DatasetParams | None) -> tuple[str | None, tuple[str, ...]]:
+def _wanted(dataset: DatasetParams | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the source and the patterns of the parameters, as a manifest has them."""
     return (dataset.source, dataset.files) if dataset else (None, ())
 
 
@@ -76,11 +84,10 @@ def _download(dataset: DatasetParams | None, data_dir: Path) -> None:
     source = parse_dataset_source(dataset.source)
     if constants.is_offline_mode():
         for pattern in dataset.files:
-            if any(it in pattern for it in WILDCARDS):
+            if any(wildcard in pattern for wildcard in WILDCARDS):
                 raise InputError(
-                    f"{KEY}: {short_repr(pattern)}: HF_HUB_OFFLINE is set, and its cache does not "
-                    "say "
-                    "whether it has every such file; name the files one by one"
+                    f"{KEY}: {short_repr(pattern)}: HF_HUB_OFFLINE is set, and the cache does not "
+                    "say whether it has every such file; name the files one by one"
                 )
     hub = open_hub(source, known_file=dataset.files[0])
     sizes = hub.sizes()
@@ -105,23 +112,22 @@ def chosen_files(patterns: Collection[str], names: Collection[str]) -> tuple[str
     for pattern in patterns:
         matches = {name for name in names if fnmatchcase(name, pattern)}
         if not matches:
-            there = sorted(name for name in names if name.endswith(DATA_SUFFIXES))[:5]
+            there = sorted(name for name in names if data_suffix(name))[:5]
             raise InputError(
                 f"{KEY}: {short_repr(pattern)}: no such file in the data set; data files there: "
                 f"{', '.join(there) or 'none'}"
             )
         chosen |= matches
     for name in sorted(chosen):
-        if not name.endswith(DATA_SUFFIXES):
+        if data_suffix(name) is None:
             raise InputError(
-                f"{KEY}: {short_repr(name)}: expected {' or '.join(DATA_SUFFIXES)}; choose other "
-                "files"
+                f"{KEY}: {short_repr(name)}: expected {EXPECTED_SUFFIXES}; choose other files"
             )
     return tuple(sorted(chosen))
 
 
 def _prune(data_dir: Path, names: Collection[str]) -> None:
-    """Remove every other file, and what downloading leaves behind."""
+    """Remove every other file, temporary ones of downloads, and empty directories."""
     for path in data_dir.rglob("*"):
         if not path.is_dir() and path.relative_to(data_dir).as_posix() not in names:
             remove_tree(path)

@@ -1,8 +1,8 @@
-"""A checkpoint or data set on a Hugging Face hub or a mirror of one, through huggingface_hub.
+"""Read a checkpoint or data set from a Hugging Face hub or a mirror of one.
 
-huggingface_hub does the talking: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
-store), proxies and retries are its own. It does not check what it downloads; here every file is
-compared with the digest the hub lists for the commit. What a failure says is in `hub_errors`.
+huggingface_hub sends the requests: endpoint (HF_ENDPOINT), tokens (HF_TOKEN or its credential
+store), proxies and retries are its own. It does not check its downloads. Here every file is
+compared with the digest that the hub lists for the commit. `hub_errors` has the messages.
 """
 
 import logging
@@ -26,11 +26,11 @@ from pipeline.core.progress import note
 from pipeline.params.hub_source import HubSource
 from pipeline.sources.hub_cache import CachedCheckpoint
 from pipeline.sources.hub_digest import HubDigest, hub_record, parse_digest
-from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, shown_endpoint
+from pipeline.sources.hub_errors import TRY_AGAIN, readable_hub_errors, redacted_endpoint
 from pipeline.sources.source import CheckpointSource
 
-# Nothing about this machine goes along with a request: the library would add the versions of
-# other packages to it, and ask the hub which programs it may have been started by.
+# Requests say nothing about this machine: the library would add the versions of other packages,
+# and ask the hub for a list of programs that may have started it.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 # Its warnings quote whole URLs; what matters in them is in the error at the end.
 hub_logging.set_verbosity(logging.ERROR)
@@ -42,15 +42,15 @@ LISTING_TIMEOUT_S = 60.0
 def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointSource:
     """Return the repository at a pinned commit: on the hub, or with HF_HUB_OFFLINE in its cache.
 
-    `known_file` is one that it must have, by which the cache is searched. Raises InputError for a
-    branch or tag, and names the commit it points to now.
+    The cache is searched for `known_file`, which the repository must have. Raises InputError for a
+    branch or tag; the message names its current commit.
     """
     if not source.is_pinned:
         raise InputError(_unpinned(source))
     if constants.is_offline_mode():
         return CachedCheckpoint(source, known_file=known_file)
     endpoint = current_endpoint()
-    note(f"fetch: {source} from {shown_endpoint(endpoint)}")
+    note(f"fetch: {source} from {redacted_endpoint(endpoint)}")
     return HubCheckpoint(source, endpoint=endpoint)
 
 
@@ -71,7 +71,10 @@ def _unpinned(source: HubSource) -> str:
 
 
 def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
-    """Return what the hub says about a revision, with the size and digest of every file."""
+    """Return the hub's description of a revision, with the size and digest of every file.
+
+    Raises InputError or FailureError, by `readable_hub_errors`.
+    """
     with readable_hub_errors(source, endpoint=endpoint):
         try:
             api = HfApi(endpoint=endpoint)
@@ -86,13 +89,13 @@ def read_info(source: HubSource, *, endpoint: str) -> ModelInfo | DatasetInfo:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FailureError(
-                f"{shown_endpoint(endpoint)}: what it answers does not describe a repository; "
+                f"{redacted_endpoint(endpoint)}: what it answers does not describe a repository; "
                 "check HF_ENDPOINT"
             ) from error
 
 
 class HubCheckpoint:
-    """One commit of a repository on a hub that is reached over the network."""
+    """Offer one commit of a repository on a hub as a CheckpointSource, over the network."""
 
     def __init__(self, source: HubSource, *, endpoint: str) -> None:
         self._source = source
@@ -101,13 +104,15 @@ class HubCheckpoint:
 
     @property
     def revision(self) -> str:
+        """Return the full commit."""
         return self._source.revision
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every listed file, by name."""
         return {name: digest.size for name, digest in self._digests().items()}
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """A commit never changes."""
+        """Return True: a commit never changes."""
         return True
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
@@ -147,8 +152,7 @@ class HubCheckpoint:
         except ValueError as error:
             raise InputError(
                 f"{self._source}: the hub lists a file named {short_repr(name)}: {error}; use "
-                "another "
-                "repository"
+                "another repository"
             ) from error
 
     def _listed_digest(self, file: RepoSibling) -> HubDigest:
@@ -161,8 +165,7 @@ class HubCheckpoint:
         except ValueError as error:
             raise FailureError(
                 f"{self._source}: {short_repr(file.rfilename)}: the hub lists {error}; without it "
-                "the "
-                "file cannot be checked: use another hub or mirror"
+                "the file cannot be checked: use another hub or mirror"
             ) from error
 
     def _copy_from_cache(
@@ -180,7 +183,7 @@ class HubCheckpoint:
         return True
 
     def _download(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> None:
-        # The cache was looked at before: an empty one keeps a damaged file in it from being used.
+        # The cache was searched before. An empty cache prevents the use of a damaged file in it.
         with readable_hub_errors(self._source, endpoint=self._endpoint, name=name):
             hf_hub_download(
                 self._source.repo,
@@ -195,7 +198,7 @@ class HubCheckpoint:
 
 
 def _bar_class(advance: Callable[[int], None]) -> "type[tqdm[object]]":
-    """A progress bar class for huggingface_hub that shows nothing and passes the bytes on."""
+    """Return a progress bar class that shows nothing, and calls `advance` with the bytes moved."""
 
     class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *_: object, **__: object) -> None:
@@ -205,9 +208,9 @@ def _bar_class(advance: Callable[[int], None]) -> "type[tqdm[object]]":
             advance(int(n or 0))
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes on the network; those on the disk are counted instead."""
+            """Ignore the bytes on the network; those on the disk are counted."""
 
         def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
-            """Nothing is shown."""
+            """Show nothing."""
 
     return Bar

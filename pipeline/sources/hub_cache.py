@@ -1,8 +1,9 @@
-"""A checkpoint or data set in huggingface_hub's cache, for work without a network.
+"""Read a checkpoint or data set from huggingface_hub's cache, without a network.
 
-The cache keeps a file under the digest the hub listed for it, and each commit as a directory of
-links to such files (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): the name a
-link points to is what the file is checked against.
+The cache keeps each file under the digest that the hub listed for it, and each commit as a
+directory of links to such files. A file is compared with the digest in the target of its link.
+
+Format: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ BLOBS_DIR = "blobs"
 
 
 class CachedCheckpoint:
-    """One commit of a repository, as far as the cache holds it."""
+    """Offer the cached files of one commit of a repository as a CheckpointSource."""
 
     def __init__(self, source: HubSource, *, known_file: str) -> None:
+        """Raise InputError when the cache does not have `known_file` of this commit."""
         self._source = source
         kind = " --repo-type dataset" if source.repo_type == "dataset" else ""
         self._fill = (
@@ -38,9 +40,11 @@ class CachedCheckpoint:
 
     @property
     def revision(self) -> str:
+        """Return the full commit."""
         return self._source.revision
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every cached file, by name."""
         return {
             path.relative_to(self._snapshot_dir).as_posix(): path.stat().st_size
             for path in self._snapshot_dir.rglob("*")
@@ -48,11 +52,11 @@ class CachedCheckpoint:
         }
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """A commit never changes."""
+        """Return True: a commit never changes."""
         return True
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
-        """Copy a file out of the cache. Raises InputError when it is not what it is named by."""
+        """Copy a file from the cache. Raises InputError when its digest is not the listed one."""
         digest = self._digest(name)
         copy_file(self._snapshot_dir / name, target_dir / name, advance=advance)
         record = hub_record(target_dir / name, digest)

@@ -1,6 +1,6 @@
-"""The digests by which a hub names its files, and whether a file on disk has them.
+"""Parse the digests that a hub lists for its files, and compare files with them.
 
-Git LFS files are named by the sha256 of their bytes, others by git's blob id: the SHA-1 of
+Git LFS files are listed with the sha256 of their bytes, others with git's blob id: the SHA-1 of
 `blob <size>\\0` and the bytes (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
 """
 
@@ -19,7 +19,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class HubDigest:
-    """What a hub says about a file: its size in bytes, and one of the two digests."""
+    """Hold the size of a file in bytes, and one of its two digests, as a hub lists them."""
 
     size: int
     git_id: str | None
@@ -27,7 +27,10 @@ class HubDigest:
 
 
 def parse_digest(size: object, *, git_id: object, sha256: object) -> HubDigest:
-    """The values a hub lists; `sha256` is None for a file outside Git LFS. Raises ValueError."""
+    """Parse the values that a hub lists; `sha256` is None for a file outside Git LFS.
+
+    Raises ValueError that names the wrong value.
+    """
     if type(size) is not int or size < 0:
         raise ValueError(f"size {short_repr(size)}, expected a number of bytes")
     if isinstance(sha256, str) and SHA256.fullmatch(sha256):
@@ -38,7 +41,7 @@ def parse_digest(size: object, *, git_id: object, sha256: object) -> HubDigest:
 
 
 def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:
-    """Return the record of a file that is what the hub lists, else what is wrong with it."""
+    """Return the record of a file that equals what the hub lists, else the difference."""
     if not path.is_file():
         return "missing"
     size = path.stat().st_size
@@ -53,7 +56,7 @@ def hub_record(path: Path, digest: HubDigest) -> FileRecord | str:
 
 
 def git_blob_id(path: Path) -> str:
-    """Return the name git gives to a file's bytes."""
+    """Return git's blob id of a file, 40 hex digits."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -1,6 +1,6 @@
-"""What huggingface_hub raises, as one line each.
+"""Turn the errors of huggingface_hub into one line each.
 
-None of these lines quotes a request or an exception's text, which could hold the token.
+No line quotes a request or the text of an exception, which could contain the token.
 """
 
 import re
@@ -29,7 +29,7 @@ TRY_AGAIN = "run the same command again: what is whole is kept"
 def readable_hub_errors(
     source: HubSource, *, endpoint: str, name: str | None = None
 ) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line; `name` is the file that was asked for."""
+    """Turn an error of huggingface_hub into an InputError or FailureError; `name` is the file."""
     try:
         yield
     except LocalEntryNotFoundError as error:
@@ -45,7 +45,7 @@ def readable_hub_errors(
 def _problem(
     error: BaseException, source: HubSource, endpoint: str, name: str | None
 ) -> QuantlineError:
-    hub = shown_endpoint(endpoint)
+    hub = redacted_endpoint(endpoint)
     what = f"{source}: {name}" if name else str(source)
     match error:
         case GatedRepoError():
@@ -100,6 +100,6 @@ def _problem(
             )
 
 
-def shown_endpoint(endpoint: str) -> str:
+def redacted_endpoint(endpoint: str) -> str:
     """Return the endpoint without a user and password that its URL may contain."""
     return re.sub(r"//[^/@]*@", "//", endpoint)

@@ -1,4 +1,4 @@
-"""A checkpoint in a directory of this machine. It is copied; the directory is only read."""
+"""Read a checkpoint from a directory of this machine, which is never written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,10 @@ from pipeline.core.files import copy_file, file_record
 
 
 class LocalCheckpoint:
-    """The files of `model_dir`; `source` is how the parameters name it."""
+    """Offer the files of a directory as a CheckpointSource."""
 
     def __init__(self, model_dir: Path, *, source: str) -> None:
+        """Raise InputError when there is no directory; `source` is the value of the parameter."""
         if not model_dir.is_dir():
             raise InputError(
                 f"model.source = {source!r}: no such directory; expected demo, "
@@ -21,18 +22,21 @@ class LocalCheckpoint:
 
     @property
     def revision(self) -> None:
+        """Return None: a directory has no revision."""
         return None
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every file, by name."""
         files = (path for path in self._model_dir.iterdir() if path.is_file())
         return {path.name: path.stat().st_size for path in files}
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Copy a file into `target_dir`; return its record."""
         copy_file(self._model_dir / name, target_dir / name, advance=advance)
         return file_record(target_dir / name, target_dir)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """Whether each of `files` is still there with the same bytes."""
+        """Tell whether each of `files` is still there with the same bytes."""
         return all(
             (self._model_dir / file.path).is_file()
             and file_record(self._model_dir / file.path, self._model_dir) == file

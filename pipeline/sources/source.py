@@ -1,4 +1,4 @@
-"""What fetch gets a checkpoint from: the interface of every kind of source."""
+"""Define the interface of the sources that fetch reads: a hub, its cache, a directory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ from pipeline.core.file_records import FileRecord
 
 
 class CheckpointSource(Protocol):
-    """Where a checkpoint's files come from: a hub, its cache on this machine, or a directory."""
+    """Offer the files of a checkpoint or data set."""
 
     @property
     def revision(self) -> str | None:
-        """The full commit of a hub model, else None."""
+        """Return the full commit of a hub's repository, else None."""
 
     def sizes(self) -> dict[str, int]:
-        """Return every file at the top level, with its size in bytes."""
+        """Return the size in bytes of every file, by name."""
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
-        """Bring a file into `target_dir`, proven whole; `advance` is told the bytes moved."""
+        """Bring a file into `target_dir` and verify it; call `advance` with the bytes moved."""
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
-        """Whether taking the same files again would give the same bytes."""
+        """Tell whether the source still has the same bytes for `files`."""

@@ -1,8 +1,7 @@
-"""calibrate: measure the second moment of every linear input in one pass over calibration text.
+"""Calibrate: measure the second moments of every linear input in one pass over calibration text.
 
-The statistics are all that most recipes need to know about the data. The stage also keeps the token
-ids that it read, for recipes that run the model again (quantized inputs, alignment). It quantizes
-nothing.
+Most recipes need no more of the data than these statistics. The stage also keeps the token ids that
+it read, for recipes that run the model again (quantized inputs, alignment). It quantizes nothing.
 """
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from pipeline.architectures.folds import require_folds
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.sample import calibration_sample, write_token_ids
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import (
     directory_records,
@@ -63,6 +62,8 @@ def run(workspace: Workspace, params: Params) -> None:
             num_tokens=sum(len(window) for window in windows),
             num_samples=len(windows),
             decontamination=sample.decontamination,
+            skipped=sample.skipped,
+            template_date=sample.template_date,
             inputs=tuple(entry for layer in layers for entry in layer.inputs),
             experts=tuple(expert for layer in layers for expert in layer.experts),
             files=files,

@@ -1,18 +1,20 @@
 """Evaluate the base or variants: their scores, and how far a variant is from the base.
 
-What is scored is the packed file itself: AWQ and GPTQ checkpoints in vLLM, or in transformers by
-the weights their files stand for; GGUF files in llama.cpp. Base and variant read the same token
-ids, made by the base's tokenizer. With the base, every engine but transformers that scores variants
-scores the base too. That shows what the engine alone changes, and variants in that engine are
-compared with it, by scores as by KL and perplexity. An engine or a kind of device that did not
-score the base scores no variant.
+The packed files themselves are scored: checkpoints in vLLM, or unpacked in transformers; GGUF files
+in llama.cpp. The base and the variants read the same token ids, from the base's tokenizer.
+Transformers scores the base, and every other engine that scores variants scores the base too. These
+controls show the differences between engines. Scores, KL and perplexity of a variant are compared
+with the base in the variant's own engine. An engine or a kind of device that did not score the base
+scores no variant.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.checkpoint.reading import model_config, tokenizer_of
+from pipeline.checkpoint.chat_rendering import template_date
+from pipeline.checkpoint.reading import vocabulary_size
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import (
     directory_records,
@@ -26,7 +28,8 @@ from pipeline.core.record import sha256_hex
 from pipeline.core.system_errors import readable_memory_errors
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
-from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel, read_held_out
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.evaluation.scored_models import ScoredModels, base_model
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
@@ -48,9 +51,9 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
     """Write `artifacts/evaluations/<name>` of each name: `base` or a variant.
 
     Everything cheap is checked before a model is loaded. Raises InputError for wrong parameters,
-    texts or tasks, a variant that does not belong to this base, or a base that was not scored where
-    the variant would be; BrokenModelError for a base whose logits are not finite; of such a variant
-    the record says so. FailureError for too little memory.
+    texts or tasks, for a variant that does not belong to this base, and for a base that was not
+    scored in the engine of the variant; BrokenModelError for a base whose logits are not finite;
+    FailureError for too little memory. A variant whose logits are not finite is recorded as broken.
     """
     evaluate = params.evaluate
     packed_judge = chosen_judge(evaluate.packed_judge)
@@ -65,7 +68,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
             workspace, evaluate_need(fetched_source(workspace), params, name, suite_tokens=0)
         )
     held_out = read_held_out(workspace.root, evaluate, tokenizer)
-    vocab_size = int(model_config(workspace.base_dir).get_text_config().vocab_size)
+    vocab_size = vocabulary_size(workspace.base_dir)
     models = ScoredModels(
         base_model(workspace.base_dir, base.digest),
         workspace.base_dir,
@@ -122,8 +125,8 @@ def _evaluate_variant(
     base = read_scored(workspace, BASE)
     if base.record.artifact_digest != evaluator.base_digest:
         raise InputError(
-            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
-            "again"
+            f"{workspace.evaluation_path(BASE)}: scores another base; run "
+            "`quantline evaluate base` again"
         )
     engine = engine_of(model.scorer)
     control = control_in(workspace, base.record, engine, name=name)
@@ -159,6 +162,7 @@ def _write(
 ) -> None:
     """Write the record and the rows of one model into `partial`."""
     documents_path = partial / workspace.documents_path(name).name
+    uses_template = any(task.loaded.chat for task in evaluator.questions)
     record = EvaluationRecord(
         name=name,
         artifact_digest=model.digest,
@@ -176,6 +180,7 @@ def _write(
         documents_sha256=_write_rows(documents_path, own.documents if own else ()),
         broken=broken,
         controls=dict(controls or {}),
+        template_date=template_date(evaluator.tokenizer) if uses_template else None,
     )
     write_record(partial / workspace.evaluation_path(name).name, record)
     note(_summary(record))
@@ -221,12 +226,12 @@ def _controls(
                 partial / workspace.control_documents_path(backend).name, own.documents
             ),
         )
-        note(f"evaluate: {BASE}: {backend} against transformers: KL {own.distance.kl:.2g}")
+        note(f"evaluate: {BASE} in {backend}: KL to transformers {own.distance.kl:.2g}")
     return controls
 
 
 def _write_rows(path: Path, documents: Sequence[DocumentRecord]) -> str:
-    """Write one row of JSON for each document; returns the file's sha256."""
+    """Write one row of JSON for each document; return the file's sha256."""
     data = b"".join(row.model_dump_json().encode() + b"\n" for row in documents)
     write_bytes(path, data)
     return sha256_hex(data)

@@ -1,8 +1,8 @@
-"""fetch: the base checkpoint, pinned, checked and proven whole, with a manifest of it.
+"""Fetch the pinned base checkpoint, verify every file, and write its manifest.
 
-Small files come first, and everything that can be refused by them is refused before the weights
-are moved. What is whole waits in `base.download` beside the target, so that an interrupted run
-moves no file twice; `base` itself appears only when all of it is there and checked.
+Small files come first. Everything that they can rule out is refused before the weights are moved.
+Verified files are kept in `base.download` beside the target, so that an interrupted run moves no
+file twice. `base` itself appears only when it is complete and checked.
 """
 
 from collections.abc import Callable, Collection
@@ -30,7 +30,7 @@ from pipeline.core.files import (
 from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Workspace
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
-from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.hub_source import parse_hub_source
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, ModelParams, Params
@@ -48,15 +48,18 @@ MAX_SIDECAR_BYTES = 1 << 28
 def run(workspace: Workspace, params: Params) -> None:
     """Write the calibration data set, `base/` and, last, `base.manifest.json`.
 
-    Raises InputError when the checkpoint is not one that can be quantized and released, or the data
-    set not one that can be read, and FailureError when they cannot be moved here.
+    Raises InputError when the checkpoint cannot be quantized or released or the data set cannot be
+    read, FailureError when a transfer fails.
     """
+    rules = license_rules()
+    data_license = read_data_license(workspace, params.calibration.license, rules)
+    require_data_allowed(data_rule(data_license, rules), params.release)
     source = open_source(workspace, params.model)
-    fetch_dataset(workspace, params.calibration.dataset)
+    fetch_dataset(workspace, params.calibration.dataset, data_license)
     apply = partial(applied_license, workspace, params)
     present = intact_manifest(workspace, params.model, source)
     if present is not None:
-        note(f"fetch: {workspace.base_dir} is what {params.model.source} gives")
+        note(f"fetch: {workspace.base_dir} already has {params.model.source}")
         applied = apply(workspace.base_dir, present.license)
         if applied != present.applied_license:
             manifest = present.model_copy(update={"applied_license": applied})
@@ -72,7 +75,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def open_source(workspace: Workspace, model: ModelParams) -> CheckpointSource:
-    """Return the hub, the demo's directory or a directory, by `model.source`."""
+    """Return the source that `model.source` names: a hub, the demo or a directory."""
     if model.source.startswith(HUB_PREFIX):
         return open_hub(parse_hub_source(model.source))
     model_dir = (
@@ -84,13 +87,15 @@ def open_source(workspace: Workspace, model: ModelParams) -> CheckpointSource:
 def applied_license(
     workspace: Workspace, params: Params, model_dir: Path, facts: LicenseFacts
 ) -> AppliedLicense:
-    """The license that applies. Raises InputError where it is open, or forbids the release."""
+    """Return the license that applies.
+
+    Raises InputError where it is uncertain, and where it forbids the release.
+    """
     decision = read_decision(workspace, params.model.license)
     multimodal = takes_more_than_text(model_dir)
     rules = license_rules()
     rule = resolve(facts, rules, decision, multimodal=multimodal)
     require_allowed(rule, params.release)
-    require_data_allowed(data_rule(params.calibration.license, rules), params.release)
     note(f"fetch: {rule.name}")
     return rule.applied(decision)
 
@@ -98,7 +103,7 @@ def applied_license(
 def intact_manifest(
     workspace: Workspace, model: ModelParams, source: CheckpointSource
 ) -> BaseManifest | None:
-    """The manifest of an earlier run whose files are there, whole, and what this run would take."""
+    """Return the manifest of an earlier run, if its files are whole and the source has the same."""
     if not workspace.base_manifest_path.is_file() or not workspace.base_dir.is_dir():
         return None
     manifest = read_base_manifest(workspace)
@@ -113,7 +118,10 @@ def collect(
     download_dir: Path,
     apply: Callable[[Path, LicenseFacts], AppliedLicense],
 ) -> BaseManifest:
-    """Bring everything that is needed into `download_dir`, checking as early as can be."""
+    """Bring the files of the checkpoint into `download_dir`, and return their manifest.
+
+    `apply` returns the license that applies or refuses it, before the weights are moved.
+    """
     sizes = source.sizes()
     sidecars = sidecar_names(sizes)
     for name in sidecars:
@@ -157,12 +165,13 @@ def download_files(
     *,
     label: str,
 ) -> list[FileRecord]:
+    """Bring files into `download_dir` with one progress bar; return their records."""
     with ByteProgress(label, total_bytes=sum(sizes[name] for name in names)) as progress:
         return [source.take(name, download_dir, advance=progress.advance) for name in names]
 
 
 def prune(directory: Path, names: Collection[str]) -> None:
-    """Remove everything else: other revisions' files, and what downloading leaves behind."""
+    """Remove all files but `names`: those of other revisions, and temporary ones of downloads."""
     for path in directory.iterdir():
         if path.name not in names:
             remove_tree(path)

@@ -1,10 +1,10 @@
-"""package: each approved variant becomes a directory that stands for itself.
+"""Package each approved variant as a self-contained directory.
 
-Weights, tokenizer and configuration as they were evaluated, the license and what it demands, a
-model card with the results, a Modelfile for llama.cpp files, and `manifest.json`, which names
-every file and everything it was made from. Beside the directory lie its bill of materials, its
-provenance and, with a key, its signature. The same inputs give the same bytes, but for signatures,
-which hold a random number.
+It has the weights, tokenizer and configuration as they were evaluated, the license and NOTICE, a
+model card with the results, and a Modelfile for a GGUF file. `manifest.json` names every file and
+every input by digest. Beside the directory lie its bill of materials, its provenance and, with a
+key, its signature. The same inputs give the same bytes, but for signatures, which contain a random
+number.
 """
 
 import json
@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from pipeline.checkpoint.names import CARD_FILE, LEGAL_FILE
 from pipeline.core.file_records import FileRecord
@@ -61,32 +60,27 @@ from pipeline.release.source_commit import source_commit
 def run(workspace: Workspace, params: Params) -> None:
     """Write a directory for each approved variant, and their index.
 
-    Raises InputError when a license forbids the release, when a file is not the one that was
-    evaluated, or when the key cannot sign. Packages of variants that are no longer approved
-    disappear.
+    Packages of variants that are no longer approved are removed. Raises InputError when a license
+    forbids the release, when a file is not the one that was evaluated, or when the key cannot sign.
     """
     selection = read_record(Selection, workspace.selection_path, made_by="select")
     facts = read_modelfile_facts(workspace.base_dir)
-    key_sha256 = _signing_key_sha256(workspace, params)
-    everything = [
+    key = params.release.signing_key
+    key_sha256 = public_key_sha256(workspace.root / key) if key is not None else None
+    approved = [
         read_evidence(workspace, params, name, context_tokens=facts.context_tokens)
         for name in selection.approved()
     ]
-    for evidence in everything:
+    for evidence in approved:
         require_allowed(evidence.rule, params.release)
         require_data_allowed(evidence.calibration_rule, params.release)
     with new_directory(workspace.packages_dir) as partial:
         entries = []
-        for evidence in everything:
+        for evidence in approved:
             note(f"package: {evidence.variant.name}")
             entries.append(_write(workspace, evidence, facts, partial, key_sha256=key_sha256))
         index_path = partial / workspace.packages_path.name
         write_record(index_path, PackageIndex(packages=tuple(entries)))
-
-
-def _signing_key_sha256(workspace: Workspace, params: Params) -> str | None:
-    key = params.release.signing_key
-    return public_key_sha256(workspace.root / key) if key is not None else None
 
 
 def _write(
@@ -97,7 +91,7 @@ def _write(
     *,
     key_sha256: str | None,
 ) -> PackageEntry:
-    """Write the package of one variant and what lies beside it."""
+    """Write the package of one variant and the evidence beside it."""
     name = evidence.variant.name
     target = packages_dir / name
     target.mkdir()
@@ -120,7 +114,7 @@ def _write(
 
 
 def _copy_model(workspace: Workspace, evidence: Evidence, target: Path) -> tuple[FileRecord, ...]:
-    """Copy the variant's files; returns their records, which the copies were compared with."""
+    """Copy the variant's files and verify them; return their records."""
     name = evidence.variant.name
     left_out = (*GENERATED_FILES, evidence.base.license.text_path)
     files = tuple(file for file in evidence.variant.files if file.path not in left_out)
@@ -137,7 +131,7 @@ def _copy_model(workspace: Workspace, evidence: Evidence, target: Path) -> tuple
 def _copy_legal_files(
     workspace: Workspace, base: BaseManifest, target: Path
 ) -> tuple[FileRecord, ...]:
-    """Copy the license as LICENSE and policies under their names; returns their records."""
+    """Copy the license as LICENSE, and policies under their names; return their records."""
     write_license(workspace, base, target / LICENSE_FILE)
     copied = [file_record(target / LICENSE_FILE, target)]
     for file in base.files:
@@ -155,7 +149,7 @@ def _copy_legal_files(
 def _manifest(
     evidence: Evidence, files: tuple[FileRecord, ...], *, key_sha256: str | None
 ) -> PackageManifest:
-    """Return the manifest of `files`, which were copied; the texts about them come later."""
+    """Return the manifest of `files`, which were copied. The texts are added when they exist."""
     variant, release = evidence.variant, evidence.params.release
     return PackageManifest(
         name=release.name,
@@ -193,7 +187,7 @@ def _write_texts(
     package: PackageManifest,
     target: Path,
 ) -> list[FileRecord]:
-    """Write NOTICE, README.md and, for a GGUF file, the Modelfile; returns their records."""
+    """Write NOTICE, README.md and, for a GGUF file, the Modelfile; return their records."""
     unchanged = unchanged_files(evidence.base, package.files)
     changed = tuple(
         file.path for file in package.files if file.path not in (*unchanged, LICENSE_FILE)
@@ -223,7 +217,7 @@ def _write_texts(
 
 
 def _is_notice(file: FileRecord) -> bool:
-    """Whether a file of the base is a notice, which goes into the package's own."""
+    """Tell whether a file of the base is a notice; its text goes into the package's NOTICE."""
     return file.path.upper().startswith(NOTICE_FILE)
 
 
@@ -238,7 +232,7 @@ def _write_evidence(
     target: Path,
     manifest_file: FileRecord,
 ) -> tuple[FileRecord, ...]:
-    """Write what lies beside the package in `target`; returns the records of these files."""
+    """Write the evidence beside the package in `target`; return the records of these files."""
     bom = bill_of_materials(package, evidence, manifest_sha256=manifest_file.sha256)
     statement = provenance(
         package,
@@ -249,7 +243,7 @@ def _write_evidence(
     )
     paths = [_beside(target, BOM_SUFFIX), _beside(target, PROVENANCE_SUFFIX)]
     for path, values in zip(paths, (bom, statement), strict=True):
-        write_bytes(path, _json_bytes(values))
+        write_bytes(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
     key = evidence.params.release.signing_key
     if key is not None:
         paths.append(_beside(target, SIGNATURE_SUFFIX))
@@ -260,7 +254,3 @@ def _write_evidence(
 
 def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
-
-
-def _json_bytes(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

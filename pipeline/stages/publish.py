@@ -1,9 +1,9 @@
-"""publish: the packages become releases in a registry, or in an OCI image layout on disk.
+"""Publish the packages as releases in a registry, or in an OCI image layout on disk.
 
-A tag names one content for ever: publishing the same packages again changes nothing but mends what
-is damaged in a layout, and a tag that names something else stops the stage before anything is sent.
-What accompanies a release, such as its bill of materials, is attached to it. A GGUF release gets a
-second manifest for Ollama, of the same weights.
+A tag names the same content for ever. A tag that names something else stops the stage before
+anything is sent. Publishing the same packages again changes nothing, but repairs damaged blobs of a
+layout. The evidence of a release, such as its bill of materials, is attached to it. A GGUF release
+gets a second manifest for Ollama, with the same weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ from pipeline.registry.evidence_kinds import (
     EvidenceKind,
     kind_of_file,
 )
-from pipeline.registry.modelpack import FILE_PATH_ANNOTATION, layer, model_config, model_manifest
+from pipeline.registry.modelpack import layer, model_config, model_manifest
 from pipeline.registry.ollama_files import push_ollama_model, read_ollama_model
 from pipeline.registry.ollama_manifest import OllamaModel
 from pipeline.registry.places import open_place, place_of
@@ -47,7 +47,7 @@ from pipeline.registry.places import open_place, place_of
 
 @dataclass(frozen=True)
 class EvidenceFile:
-    """A file that accompanies a release, under the name it has there."""
+    """Hold a file of evidence, and its name in the release."""
 
     kind: EvidenceKind
     name: str
@@ -56,6 +56,7 @@ class EvidenceFile:
 
     @property
     def blob(self) -> Blob:
+        """Return the file as a blob with the media type of its kind."""
         descriptor = Descriptor(
             media_type=self.kind.media_type,
             digest=self.record.digest,
@@ -66,7 +67,7 @@ class EvidenceFile:
 
 @dataclass(frozen=True)
 class Release:
-    """A package as a registry will hold it; of its files only small ones are read for it."""
+    """Hold a package as blobs and manifests of a registry. Weights are not read for it."""
 
     variant: str
     tag: str
@@ -80,24 +81,27 @@ class Release:
 
     @property
     def digest(self) -> Digest:
+        """Return the digest of the manifest."""
         return self.manifest.descriptor.digest
 
 
 def run(workspace: Workspace, params: Params) -> None:
     """Publish every package of packages.json and write receipts.json.
 
-    Raises InputError when a tag is taken or a package was changed, FailureError when the registry
-    fails; the same command then continues with what is missing.
+    Raises InputError when a tag names something else or a package was changed, FailureError when
+    the registry fails. The same command then continues with what is missing.
     """
     index = read_record(PackageIndex, workspace.packages_path, made_by="package")
     store = open_place(workspace, place_of(workspace, params.registry))
-    releases = list(_one_for_each_ollama_tag(_release(workspace, it) for it in index.packages))
+    releases = list(
+        _one_for_each_ollama_tag(_release(workspace, entry) for entry in index.packages)
+    )
     for release in releases:
         is_published(store, release.digest, release.tag)  # raises when the tag is taken
         _verify(release)
     for release in releases:
         _push(store, release)
-        _accompany(store, release)
+        _attach_evidence(store, release)
     write_record(workspace.receipts_path, _receipts(store, releases, params))
 
 
@@ -130,14 +134,17 @@ def _release(workspace: Workspace, entry: PackageEntry) -> Release:
 
 
 def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
-    """Ollama's tags name the quantization alone: of variants that share one, the first gets it."""
+    """Give each tag of Ollama to the first variant that wants it.
+
+    These tags name the quantization alone, so that variants can share one.
+    """
     taken: set[str] = set()
     for release in releases:
         tag = release.ollama.tag if release.ollama else None
         if tag is None or tag not in taken:
             yield release
         else:
-            note(f"publish {release.variant}: Ollama's {tag} is an earlier variant's")
+            note(f"publish {release.variant}: an earlier variant has Ollama's tag {tag}")
             yield replace(release, ollama=None)
         taken |= {tag} if tag else set()
 
@@ -145,9 +152,10 @@ def _one_for_each_ollama_tag(releases: Iterable[Release]) -> Iterator[Release]:
 def _evidence(
     workspace: Workspace, entry: PackageEntry, package: PackageManifest
 ) -> Iterable[EvidenceFile]:
-    """The files beside the package that its entry names, and the evaluation that approved it.
+    """Return the evidence beside the package, and the evaluation that approved it.
 
-    A signature may have come later, from an identity instead of a key of the pipeline's.
+    A signature may have been added later by a person, without a key of the pipeline. Raises
+    InputError for a file that is missing or changed.
     """
     records = {record.path: record for record in entry.evidence}
     signature = workspace.packages_dir / (entry.variant + SIGNATURE_SUFFIX)
@@ -156,7 +164,11 @@ def _evidence(
     for record in records.values():
         if kind := kind_of_file(record.path):
             path = workspace.packages_dir / record.path
-            yield EvidenceFile(kind, record.path, path, _unchanged(path, record))
+            if not path.is_file() or file_record(path, path.parent).sha256 != record.sha256:
+                raise InputError(
+                    f"{path}: missing or changed since it was made; run `quantline package`"
+                )
+            yield EvidenceFile(kind, record.path, path, record)
     path = workspace.evaluation_path(entry.variant)
     if not path.is_file():
         raise InputError(f"{path}: missing; run `dvc repro` again")
@@ -166,16 +178,10 @@ def _evidence(
     yield EvidenceFile(EVALUATION, entry.variant + EVALUATION_SUFFIX, path, record)
 
 
-def _unchanged(path: Path, record: FileRecord) -> FileRecord:
-    if not path.is_file() or file_record(path, path.parent).sha256 != record.sha256:
-        raise InputError(f"{path}: missing or changed since it was made; run `quantline package`")
-    return record
-
-
 def _verify(release: Release) -> None:
-    """Raise InputError when a file cannot be the one that was packaged.
+    """Raise InputError when a file is missing or has another size than the packaged one.
 
-    Its digest is compared while it is sent; nothing has a name before all of it was right.
+    Digests are compared while the files are sent. The tag is set after all of them were right.
     """
     for file in release.files:
         path = release.directory / file.path
@@ -197,10 +203,10 @@ def _push(store: Store, release: Release) -> None:
     push_once(store, release.manifest, release.tag)  # somebody else may have been faster
 
 
-def _accompany(store: Store, release: Release) -> None:
-    """Attach the evidence, and give a GGUF release its second manifest."""
+def _attach_evidence(store: Store, release: Release) -> None:
+    """Attach the evidence, and push the second manifest of a GGUF release."""
     subject = release.manifest.descriptor
-    evidence = [new_evidence(subject, it.kind, it.blob, it.name) for it in release.evidence]
+    evidence = [new_evidence(subject, file.kind, file.blob, file.name) for file in release.evidence]
     attach(store, release.digest, evidence)
     if release.ollama is not None:
         push_ollama_model(store, release.ollama)
@@ -216,7 +222,15 @@ def _receipts(store: Store, releases: Iterable[Release], params: Params) -> Rece
                 tag=release.tag,
                 manifest_digest=release.digest,
                 config_digest=release.config.descriptor.digest,
-                layers=tuple(_pushed(blob.descriptor) for blob in release.layers),
+                layers=tuple(
+                    PushedLayer(
+                        path=file.path,
+                        media_type=blob.descriptor.media_type,
+                        digest=blob.descriptor.digest,
+                        size=blob.descriptor.size,
+                    )
+                    for file, blob in zip(release.files, release.layers, strict=True)
+                ),
                 evidence=tuple(
                     PushedEvidence(kind=file.kind.name, digest=file.blob.descriptor.digest)
                     for file in release.evidence
@@ -225,13 +239,4 @@ def _receipts(store: Store, releases: Iterable[Release], params: Params) -> Rece
             )
             for release in releases
         },
-    )
-
-
-def _pushed(descriptor: Descriptor) -> PushedLayer:
-    return PushedLayer(
-        path=(descriptor.annotations or {})[FILE_PATH_ANNOTATION],
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size=descriptor.size,
     )

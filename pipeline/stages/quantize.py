@@ -1,4 +1,4 @@
-"""quantize: make one variant from the base's weights, the statistics and its recipe.
+"""Quantize: make one variant from the base's weights, the statistics and its recipe.
 
 Equal inputs give equal bytes. The coverage in `variant.json` lists every tensor of the result. The
 stage does not judge the variant; evaluate and select do.
@@ -39,8 +39,8 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
     """Write `artifacts/variants/<name>`.
 
     Raises InputError for a name that params.yaml does not have, for statistics of another base, for
-    too little memory or disk, and where recipe and model do not fit; FailureError when a quantizer
-    fails, or leaves a linear unquantized.
+    too little memory or disk, and for a recipe that does not fit the model; FailureError when a
+    quantizer fails or leaves a linear unquantized.
     """
     recipe = params.variants.get(name)
     if recipe is None:
@@ -97,9 +97,9 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
 def _work_directory(
     workspace: Workspace, name: str, recipe: VariantParams, statistics: Statistics
 ) -> AbstractContextManager[Path]:
-    """Open the directory of a variant: one that is kept when the process is killed.
+    """Open the work directory of a variant; it is kept when the process is killed.
 
-    GGUF files, and those of other quantizers, are made in one piece: they start in a new directory.
+    GGUF files and those of other quantizers cannot be continued, and start in a new directory.
     """
     target = workspace.variant_dir(name)
     if isinstance(recipe, GgufParams | BackendWeights):

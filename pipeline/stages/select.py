@@ -1,7 +1,6 @@
-"""Decide on every variant, from the evaluations and the rules of `gate:`.
+"""Select: decide on every variant from the evaluations and the rules of `gate:`.
 
-A `selection.json` is written also when nothing passes: that is a result as well, and the report
-shows it.
+`selection.json` is also written when no variant passes, because the report shows that result.
 """
 
 from pipeline.core.errors import InputError
@@ -27,8 +26,8 @@ def run(workspace: Workspace, params: Params) -> None:
     base = read_scored(workspace, BASE)
     if base.record.artifact_digest != manifest.digest:
         raise InputError(
-            f"{workspace.evaluation_path(BASE)}: of another base; run `quantline evaluate base` "
-            "again"
+            f"{workspace.evaluation_path(BASE)}: scores another base; run "
+            "`quantline evaluate base` again"
         )
     margins = _margins(workspace, base, params.gate.margin)
     variants = {name: _scored_variant(workspace, base, name) for name in params.variants}
@@ -47,8 +46,8 @@ def _margins(workspace: Workspace, base: Scored, default: float) -> dict[str, fl
     margins = read_suite(workspace.root, base.record.suite).margins(default)
     if margins.keys() != base.record.tasks.keys():
         raise InputError(
-            f"{workspace.evaluation_path(BASE)}: of other tasks than suite {base.record.suite} has "
-            "now; run `dvc repro` again"
+            f"{workspace.evaluation_path(BASE)}: scores other tasks than suite {base.record.suite} "
+            "has now; run `dvc repro` again"
         )
     return margins
 
@@ -58,7 +57,7 @@ def _scored_variant(workspace: Workspace, base: Scored, name: str) -> ScoredVari
     own = read_scored(workspace, name)
     if own.record.artifact_digest != variant.digest:
         raise InputError(
-            f"{workspace.evaluation_path(name)}: of another {name}; run "
+            f"{workspace.evaluation_path(name)}: scores other files than the present {name}; run "
             f"`quantline evaluate {name}` again"
         )
     return ScoredVariant(

@@ -1,10 +1,10 @@
 """Load suites of lm-eval tasks with their documents, and check them before anything runs.
 
-Tasks are the YAML files in `eval/tasks`; paths of data files in them are relative to the workspace,
-and such a suite needs no network. A task that is not there is one of lm-eval's own, whose data set
-comes from a hub, a mirror of it or the Hugging Face cache. Python that a task file names by
-`!function` runs only where the file is lm-eval's own or in `eval/tasks`, which is the user's; a
-data set's code never does. Asking a model is done in `pipeline.evaluation.task_runs`.
+A task is a YAML file in `eval/tasks`, or one of lm-eval's own. Paths of data files in `eval/tasks`
+are relative to the workspace, and such a suite needs no network. Data sets of lm-eval's own tasks
+come from a hub, a mirror of it or the Hugging Face cache. Python that a task names by `!function`
+runs, because task files come from lm-eval or the user; code of a data set never runs.
+`pipeline.evaluation.task_runs` asks the models.
 
 The task format: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md
 """
@@ -29,18 +29,19 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
+from pipeline.core.data_files import require_expandable
 from pipeline.core.errors import InputError
 from pipeline.params.suites import SUITES_FILE, Suite, SuiteTask
 
 TASKS_DIR = "eval/tasks"
 
-# lm-eval compiles a task's template for every document anew, which takes longer than all else that
-# is done to load the document.
+# lm-eval compiles a task's template again for every document, which takes longer than the rest of
+# loading the document.
 lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
 
 def rows(documents: Any) -> Any:
-    """Read all documents of a task at once: a data set takes ten times as long one by one."""
+    """Read all documents of a task at once; one by one takes ten times as long."""
     if not isinstance(documents, datasets.Dataset):
         return documents
     columns = documents[:]
@@ -73,10 +74,12 @@ class LoadedTask:
 
     @property
     def higher_is_better(self) -> bool:
+        """Tell whether a higher value of the metric is better."""
         return bool(self.parts[0].higher_is_better()[self.metric])
 
     @property
     def version(self) -> str:
+        """Return the version of the task, by lm-eval or the task's file."""
         return str(self.parts[0].VERSION)
 
 
@@ -84,8 +87,8 @@ class LoadedTask:
 def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
     """Load the tasks of a suite for the block; their cached data is removed at its end.
 
-    Raises InputError for an unknown task or metric, missing data, a task that cannot load. Data
-    sets of a hub are all asked for before the first one that is missing is an error.
+    Raises InputError for an unknown task or metric, missing data, and a task that cannot load. One
+    error names all data sets of a hub that are missing.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
@@ -118,8 +121,8 @@ def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
 def _offline(cache_dir: Path) -> Iterator[None]:
     """Use no network, and write nothing outside `cache_dir`.
 
-    The libraries read the environment when they are imported, which may be long ago: hence their
-    own settings, put back afterwards.
+    The libraries read the environment when they are imported, which may have happened already. So
+    their own settings are changed, and restored afterwards.
     """
     with _settings(
         (datasets.config, "HF_DATASETS_CACHE", cache_dir),
@@ -139,6 +142,7 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _settings(*changes: tuple[Any, str, object]) -> Iterator[None]:
+    """Set attributes (module, name, value) for the block, and restore them afterwards."""
     with ExitStack() as stack:
         for module, name, value in changes:
             stack.callback(setattr, module, name, getattr(module, name))
@@ -179,6 +183,7 @@ def _require_data_files(root: Path, manager: TaskManager, entry: SuiteTask) -> N
                 f"{TASKS_DIR}: {entry.name}: data file {file} is empty; expected one document in "
                 "each line"
             )
+        require_expandable(root / file)
 
 
 def _paths_in(data_files: object) -> Iterator[str]:
@@ -194,7 +199,7 @@ def _paths_in(data_files: object) -> Iterator[str]:
 
 
 def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedTask | None:
-    """Load a task; when its data set cannot be had, return None and add it to `missing`."""
+    """Load a task. When its data set is not available, add it to `missing` and return None."""
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     try:
@@ -214,7 +219,7 @@ def _load(manager: TaskManager, entry: SuiteTask, missing: list[str]) -> LoadedT
 
 
 def _checked(entry: SuiteTask, parts: tuple[Any, ...]) -> LoadedTask:
-    """Check the suite's entry of a task against the task itself."""
+    """Return the loaded task, after checking the suite's entry against it."""
     metric, _, filter_name = entry.metric.partition(",")
     for task in parts:
         _require_metric(entry, task, metric, filter_name)
@@ -223,7 +228,7 @@ def _checked(entry: SuiteTask, parts: tuple[Any, ...]) -> LoadedTask:
         if getattr(task, "UNSAFE_CODE", False):
             raise InputError(
                 f"{SUITES_FILE}: {entry.name}: runs code that the model writes, which is not "
-                "offered; name another task"
+                "supported; name another task"
             )
     loaded = LoadedTask(
         name=entry.name,

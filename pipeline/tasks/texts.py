@@ -9,20 +9,19 @@ from pipeline.core.errors import InputError
 from pipeline.params.suites import read_suite
 from pipeline.tasks.loading import TASKS_DIR, LoadedTask, loaded_tasks, rows
 
+CHARACTERS_PER_TOKEN = 3.5
+
 
 @dataclass(frozen=True)
 class Question:
-    """Hold a document's prompt, and the answers to choose from; none where the model writes."""
+    """Hold a document's prompt, and the answer choices; none where the model writes its answer."""
 
     prompt: str
     choices: tuple[str, ...]
 
 
-CHARACTERS_PER_TOKEN = 3.5
-
-
 def suite_texts(root: Path, suite: str) -> Iterator[tuple[str, list[str]]]:
-    """Return for every task of a suite its name, and the texts of all documents it is scored on.
+    """Yield the name of every task of a suite, and the texts of all documents it is scored on.
 
     Raises InputError for a suite or a task that cannot be loaded.
     """
@@ -32,9 +31,10 @@ def suite_texts(root: Path, suite: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def task_texts(loaded: LoadedTask) -> list[str]:
-    """Return the text of every document: its prompt and a right answer, one text for each answer.
+    """Return each document's prompt with its right answer; one text for each right answer.
 
-    Few-shot examples are left out. Raises InputError when a task's own rules fail on a document.
+    Few-shot examples are left out. Raises InputError when a task's templates or code fail on a
+    document.
     """
     texts: list[str] = []
     documents = ((part, document) for part in loaded.parts for document in rows(part.eval_docs))
@@ -80,7 +80,10 @@ def suite_tokens(root: Path, suite: str, *, max_documents: int | None) -> int:
 def read_questions(
     root: Path, suite: str, wanted: Collection[tuple[str, int]]
 ) -> dict[tuple[str, int], Question]:
-    """Return questions by task and document number, without those whose text is gone."""
+    """Return the `wanted` questions, by task and document number.
+
+    A question is left out when its data is no longer there, and when its task is a group.
+    """
     tasks = {task for task, _ in wanted}
     chosen = read_suite(root, suite)
     chosen = chosen.model_copy(
@@ -88,10 +91,10 @@ def read_questions(
     )
     try:
         with loaded_tasks(root, chosen) as loaded:
-            # A group numbers the documents of every member from 0: they stay without a text.
+            # Each member of a group numbers its documents from 0, so that a number is ambiguous.
             single = {task.name: task.parts[0] for task in loaded if len(task.parts) == 1}
             return {key: _question(single[key[0]], key[1]) for key in wanted if key[0] in single}
-    except (InputError, LookupError):  # data that is gone since explains less, and breaks nothing
+    except (InputError, LookupError):  # without the data there is less to explain
         return {}
 
 

@@ -1,6 +1,6 @@
-"""explain: why a variant got its verdict, from what select, evaluate and quantize left behind.
+"""Explain why a variant got its verdict, from the records of select, evaluate and quantize.
 
-It runs no model and writes nothing.
+Nothing is computed by a model, and nothing is written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,28 +19,34 @@ from pipeline.records.variant import TensorCoverage, VariantRecord
 from pipeline.report.verdicts import task_verdict_rows
 from pipeline.tasks.texts import Question, read_questions
 
-SHOWN = 10
-
-
-LONGEST_TEXT = 160
+NUM_SHOWN = 10
+MAX_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A document whose metric changed. `change` is what the right answer lost of its lead over the
-    best other one, in nats; None where the model wrote its answer."""
+    """Hold a document whose metric differs between the base and the variant.
+
+    The lead of the right answer is its log-probability minus that of the best other answer.
+    `lead_lost` is the base's lead minus the variant's, in nats; None where the model wrote its
+    answer.
+    """
 
     base: DocumentRecord
     own: DocumentRecord
-    change: float | None
+    lead_lost: float | None
 
     @property
     def key(self) -> tuple[str, int]:
+        """Return the task and the number of the document."""
         return self.base.task, self.base.doc_id
 
 
 def run(workspace: Workspace, params: Params, name: str) -> None:
-    """Print the explanation. Raises InputError for a name without a verdict."""
+    """Print the explanation.
+
+    Raises InputError for a name without a verdict, and for records of other files of the variant.
+    """
     path = workspace.selection_path
     selection = read_record(Selection, path, made_by="select")
     if name not in selection.variants:
@@ -49,33 +55,32 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
     verdict = selection.variants[name]
     own = read_scored(workspace, name)
     if own.record.artifact_digest != verdict.artifact_digest:
-        raise InputError(f"{path}: of another {name}; run `quantline select` again")
+        raise InputError(
+            f"{path}: decides on other files than the present {name}; run `quantline select` again"
+        )
     variant = read_record(VariantRecord, workspace.variant_path(name), made_by=f"quantize {name}")
     base = read_base_in(workspace, read_scored(workspace, BASE), own.record.engine, name=name)
     flips = hardest_flips(base, own)
-    questions = read_questions(workspace.root, own.record.suite, [it.key for it in flips])
+    questions = read_questions(workspace.root, own.record.suite, [flip.key for flip in flips])
     print("\n".join(explanation(name, verdict, flips, questions, variant.coverage)), flush=True)
 
 
 def hardest_flips(base: Scored, own: Scored) -> tuple[Flip, ...]:
-    """The documents with another metric than before, the largest change of the lead first."""
+    """Return the documents with another metric than the base's, the largest loss of lead first."""
     flips = []
     for task, score in own.record.tasks.items():
         pairs = row_pairs(base.rows, own.rows, task, name=own.record.name)
         for one, other in zip(*pairs, strict=True):
             values = one.metrics[score.metric], other.metrics[score.metric]
             if isinstance(values[0], float) and values[0] != values[1]:
-                flips.append(Flip(one, other, _change(one, other)))
-    return tuple(sorted(flips, key=lambda it: -abs(it.change or 0.0))[:SHOWN])
-
-
-def _change(base: DocumentRecord, own: DocumentRecord) -> float | None:
-    before, after = _lead(base), _lead(own)
-    return None if before is None or after is None else before - after
+                before, after = _lead(one), _lead(other)
+                lead_lost = None if before is None or after is None else before - after
+                flips.append(Flip(one, other, lead_lost))
+    return tuple(sorted(flips, key=lambda flip: -abs(flip.lead_lost or 0.0))[:NUM_SHOWN])
 
 
 def _lead(row: DocumentRecord) -> float | None:
-    """Log-probability of the right answer minus that of the best other one."""
+    """Return the lead of the right answer; None where there are no choices."""
     if row.logprobs is None or len(row.logprobs) < 2 or not row.target.isdigit():
         return None
     right = int(row.target)
@@ -92,7 +97,7 @@ def explanation(
     questions: Mapping[tuple[str, int], Question],
     coverage: Sequence[TensorCoverage],
 ) -> list[str]:
-    """Everything in order: the verdict, its numbers, the documents, the tensors."""
+    """Return the lines to print: the verdict, its numbers, the documents, the tensors."""
     lines = [
         f"{name}: {verdict.verdict}",
         f"{verdict.format}, {significant(verdict.bits_per_weight)} bits per quantized weight: the "
@@ -104,7 +109,7 @@ def explanation(
         lines += ["", "Tasks", *task_lines(verdict)]
     if verdict.distance is not None:
         lines += ["", "Distance to the base", *distance_lines(verdict)]
-    lines += ["", f"Documents that flipped hardest ({len(flips)} shown)"]
+    lines += ["", f"Documents whose answers changed most ({len(flips)} shown)"]
     for flip in flips:
         lines += flip_lines(flip, questions.get(flip.key))
     lines += ["", "Tensors with the largest error", *tensor_lines(coverage)]
@@ -112,32 +117,40 @@ def explanation(
 
 
 def task_lines(verdict: VariantVerdict) -> list[str]:
+    """Return a table of the tasks."""
     heading = ("task", "base → variant", "drop", "bounds", "margin", "worse / better", "McNemar p")
     rows = [
-        (it.task, it.scores, it.drop.value, it.drop.interval, it.margin, it.flips, it.mcnemar_p)
-        for it in task_verdict_rows(verdict)
+        (
+            *(row.task, row.scores, row.drop.value, row.drop.interval),
+            *(row.margin, row.flips, row.mcnemar_p),
+        )
+        for row in task_verdict_rows(verdict)
     ]
-    verdicts = ["verdict", *(it.verdict for it in verdict.tasks.values())]
+    verdicts = ["verdict", *(task.verdict for task in verdict.tasks.values())]
     aligned_rows = aligned([heading, *rows])
     return [f"{line}  {word}" for line, word in zip(aligned_rows, verdicts, strict=True)]
 
 
 def distance_lines(verdict: VariantVerdict) -> list[str]:
+    """Return a table of KL and the perplexity ratio against their bounds."""
     heading = ("", "value", "low", "high", "bound", "verdict")
     rows = [
         (
             name,
-            *(f"{value:.5g}" for value in (it.value, it.low, it.high, it.limit)),
-            it.verdict.value,
+            *(f"{value:.5g}" for value in (bound.value, bound.low, bound.high, bound.limit)),
+            bound.verdict.value,
         )
-        for name, it in verdict.bounds.items()
+        for name, bound in verdict.bounds.items()
     ]
     return aligned([heading, *rows])
 
 
 def flip_lines(flip: Flip, question: Question | None) -> list[str]:
+    """Return one document: its question if that is known, the right answer and both models'."""
     task, number = flip.key
-    change = "" if flip.change is None else f", lead of the right answer {-flip.change:+.2f} nats"
+    change = (
+        "" if flip.lead_lost is None else f", lead of the right answer {-flip.lead_lost:+.2f} nats"
+    )
     lines = [f"  {task}, document {number}{change}"]
     if question is not None:
         lines.append(f"    asked:   {shortened(question.prompt)}")
@@ -152,7 +165,7 @@ def flip_lines(flip: Flip, question: Question | None) -> list[str]:
 
 
 def answer(row: DocumentRecord, choices: Sequence[str]) -> str:
-    """What the model chose, with its log-probability, or wrote."""
+    """Return the answer that the model chose, with its log-probability, or the text it wrote."""
     if row.logprobs is None:
         return shortened(row.generated or "nothing")
     chosen = max(range(len(row.logprobs)), key=lambda number: row.logprobs[number])  # type: ignore[index]
@@ -164,31 +177,34 @@ def _named(number: int, choices: Sequence[str]) -> str:
 
 
 def tensor_lines(coverage: Sequence[TensorCoverage]) -> list[str]:
-    """The quantized tensors that lost most of their output, by the share that was lost."""
-    known = [it for it in coverage if it.relative_error is not None]
+    """Return a table of the quantized tensors with the largest relative errors."""
+    known = [tensor for tensor in coverage if tensor.relative_error is not None]
     if not known:
-        return ["  no error is known of any tensor"]
-    worst = sorted(known, key=lambda it: -(it.relative_error or 0.0))[:SHOWN]
+        return ["  no tensor has a known error"]
+    worst = sorted(known, key=lambda tensor: -(tensor.relative_error or 0.0))[:NUM_SHOWN]
     rows = [
         (
-            it.name,
-            it.scheme,
-            f"{it.relative_error:.3e}",
-            "–" if it.error_ratio is None else significant(it.error_ratio),
+            tensor.name,
+            tensor.scheme,
+            f"{tensor.relative_error:.3e}",
+            "–" if tensor.error_ratio is None else significant(tensor.error_ratio),
         )
-        for it in worst
+        for tensor in worst
     ]
     return aligned([("tensor", "stored as", "relative error", "of rounding to nearest"), *rows])
 
 
 def shortened(text: str) -> str:
-    """One line without control characters, from its end when it is long: questions end there."""
-    line = " ".join("".join(it if it.isprintable() else " " for it in text).split())
-    return line if len(line) <= LONGEST_TEXT else "…" + line[-LONGEST_TEXT:]
+    """Return a text as one line without control characters; of a long one the end alone.
+
+    The question itself stands at the end of a prompt.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= MAX_CHARACTERS else "…" + line[-MAX_CHARACTERS:]
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns of text: the first to the left, numbers to the right."""
+    """Return rows in columns of equal width: the first aligned left, the others right."""
     table = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""export: a release with its evidence becomes one file for a site without a network."""
+"""Export a release with its evidence into one file, for a site without a network."""
 
 from pathlib import Path
 
@@ -15,7 +15,11 @@ from pipeline.registry.stored_release import read_release
 
 
 def run(workspace: Workspace, *, ref: str, file: Path) -> None:
-    """Write the archive `file`. Raises InputError or FailureError; then there is no file."""
+    """Write the archive `file`; when it fails there is no file.
+
+    Raises InputError when `ref` is no release, FailureError when the store fails or a blob is
+    damaged.
+    """
     store, name = open_release(workspace, ref)
     release = read_release(store, name)
     evidence = find_evidence(store, release.digest)
@@ -23,12 +27,10 @@ def run(workspace: Workspace, *, ref: str, file: Path) -> None:
     manifests = (
         release.stored,
         index,
-        *(StoredManifest(it.manifest, it.manifest_data) for it in evidence),
+        *(StoredManifest(piece.manifest, piece.manifest_data) for piece in evidence),
     )
-    every = [*release.blobs]
-    for it in evidence:
-        every += it.blobs
-    blobs = tuple({blob.digest: blob for blob in every}.values())
+    all_blobs = [*release.blobs, *(blob for piece in evidence for blob in piece.blobs)]
+    blobs = tuple({blob.digest: blob for blob in all_blobs}.values())
     tag = release_tag(release.package.version, release.package.variant)
     total_bytes = sum(blob.size for blob in blobs)
     with ByteProgress(f"export {release.package.title}", total_bytes=total_bytes) as progress:

@@ -1,6 +1,7 @@
-"""import: the releases of a file of `quantline export` are published in a registry or layout.
+"""Import a file of `quantline export`: publish its releases in a registry or image layout.
 
-They get the tags of their own versions, whatever the file calls them, and these never move.
+Each release gets the tag of its own version and variant, whatever the file calls it. Such a tag
+never moves.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipeline.oci.blob import Advance, Blob, bytes_blob
 from pipeline.oci.records import Descriptor
 from pipeline.oci.store import Store, is_published, push_once, read_blob, transfer
 from pipeline.records.release import MODELFILE, release_tag
-from pipeline.registry.evidence import Evidence, NewEvidence, attach, find_evidence
+from pipeline.registry.evidence import NewEvidence, attach, find_evidence
 from pipeline.registry.evidence_kinds import REFERRERS_TAG
 from pipeline.registry.ollama_files import push_ollama_model
 from pipeline.registry.ollama_manifest import ollama_model
@@ -21,7 +22,11 @@ from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(workspace: Workspace, *, file: Path, place: str | None) -> None:
-    """Publish what is in the archive `file`. Raises InputError or FailureError."""
+    """Publish the releases in the archive `file`.
+
+    Raises InputError for a file without releases, a `place` that names a release, or a tag that
+    names something else there; FailureError when the store fails.
+    """
     archive = Archive(file)
     store, name = open_reference(workspace, place)
     if name is not None:
@@ -45,16 +50,16 @@ def _publish(archive: Archive, store: Store, release: StoredRelease) -> None:
     total_bytes = sum(blob.size for blob in release.blobs)
     transfer(release.blobs, push, label=f"import {package.title}", total_bytes=total_bytes)
     push_once(store, bytes_blob(release.stored.data, release.stored.descriptor.media_type), tag)
-    attach(store, release.digest, [_brought(archive, piece) for piece in evidence])
+    new_evidence = [
+        NewEvidence(
+            piece.kind,
+            Blob(piece.manifest, piece.manifest_data),
+            tuple(archive.blob(blob) for blob in piece.blobs),
+        )
+        for piece in evidence
+    ]
+    attach(store, release.digest, new_evidence)
     if package.format == "gguf" and MODELFILE in release.contents.files:
         modelfile = read_blob(archive, release.contents.files[MODELFILE])
         push_ollama_model(store, ollama_model(package, modelfile.decode(errors="replace")))
     print(f"{store.reference(tag)}: {package.title}, {release.digest}")
-
-
-def _brought(archive: Archive, evidence: Evidence) -> NewEvidence:
-    """Evidence of the archive on its way into another store."""
-    manifest = Blob(evidence.manifest, evidence.manifest_data)
-    return NewEvidence(
-        evidence.kind, manifest, tuple(archive.blob(blob) for blob in evidence.blobs)
-    )

@@ -1,6 +1,6 @@
-"""ls: the releases of a registry or image layout, and the aliases that stand for them.
+"""List the releases of a registry or image layout, and the aliases that point to them.
 
-A tag of Ollama's manifest is listed as well, as it is what `ollama pull` names.
+The tags of manifests for Ollama are listed too: `ollama pull` wants such a tag.
 """
 
 from pipeline.core.errors import InputError
@@ -25,7 +25,9 @@ def run(workspace: Workspace, *, place: str | None) -> None:
         if not tag.endswith(HISTORY_SUFFIX) and not REFERRERS_TAG.fullmatch(tag)
     ]
     manifests = {tag: require_manifest(store, tag).descriptor for tag in sorted(tags)}
-    versions = {it.digest: tag for tag, it in manifests.items() if not ALIAS.fullmatch(tag)}
+    versions = {
+        manifest.digest: tag for tag, manifest in manifests.items() if not ALIAS.fullmatch(tag)
+    }
     width = max((len(tag) for tag in tags), default=0)
     for tag, manifest in manifests.items():
         meaning = ""

@@ -1,29 +1,42 @@
-"""plan: what a run of this model would need on this machine, before anything starts.
+"""Plan a run: predict its memory, disk and time on this machine, and refuse what cannot fit.
 
-It reads the model's configuration and headers, counts the suite's tokens, measures for a second how
-fast this machine multiplies, and prints a table. It refuses a run that cannot fit.
+The prediction comes from the model's configuration and headers, the number of tokens in the suite
+and a measurement of one second of how fast this machine multiplies. The held-out text is tokenized,
+to find one that is too short.
 """
 
 from pipeline.architectures.folds import require_folds
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
+from pipeline.evaluation.held_out import read_held_out
+from pipeline.licensing.licenses import data_rule, require_data_allowed
+from pipeline.licensing.reading import read_data_license
+from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
 from pipeline.planning.capacity import capacity, measured_speed
-from pipeline.planning.model_source import read_source
+from pipeline.planning.model_source import read_source, tokenizer_dir
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.tasks.texts import suite_tokens
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Print the plan. Raises InputError, after that, when memory or disk cannot hold the run.
+    """Print the plan.
 
-    An architecture that cannot be quantized as the recipes say is an InputError at once.
+    Raises InputError after that when memory or disk cannot hold the run. Raises it before that for
+    an architecture that cannot be quantized as the recipes say, for a held-out text that is too
+    short, and for calibration data whose license is unknown or forbids the release.
     """
+    rules = license_rules()
+    data_license = read_data_license(workspace, params.calibration.license, rules)
+    require_data_allowed(data_rule(data_license, rules), params.release)
     source = read_source(workspace, params.model)
     require_folds(source.architecture, params.variants.values())
     evaluate = params.evaluate
+    with tokenizer_dir(workspace, params.model) as model_dir:
+        read_held_out(workspace.root, evaluate, tokenizer_of(model_dir))
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)
@@ -34,7 +47,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def assumptions(source: Source, suite_size: int, speed: Speed, free: Capacity) -> list[str]:
-    """What the table is based on, line by line."""
+    """Return the lines that state what the table is based on."""
     shape = source.shape
     gpu = f", {_bytes(free.gpu_memory)} of GPU memory" if free.gpu_memory is not None else ""
     return [

@@ -1,8 +1,8 @@
-"""pull: a release becomes a directory, or a model of Ollama, on this machine.
+"""Pull a release onto this machine, as a directory or as a model of Ollama.
 
-`dir` is the package as it was published; `vllm` the same, where vLLM can serve it; `ollama` an
-OLLAMA_MODELS tree. Nothing appears in its place before all of it is verified, nothing that is there
-is replaced, and a killed pull goes on where it was.
+`dir` gives the package as it was published. `vllm` gives the same, and refuses what vLLM cannot
+serve. `ollama` gives an OLLAMA_MODELS tree. Nothing appears at its place before all of it is
+verified, and nothing there is replaced. A killed pull continues where it stopped.
 """
 
 import shlex
@@ -15,13 +15,13 @@ from pipeline.records.release import release_tag
 from pipeline.registry.ollama_files import default_models_dir, pull_into_models
 from pipeline.registry.places import open_release
 from pipeline.registry.pulling import pull_files
-from pipeline.registry.stored_release import StoredRelease, read_release
+from pipeline.registry.stored_release import read_release
 
 
 def run(
     workspace: Workspace, *, ref: str, to: Literal["vllm", "ollama", "dir"], into: Path | None
 ) -> None:
-    """Pull and print where it is, or the command that serves it.
+    """Pull the release `ref`, and print its directory or the command that serves it.
 
     Raises InputError for a release that the target cannot use, FailureError when the store fails.
     """
@@ -34,11 +34,7 @@ def run(
         return
     if to == "vllm" and release.package.format == "gguf":
         raise InputError(f"{release.reference}: gguf, which vLLM does not serve; use --to ollama")
-    target = into or Path(_directory_name(release))
+    package = release.package
+    target = into or Path(f"{package.name}-{release_tag(package.version, package.variant)}")
     pull_files(store, release, target)
     print(f"vllm serve {shlex.quote(str(target))}" if to == "vllm" else target)
-
-
-def _directory_name(release: StoredRelease) -> str:
-    package = release.package
-    return f"{package.name}-{release_tag(package.version, package.variant)}"

@@ -1,7 +1,7 @@
-"""record: what was published becomes a git tag, so that `gto show` and `dvc artifacts get` find it.
+"""Record a published version as a git tag, so that `gto show` and `dvc artifacts get` find it.
 
-A command of its own, because the tag has to name the commit that holds the finished dvc.lock, which
-does not exist yet while publish runs.
+This is a command of its own: the tag names the commit with the finished dvc.lock, and there is no
+such commit yet while publish runs.
 """
 
 from pipeline.core.errors import InputError
@@ -13,7 +13,11 @@ from pipeline.release.git_tags import tag_commit, tag_prefix
 
 
 def run(workspace: Workspace) -> None:
-    """Tag the current commit. Raises InputError when nothing was published or it is not there."""
+    """Tag the current commit.
+
+    Raises InputError when nothing or more than one version was published, when dvc.yaml names no
+    artifact for it, or when the commit cannot have the tag.
+    """
     path = workspace.receipts_path
     receipts = read_record(Receipts, path, made_by="publish")
     versions = {
@@ -22,7 +26,9 @@ def run(workspace: Workspace) -> None:
     if len(versions) != 1:
         raise InputError(f"{path}: {len(versions)} published versions, expected one")
     tag = f"{tag_prefix(workspace.root)}{_artifact_name(workspace)}@v{versions.pop()}"
-    lines = [f"{it.reference} {it.manifest_digest}" for it in receipts.releases.values()]
+    lines = [
+        f"{receipt.reference} {receipt.manifest_digest}" for receipt in receipts.releases.values()
+    ]
     commit = tag_commit(workspace.root, tag, message="\n".join(["Published", "", *lines]))
     print(f"{tag}: {commit}; `git push origin {tag}` shares it")
 

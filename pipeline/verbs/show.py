@@ -1,4 +1,4 @@
-"""show: what a release is, what accompanies it, and, of an alias, where it pointed before."""
+"""Show a release and its evidence, and of an alias the history."""
 
 from pipeline.core.errors import printable
 from pipeline.core.formatting import NBSP, bytes_text
@@ -11,7 +11,10 @@ from pipeline.registry.stored_release import StoredRelease, read_release
 
 
 def run(workspace: Workspace, *, ref: str) -> None:
-    """Print the release that `ref` names. Raises InputError or FailureError."""
+    """Print the release that `ref` names.
+
+    Raises InputError when it is no release, FailureError when the store fails.
+    """
     store, name = open_release(workspace, ref)
     release = read_release(store, name)
     rows = [*describe(release)]
@@ -28,7 +31,7 @@ def run(workspace: Workspace, *, ref: str) -> None:
 
 
 def describe(release: StoredRelease) -> list[tuple[str, str]]:
-    """Return what it is, in rows of a name and a value."""
+    """Return the facts of a release, in rows of a name and a value."""
     package = release.package
     base = package.base
     size = bytes_text(release.contents.size_bytes).replace(NBSP, " ")

@@ -1,9 +1,9 @@
-"""verify: whether a release is whole and has what it must have; works without a network.
+"""Verify that a release is whole, consistent, licensed, and signed by the expected signer.
 
-Every byte is compared with its digest as it passes, and nothing is kept; the parts of the release
-are compared with each other, and the license and the evidence must be there. Where the caller says
-who signed, by a public key or by an identity, so must that signature over exactly these files; it
-is checked first, by their digests. Otherwise a signature is reported and not checked.
+The license and the evidence must be there, and the parts of the release must agree. Where the
+caller names the signer, by a public key or an identity, the signature must cover exactly the files
+of the release; else it is reported and not checked. At last every byte is compared with its digest.
+No file is kept. An image layout needs no network.
 """
 
 import json
@@ -31,7 +31,11 @@ def run(
     issuer: str | None,
     trusted_root: Path | None,
 ) -> None:
-    """Print what was verified. Raises FailureError or InputError that names the first fault."""
+    """Print what was verified.
+
+    Raises FailureError that names the first fault of the release, InputError for a wrong `ref`, key
+    or identity.
+    """
     signer = _signer(key, identity, issuer, trusted_root)
     store, name = open_release(workspace, ref)
     release = read_release(store, name)
@@ -55,7 +59,7 @@ def run(
 def _signer(
     key: Path | None, identity: str | None, issuer: str | None, trusted_root: Path | None
 ) -> Signer | None:
-    """Who is to have signed, if the caller says so. Raises InputError."""
+    """Return the expected signer; None where the caller names none. Raises InputError."""
     if (identity is None) != (issuer is None):
         raise InputError("--identity and --issuer: expected both; anybody can issue any name")
     if key is not None and identity is not None:
@@ -104,7 +108,7 @@ def _read_every_byte(store: ReadableStore, release: StoredRelease) -> None:
 def _check_signature(
     store: ReadableStore, release: StoredRelease, evidence: tuple[Evidence, ...], signer: Signer
 ) -> None:
-    """At least one of the signatures has to be right; the error is that of the last."""
+    """Raise the error of the last signature unless one of them is right."""
     signatures = [piece for piece in evidence if piece.kind is SIGNATURE]
     if not signatures:
         raise FailureError(f"{release.reference}: no signature")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.process import Daemon, ending, run_program
+from pipeline.core.process import Daemon, exit_text, run_program
 from tests.killed import is_running
 from tests.support import ROOT
 
@@ -95,6 +95,6 @@ def test_a_program_starts_while_threads_run_without_code_between_fork_and_exec(
 
 
 def test_an_ending_is_said_in_words() -> None:
-    assert ending(3) == "ended with exit code 3"
-    assert ending(-signal.SIGSEGV) == "was ended by SIGSEGV"
-    assert ending(-signal.SIGKILL).endswith("SIGKILL, which Linux does when memory runs out")
+    assert exit_text(3) == "ended with exit code 3"
+    assert exit_text(-signal.SIGSEGV) == "was ended by SIGSEGV"
+    assert exit_text(-signal.SIGKILL).endswith("SIGKILL, which Linux does when memory runs out")

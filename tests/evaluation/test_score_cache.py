@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.machine import Machine, this_machine
-from pipeline.engines.scorer import LateScorer, Scorer
+from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation import score_cache
 from pipeline.evaluation.score_cache import ScoreCache, environment_facts, prune
 from pipeline.evaluation.task_runs import Rows
@@ -21,7 +21,7 @@ def unused() -> Scorer:
 
 
 def memory(directory: Path, *, device: str = "cpu", digest: str = "ab") -> ScoreCache:
-    scorer = LateScorer(unused, label="x", backend="e", backend_version="1", device=device)
+    scorer = LazyScorer(unused, label="x", backend="e", backend_version="1", device=device)
     return ScoreCache(directory, scorer, digest, ())
 
 
@@ -106,7 +106,7 @@ def test_the_cache_does_not_grow_without_end(
     assert not is_known(model, "first")
     (only,) = tmp_path.iterdir()
     os.utime(only, ns=(0, 0))
-    monkeypatch.setattr(score_cache, "CACHE_BYTES", 2 * only.stat().st_size)
+    monkeypatch.setattr(score_cache, "SCORES_CACHE_BYTES", 2 * only.stat().st_size)
     assert not is_known(model, "second")
     assert is_known(model, "first")  # and so used after the second
     assert not is_known(model, "third")

@@ -1,4 +1,4 @@
-"""A Go template and the family it comes from make the same text, and only twins are called so."""
+"""A Go template and its family render the same text, and another template is refused."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ollama.chat_families import FAMILIES, PROBES, ChatFamily, go_twin
+from pipeline.ollama.chat_families import FAMILIES, PROBES, ChatFamily, equivalent_go_template
 from tests.support import ROOT, require_program
 
 TURNS = PROBES["system and turns"].messages
@@ -67,28 +67,28 @@ def rendered(family: ChatFamily, *, bos: str = "") -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_twin_begins_with_what_the_engine_does_not_add(family: ChatFamily) -> None:
+def test_a_go_template_begins_with_what_the_engine_does_not_add(family: ChatFamily) -> None:
     template = family.go_template()
-    assert go_twin(rendered(family), bos="<s>", adds_bos=True).template == template
+    assert equivalent_go_template(rendered(family), bos="<s>", adds_bos=True).text == template
     with_bos = rendered(family, bos="<s>")
-    assert go_twin(with_bos, bos="<s>", adds_bos=True).template == template
-    assert go_twin(with_bos, bos="<s>", adds_bos=False).template == "<s>" + template
+    assert equivalent_go_template(with_bos, bos="<s>", adds_bos=True).text == template
+    assert equivalent_go_template(with_bos, bos="<s>", adds_bos=False).text == "<s>" + template
 
 
-def test_one_difference_is_no_twin_and_is_named() -> None:
+def test_one_difference_is_too_much_and_is_named() -> None:
     texts = rendered(FAMILIES[0]) | {"tools": "# Tools\n"}
-    twin = go_twin(texts, bos="", adds_bos=False)
-    assert twin.template is None
-    assert twin.reason == "the chat template is not quite ChatML: tools"
+    go = equivalent_go_template(texts, bos="", adds_bos=False)
+    assert go.text is None
+    assert go.reason == "the chat template is not quite ChatML: tools"
 
 
 def test_a_refused_conversation_proves_nothing() -> None:
     texts = rendered(FAMILIES[0]) | {"answer of a tool": None}
-    assert go_twin(texts, bos="", adds_bos=False).family == "ChatML"
+    assert equivalent_go_template(texts, bos="", adds_bos=False).family == "ChatML"
     refuses_all = dict.fromkeys(PROBES, None)
-    assert go_twin(refuses_all, bos="", adds_bos=False).template is None
+    assert equivalent_go_template(refuses_all, bos="", adds_bos=False).text is None
 
 
 def test_another_format_is_of_no_family() -> None:
-    twin = go_twin(dict.fromkeys(PROBES, "always the same"), bos="", adds_bos=False)
-    assert twin.reason == "the chat template is of no family with a tested Go template"
+    go = equivalent_go_template(dict.fromkeys(PROBES, "always the same"), bos="", adds_bos=False)
+    assert go.reason == "the chat template is of no family with a tested Go template"

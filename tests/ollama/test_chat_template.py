@@ -44,22 +44,22 @@ def with_template(path: Path, template: str) -> Path:
 @pytest.mark.parametrize(
     ("template", "family"), [(CHATML, "ChatML"), (LLAMA3, "Llama 3"), (GEMMA, "Gemma")]
 )
-def test_known_templates_have_twins(tmp_path: Path, template: str, family: str) -> None:
-    twin = ChatTemplate(with_template(tmp_path / "model", template)).go_twin()
-    assert twin.family == family, twin.reason
+def test_known_templates_have_a_go_template(tmp_path: Path, template: str, family: str) -> None:
+    go = ChatTemplate(with_template(tmp_path / "model", template)).go_template()
+    assert go.family == family, go.reason
 
 
 def test_a_template_that_renders_tools_has_none(tmp_path: Path) -> None:
     with_tools = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML
-    twin = ChatTemplate(with_template(tmp_path / "model", with_tools)).go_twin()
-    assert twin.reason == "the chat template is not quite ChatML: tools"
+    go = ChatTemplate(with_template(tmp_path / "model", with_tools)).go_template()
+    assert go.reason == "the chat template is not quite ChatML: tools"
 
 
-def test_the_demo_has_a_twin_and_knows_where_a_turn_ends() -> None:
+def test_the_demo_has_a_go_template_and_knows_where_a_turn_ends() -> None:
     template = ChatTemplate(ROOT / "demo" / "model")
-    twin = template.go_twin()
-    assert twin.template is not None
-    assert "<|bos|>" not in twin.template
+    go = template.go_template()
+    assert go.text is not None
+    assert "<|bos|>" not in go.text
     assert template.end_of_turn() == "<|eos|>"
     assert template.render(PROBES["answer of a tool"]) is None
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.ollama.chat_families import FAMILIES, GoTwin
+from pipeline.ollama.chat_families import FAMILIES, GoTemplate
 from pipeline.ollama.modelfile import ModelfileFacts, modelfile
 from tests.modelfile_reader import read_modelfile
 
@@ -15,7 +15,7 @@ def facts(**changes: object) -> ModelfileFacts:
         "stop": ("</s>",),
         "sampling": {},
         "context_tokens": 1024,
-        "go_twin": GoTwin(None, None, "of no family"),
+        "go_template": GoTemplate(None, None, "of no family"),
     }
     return ModelfileFacts(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ def test_what_is_written_is_what_a_reader_reads() -> None:
 
 
 def test_a_model_without_a_chat_template_runs_on_any_version() -> None:
-    commands = dict(read_modelfile(modelfile("m.gguf", facts(go_twin=None),
+    commands = dict(read_modelfile(modelfile("m.gguf", facts(go_template=None),
                                              license_text="x")))  # fmt: skip
     assert "requires" not in commands
     assert "template" not in commands
@@ -55,8 +55,10 @@ def test_a_model_without_a_chat_template_runs_on_any_version() -> None:
 
 def test_a_proven_go_template_runs_on_any_version() -> None:
     for family in FAMILIES:
-        twin = GoTwin(family.name, family.go_template(), "proved equal")
-        commands = dict(read_modelfile(modelfile("m.gguf", facts(go_twin=twin), license_text="x")))
+        go = GoTemplate(family.name, family.go_template(), "proved equal")
+        commands = dict(
+            read_modelfile(modelfile("m.gguf", facts(go_template=go), license_text="x"))
+        )
         assert commands["template"] == family.go_template()
         assert "requires" not in commands
 

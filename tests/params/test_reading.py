@@ -202,7 +202,7 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         ),
         (
             "{a: {format: gguf, type: IQ2_XS, scale_search: false, imatrix: false}}",
-            "params.yaml: variants.a.imatrix = False: IQ2_XS is garbage without an importance "
+            "params.yaml: variants.a.imatrix = False: IQ2_XS is unusable without an importance "
             "matrix; expected true",
         ),
         (

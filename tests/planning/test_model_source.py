@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import ModelParams
 from pipeline.params.reading import read_params
-from pipeline.planning.model_source import read_source
+from pipeline.planning.model_source import read_source, tokenizer_dir
 from pipeline.stages import fetch
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.models import tiny_llama
@@ -43,6 +44,14 @@ def test_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_path: Path) -> No
     local = read_source(Workspace(tmp_path), model_params("model"))
     assert remote == local
     assert local.shape.num_weights > 100_000
+
+
+def test_the_tokenizer_of_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_path: Path) -> None:
+    with tokenizer_dir(Workspace(tmp_path), model_params(HUB_SOURCE)) as directory:
+        remote = tokenizer_of(directory)
+        assert not list(directory.glob("*.safetensors"))
+    assert not directory.exists()
+    assert remote.get_vocab() == tokenizer_of(tmp_path / "model").get_vocab()
 
 
 def test_offline_the_cache_is_enough(

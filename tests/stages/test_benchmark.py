@@ -31,6 +31,8 @@ SCENARIO = {"prefix_tokens": 0, "input_tokens": 32, "output_tokens": 8, "concurr
 LIGHT = {"scenarios": {"text": SCENARIO}, "base_dtypes": ["float32"], "max_rounds": 3}
 TEXT = '{"text": "the baker of the old town sells bread and salt near the river"}\n'
 
+pytestmark = pytest.mark.xdist_group("vllm")
+
 
 def with_params(made: MadeRun, **serve: object) -> Params:
     """The parameters with a light load and held-out text of the workspace."""
@@ -157,6 +159,7 @@ def test_memory_that_torch_does_not_get_is_one_line(
     assert "\n" not in str(it.value)
 
 
+@pytest.mark.slow
 def test_all_texts_are_written_and_models_closed_before_a_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

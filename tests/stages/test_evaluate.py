@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256, write_record
@@ -31,7 +32,7 @@ from pipeline.stages import calibrate, evaluate, fetch, quantize
 from tests.models import CORPUS, tiny_llama, write_json
 from tests.support import ROOT, serve_python
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 
 NUM_WINDOWS, WINDOW_TOKENS = 4, 48
 INTEGERS = {
@@ -255,7 +256,7 @@ def test_a_base_scored_elsewhere_is_one_line_before_a_model_is_loaded(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    monkeypatch.setattr(scored_models.LateScorer, "_scorer", None)
+    monkeypatch.setattr(scored_models.LazyScorer, "_scorer", None)
     with pytest.raises(InputError, match=rf"which scores {name}: run `quantline evaluate base` ag"):
         evaluate.run(workspace, params, name)
 
@@ -266,7 +267,7 @@ def test_a_base_that_was_fetched_again_has_to_be_evaluated_again(
     workspace, params = copied
     path = workspace.evaluation_path(BASE)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"artifact_digest": "ab" * 32}))
-    with pytest.raises(InputError, match="of another base; run `quantline evaluate base` again"):
+    with pytest.raises(InputError, match="scores another base; run `quantline evaluate base`"):
         evaluate.run(workspace, params, "gguf-q8-0")
 
 

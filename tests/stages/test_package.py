@@ -115,7 +115,26 @@ def test_the_card_says_to_a_hub_what_the_model_is(made: MadeRun) -> None:
     assert "vllm serve . --served-model-name quantline-demo-awq-w4-g128" in card.text
     assert manifest(made.workspace, "awq-w4-g128").variant_digest in card.text
     assert "python -m vllm --model=. --max-model-len=704" in card.text
-    assert "| trades\\_en, acc of 400 documents | 0.910 ± 0.014 | 0.906 ± 0.014 |" in card.text
+    assert "| trades\\_en, acc of 400 documents | 0.910 | 0.906 ± 0.014 |" in card.text
+
+
+def test_the_card_has_the_base_in_the_engine_of_the_variant(made: MadeRun) -> None:
+    """A base of another engine would not fit the ratio beside it."""
+    base_path = made.workspace.evaluation_path("base")
+    base = json.loads(base_path.read_bytes())
+    assert base["perplexity"] == 5.25
+    base["controls"]["llama.cpp"]["perplexity"] = 6.5
+    base_path.write_text(json.dumps(base))
+    path = made.workspace.evaluation_path("gguf-q4-k-m")
+    variant = json.loads(path.read_bytes())
+    control = base["controls"]["llama.cpp"]
+    variant |= {key: control[key] for key in ("backend", "backend_version", "device")}
+    path.write_text(json.dumps(variant))
+    run(made)
+    card = made.read("packages/gguf-q4-k-m/README.md")
+    assert "| Perplexity on held-out text | 6.500 |" in card
+    assert card.count("llama.cpp (llama-cpp-python 0.3.36) on cpu") == 2
+    assert "transformers (5.19.0) on cpu" in made.read("packages/awq-w4-g128/README.md")
 
 
 def test_the_card_carries_results_with_intervals_to_a_hub(made: MadeRun) -> None:
@@ -143,7 +162,7 @@ def test_a_model_that_was_not_served_says_why(made: MadeRun) -> None:
 
 def test_a_benchmark_of_other_files_is_refused(made: MadeRun) -> None:
     write_benchmarks(made, speeds={"awq-w4-g128": 20.0, "gguf-q4-k-m": 20.0}, skipped={})
-    with pytest.raises(InputError, match="not of the approved files of awq-w4-g128"):
+    with pytest.raises(InputError, match="measures other files than the approved awq-w4-g128"):
         run(made)
 
 

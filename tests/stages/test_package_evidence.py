@@ -174,7 +174,7 @@ def test_a_signature_holds_until_a_bit_changes(
         verify(made, name, public_key)
     index = PackageIndex.from_bytes(made.workspace.packages_path.read_bytes(), source="index")
     assert all(it.evidence[-1].path.endswith(".signature.json") for it in index.packages)
-    assert "It is signed by the key" in made.read("packages/awq-w4-g128/README.md")
+    assert "It is signed with a key." in made.read("packages/awq-w4-g128/README.md")
     weights = made.workspace.package_dir("awq-w4-g128") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"model\.safetensors"):

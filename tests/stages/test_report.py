@@ -112,6 +112,18 @@ def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
     assert "MIT License, which allows any purpose" in opening
 
 
+def test_it_opens_with_where_the_base_is_faster_and_cheaper(made: MadeRun) -> None:
+    assert "the base on this machine" not in Page(page(made)).text
+    write_benchmarks(made, speeds={"base": 40.0, "awq-w4-g128": 24.0}, skipped=SKIPPED)
+    text = Page(page(made)).text
+    opening = text[: text.index("How to get a release")]
+    assert (
+        "Compared with awq-w4-g128, the base on this machine is faster under these loads (output "
+        "tokens per second, variant ÷ base): text, 1 user: 0.60; text, 8 users: 0.60" in opening
+    )
+    assert "It costs less to serve, 0.00818 instead of 0.0327 USD per million tokens." in opening
+
+
 def test_a_choice_by_size_is_that_of_the_selection(made: MadeRun) -> None:
     path = made.workspace.selection_path
     record = json.loads(path.read_bytes())
@@ -146,6 +158,7 @@ def test_what_the_engine_alone_changes_is_shown_apart(made: MadeRun) -> None:
     assert "What the engine alone changes" in text
     assert "llama.cpp (llama-cpp-python 0.3.36)" in text
     assert "+0.0000 on trades_en" in text
+    assert "Scored: base, awq-w4-g128, gptq-w4-g128, gguf-q4-k-m, gguf-q2-k in transformers" in text
 
 
 def test_calibration_names_its_data_and_what_was_dropped(made: MadeRun) -> None:

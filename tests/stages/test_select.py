@@ -150,7 +150,7 @@ def test_a_suite_that_changed_has_to_be_evaluated_again(
     workspace, params = workspace
     path = workspace.root / "eval/suites.yaml"
     path.write_text(path.read_text().replace("tales_es", "tales_de"))
-    with pytest.raises(InputError, match="of other tasks than suite demo has now"):
+    with pytest.raises(InputError, match="scores other tasks than suite demo has now"):
         select.run(workspace, params)
 
 

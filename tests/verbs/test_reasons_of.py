@@ -4,7 +4,7 @@ from pipeline.records.evaluation import Scored
 from pipeline.records.variant import TensorCoverage
 from pipeline.tasks.texts import Question
 from pipeline.verbs.explain import (
-    LONGEST_TEXT,
+    MAX_CHARACTERS,
     aligned,
     flip_lines,
     hardest_flips,
@@ -42,7 +42,7 @@ def test_the_hardest_flip_comes_first_and_what_did_not_flip_is_left_out() -> Non
     )
     flips = hardest_flips(base_of(1), variant)
     assert [it.base.doc_id for it in flips] == [1, 0, 2]
-    assert flips[0].change == (-1.0 - -2.0) - (-9.0 - -1.0)
+    assert flips[0].lead_lost == (-1.0 - -2.0) - (-9.0 - -1.0)
 
 
 def test_at_most_ten_are_shown() -> None:
@@ -53,9 +53,9 @@ def test_written_answers_are_shown_as_they_are() -> None:
     changes = {"logprobs": {0: None}, "generated": {0: "a long answer"}}
     base, variant = with_rows(base_of(1), **changes), with_rows(own(((2, 0),)), **changes)
     flips = hardest_flips(base, variant)
-    assert [it.change is None for it in flips].count(True) == 1
+    assert [flip.lead_lost is None for flip in flips].count(True) == 1
     assert len(flips) == 2
-    lines = flip_lines(next(it for it in flips if it.change is None), None)
+    lines = flip_lines(next(flip for flip in flips if flip.lead_lost is None), None)
     assert lines[0] == "  task_0, document 0"
     assert "    variant: a long answer" in lines
 
@@ -75,13 +75,13 @@ def test_both_answers_are_named_when_the_question_is_known() -> None:
 
 def test_texts_from_outside_stay_on_one_line_and_move_no_cursor() -> None:
     assert shortened("a\n\x1b[2Jb\tc\u202e") == "a [2Jb c"
-    assert len(shortened("x" * 1000)) == LONGEST_TEXT + 1
+    assert len(shortened("x" * 1000)) == MAX_CHARACTERS + 1
 
 
 def test_the_worst_tensors_come_first_and_unknown_errors_last() -> None:
     lines = tensor_lines([tensor("good", 0.01), tensor("kept", None), tensor("bad", 0.2)])
     assert [line.split()[0] for line in lines[1:]] == ["bad", "good"]
-    assert tensor_lines([tensor("kept", None)]) == ["  no error is known of any tensor"]
+    assert tensor_lines([tensor("kept", None)]) == ["  no tensor has a known error"]
 
 
 def test_columns_are_aligned() -> None:
