@@ -219,3 +219,10 @@ def test_an_upload_that_is_forgotten_in_its_middle_begins_again(
         Registry(server.url, "a/b").push_blob(BLOB, no_progress)
     sent = [request.body for request in server.seen if request.method == "PATCH"]
     assert sent == [b"some", b" wei", b"some", b" wei", b"ghts"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 406, 501])
+def test_a_registry_may_not_know_referrers(status: int) -> None:
+    """The list is then under the tag that the specification reserves for it."""
+    with fake_server(lambda method, path: Answer(status)) as server:
+        assert Registry(server.url, "a/b").referrers("sha256:" + "0" * 64) is None

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Iterator
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.oci.registry_habits import ALL_HABITS, MIB, Habits, Login
 from tests.registry_server import PASSWORD, USER, docker_config, registry_server
 
 MIDDLE = 8 * MIB + 123
+NAME = attrgetter("name")
 LARGEST_PART_TRIED = 10 * MIB  # by all registries, whose blobs are not that large
 
 
@@ -37,7 +39,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_sizes, "FIRST_PART_BYTES", part_sizes.FIRST_PART_BYTES * MIB >> 20)
 
 
-@pytest.fixture(params=ALL_HABITS, ids=lambda habits: habits.name)
+@pytest.fixture(params=ALL_HABITS, ids=NAME)
 def fake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeRegistry]:
     """A registry of each kind, with a login that may push."""
     with serving(request.param) as registry:
@@ -54,6 +56,11 @@ def log_in(registry: FakeRegistry, directory: Path) -> None:
         (directory / "config.json").write_text(json.dumps({"auths": {registry.host: login}}))
     else:
         docker_config(directory, registry.host, USER, PASSWORD)
+
+
+in_parts = pytest.mark.parametrize(
+    "fake", [habits for habits in ALL_HABITS if habits.takes_parts], indirect=True, ids=NAME
+)
 
 
 @cache
@@ -85,9 +92,8 @@ def test_what_was_learned_from_one_blob_is_not_paid_for_again(fake: FakeRegistry
     assert fake.received - before == fake.habits.blob_bytes
 
 
+@in_parts
 def test_parts_are_nearly_as_large_as_the_registry_takes(fake: FakeRegistry) -> None:
-    if not fake.habits.takes_parts:
-        pytest.skip("it takes none")
     Registry(fake.url, "a/b").push_blob(blob_of(fake.habits), no_progress)
     largest = fake.habits.largest_part or LARGEST_PART_TRIED
     assert max(fake.part_bytes) >= 0.75 * largest
@@ -104,11 +110,10 @@ def test_a_broken_connection_costs_little(fake: FakeRegistry) -> None:
     assert sum(moved) == fake.habits.blob_bytes
 
 
+@in_parts
 def test_another_run_goes_on_with_an_upload_that_was_killed(
     fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not fake.habits.takes_parts:
-        pytest.skip("there is nothing to go on with")
     blob = blob_of(fake.habits)
     with monkeypatch.context() as patch:
         patch.setattr(registry_retry, "PAUSES_S", ())
