@@ -20,8 +20,8 @@ from pipeline.gate.drops import (
     Step,
     after_look,
     combined,
+    drop_tests,
     drop_verdicts,
-    held_drops,
 )
 from pipeline.gate.flips import Flips
 from pipeline.gate.paired import PairedTask, from_drops
@@ -82,7 +82,7 @@ def verdicts(points: list[Point], num_documents: int, runs: int) -> list[Verdict
         history = {
             str(task): [pairs(num_documents, *flips[run])] for task, flips in enumerate(counts)
         }
-        judged = drop_verdicts(held_drops(history, margins, None), ERROR_RATE)
+        judged = drop_verdicts(drop_tests(history, margins, None), ERROR_RATE)
         found.append(combined(judged.values()))
     return found
 

@@ -35,8 +35,8 @@ def main() -> None:
     for model in servable_models(workspace, params.serve):
         with closing(scorer_of(workspace, model, packed_judge)) as scorer:
             expected = reference_texts(scorer, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
-            with server_spec(workspace, params.serve, model, port=None).serve() as server:
-                texts = served_texts(server, prompts, max_new_tokens=NEW_TOKENS)
+            with server_spec(workspace, params.serve, model, port=None).serve() as answer:
+                texts = served_texts(answer.result(), prompts, max_new_tokens=NEW_TOKENS)
             gaps = [
                 gap(scorer, tokenizer, prompt, ours, theirs)
                 for prompt, ours, theirs in zip(prompts, expected, texts, strict=True)

@@ -15,7 +15,8 @@ other rows use), and of the base in bfloat16.
 import argparse
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,8 +25,9 @@ import torch
 
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.environments import ENVIRONMENT, HOST, SERVE_PYTHON
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE, SERVE_PYTHON
 from pipeline.core.errors import FailureError
 from pipeline.core.progress import note
 from pipeline.gguf import files as gguf
@@ -35,9 +37,9 @@ from pipeline.records.benchmarks import LoadRound
 from pipeline.records.rounds import Estimate, estimate, ratio
 from pipeline.serving import llama_cpp as xllamacpp
 from pipeline.serving.load import LoadGenerator
-from pipeline.serving.server import SERVED_NAME, Server, chosen_port, local_session, started
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session
 from pipeline.serving.server_pool import ServerPool, ServerSpec
-from pipeline.serving.vllm import dtype_of, kernel_of
+from pipeline.serving.vllm import described_by_log
 
 PLAIN_SERVER = Path(__file__).resolve().parent.parent / "tests/plugin/serve_without_avx512.py"
 PLAIN_CPU = {
@@ -110,10 +112,9 @@ def measured(work: Path, base_dir: Path, *, num_rounds: int) -> tuple[list[Row],
     return rows, notes
 
 
-@contextmanager
 def plain_vllm(
     work: Path, name: str, model_dir: Path, dtype: str, *, plugins: str | None = None
-) -> Iterator[Server]:
+) -> AbstractContextManager[Future[Server]]:
     """Serve with vLLM as on a CPU without AVX-512; with `plugins` None, those of the pipeline."""
     port = chosen_port(None)
     command: list[str | Path] = [
@@ -130,30 +131,17 @@ def plain_vllm(
         "--disable-uvicorn-access-log",
         "--enforce-eager",
     ]
-    environment = ENVIRONMENT | PLAIN_CPU
+    environment = OFFLINE | ENVIRONMENT | PLAIN_CPU
     if plugins is not None:
         environment |= {"VLLM_PLUGINS": plugins}
-    log_path = work / f"{name}.log"
-    with started(
+    server = Server(name, f"http://{HOST}:{port}", "vllm", "", (), work / f"{name}.log")
+    return launch(
+        server,
         command,
-        what=name,
         environment=environment,
-        port=port,
-        log_path=log_path,
         timeout_s=TIMEOUT_S,
-    ) as running:
-        yield Server(
-            what=name,
-            url=running.url,
-            engine="vllm",
-            engine_version="",
-            kernel=kernel_of(running.log),
-            dtype=dtype_of(running.log),
-            command=(),
-            startup_s=running.startup_s,
-            log_path=log_path,
-            process=running.process,
-        )
+        read_log=described_by_log,
+    )
 
 
 def run_rounds(
@@ -218,8 +206,8 @@ def prefill_row(rounds: Rounds) -> Row:
 def against_itself(work: Path, base_dir: Path, model_dir: Path) -> list[Row]:
     """Load one server twice in every round, in alternating order: the spread of a ratio of 1."""
     generator = LoadGenerator(base_dir, service_level=LEVEL, log_path=work / "self.load.log")
-    with plain_vllm(work, "self", model_dir, "float32") as server, generator:
-        found = list(self_estimates(generator, server))
+    with plain_vllm(work, "self", model_dir, "float32") as answer, generator:
+        found = list(self_estimates(generator, answer.result()))
     low = min(own.median if own.low is None else own.low for own in found)
     high = max(own.median if own.high is None else own.high for own in found)
     return [
@@ -291,8 +279,8 @@ def logprob_error(server: Server, model_dir: Path) -> float:
 
 def bfloat16_error_row(work: Path, models: dict[str, Path]) -> Row:
     """Measure the error of 4-bit weights with all activations in bfloat16."""
-    with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as server:
-        error = logprob_error(server, models["awq"])
+    with plain_vllm(work, "awq-bf16", models["awq"], "bfloat16") as answer:
+        error = logprob_error(answer.result(), models["awq"])
     return Row("logprob_error", error, None, None, "nats, mean")
 
 
@@ -313,8 +301,8 @@ def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
         log_path=work / "gguf.log",
     )
     scenario = DECODE.model_copy(update={"concurrency": (1, GGUF_USERS)})
-    with serving as server, generator:
-        rounds = run_rounds(generator, {"gguf": server}, scenario, num_rounds)
+    with serving as answer, generator:
+        rounds = run_rounds(generator, {"gguf": answer.result()}, scenario, num_rounds)
     found = ratio(throughputs(rounds, "gguf", GGUF_USERS), throughputs(rounds, "gguf", 1))
     assert found is not None
     return [estimate_row("gguf_batching_8", found, "times one user"), *speed_rows(rounds)]
@@ -323,7 +311,8 @@ def gguf_rows(work: Path, base_dir: Path, num_rounds: int) -> list[Row]:
 def stock_message(work: Path, model_dir: Path) -> str:
     """Return vLLM's error for the same model without the plugin, or that it serves."""
     try:
-        with plain_vllm(work, "stock", model_dir, "auto", plugins=""):
+        with plain_vllm(work, "stock", model_dir, "auto", plugins="") as answer:
+            answer.result()
             return "it serves"
     except FailureError as error:
         return str(error).partition(" (the whole log")[0]

@@ -1,7 +1,7 @@
-"""A virtual environment that is installed exactly as a list says, and what it is done with.
+"""Install exactly the packages that a list pins into a virtual environment.
 
-Every package is installed without resolving anything, and only if its archive has a sha256 that its
-list pins. What commands print is not shown, unless one fails: then the end of it is.
+No dependency is resolved. A package is installed only if its archive has a sha256 that the list
+pins. The output of a command is shown only when it fails, and then only its end.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ interrupted = threading.Event()
 
 
 class SetupError(Exception):
-    """Set-up cannot go on. The message is one line and says what to do."""
+    """Stop set-up with one line that says what to do; `output` is the end of a command's output."""
 
     def __init__(self, message: str, output: str = "") -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and everything it is made from."""
+    """Hold the directory of a virtual environment, and the files that it is made from."""
 
     directory: Path
     torch_path: Path
@@ -53,7 +53,7 @@ class Environment:
         return self.directory / STAMP_FILE
 
     def digest(self) -> str:
-        """Return the sha256 over the pins, the set-up's code, the Python version and the place."""
+        """Return the sha256 over the pins, set-up's code, the Python version and the directory."""
         code = (ENVS_DIR / name for name in CODE)
         paths = (self.torch_path, self.pins_path, *self.sources, *code)
         return digest_of(sys.version, str(self.directory), *(path.read_text() for path in paths))
@@ -75,7 +75,10 @@ def canonical_name(name: str) -> str:
 
 
 def remove_unfinished_packages(environment: Environment) -> None:
-    """Make pip forget packages in whose installation it was killed: it names itself last."""
+    """Remove the records of packages whose installation was killed.
+
+    pip writes INSTALLER last. Without the record, it installs the package again.
+    """
     for record_dir in environment.directory.glob("lib/python*/site-packages/*.dist-info"):
         if not (record_dir / "INSTALLER").exists():
             shutil.rmtree(record_dir)
@@ -96,11 +99,11 @@ def pip(environment: Environment, *arguments: object, **variables: str) -> None:
 
 
 def run(environment: Environment, *command: object, **variables: str) -> None:
-    """Run a command silently; where it fails, raise what to do, with the end of its output."""
+    """Run a command without showing its output. Raises SetupError when it fails."""
     if interrupted.is_set():
         raise SetupError(f"{environment.directory.name}: interrupted")
     result = subprocess.run(
-        [str(it) for it in command],
+        [str(argument) for argument in command],
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

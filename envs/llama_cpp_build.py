@@ -1,4 +1,4 @@
-"""llama.cpp for Python, compiled from source, and llama.cpp's own converter beside it."""
+"""Compile llama.cpp for Python from source, and install llama.cpp's own converter beside it."""
 
 import shutil
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 from environment import ENVS_DIR, STAMP_FILE, Environment, digest_of, pip, say
 
 NAME = "llama-cpp-python"
-# Built for any x86-64 with AVX2 instead of for this very machine: files and scores are then the
-# same on all of them, and a build may be moved. Only what quantizes and scores is built: nothing
+# The build is for any x86-64 with AVX2, not for this machine alone: files and scores are the same
+# on all of them, and a build can be moved. It has only the parts that quantize and score: nothing
 # for images and sound, and (by the CMake file) nothing that only llama.cpp's programs use.
 CMAKE_PATH = ENVS_DIR / "llama_cpp.cmake"
 CMAKE_ARGS = (
@@ -17,7 +17,7 @@ CMAKE_ARGS = (
     "-DLLAVA_BUILD=OFF",
     f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE_PATH}",
 )
-# The converter is not on the package index by itself; the source distribution carries it.
+# The package index does not have the converter by itself; the source distribution contains it.
 CONVERTER_IN_SDIST = "vendor/llama.cpp"
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion", "gguf-py/gguf", "LICENSE")
 
@@ -38,7 +38,7 @@ def converter_dir(environment: Environment) -> Path:
 def build(environment: Environment, requirement: str) -> Path:
     """Compile llama.cpp from its verified archive; return a directory with `wheel` and `source`.
 
-    An interrupted build leaves the directory, and the next one goes on in it.
+    The directory of an interrupted build is kept, and the next build continues in it.
     """
     say(environment, "compiling llama.cpp meanwhile, usually 4 minutes")
     work = environment.directory / "build" / requirement.split()[0].replace("==", "-")
@@ -66,7 +66,7 @@ def build(environment: Environment, requirement: str) -> Path:
 
 
 def install(environment: Environment, requirement: str, work: Path) -> None:
-    """Install the wheel and llama.cpp's converter; the latter is put in place last, and whole."""
+    """Install the wheel, then llama.cpp's converter, which appears only when it is complete."""
     (wheel_path,) = (work / "wheel").glob("*.whl")
     pip(environment, "install", "--no-deps", "--force-reinstall", wheel_path)
     target = converter_dir(environment)

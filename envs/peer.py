@@ -1,9 +1,8 @@
 """Set up the environment of another quantizer: `python envs/peer.py gptqmodel`.
 
-Called by quantline when a variant first names that backend, with any Python 3.11 or newer and
-nothing else installed. It does for one list of `envs/peers/` what `envs/setup.py` does for the two
-environments that everybody needs, and stands apart from it so that a change here makes nobody
-rebuild those.
+quantline runs it when a variant first names that backend, with any Python 3.11 or newer and nothing
+else installed. It makes the environment of one list in `envs/peers/`. It is a file of its own, so
+that a change here does not renew the two environments of `envs/setup.py`.
 """
 
 import sys

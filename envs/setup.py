@@ -1,8 +1,8 @@
-"""Set up the two environments: `.venv` runs the pipeline, `.venv-serve` holds vLLM.
+"""Set up the two environments: `.venv` runs the pipeline, `.venv-serve` has vLLM.
 
-Run by `make setup` with any Python 3.11 or newer and nothing else installed. Both are made side by
-side. An environment that is up to date is left alone: each remembers the digest of everything it
-was made from. A set-up that was interrupted goes on where it stopped.
+`make setup` runs it with any Python 3.11 or newer and nothing else installed. Both are made side by
+side. An environment that is up to date is left alone: it has a file with the digest of everything
+it was made from. An interrupted set-up continues where it stopped.
 """
 
 import json
@@ -53,29 +53,36 @@ def main() -> None:
 
 
 def nvidia_gpu_answers() -> bool:
-    """Whether the driver's own tool finds a GPU."""
+    """Tell whether the driver's own tool finds a GPU."""
     tool = shutil.which("nvidia-smi")
     return tool is not None and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
 
 
 def torch_list(*, has_gpu: bool) -> Path:
-    """Return the list that says which builds of torch are right for this machine."""
+    """Return the path of the list with the builds of torch for this machine."""
     return ENVS_DIR / "pipeline" / ("torch-cuda.txt" if has_gpu else "torch-cpu.txt")
 
 
 def set_up_all(packages: dict[Environment, Path | None]) -> None:
-    """Bring environments up to date, side by side, each with the package of a directory in it.
+    """Bring environments up to date, side by side, and install the package of a directory in each.
 
-    Where one fails, what the others do is finished all the same.
+    When one fails, the others are finished all the same.
     """
-    stale = {it: package for it, package in packages.items() if not it.is_up_to_date()}
+    stale = {
+        environment: package
+        for environment, package in packages.items()
+        if not environment.is_up_to_date()
+    }
     if not stale:
         return
     has_failed = False
     try:
         # One more worker: llama.cpp is compiled while packages arrive.
         with ThreadPoolExecutor(len(stale) + 1) as pool:
-            jobs = [pool.submit(set_up, *it, pool) for it in stale.items()]
+            jobs = [
+                pool.submit(set_up, environment, package, pool)
+                for environment, package in stale.items()
+            ]
             try:
                 for job in as_completed(jobs):
                     try:
@@ -85,7 +92,7 @@ def set_up_all(packages: dict[Environment, Path | None]) -> None:
                         print(f"{output}setup: {error}", file=sys.stderr, flush=True)
                         has_failed = True
             except KeyboardInterrupt:
-                # A command that runs got the signal too; a thread between two commands did not.
+                # A running command got the signal too; a thread between two commands did not.
                 interrupted.set()
                 raise
     except KeyboardInterrupt:
@@ -99,7 +106,7 @@ def set_up(environment: Environment, package: Path | None, pool: ThreadPoolExecu
     started = time.monotonic()
     pins = read_pins(environment.pins_path)
     torch_pins = read_pins(environment.torch_path)
-    # What torch asks for is the list's own affair where it pins it.
+    # The environment's own list decides where it pins a package that torch needs too.
     torch_pins = {name: pin for name, pin in torch_pins.items() if name not in pins}
     tools = [pins.pop(name) for name in BUILD_TOOLS if name in pins]
     llama_cpp = pins.pop(llama_cpp_build.NAME, None)
@@ -131,7 +138,7 @@ def set_up(environment: Environment, package: Path | None, pool: ThreadPoolExecu
 
 
 def refuse_other_builds(environment: Environment, torch: str) -> None:
-    """Stop before several GB of CUDA packages arrive on a machine without a GPU."""
+    """Stop before pip downloads several GB of CUDA packages on a machine without a GPU."""
     with tempfile.TemporaryDirectory() as work:
         report_path = Path(work) / "report.json"
         plan = ("--dry-run", "--ignore-installed", "--no-deps", "--report", report_path)
@@ -146,6 +153,7 @@ def refuse_other_builds(environment: Environment, torch: str) -> None:
 
 
 def stop(message: str) -> NoReturn:
+    """End set-up with one line."""
     sys.exit(f"setup: {message}")
 
 

@@ -34,7 +34,7 @@ records/        what stages leave for each other, one module for each file
 params/         what people write: params.yaml, suites and prices
 architectures/  how decoder layers are named and what may be folded in them
 
-core/           errors, files, records, processes, progress, paths of the workspace
+core/           errors, files, data files, records, processes, progress, paths of the workspace
 
 gate, economics, report, records, params and architectures are pure: they load no tensors, no
 network and no other library's models or tasks.

@@ -4,11 +4,16 @@ Modules are imported inside `main`, so that an interrupt during their import is 
 `pipeline.commands` has the commands; `pipeline.cli_app` turns the error of a command into one line.
 """
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
 
 from pipeline.core.errors import INTERRUPTED, INTERRUPTED_EXIT_CODE
+
+GARBAGE_THRESHOLD = 10_000
+"""New objects before Python looks for garbage. Modules make objects that stay: looking among them
+as often as it does by itself takes a sixth of the time in which they load."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # SIGTERM acts like Ctrl-C, so that the processes that this one started end too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        gc.set_threshold(GARBAGE_THRESHOLD)
         from pipeline.commands import run_command
 
         return run_command(arguments)

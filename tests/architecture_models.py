@@ -1,6 +1,9 @@
 """A tiny random model of every architecture that the pipeline folds, saved by transformers."""
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CLASSES
@@ -119,8 +122,22 @@ def token_windows(*, samples: int = 24, tokens: int = 32, seed: int = 0) -> list
 def calibrated_model(
     root: Path, name: str, *, dtype: torch.dtype = torch.float16, samples: int = 24
 ) -> Workspace:
-    """A workspace with a tiny model as its base, and its statistics."""
-    workspace = Workspace(root)
+    """A workspace with a tiny model as its base, and its statistics.
+
+    It is a copy of one that is made once in a process.
+    """
+    shutil.copytree(made_once(name, dtype, samples).root, root, dirs_exist_ok=True)
+    return Workspace(root)
+
+
+@cache
+def store() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="calibrated-models-")
+
+
+@cache
+def made_once(name: str, dtype: torch.dtype, samples: int) -> Workspace:
+    workspace = Workspace(Path(store().name, f"{name}-{dtype}-{samples}"))
     tiny_model(workspace.base_dir, name, dtype=dtype)
     write_base_manifest(workspace, source="tiny")
     windows = token_windows(samples=samples)

@@ -7,20 +7,38 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.core.errors import FailureError
-from pipeline.core.process import exit_text, last_lines
+from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, fork_server
 from tests.registry_server import use_registry, write_packages
 from tests.support import ROOT
+from tests.vllm_programs import forked_programs, start_program
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
+"""The converter imports it late: it brings in most of transformers."""
+
 # They take minutes: what begins with them does not end with one of them alone.
-LONGEST = ("tests/test_babyllama.py", "tests/readers/test_every_architecture.py")
+LONGEST = ("vllm", "tests/test_babyllama.py")
+STARTS_VLLM = {
+    "tests/engines/test_in_vllm.py",
+    "tests/plugin/test_kernels.py",
+    "tests/readers/test_every_architecture.py",
+    "tests/readers/test_readers.py",
+    "tests/readers/test_vllm_formats.py",
+    "tests/serving/test_llama_cpp.py",
+    "tests/serving/test_model_run.py",
+    "tests/serving/test_vllm.py",
+    "tests/stages/test_benchmark.py",
+    "tests/stages/test_evaluate.py",
+}
 
 
 def keep_to_own_cores(worker: int, num_workers: int) -> None:
@@ -35,13 +53,28 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     keep_to_own_cores(int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
+def unit(file: str) -> str:
+    """What stays together on one worker: a file, or all files that start vLLM."""
+    return "vllm" if file in STARTS_VLLM else file
+
+
+class ByUnit(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByUnit:
+    return ByUnit(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first and slow ones before the others, so that workers end alike."""
+    """Put the longest units first and slow files before the others, so that workers end alike."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def rank(item: pytest.Item) -> int:
-        file = item.path.relative_to(ROOT).as_posix()
-        return LONGEST.index(file) if file in LONGEST else len(LONGEST) + (item.path not in slow)
+        own = unit(item.path.relative_to(ROOT).as_posix())
+        return LONGEST.index(own) if own in LONGEST else len(LONGEST) + (item.path not in slow)
 
     items.sort(key=rank)
 
@@ -54,7 +87,7 @@ def one_converter() -> Iterator[None]:
         @cache
         def server() -> ForkServer:
             paths = (gguf.CONVERTER_DIR, gguf.CONVERTER_DIR / "gguf-py")
-            modules = ("conversion", "gguf", "pipeline.gguf.convert")
+            modules = ("conversion", "gguf", "pipeline.gguf.convert", AUTO_TOKENIZER)
             return running.enter_context(fork_server(*modules, paths=paths))
 
         def run_converter(
@@ -67,6 +100,19 @@ def one_converter() -> Iterator[None]:
 
         patch.setattr(gguf, "run_program", run_converter)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_vllm() -> Iterator[None]:
+    """vLLM is imported once for all of its programs; each runs in its own process."""
+    with forked_programs():
+        yield
+
+
+@pytest.fixture
+def own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program of vLLM is started as for a user, and no fork."""
+    monkeypatch.setattr(Daemon, "__enter__", start_program)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from tests.support import ROOT
@@ -15,6 +16,7 @@ def module_path(name: str) -> Path | None:
     return path if path.exists() else None
 
 
+@cache
 def imports_of(path: Path, *, without: Collection[str] = ()) -> set[Path]:
     """The files of this package that a module imports, at any depth of its code.
 
@@ -51,6 +53,7 @@ def closure(path: Path, *, without: Collection[str] = ()) -> set[Path]:
     return seen
 
 
+@cache
 def run_as_programs(path: Path) -> list[Path]:
     """Modules named in a string, `python -m pipeline.…`, are run as programs of their own."""
     strings = (

@@ -32,7 +32,7 @@ def test_a_command_imports_the_module_of_its_name_alone(name: str) -> None:
     function = COMMANDS[name].callback
     assert function
     cli = PACKAGE / "commands.py"
-    own = imports_of(cli) - imports_of(cli, without={function.__name__})
+    own = imports_of(cli) - imports_of(cli, without=(function.__name__,))
     assert own == {PACKAGE / package / f"{function.__name__}.py"}
 
 

@@ -3,20 +3,23 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.cli import main
 from tests.evaluation_files import HELD_OUT, write_evaluation_files
+from tests.forks import fork_server
 from tests.imports import PACKAGE, closure, layer
 from tests.models import tiny_llama
 from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 # What a stage imports without depending on it: these raise or return nothing that it writes.
 GUARDS = ("planning",)
@@ -86,8 +89,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key.write_text("a key")
     edit(root / "params.yaml", "source: demo ", "source: models/own ")
     edit(root / "params.yaml", "signing_key: null", "signing_key: key.pem")
-    for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
-        subprocess.run(command, cwd=root, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    with chdir(root):
+        dvc().init().close()
     run_inputs(root)
     variants = YAML(typ="safe").load((root / "params.yaml").read_text())["variants"]
     for stage in graph().values():
@@ -97,8 +101,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if path != root / "artifacts" / "inputs":
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(path.name)
-    subprocess.run(["dvc", "commit", "--force", "--quiet"], cwd=root, check=True)
+    with chdir(root), dvc()() as repo:
+        repo.commit(force=True)
     return root
+
+
+def dvc() -> "type[Repo]":
+    from dvc.repo import Repo  # not above: its import takes a second, in every worker
+
+    return Repo
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -120,9 +131,7 @@ def to_run_again(root: Path) -> set[str]:
 
 def dvc_status(root: Path) -> dict[str, Any]:
     """What `dvc status --json` prints."""
-    from dvc.repo import Repo  # not above: its import takes a second, in every worker
-
-    with chdir(root), Repo(str(root)) as repo:
+    with chdir(root), dvc()() as repo:
         status: dict[str, Any] = repo.status()
         return status
 
@@ -192,6 +201,16 @@ def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Pat
     assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
 
 
+# What takes long to import and more than one stage uses.
+LIBRARIES = (
+    "typer",
+    "torch",
+    "llama_cpp",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "lm_eval.tasks",
+)
+START = ("cli", "commands", "cli_app", "__init__")
 COMMANDS = {
     "inputs": ["inputs"],
     "fetch": ["fetch"],
@@ -226,19 +245,17 @@ def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path)
     params["serve"]["scenarios"]["text"]["input_tokens"] = 100_000
     (root / "params.yaml").write_text(json.dumps(params))
     guards = {it for path in PACKAGE.glob("planning/*.py") for it in closure(path)}
-    for name, command in COMMANDS.items():
-        loaded_path = tmp_path / f"{name}.json"
-        result = subprocess.run(
-            [sys.executable, "-m", "tests.loaded_modules", loaded_path, "-C", root, *command],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == (3 if name == "report" else 0), result.stderr
-        if name == "inputs":
-            continue
-        loaded = {ROOT / it for it in json.loads(loaded_path.read_text())}
-        loaded -= {it for it in loaded if layer(it) in ("cli", "commands", "cli_app", "__init__")}
-        deps = own_deps(name)
-        undeclared = {it for it in loaded - guards if not deps & {it, *it.parents}}
-        assert not {it for it in undeclared if it.name != "__init__.py"}, name
+    log_path, loaded_path = tmp_path / "log", tmp_path / "loaded.json"
+    # Each runs in a fork of a process that has loaded nothing of this package.
+    with fork_server(*LIBRARIES) as forks:
+        for name, command in COMMANDS.items():
+            arguments = (str(loaded_path), ["-C", str(root), *command])
+            code = forks.run("tests.loaded_modules", "run", *arguments, log_path=log_path)
+            assert code == (3 if name == "report" else 0), log_path.read_text()
+            if name == "inputs":
+                continue
+            loaded = {ROOT / it for it in json.loads(loaded_path.read_text())}
+            loaded -= {it for it in loaded if layer(it) in START}
+            deps = own_deps(name)
+            undeclared = {it for it in loaded - guards if not deps & {it, *it.parents}}
+            assert not {it for it in undeclared if it.name != "__init__.py"}, name

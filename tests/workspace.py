@@ -12,13 +12,13 @@ from pipeline.core.machine import Machine
 from pipeline.core.record import sha256_hex
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.gate.profiles import choose_before_benchmark
-from pipeline.licensing.reading import read_license_facts
+from pipeline.licensing.reading import read_data_license, read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import GgufParams, Params
 from pipeline.params.reading import read_params
 from pipeline.params.serving import ServeParams
 from pipeline.params.suites import SUITES_FILE
-from pipeline.records.base import BaseManifest
+from pipeline.records.base import BaseManifest, DatasetManifest
 from pipeline.records.benchmarks import (
     Benchmarks,
     Latency,
@@ -129,7 +129,8 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
     files = directory_records(workspace.base_dir)
     facts = read_license_facts(workspace.base_dir)
     rules = license_rules()
-    rule = rules.by_text(facts.text_words_sha256 or "") or rules.named("mit", key="license")
+    rule = rules.by_text(facts.text_words_sha256 or "") or rules.by_id("mit")
+    assert rule is not None
     write_record(
         workspace.base_manifest_path,
         BaseManifest(
@@ -146,8 +147,12 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
 
 
 def write_statistics(workspace: Workspace, params: Params) -> None:
-    """The record of a calibration that dropped 3 of 40 documents."""
+    """The record of a calibration that dropped 3 of 40 documents, and the license of its text."""
     calibration = params.calibration
+    license = read_data_license(workspace, calibration.license, license_rules())
+    manifest = DatasetManifest(source=None, patterns=(), files=(), license=license)
+    workspace.calibration_dir.mkdir(exist_ok=True)
+    write_record(workspace.dataset_manifest_path, manifest)
     record = StatisticsRecord(
         base_digest=base_digest(workspace),
         calibration=calibration,

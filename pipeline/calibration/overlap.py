@@ -1,11 +1,11 @@
 """Find overlap of calibration text with evaluation text: shared n-grams of words.
 
-A variant that was calibrated on the questions it is judged by would look better than it is. Two
+A variant that is calibrated on the questions of its evaluation scores better than it should. Two
 texts overlap when they share NGRAM_WORDS words in a row, without regard to case, punctuation or
 spaces. GPT-3's authors used the length 13 to search their training data for test sets (arXiv
 2005.14165, appendix C, which also finds spurious collisions below 8). Unrelated texts share shorter
-runs. A shorter evaluation text is searched as a whole, if it has at least MIN_WORDS words: one or
-two words say nothing. Paraphrases and translations are not found.
+n-grams. A shorter evaluation text is searched as a whole if it has at least MIN_WORDS words; one or
+two words are in too many texts. Paraphrases and translations are not found.
 """
 
 import re

@@ -49,7 +49,7 @@ HELD_OUT = "evaluate.text"
 
 @dataclass(frozen=True)
 class CalibrationSample:
-    """Hold the windows of token ids, all equally long, and where they come from.
+    """The windows of token ids, all equally long, and the digests of the text and the ids.
 
     `text_sha256` is the digest of the data file, or of the tree of files of a data set. `skipped`
     and `template_date` are those of the StatisticsRecord.

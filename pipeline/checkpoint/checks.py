@@ -131,16 +131,14 @@ def read_shards(model_dir: Path) -> dict[str, set[str]] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(
             f"{INDEX_FILE}: weight_map = {short_repr(weight_map)}, expected an object from tensor "
-            "to "
-            f"file; {USE_ANOTHER}"
+            f"to file; {USE_ANOTHER}"
         )
     shards: dict[str, set[str]] = {}
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
             raise InputError(
                 f"{INDEX_FILE}: tensor {short_repr(tensor)} is in {short_repr(file)}, expected a "
-                "file such "
-                f"as model-00001-of-00002.safetensors; {USE_ANOTHER}"
+                f"file such as model-00001-of-00002.safetensors; {USE_ANOTHER}"
             )
         shards.setdefault(file, set()).add(tensor)
     return shards
@@ -158,8 +156,13 @@ def check_weights(
     tensors: dict[str, TensorInfo] = {}
     for name in names:
         header = read_header(model_dir / name)
-        if shards is not None and name in shards:
-            _compare_with_index(name, header, shards[name])
+        listed = set(header if shards is None else shards.get(name, header))
+        for tensor in sorted(listed ^ set(header)):
+            found = "missing, though" if tensor in listed else "there, though not"
+            raise InputError(
+                f"{name}: tensor {short_repr(tensor)} is {found} listed in {INDEX_FILE}; "
+                f"{USE_ANOTHER}"
+            )
         for tensor, info in header.items():
             if info.dtype in QUANTIZED_DTYPES:
                 raise InputError(
@@ -170,12 +173,3 @@ def check_weights(
     if not any(info.dtype in FULL_PRECISION for info in tensors.values()):
         raise InputError(f"{', '.join(names)}: no tensor in floating point; {USE_ANOTHER}")
     return tensors
-
-
-def _compare_with_index(name: str, header: Collection[str], listed: Collection[str]) -> None:
-    """Raise InputError when a shard's tensors are not those that the index lists."""
-    for tensor in sorted(set(listed) ^ set(header)):
-        found = "missing, though" if tensor in listed else "there, though not in what"
-        raise InputError(
-            f"{name}: tensor {short_repr(tensor)} is {found} {INDEX_FILE} lists; {USE_ANOTHER}"
-        )

@@ -63,7 +63,7 @@ def empty_model(directory: Path) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class LayerModule:
-    """A decoder layer's module, and the tensors that each of its parameters is made from.
+    """The module of a decoder layer, and the tensors that each of its parameters is made from.
 
     `prefix` is the layer's name in the checkpoint (`model.layers.3`). `sources` has the parameters
     by their name in the module, the tensors by their full name.

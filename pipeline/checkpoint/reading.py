@@ -190,7 +190,7 @@ def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
 
 
 def _transformers() -> Any:
-    """Import transformers, when a model or a tokenizer is loaded: the import takes seconds."""
+    """Import transformers, when a model is loaded: the import of its models takes seconds."""
     import transformers
 
     # Loading is quick beside everything else here; its progress bar would only fill logs.
@@ -216,6 +216,20 @@ def model_config(directory: Path) -> "PreTrainedConfig":
         directory, local_files_only=True, trust_remote_code=False
     )
     return config
+
+
+def vocabulary_size(directory: Path) -> int:
+    """Return for how many tokens the model of a directory has logits.
+
+    What config.json states is taken as it is: transformers is loaded only for a default of its own.
+    Raises InputError as `model_config` does.
+    """
+    config = read_json_object(directory / CONFIG_FILE)
+    text_config = config.get("text_config", config)
+    stated = text_config.get("vocab_size") if isinstance(text_config, dict) else None
+    if type(stated) is int:
+        return stated
+    return int(model_config(directory).get_text_config().vocab_size)
 
 
 def context_tokens(config: Any) -> int:
@@ -246,26 +260,10 @@ def unpacked_model(directory: Path) -> "PreTrainedModel":
             f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
             "get it again"
         )
-    _round_inputs(model, packed_modules(Checkpoint(directory)))
-    return model.eval()
-
-
-def _round_inputs(model: "PreTrainedModel", packed: Mapping[str, StoredScheme]) -> None:
-    """Make linears round their inputs as an engine does, where their scheme has it."""
-    for name, scheme in packed.items():
+    for name, scheme in packed_modules(Checkpoint(directory)).items():
         if scheme.rounds_inputs:
             rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
             model.get_submodule(name).register_forward_pre_hook(
                 lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
             )
-
-
-def tokenizer_of(directory: Path) -> Any:
-    """Load the tokenizer of a model directory. Raises InputError when there is none that loads."""
-    try:
-        return _transformers().AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{directory}: no tokenizer that loads: {reason}") from error
+    return model.eval()

@@ -33,7 +33,7 @@ MARKS = {
 class StoredScheme:
     """How one linear is stored.
 
-    `group_size` None is one scale for each output channel. `rounds_inputs` says that an engine
+    With `group_size` None each output channel has one scale. `rounds_inputs` says that an engine
     rounds the activations, token by token, to the type of the weights.
     """
 
@@ -163,16 +163,14 @@ class _CompressedTensorsConfig(_Stored):
             if scheme is None:
                 raise InputError(
                     f"{CONFIG_KEY}.config_groups.{short_repr(name)}: expected integers of 3, 4 or "
-                    "8 "
-                    "bits in pack-quantized, or 8 per channel in int-quantized or float-quantized; "
-                    "use another checkpoint"
+                    "8 bits in pack-quantized, or 8 per channel in int-quantized or "
+                    "float-quantized; use another checkpoint"
                 )
             for target in group.targets:
                 if target.startswith("re:"):
                     raise InputError(
                         f"{CONFIG_KEY}: target {short_repr(target)}: expected {ANY_LINEAR} or the "
-                        "name "
-                        "of a module; use another checkpoint"
+                        "name of a module; use another checkpoint"
                     )
                 by_target[target] = scheme
         return StoredSchemes(by_target, others=by_target.pop(ANY_LINEAR, None))

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -88,7 +87,7 @@ def ask_program(
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such program; install it, or name another") from error
     except subprocess.TimeoutExpired as error:
-        raise FailureError(f"{name}: no answer within {timeout_s:.0f} s") from error
+        raise FailureError(f"{name}: no answer within {timeout_s:g} s") from error
     return ProgramAnswer(done.returncode, done.stdout)
 
 
@@ -133,12 +132,7 @@ class Daemon:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._signal_group(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._running.wait(STOP_GRACE_S)

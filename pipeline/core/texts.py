@@ -33,10 +33,10 @@ def token_windows(
     num_windows: int,
     source: str,
 ) -> list[list[int]]:
-    """Return `num_windows` windows of `window_tokens` ids of the encoded texts set end to end.
+    """Encode texts, join their ids, and cut `num_windows` windows of `window_tokens` ids.
 
-    `encode` adds what the tokenizer puts around a document, such as BOS. Documents are encoded only
-    until there is enough. Raises InputError that begins with `source` when there is too little.
+    `encode` adds the special tokens around a document, such as BOS. Texts are encoded until there
+    are enough ids. Raises InputError that begins with `source` when there are too few.
     """
     wanted = window_tokens * num_windows
     ids: list[int] = []
@@ -53,7 +53,7 @@ def token_windows(
 
 
 def token_ids_sha256(windows: Sequence[Sequence[int]]) -> str:
-    """Return the sha256 of the ids of all windows in order, as little-endian 32-bit integers."""
+    """Return the sha256, in hex, of the ids of all windows, as little-endian 32-bit integers."""
     ids = array("i", chain.from_iterable(windows))
     if sys.byteorder == "big":
         ids.byteswap()

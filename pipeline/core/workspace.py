@@ -12,6 +12,10 @@ DECISIONS_FILE = "license-decisions.yaml"
 BASE = "base"
 DATASET_DIR = "artifacts/calibration/data"
 """The directory of a calibration data set of a hub, relative to the workspace."""
+SCORES_CACHE_BYTES = 1 << 29
+"""Most bytes that results of scoring take in `scores_cache_dir`."""
+KEPT_LOGITS_BYTES = 1 << 28
+"""Largest logits there of one model that others are compared with, on all windows."""
 
 
 @dataclass(frozen=True)

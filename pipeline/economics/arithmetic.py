@@ -1,9 +1,9 @@
-"""Arithmetic of what serving costs, from measured throughput and listed prices.
+"""The arithmetic of serving costs, from measured throughput and listed prices.
 
-Every name carries its unit. A month is a twelfth of a year of 365 days; money is US dollars. A
-machine is paid for by the month whether it works or not, so that all costs of serving oneself are
-fixed up to the capacity of the machines; an API costs per token. Utilisation is the share of that
-capacity which is really used: traffic has nights and peaks.
+Every name has its unit. A month is a twelfth of a year of 365 days; money is in US dollars. A
+machine costs its price every month, used or not, so the cost of one's own serving is fixed up to
+the capacity of the machines. An API costs per token. Utilisation is the fraction of the capacity
+that is used; it is below 1 because traffic varies over the day.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class MonthlyCosts:
-    """Hold the bill of one month: the machines, and the costs that are easily forgotten."""
+    """The costs of one month: of each machine, and of operations, monitoring and storage."""
 
     usd_per_machine: float
     usd_operations: float
@@ -27,18 +27,19 @@ class MonthlyCosts:
 
     @property
     def usd_hidden(self) -> float:
-        """Add up the costs that do not grow with the number of machines."""
+        """The costs that do not grow with the number of machines."""
         return self.usd_operations + self.usd_monitoring + self.usd_storage
 
     def usd_total(self, *, num_machines: int) -> float:
+        """Add up all costs for so many machines."""
         return num_machines * self.usd_per_machine + self.usd_hidden
 
 
 @dataclass(frozen=True)
 class MeasuredLoad:
-    """Hold the measured figures of one machine under one load.
+    """The measured figures of one machine under one load.
 
-    `prefill_share` is the part of a request's time until its first token.
+    `prefill_share` is the time to the first token as a fraction of the time of the request.
     """
 
     concurrency: int
@@ -56,7 +57,7 @@ class MeasuredLoad:
 
 @dataclass(frozen=True)
 class TokenCosts:
-    """Hold US dollars per million tokens: of input, of output, and of both together."""
+    """US dollars per million tokens: of input, of output, and of both together."""
 
     usd_per_million_input_tokens: float
     usd_per_million_output_tokens: float
@@ -64,10 +65,10 @@ class TokenCosts:
 
 
 def token_costs(usd_per_month: float, load: MeasuredLoad, *, utilisation: float) -> TokenCosts:
-    """Compute the cost of tokens on a machine that is used for `utilisation` of the time.
+    """Compute the cost of tokens on a machine that is used for the fraction `utilisation`.
 
-    The machine's time is split between reading and writing as the time of a request is: until its
-    first token, and after it.
+    The cost is divided between input and output like the time of a request: the time to its first
+    token pays for the input, the rest for the output.
     """
     usd_per_busy_s = usd_per_month / (SECONDS_PER_MONTH * utilisation)
 
@@ -82,21 +83,23 @@ def token_costs(usd_per_month: float, load: MeasuredLoad, *, utilisation: float)
 
 
 def tokens_per_month(queries_per_day: float, *, tokens_per_query: float) -> float:
+    """Compute the tokens of a month from the queries of a day."""
     return queries_per_day * DAYS_PER_MONTH * tokens_per_query
 
 
 def usd_of_tokens(num_tokens: float, *, usd_per_million_tokens: float) -> float:
+    """Compute the price of tokens."""
     return num_tokens / MILLION * usd_per_million_tokens
 
 
 def break_even_tokens_per_month(usd_per_month: float, usd_per_million_tokens: float) -> float:
-    """Compute the tokens a month above which a fixed bill is lower than an API's."""
+    """Compute the tokens per month above which a fixed cost is lower than an API's."""
     return usd_per_month / usd_per_million_tokens * MILLION
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """State that from `tokens_per_day` on, `num_machines` of one's own cost less than the API."""
+    """The volume from which `num_machines` of one's own cost no more than an API."""
 
     tokens_per_day: float
     num_machines: int
@@ -105,11 +108,11 @@ class BreakEven:
 def break_even(
     costs: MonthlyCosts, *, machine_tokens_per_month: float, api_usd_per_million_tokens: float
 ) -> BreakEven | None:
-    """Find the smallest volume at which serving oneself costs no more than an API, if any.
+    """Find the smallest volume at which one's own machines cost no more than an API.
 
-    More tokens than `machine_tokens_per_month` take another machine. A machine that costs more
-    than the API charges for the same tokens never pays: the answer is None. Otherwise each machine
-    brings a surplus, and it takes enough machines to cover the hidden costs.
+    More tokens than `machine_tokens_per_month` need another machine. Returns None when a machine
+    costs more than the API charges for the tokens of that machine. Otherwise each machine saves the
+    difference, and the number of machines is the smallest whose savings cover the hidden costs.
     """
     api_usd = usd_of_tokens(
         machine_tokens_per_month, usd_per_million_tokens=api_usd_per_million_tokens
@@ -126,7 +129,7 @@ def break_even(
 
 @dataclass(frozen=True)
 class Capacity:
-    """Hold the number of machines and the load at which each was measured."""
+    """The number of machines, and the load at which each was measured."""
 
     num_machines: int
     load: MeasuredLoad
@@ -141,8 +144,8 @@ def capacity(
 ) -> Capacity | None:
     """Find the machines for `requests_per_day`, with 95 % of them faster than `latency_p95_ms`.
 
-    Take the load with the most requests per second among those that are fast enough. Return None
-    when no measured load is fast enough.
+    The load is the one with the most requests per second among those that are fast enough. Returns
+    None when no measured load is fast enough.
     """
     quick = [load for load in loads if load.latency_p95_ms <= latency_p95_ms]
     if not quick:
@@ -158,6 +161,9 @@ def payback_tokens(
     base_usd_per_million_tokens: float,
     variant_usd_per_million_tokens: float,
 ) -> float | None:
-    """Compute the tokens until a variant's saving has paid for making it; None: no saving."""
+    """Compute the tokens after which the savings of a variant have paid for quantizing it.
+
+    Returns None when the variant saves nothing.
+    """
     saving = base_usd_per_million_tokens - variant_usd_per_million_tokens
     return None if saving <= 0 else usd_of_quantization / saving * MILLION

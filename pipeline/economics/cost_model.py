@@ -4,7 +4,7 @@ The arithmetic is in `arithmetic`. Costs are those of the first scenario. Each m
 the load with the most requests per second among those that are fast enough.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -27,13 +27,13 @@ from pipeline.params.prices import PriceList
 from pipeline.params.serving import EconomicsParams, Scenario
 from pipeline.records.benchmarks import Benchmarks, LoadResult, ServedModel, served_models
 
-# The curves reach from a tenth to a hundred times the wanted load, in steps of a tenth of a decade.
+# Curves go from a tenth to a hundred times the expected load, in steps of a tenth of a decade.
 CURVE_DECADES = range(-10, 21)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold US dollars a month by tokens a day; `marks` are where it meets an API's price."""
+    """Points of (tokens per day, US dollars per month); `marks` are break-even points with APIs."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ServedCost:
-    """Hold one model at the load that decides its cost."""
+    """One model at the load that determines its cost."""
 
     name: str
     scheme: str
@@ -52,7 +52,10 @@ class ServedCost:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Hold everything that costs are computed from."""
+    """The inputs of the cost computation, and every model that is fast enough.
+
+    `too_slow` names the others.
+    """
 
     params: EconomicsParams
     prices: PriceList
@@ -72,15 +75,17 @@ class CostModel:
 
     @property
     def tokens_in(self) -> int:
+        """The input tokens of a request."""
         return self.scenario.prefix_tokens + self.scenario.input_tokens
 
     @property
     def input_share(self) -> float:
+        """The input tokens of a request as a fraction of all its tokens."""
         return self.tokens_in / self.scenario.context_tokens
 
     @property
     def tokens_per_month(self) -> float:
-        """Compute the tokens of the wanted load."""
+        """The tokens of the expected load."""
         return tokens_per_month(
             self.params.requests_per_day, tokens_per_query=self.scenario.context_tokens
         )
@@ -90,6 +95,7 @@ class CostModel:
         return served.plan.load.tokens_per_s * SECONDS_PER_MONTH * self.params.utilisation
 
     def break_even(self, served: ServedCost, api: str) -> BreakEven | None:
+        """Compare the costs of a served model with the price of an API."""
         price = self.prices.apis[api].usd_per_million_tokens(input_share=self.input_share)
         return break_even(
             self.costs,
@@ -152,7 +158,7 @@ def _medians(load: LoadResult) -> MeasuredLoad:
 
 
 def cost_curves(model: CostModel) -> tuple[Curve, ...]:
-    """Draw the bill by volume: of the cheapest model of one's own, and of every API."""
+    """Compute the cost by volume of the cheapest served model and of every API."""
     if not model.served:
         return ()
     wanted = model.tokens_per_month / DAYS_PER_MONTH
@@ -162,7 +168,11 @@ def cost_curves(model: CostModel) -> tuple[Curve, ...]:
     marks = []
     for name, price in model.prices.apis.items():
         usd = price.usd_per_million_tokens(input_share=model.input_share)
-        curves.append(Curve(price.label, _api_points(volumes, usd)))
+        points = tuple(
+            (volume, usd_of_tokens(volume * DAYS_PER_MONTH, usd_per_million_tokens=usd))
+            for volume in volumes
+        )
+        curves.append(Curve(price.label, points))
         even = model.break_even(cheapest, name)
         if even is not None and volumes[0] <= even.tokens_per_day <= volumes[-1]:
             monthly = model.costs.usd_total(num_machines=even.num_machines)
@@ -178,12 +188,3 @@ def cost_curves(model: CostModel) -> tuple[Curve, ...]:
         for volume in volumes
     )
     return (Curve(f"{cheapest.name}, own machines", own, tuple(marks)), *curves)
-
-
-def _api_points(
-    volumes: Sequence[float], usd_per_million: float
-) -> tuple[tuple[float, float], ...]:
-    return tuple(
-        (volume, usd_of_tokens(volume * DAYS_PER_MONTH, usd_per_million_tokens=usd_per_million))
-        for volume in volumes
-    )

@@ -65,6 +65,7 @@ class LlamaCppScorer:
 
     @property
     def sharing(self) -> Self:
+        """Return itself: llama.cpp shares prefixes of any model."""
         return self
 
     def tokenize(self, text: str) -> list[int]:

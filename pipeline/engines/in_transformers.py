@@ -45,6 +45,7 @@ class TransformersScorer:
 
     @property
     def sharing(self) -> Self | None:
+        """Return itself where the model can share prefixes, else None."""
         return self if self._shares else None
 
     def _can_share(self) -> bool:

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.documents import read_texts
 from pipeline.core.errors import InputError
-from pipeline.core.files import file_sha256
 from pipeline.core.progress import track
-from pipeline.core.texts import token_ids_sha256, token_windows
+from pipeline.core.workspace import KEPT_LOGITS_BYTES
 from pipeline.engines.distance import (
     Floats,
     WindowDistance,
@@ -27,52 +25,15 @@ from pipeline.engines.distance import (
     window_distance,
 )
 from pipeline.engines.scorer import Logits, Scorer, engine_of, window_logits
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.lm_eval_model import LmEvalModel
 from pipeline.evaluation.score_cache import ScoreCache, ScoredText
 from pipeline.evaluation.task_runs import Rows, Stopping, TaskQuestions, run_tasks, task_scores
 from pipeline.params.params import EvaluateParams
 from pipeline.records.evaluation import Distance, Engine, TaskScore
 
-MIN_WINDOWS = 2
-
-KEPT_BYTES = 1 << 28
-"""Logits of a reference, on all windows, that the score cache may keep."""
-
 SHOWN_TOKENS = 24
 """Number of tokens of the text that is shown where KL is largest."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Hold the held-out text, and its windows of the base's token ids."""
-
-    texts: list[str]
-    windows: list[list[int]]
-    text_sha256: str
-    token_ids_sha256: str
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(window) - 1 for window in self.windows)
-
-
-def read_held_out(root: Path, evaluate: EvaluateParams, tokenizer: Any) -> HeldOut:
-    """Read and cut the held-out text. Raises InputError when it is unusable or too short."""
-    if evaluate.num_windows < MIN_WINDOWS:
-        raise InputError(
-            f"evaluate.num_windows = {evaluate.num_windows}: expected at least {MIN_WINDOWS}, for "
-            "a confidence interval"
-        )
-    path = root / evaluate.text
-    texts = read_texts(path)
-    windows = token_windows(
-        texts,
-        tokenizer.encode,
-        window_tokens=evaluate.window_tokens,
-        num_windows=evaluate.num_windows,
-        source=f"evaluate.text = {evaluate.text}",
-    )
-    return HeldOut(texts, windows, file_sha256(path), token_ids_sha256(windows))
 
 
 @dataclass(frozen=True)
@@ -187,7 +148,7 @@ class Evaluator:
             yield from window_logits(model.scorer, windows, batch_size=self.params.batch_size)
 
         shape = (len(windows), self.params.window_tokens, self.vocab_size)
-        if not keep or math.prod(shape) * np.dtype(np.float32).itemsize > KEPT_BYTES:
+        if not keep or math.prod(shape) * np.dtype(np.float32).itemsize > KEPT_LOGITS_BYTES:
             return compute()
         return self._cache_of(model).logits(self.held_out.token_ids_sha256, shape, compute)
 

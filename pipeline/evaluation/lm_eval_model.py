@@ -6,6 +6,7 @@ Sampling is not offered: an evaluation must come out the same twice.
 """
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -37,6 +38,8 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         self._scorer = scorer
         self.tokenizer = tokenizer
         self._batch_size = batch_size
+        # The choices of a question ask for the ids of its prompt one after the other.
+        self._encode = lru_cache(maxsize=64)(tokenizer.encode)
 
     @property
     def eot_token_id(self) -> int:
@@ -52,10 +55,12 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     ) -> list[int]:
         """Return token ids; by default with the tokenizer's BOS, unless the text begins with it."""
         if add_special_tokens is None:
-            bos = self.tokenizer.decode(self.prefix_token_id)
-            add_special_tokens = not has_bos_prefix(string, bos)
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
-        return ids
+            add_special_tokens = not has_bos_prefix(string, self._prefix)
+        return list(self._encode(string, add_special_tokens=add_special_tokens))
+
+    @cached_property
+    def _prefix(self) -> str:
+        return str(self.tokenizer.decode(self.prefix_token_id))
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True

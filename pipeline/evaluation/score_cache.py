@@ -4,8 +4,8 @@ Results are `artifacts/cache/KEY.json`. The logits of models that others are com
 `KEY.logits`: float32 [windows, tokens, vocabulary], the exact numbers that the engine gave. KEY is
 the sha256 of the model's digest, the digest of the questions or the text, the engine and its
 version, the processor, the packages that take part in scoring, and this program's code. The files
-appear whole and may be deleted at any time. Together they take at most `CACHE_BYTES`: the least
-recently used are deleted first.
+appear whole and may be deleted at any time. Together they take at most `SCORES_CACHE_BYTES`: the
+least recently used are deleted first.
 """
 
 import math
@@ -24,11 +24,10 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import replacement, work_key, write_record
 from pipeline.core.machine import this_machine
 from pipeline.core.record import Record
+from pipeline.core.workspace import SCORES_CACHE_BYTES
 from pipeline.engines.scorer import Logits, Scorer, engine_of
 from pipeline.evaluation.task_runs import Rows
 from pipeline.records.evaluation import Distance, DocumentRecord, Engine
-
-CACHE_BYTES = 1 << 29
 
 SCORING_PACKAGES = ("lm_eval", "transformers")
 """They, and the packages they require, make the questions, the token ids and the metrics."""
@@ -91,7 +90,7 @@ class ScoreCache:
             with replacement(path) as file:
                 for window in compute():
                     file.write(np.ascontiguousarray(window, dtype=np.float32).data)
-            prune(self.directory, max_bytes=CACHE_BYTES)
+            prune(self.directory, max_bytes=SCORES_CACHE_BYTES)
         if path.stat().st_size != math.prod(shape) * np.dtype(np.float32).itemsize:
             raise InputError(f"{path}: expected float32 numbers of shape {shape}; delete the file")
         return np.memmap(path, np.float32, mode="r", shape=shape)
@@ -104,7 +103,7 @@ class ScoreCache:
             return kind.from_bytes(path.read_bytes(), source=str(path))
         result = compute()
         write_record(path, result)
-        prune(self.directory, max_bytes=CACHE_BYTES)
+        prune(self.directory, max_bytes=SCORES_CACHE_BYTES)
         return result
 
     def _path(self, kind: str, suffix: str, facts: tuple[str, ...]) -> Path:

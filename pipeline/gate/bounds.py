@@ -1,7 +1,7 @@
-"""Hold mean KL and perplexity ratio of a variant against their limits.
+"""Compare the mean KL and the perplexity ratio of a variant with their limits.
 
-An interval decides, not its middle: the upper end has to be within the bound to approve, and the
-lower end above it to reject.
+The interval decides, not the measured value: its upper end must be within the limit to approve, its
+lower end above the limit to reject.
 """
 
 from math import ceil, isclose
@@ -19,7 +19,10 @@ PERPLEXITY = "perplexity ratio to the base"
 def bound_verdicts(
     distance: Distance, limits: GateClass, *, num_tokens: int, power: float
 ) -> dict[str, BoundVerdict]:
-    """Return both verdicts; the intervals were measured on `num_tokens` tokens."""
+    """Decide on KL and on the perplexity ratio, which were measured on `num_tokens` tokens.
+
+    `power` is the probability with which the further tokens of an inconclusive verdict decide it.
+    """
     measured = {
         KL: (distance.kl, distance.kl_low, distance.kl_high, limits.max_kl),
         PERPLEXITY: (
@@ -46,14 +49,11 @@ def _bound(
         verdict = Verdict.INCONCLUSIVE
     further = None
     if verdict is Verdict.INCONCLUSIVE and not isclose(value, limit):
-        further = _further_tokens((high - low) / 2, abs(limit - value), num_tokens, power)
+        # The width of an interval falls with the root of the number of tokens.
+        half_width, gap = (high - low) / 2, abs(limit - value)
+        quantile = float(ndtri(0.5 + CONFIDENCE / 2))
+        factor = (half_width / gap * (quantile + float(ndtri(power))) / quantile) ** 2
+        further = max(1, ceil((factor - 1) * num_tokens))
     return BoundVerdict(
         verdict=verdict, value=value, low=low, high=high, limit=limit, further_tokens=further
     )
-
-
-def _further_tokens(half_width: float, gap: float, num_tokens: int, power: float) -> int:
-    """Estimate further tokens: an interval's width falls with the root of their number."""
-    quantile = float(ndtri(0.5 + CONFIDENCE / 2))
-    factor = (half_width / gap * (quantile + float(ndtri(power))) / quantile) ** 2
-    return max(1, ceil((factor - 1) * num_tokens))

@@ -1,6 +1,6 @@
 """Pair the evaluations of the base and of a variant, document by document.
 
-Evaluations that were not made alike are refused. Verdicts are made elsewhere.
+Evaluations of different tasks, texts or bases are refused. `pipeline.gate.verdicts` decides.
 """
 
 from math import isclose
@@ -23,11 +23,11 @@ from pipeline.records.evaluation import (
 def history_of(
     base: Scored, own_rows: Rows, sequential: SequentialParams | None, *, name: str
 ) -> dict[str, tuple[PairedTask, ...]]:
-    """Return every task's pairs after each look, from the rows that variant `name` has so far.
+    """Pair the rows that variant `name` has so far, for each task after each look.
 
-    Raises InputError for documents or prompts that are not the base's, a number of them at which no
-    look was planned, fewer of them than looks, or a score that is made of its documents in an
-    unknown way.
+    Raises InputError for documents or prompts that are not the base's, for a number of them at
+    which no look is planned, for fewer documents than looks, and for a metric that is not computed
+    from its documents in a known way.
     """
     for task, score in base.record.tasks.items():
         require_documents(task, score.num_documents, sequential)
@@ -63,7 +63,7 @@ def _looks(
 
 
 def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
-    """Require that every document adds a number to the score, their mean or one of RATES."""
+    """Raise InputError unless the score is a mean over documents or one of RATES."""
     values = [row.metrics.get(score.metric) for row in rows]
     if score.metric in RATES and None not in values:
         return
@@ -77,7 +77,10 @@ def _require_known_score(score: TaskScore, rows: Rows, task: str) -> None:
 
 
 def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distance:
-    """Return the variant's distance. Raises InputError when the two were not scored alike."""
+    """Return the variant's distance to the base.
+
+    Raises InputError when the two were scored on different tasks, texts or bases.
+    """
     comparisons = {
         "base": own.base_digest == base.artifact_digest and own.distance is not None,
         "suite": own.suite == base.suite,
@@ -92,16 +95,16 @@ def comparable_distance(base: EvaluationRecord, own: EvaluationRecord) -> Distan
 
 
 def rows_of(rows: Rows, task: str) -> list[DocumentRecord]:
-    """Return a task's rows, in the order that a sequential evaluation takes."""
+    """Return the rows of a task, in the order of a sequential evaluation."""
     return ordered([row for row in rows if row.task == task])
 
 
 def row_pairs(
     base_rows: Rows, own_rows: Rows, task: str, *, name: str
 ) -> tuple[list[DocumentRecord], list[DocumentRecord]]:
-    """Return the rows of a task's documents that variant `name` was scored on: base's and own.
+    """Return the base's and the variant's rows of the documents that variant `name` was scored on.
 
-    Raises InputError when they are not the first ones of the base's, prompt by prompt.
+    Raises InputError when these are not the base's first documents, with the same prompts.
     """
     own = rows_of(own_rows, task)
     base = rows_of(base_rows, task)[: len(own)]
@@ -126,10 +129,10 @@ def _not_alike(name: str, what: str) -> InputError:
 
 
 def task_recovery(base: TaskScore, variant: TaskScore) -> float:
-    """Return the share of the base's score that the variant has; above 1 is better than the base.
+    """Compute variant ÷ base, or base ÷ variant where lower is better; above 1 is better.
 
-    Variant ÷ base, or base ÷ variant where lower is better. A base that scores nothing has nothing
-    to lose, and a variant without any error cannot be better: both count as 1.
+    A base with a score of 0 cannot get worse, and a variant with an error of 0 cannot get better:
+    both count as 1.
     """
     if base.higher_is_better:
         return variant.value / base.value if base.value > 0 else 1.0

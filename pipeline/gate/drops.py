@@ -1,13 +1,13 @@
 """Test several drops against their margins at once, to approve small ones and reject large ones.
 
-Approving and rejecting need different care, because they go wrong in different ways:
+Approvals and rejections control their errors in different ways:
 
-- Approval asks that *every* task be shown to stay below its margin. A variant that is too bad on
-  some task is approved only if that one test errs, so each may be tested at the whole error rate,
-  with 1 task or with 80 (an intersection-union test: Berger 1982, Technometrics 24:295). Correcting
-  would only cost power.
-- Rejection needs *one* task beyond its margin. With many tasks one of them will look bad by chance,
-  so Holm's correction (1979, Scand. J. Statist. 6:65) keeps the error rate over all of them.
+- Approval requires that *every* task is shown to stay below its margin. A variant that is too bad
+  on a task is approved only if the test of this task errs. So each test may use the whole error
+  rate, for 1 task or for 80 (an intersection-union test: Berger 1982, Technometrics 24:295). A
+  correction would only cost power.
+- Rejection requires *one* task above its margin. Among many tasks one looks bad by chance, so
+  Holm's correction (1979, Scand. J. Statist. 6:65) keeps the error rate over all of them.
 
 The mean over tasks is one more drop with a margin of its own, stratified by task.
 """
@@ -30,7 +30,7 @@ MEAN = "mean over tasks"
 
 
 class Drop(Protocol):
-    """Offer the tests of a drop against a margin."""
+    """A drop with tests against a margin: of one task, or of the mean over tasks."""
 
     @property
     def drop(self) -> float: ...
@@ -43,9 +43,9 @@ class Drop(Protocol):
 
 @dataclass(frozen=True)
 class MeanDrop:
-    """Test the mean of the tasks' drops, in which every task counts the same.
+    """The mean of the tasks' drops, in which every task has the same weight.
 
-    Student's t, with the degrees of freedom of Welch and Satterthwaite.
+    It is tested by Student's t, with the degrees of freedom of Welch and Satterthwaite.
     """
 
     tasks: tuple[PairedTask, ...]
@@ -81,7 +81,7 @@ class MeanDrop:
         return self.drop - float(stdtrit(self.degrees_of_freedom, 1 - level)) * self.sd
 
     def further_documents(self, margin: float, *, level: float, power: float) -> int | None:
-        """Count the documents over all tasks together, in the proportions they have."""
+        """Estimate the further documents over all tasks together, in their present proportions."""
         gap = abs(margin - self.drop)
         if isclose(margin, self.drop):
             return None
@@ -91,8 +91,8 @@ class MeanDrop:
 
 
 @dataclass(frozen=True)
-class HeldDrop:
-    """Hold a drop, its margin, and the look at which it is tested."""
+class DropTest:
+    """A drop, its margin, and the look at which it is tested."""
 
     drop: Drop
     margin: float
@@ -103,30 +103,30 @@ History = Mapping[str, Sequence[PairedTask]]
 """The pairs of every task after each look so far, the latest last."""
 
 
-def held_drops(
+def drop_tests(
     history: History, margins: Mapping[str, float], sequential: SequentialParams | None
-) -> dict[str, HeldDrop]:
-    """Return every drop to be tested.
+) -> dict[str, DropTest]:
+    """List the drops to test by name.
 
-    They are the drop of each task at its latest look and, where there are several tasks, the drop
-    of their mean at the last look that all tasks have had.
+    They are the drop of each task at its latest look and, for several tasks, the drop of their mean
+    at the last look that all tasks have had.
     """
-    held = {
-        task: HeldDrop(pairs[-1], margins[task], look_of(len(pairs), sequential))
+    tests = {
+        task: DropTest(pairs[-1], margins[task], look_of(len(pairs), sequential))
         for task, pairs in history.items()
     }
     if len(history) > 1:
         common = min(map(len, history.values()))
         mean = MeanDrop(tuple(pairs[common - 1] for pairs in history.values()))
-        held[MEAN] = HeldDrop(mean, margins[MEAN], look_of(common, sequential))
-    return held
+        tests[MEAN] = DropTest(mean, margins[MEAN], look_of(common, sequential))
+    return tests
 
 
-def drop_verdicts(held: Mapping[str, HeldDrop], error_rate: float) -> dict[str, Verdict]:
+def drop_verdicts(tests: Mapping[str, DropTest], error_rate: float) -> dict[str, Verdict]:
     """Decide on every drop, from their p-values alone."""
-    rejected = holm(held, error_rate)
+    rejected = holm(tests, error_rate)
     verdicts = {}
-    for name, test in held.items():
+    for name, test in tests.items():
         if name in rejected:
             verdicts[name] = Verdict.REJECTED
         elif test.drop.p_below(test.margin) <= test.look.level(error_rate):
@@ -136,17 +136,17 @@ def drop_verdicts(held: Mapping[str, HeldDrop], error_rate: float) -> dict[str, 
     return verdicts
 
 
-def holm(held: Mapping[str, HeldDrop], error_rate: float) -> set[str]:
-    """Return the names that Holm's procedure shows to be above their margins.
+def holm(tests: Mapping[str, DropTest], error_rate: float) -> set[str]:
+    """Return the names of the drops that Holm's procedure shows to be above their margins.
 
-    One rejection after another shares the error rate among fewer that are left; each is tested at
-    the level that its own look gives its share.
+    The remaining drops share the error rate equally. After a rejection fewer remain, and each gets
+    a larger share. A drop is tested at the level that its look has for this share.
     """
-    p_values = {name: test.drop.p_above(test.margin) for name, test in held.items()}
+    p_values = {name: test.drop.p_above(test.margin) for name, test in tests.items()}
     rejected: set[str] = set()
-    while left := p_values.keys() - rejected:
-        share = error_rate / len(left)
-        found = {name for name in left if p_values[name] <= held[name].look.level(share)}
+    while remaining := p_values.keys() - rejected:
+        share = error_rate / len(remaining)
+        found = {name for name in remaining if p_values[name] <= tests[name].look.level(share)}
         if not found:
             break
         rejected |= found
@@ -154,7 +154,7 @@ def holm(held: Mapping[str, HeldDrop], error_rate: float) -> set[str]:
 
 
 def combined(verdicts: Collection[Verdict]) -> Verdict:
-    """Combine verdicts: one rejection rejects, approval needs all."""
+    """Combine verdicts: one rejection rejects, and approval needs every verdict to approve."""
     if Verdict.REJECTED in verdicts:
         return Verdict.REJECTED
     if all(verdict is Verdict.APPROVED for verdict in verdicts):
@@ -163,7 +163,7 @@ def combined(verdicts: Collection[Verdict]) -> Verdict:
 
 
 class Progress(StrEnum):
-    """Say whether a sequential evaluation goes on."""
+    """The state of a sequential evaluation after a look."""
 
     CONTINUE = "continue"
     CLEAR_PASS = "clear_pass"
@@ -179,7 +179,7 @@ PROGRESS = {
 
 @dataclass(frozen=True)
 class Step:
-    """Hold the next step after a look: `open_tasks` get their next documents."""
+    """The next step after a look: more documents of `open_tasks` are scored."""
 
     progress: Progress
     open_tasks: tuple[str, ...]
@@ -190,12 +190,12 @@ def after_look(
 ) -> Step:
     """Decide whether to score more documents, and of which tasks.
 
-    `margins` has one for each task and one for MEAN. While the mean is open all tasks go on; then
-    those that are open themselves. What is still open when there are no more documents is
-    inconclusive.
+    `margins` has one for each task and one for MEAN. All tasks continue while the mean is
+    inconclusive; after that, only inconclusive tasks do. A drop that is inconclusive after the last
+    document stays so.
     """
-    held = held_drops(history, margins, sequential)
-    verdicts = drop_verdicts(held, error_rate)
+    tests = drop_tests(history, margins, sequential)
+    verdicts = drop_verdicts(tests, error_rate)
     progress = PROGRESS[combined(verdicts.values())]
     if progress is not Progress.CONTINUE:
         return Step(progress, ())
@@ -203,7 +203,7 @@ def after_look(
     open_tasks = tuple(
         task
         for task in history
-        if (mean_is_open or verdicts[task] is Verdict.INCONCLUSIVE) and not held[task].look.is_last
+        if (mean_is_open or verdicts[task] is Verdict.INCONCLUSIVE) and not tests[task].look.is_last
     )
     return Step(progress, open_tasks)
 
@@ -211,21 +211,21 @@ def after_look(
 def drop_records(
     history: History, margins: Mapping[str, float], gate: GateParams
 ) -> dict[str, DropVerdict]:
-    """Return the verdict on every drop of `held_drops`, with its numbers.
+    """Decide on every drop of `drop_tests`, and record the verdicts with their numbers.
 
-    The p-value of an exact test does not fall quite evenly with the margin, so that a bound can lie
-    beyond a margin that the test at that margin excludes; the test counts.
+    The p-value of an exact test is not quite monotonic in the margin, so a bound can be beyond a
+    margin that the test at that margin excludes. The test decides, and the bound is cut there.
     """
-    held_by_name = held_drops(history, margins, gate.sequential)
+    tests = drop_tests(history, margins, gate.sequential)
     records = {}
-    for name, verdict in drop_verdicts(held_by_name, gate.error_rate).items():
-        held = held_by_name[name]
-        drop, margin, level = held.drop, held.margin, held.look.level(gate.error_rate)
+    for name, verdict in drop_verdicts(tests, gate.error_rate).items():
+        test = tests[name]
+        drop, margin, level = test.drop, test.margin, test.look.level(gate.error_rate)
         further = None
         if verdict is Verdict.INCONCLUSIVE:
-            # Above its margin it would be rejected, at worst at the strictest level of Holm.
-            tests = 1 if drop.drop < margin else len(held_by_name)
-            level_to_reach = held.look.level(gate.error_rate / tests)
+            # A drop above its margin is rejected at Holm's strictest level at worst.
+            num_tests = 1 if drop.drop < margin else len(tests)
+            level_to_reach = test.look.level(gate.error_rate / num_tests)
             further = drop.further_documents(margin, level=level_to_reach, power=gate.power)
         low, high = drop.lower(level), drop.upper(level)
         records[name] = DropVerdict(

@@ -2,9 +2,10 @@
 
 The drop is the share of documents that turn from right to wrong minus the share that turn from
 wrong to right. The statistic is Tango's score (Tango 1998, Statistics in Medicine 17:891). Its
-normal approximation breaks promises where few documents turn, so its probability is computed
-exactly, at the worst value of what is unknown: Hsueh, Liu & Chen 2001, Biometrics 57:478. That
-value is sought where it can be: Berger & Boos 1994, JASA 89:1012.
+normal approximation errs too often where few documents turn. So its probability is computed
+exactly, at the worst value of the nuisance parameter, the share of gains: Hsueh, Liu & Chen 2001,
+Biometrics 57:478. This value is searched in a confidence interval of that share: Berger & Boos
+1994, JASA 89:1012.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from scipy.stats import binomtest
 Floats = npt.NDArray[np.float64]
 
 EXCLUDED = 1e-6
-"""Probability that the unknown share is outside its interval; added to every p-value."""
+"""The probability that the share of gains is outside its interval; added to every p-value."""
 
 GRID_POINTS = 32
 FINE_POINTS = 9
@@ -30,7 +31,7 @@ MOST = 1 - BOUND_TOLERANCE
 
 @dataclass(frozen=True)
 class Flips:
-    """Count the documents, of `num_documents`, whose answers turned each way."""
+    """The numbers of documents, among `num_documents`, whose answers turned each way."""
 
     num_documents: int
     right_to_wrong: int
@@ -48,7 +49,7 @@ class Flips:
 def mcnemar_p(flips: Flips) -> float:
     """Return the exact two-sided p-value of no drop (McNemar 1947): a binomial test of the flips.
 
-    1 when nothing turned.
+    It is 1 when no answer turned.
     """
     turned = flips.right_to_wrong + flips.wrong_to_right
     return float(binomtest(flips.right_to_wrong, turned).pvalue) if turned else 1.0
@@ -57,10 +58,10 @@ def mcnemar_p(flips: Flips) -> float:
 def score(
     right_to_wrong: npt.ArrayLike, wrong_to_right: npt.ArrayLike, num_documents: int, drop: float
 ) -> Floats:
-    """Return Tango's statistic of the hypothesis that the true drop is `drop`, in [0, 1).
+    """Compute Tango's statistic of the hypothesis that the true drop is `drop`, in [0, 1).
 
-    Asymptotically standard normal under it; large when there were more losses. 0 where nothing
-    turned and nothing was expected to.
+    It is asymptotically standard normal under the hypothesis, and rises with the losses. It is 0
+    where no answer turned and none was expected to.
     """
     lost, won = np.asarray(right_to_wrong, float), np.asarray(wrong_to_right, float)
     linear = lost + won + (lost - won) * drop - 2 * num_documents * drop
@@ -76,17 +77,17 @@ def score(
 
 
 def p_below(flips: Flips, margin: float) -> float:
-    """Return the p-value of "the drop is at least `margin`": if small, it is below."""
+    """Return the p-value of "the drop is at least `margin`"; a small one shows that it is below."""
     return _tail(flips, margin, below=True)
 
 
 def p_above(flips: Flips, margin: float) -> float:
-    """Return the p-value of "the drop is at most `margin`": if small, it is above."""
+    """Return the p-value of "the drop is at most `margin`"; a small one shows that it is above."""
     return _tail(flips, margin, below=False)
 
 
 def upper_bound(flips: Flips, level: float) -> float:
-    """Return the largest drop not excluded at `level`: true with confidence 1 − level."""
+    """Return the largest drop that is not excluded at `level`: a bound of confidence 1 − level."""
 
     def excess(margin: float) -> float:
         return p_below(flips, margin) - level
@@ -103,7 +104,7 @@ def upper_bound(flips: Flips, level: float) -> float:
 
 
 def _normal_upper_bound(flips: Flips, level: float) -> float:
-    """Return the same by the score's normal approximation: Tango's own interval."""
+    """Return the same bound by the score's normal approximation: Tango's own interval."""
     quantile = float(ndtri(level))
 
     def excess(margin: float) -> float:
@@ -115,14 +116,14 @@ def _normal_upper_bound(flips: Flips, level: float) -> float:
 
 
 def _score_of(flips: Flips, margin: float) -> float:
-    """Return the score for a margin in (-1, 1): exchanging the models changes its sign."""
+    """Return the score for a margin in (-1, 1). Its sign changes when the models are exchanged."""
     if margin < 0:
         return -_score_of(flips.mirrored, -margin)
     return float(score(flips.right_to_wrong, flips.wrong_to_right, flips.num_documents, margin))
 
 
 def lower_bound(flips: Flips, level: float) -> float:
-    """Return the least drop that is not excluded at `level`."""
+    """Return the smallest drop that is not excluded at `level`."""
     return -upper_bound(flips.mirrored, level)
 
 
@@ -146,7 +147,13 @@ def _tail(flips: Flips, margin: float, *, below: bool) -> float:
 def _extreme_probability(flips: Flips, margin: float, shares: Floats, *, below: bool) -> Floats:
     """Return the probability of a score as extreme as this one, for each share of gains."""
     n = flips.num_documents
-    won = _possible_counts(shares, n)
+    # Other numbers of gains have a negligible probability at every share.
+    least, most = n * shares[0], n * shares[-1]
+    low, high = least - (7 * least**0.5 + 16), most + (7 * most**0.5 + 16)
+    won = np.arange(max(0, int(low)), min(n, int(high)) + 1)
+    ways = gammaln(n + 1) - gammaln(won + 1) - gammaln(n - won + 1)
+    share = shares[:, None]
+    probability_of_won = np.exp(ways + xlogy(won, share) + xlog1py(n - won, -share))
     lost = _extreme_losses(flips, margin, won, below=below)
     chance = np.minimum((shares + margin) / (1 - shares), 1.0)[:, None]
     others = (n - won)[None, :]
@@ -155,12 +162,12 @@ def _extreme_probability(flips: Flips, margin: float, shares: Floats, *, below: 
     else:
         tail = np.where(lost > 0, bdtrc(np.maximum(lost - 1, 0.0), others, chance), 1.0)
         tail = np.where(lost > others, 0.0, tail)
-    probabilities: Floats = (_probabilities(won, n, shares) * tail).sum(axis=1)
+    probabilities: Floats = (probability_of_won * tail).sum(axis=1)
     return probabilities
 
 
 def _possible_shares(flips: Flips, margin: float) -> Floats:
-    """Return a grid over the exact interval of the share of gains, as `margin` allows."""
+    """Return a grid over the exact interval of the share of gains, within what `margin` allows."""
     n, won = flips.num_documents, flips.wrong_to_right
     low = betaincinv(won, n - won + 1, EXCLUDED / 2) if won else 0.0
     high = betaincinv(won + 1, n - won, 1 - EXCLUDED / 2) if won < n else 1.0
@@ -170,27 +177,13 @@ def _possible_shares(flips: Flips, margin: float) -> Floats:
     return np.linspace(low**0.5, min(high, most) ** 0.5, GRID_POINTS) ** 2
 
 
-def _possible_counts(shares: Floats, n: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of gains that have a probability worth counting for any share."""
-    spread = [(n * share, 7 * (n * share) ** 0.5 + 16) for share in (shares[0], shares[-1])]
-    low, high = spread[0][0] - spread[0][1], spread[1][0] + spread[1][1]
-    return np.arange(max(0, int(low)), min(n, int(high)) + 1)
-
-
-def _probabilities(counts: npt.NDArray[np.int64], n: int, shares: Floats) -> Floats:
-    """Return the probability of each count out of n, for every share: [shares, counts]."""
-    ways = gammaln(n + 1) - gammaln(counts + 1) - gammaln(n - counts + 1)
-    q = shares[:, None]
-    probabilities: Floats = np.exp(ways + xlogy(counts, q) + xlog1py(n - counts, -q))
-    return probabilities
-
-
 def _extreme_losses(
     flips: Flips, margin: float, won: npt.NDArray[np.int64], *, below: bool
 ) -> npt.NDArray[np.int64]:
     """Find for each number of gains the most losses whose score does not exceed the observed one.
 
-    With `below` false, the least losses whose score is no smaller. The score rises with losses.
+    With `below` false, find the fewest losses whose score is no smaller. The score rises with the
+    losses.
     """
     n = flips.num_documents
     observed = _score_of(flips, margin)

@@ -1,15 +1,15 @@
 """Test how much a variant lost on one task, from the answers of both models to its documents.
 
-The drop is the base's metric minus the variant's (the other way round where lower is better), so
-that more is worse. Answers are paired by document, which makes small drops visible: Miller 2024,
+The drop is the base's metric minus the variant's, or the other way round where lower is better: a
+larger drop is worse. Answers are paired by document, which makes small drops visible: Miller 2024,
 arXiv 2411.00640. A score can stay the same while answers flip: arXiv 2407.09141.
 
 - Metrics of 0 and 1 get the exact test of `pipeline.gate.flips`.
 - Other metrics get Student's t over clusters of documents.
-- Documents that share a passage form a cluster. For metrics of 0 and 1 counts are then divided by
-  the design effect (Rao & Scott 1992, Biometrics 48:577), rounded against what is to be shown, and
-  the t over clusters has to agree.
-- A perplexity is no mean over documents; what each adds to it is linearised (the delta method).
+- Documents that share a passage form a cluster. For metrics of 0 and 1 the counts are divided by
+  the design effect (Rao & Scott 1992, Biometrics 48:577) and rounded conservatively. The t over
+  clusters must agree.
+- A perplexity is no mean over documents. The contribution of each is linearised (delta method).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ from pipeline.records.evaluation import DocumentRecord
 
 Floats = npt.NDArray[np.float64]
 
-# Metrics whose documents add a log-likelihood and a length, by lm-eval's names of them: the score
-# as a function of log-likelihood per unit of length, and its derivative.
+# lm-eval's metrics that sum a log-likelihood and a length over documents. Each has the score as a
+# function of log-likelihood per unit of length, and the derivative of this function.
 RATES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "word_perplexity": (lambda rate: exp(-rate), lambda rate: -exp(-rate)),
     "byte_perplexity": (lambda rate: exp(-rate), lambda rate: -exp(-rate)),
@@ -37,14 +37,14 @@ RATES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
 }
 GROWTH = 1.1
 LARGE = 20_000
-"""From this number of documents on, the normal approximation stands for the exact test."""
+"""From this number of documents on, the normal approximation replaces the exact test."""
 
 
 @dataclass(frozen=True)
 class PairedTask:
-    """Summarize the pairs of one task. `flips` counts documents that got worse and better.
+    """The pairs of one task. `flips` counts the documents that got worse and better.
 
-    `variance` is that of the mean drop, over clusters; `binary` says that the metric is 0 or 1.
+    `variance` is that of the mean drop, over clusters. `binary` says that the metric is 0 or 1.
     """
 
     flips: Flips
@@ -59,14 +59,14 @@ class PairedTask:
         return self.flips.num_documents
 
     def p_below(self, margin: float) -> float:
-        """Return a p-value, small when the drop is shown to be below `margin`."""
+        """Return a p-value that is small when the drop is shown to be below `margin`."""
         if not self.binary:
             return self._t_below(margin)
         p_value = exact.p_below(self._effective, margin)
         return p_value if self._independent else max(p_value, self._t_below(margin))
 
     def p_above(self, margin: float) -> float:
-        """Return a p-value, small when the drop is shown to be above `margin`."""
+        """Return a p-value that is small when the drop is shown to be above `margin`."""
         return self.mirrored.p_below(-margin)
 
     def upper(self, level: float) -> float:
@@ -77,20 +77,19 @@ class PairedTask:
         return bound if self._independent else max(bound, self._t_upper(level))
 
     def lower(self, level: float) -> float:
-        """Return the least drop that the pairs do not exclude at `level`."""
+        """Return the smallest drop that the pairs do not exclude at `level`."""
         return -self.mirrored.upper(level)
 
     @property
     def mirrored(self) -> "PairedTask":
-        """Return the same pairs with the models exchanged."""
+        """The same pairs with the models exchanged."""
         return replace(self, flips=self.flips.mirrored, drop=-self.drop)
 
     @property
     def smooth_variance(self) -> float:
-        """Return the variance; where the metric is 0 or 1, at least that of one more flip each way.
+        """The variance; for metrics of 0 and 1, at least that of one more flip in each direction.
 
-        Few flips tell little about how many there are (Bonett & Price 2012, J. Educ. Behav. Stat.
-        37:479).
+        A variance from few flips is too unsure (Bonett & Price 2012, J. Educ. Behav. Stat. 37:479).
         """
         if not self.binary:
             return self.variance
@@ -102,8 +101,9 @@ class PairedTask:
     def further_documents(self, margin: float, *, level: float, power: float) -> int | None:
         """Estimate how many more documents like these would decide about `margin`.
 
-        n = σ² (z + z')² / (margin − drop)², the sample size of a paired comparison, raised until
-        these pairs in that number pass the test itself. None when the drop equals the margin.
+        The estimate starts from n = σ² (z + z')² / (margin − drop)², the sample size of a paired
+        comparison. It is raised until n documents with the same shares of flips pass the test
+        itself. None when the drop equals the margin.
         """
         gap = abs(margin - self.drop)
         if isclose(margin, self.drop):
@@ -116,12 +116,12 @@ class PairedTask:
         return total - self.num_documents
 
     def decides(self, margin: float, level: float) -> bool:
-        """Return whether the drop is shown to be below the margin, or above it."""
+        """Tell whether the drop is shown to be below the margin, or above it."""
         one_sided = self.p_below if self.drop < margin else self.p_above
         return one_sided(margin) <= level
 
     def scaled(self, num_documents: int) -> "PairedTask":
-        """Return `num_documents` documents with the same shares of flips."""
+        """Return the pairs of `num_documents` documents with the same shares of flips."""
         factor = num_documents / self.num_documents
         flips = Flips(
             num_documents,
@@ -141,7 +141,7 @@ class PairedTask:
 
     @property
     def _effective(self) -> Flips:
-        """Return the flips as if documents were independent, rounded against a small drop."""
+        """The flips of as many independent documents, rounded towards a larger drop."""
         total = max(1, floor(self.num_documents / self.design_effect))
         won = floor(self.flips.wrong_to_right / self.design_effect)
         lost = min(ceil(self.flips.right_to_wrong / self.design_effect), total - won)
@@ -151,7 +151,7 @@ class PairedTask:
         gap = margin - self.drop
         if self.num_clusters < 2:
             return 1.0
-        if self.variance == 0:  # nothing differed: so much would have been seen
+        if self.variance == 0:  # no difference was seen: bound its share by the number of clusters
             return float((1 - min(gap, 1.0)) ** self.num_clusters) if gap > 0 else 1.0
         return float(stdtr(self.num_clusters - 1, -gap / sqrt(self.variance)))
 
@@ -171,10 +171,10 @@ def paired_task(
     metric: str,
     higher_is_better: bool,
 ) -> PairedTask:
-    """Pair the rows of one task: at least one, in the same order, of the same documents.
+    """Pair the rows of one task: at least one, of the same documents in the same order.
 
-    The metric is a number for each document, or one of RATES. Raises InputError for one that is not
-    0 or 1 and has a single cluster.
+    The metric is a number for each document, or one of RATES. Raises InputError for a metric that
+    is not 0 or 1 when all documents are in one cluster.
     """
     sign = 1.0 if higher_is_better else -1.0
     drops = sign * (_values(base, metric) - _values(own, metric))
@@ -189,7 +189,7 @@ def paired_task(
 
 
 def from_drops(drops: Floats, clusters: Sequence[str], *, binary: bool) -> PairedTask:
-    """Summarize the drop of each document, with the cluster that it belongs to."""
+    """Summarize drops, one for each document, with the name of the document's cluster."""
     n = len(drops)
     mean = float(drops.mean())
     _, members = np.unique(np.asarray(clusters), return_inverse=True)
@@ -206,13 +206,13 @@ def from_drops(drops: Floats, clusters: Sequence[str], *, binary: bool) -> Paire
 
 
 def _clustered_variance(sums: Floats, num_documents: int) -> float:
-    """Return the variance of the mean, from each cluster's sum of deviations; 0 for one cluster."""
+    """Compute the variance of the mean from each cluster's sum of deviations; 0 for one cluster."""
     count = len(sums)
     return count / max(count - 1, 1) * float((sums**2).sum()) / num_documents**2
 
 
 def _design_effect(drops: Floats, sums: Floats, sizes: Floats) -> float:
-    """Return by how much clusters raise the variance; the most possible if nothing differs."""
+    """Compute the factor by which clusters raise the variance; its maximum if no drop differs."""
     n = len(drops)
     if len(sizes) == n:
         return 1.0
@@ -230,14 +230,12 @@ def _values(rows: Sequence[DocumentRecord], metric: str) -> Floats:
     """Return one number for each document, whose mean is the score."""
     if metric not in RATES:
         return np.array([row.metrics[metric] for row in rows], dtype=float)
-    pairs = np.array([_rate_pair(row.metrics[metric]) for row in rows])
+    stored = [row.metrics[metric] for row in rows]
+    # A document has a log-likelihood and a length; a plain number has length 1.
+    pairs = np.array([value if isinstance(value, tuple) else (value, 1.0) for value in stored])
+    log_likelihoods, lengths = pairs[:, 0], pairs[:, 1]
     score, derivative = RATES[metric]
-    rate = float(pairs[:, 0].sum() / pairs[:, 1].sum())
-    residuals = (pairs[:, 0] - rate * pairs[:, 1]) / pairs[:, 1].mean()
+    rate = float(log_likelihoods.sum() / lengths.sum())
+    residuals = (log_likelihoods - rate * lengths) / lengths.mean()
     values: Floats = score(rate) + derivative(rate) * residuals
     return values
-
-
-def _rate_pair(value: float | tuple[float, ...]) -> tuple[float, float]:
-    """Return log-likelihood and length of a document; a plain number has length 1."""
-    return (value[0], value[1]) if isinstance(value, tuple) else (value, 1.0)

@@ -1,10 +1,10 @@
 """Find the variants that no other one dominates, and choose one for each profile.
 
-One variant dominates another only where this is sure: every figure is better, and where figures
-have intervals, the intervals do not overlap. A difference within the intervals proves nothing.
+A variant dominates another when it is better in at least one figure and no worse in the others.
+A figure with an interval is better only where the intervals do not overlap.
 
-Profiles choose twice. Select knows quality and size, and chooses by them. The benchmark runs after
-select; the profiles that want speed or a low cost choose when it is done, for the report.
+Profiles are applied twice. Select chooses by quality and size. Profiles that optimize speed or cost
+are applied after the benchmark, for the report.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +35,7 @@ UNITS: Final = {
 
 @dataclass(frozen=True)
 class Figure:
-    """Hold a measured value with its interval. The interval of an exact value has no width."""
+    """A measured value with its interval. The interval of an exact value has no width."""
 
     value: float
     low: float
@@ -46,7 +46,7 @@ class Figure:
         return cls(value, value, value)
 
     def beats(self, other: "Figure", objective: Objective) -> bool:
-        """Return whether this figure is better and the intervals do not overlap."""
+        """Tell whether this figure is better and the intervals do not overlap."""
         if objective in HIGHER_IS_BETTER:
             return self.low > other.high
         return self.high < other.low
@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Option:
-    """Hold the figures of a variant that a profile can choose."""
+    """The figures of a variant that a profile can choose."""
 
     format: str
     size_ratio: float
@@ -68,7 +68,7 @@ def options_of(
     variants: Mapping[str, VariantVerdict],
     measured: Mapping[str, Mapping[Objective, Figure]] | None = None,
 ) -> dict[str, Option]:
-    """Return the approved variants. `measured` has further figures of a benchmark, by variant."""
+    """List the approved variants. `measured` has further figures of a benchmark, by variant."""
     return {
         name: Option(
             verdict.format,
@@ -84,7 +84,7 @@ def options_of(
 
 
 def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, Figure]:
-    """Return the figures before the benchmark. A broken variant has no distance."""
+    """Return the figures that are known before the benchmark. A broken variant has no distance."""
     figures = {Objective.SIZE: Figure.exact(weight_bytes)}
     if distance is not None:
         figures[Objective.QUALITY] = Figure(distance.kl, distance.kl_low, distance.kl_high)
@@ -94,7 +94,7 @@ def figures_of(distance: Distance | None, weight_bytes: int) -> dict[Objective, 
 def pareto_front(
     figures: Mapping[str, Mapping[Objective, Figure]], objectives: Sequence[Objective]
 ) -> set[str]:
-    """Return the names that no other one dominates. Names without all the figures are left out."""
+    """Return the names that no other one dominates, among those that have all `objectives`."""
     known = {
         name: own
         for name, own in figures.items()
@@ -112,7 +112,7 @@ def _dominates(
     other: Mapping[Objective, Figure],
     objectives: Sequence[Objective],
 ) -> bool:
-    """Return whether `one` beats `other` in some objective and is no worse in the rest."""
+    """Tell whether `one` beats `other` in some objective and is no worse in the rest."""
     better = [one[key].beats(other[key], key) for key in objectives]
     equal = [one[key] == other[key] and one[key].low == one[key].high for key in objectives]
     return any(better) and all(b or e for b, e in zip(better, equal, strict=True))
@@ -121,9 +121,9 @@ def _dominates(
 def choose_before_benchmark(
     variants: Mapping[str, VariantVerdict], profiles: Mapping[str, ProfileParams]
 ) -> dict[str, Choice]:
-    """Return the choice of each profile for `selection.json`.
+    """Make the choice of each profile for `selection.json`.
 
-    A profile that wants speed or a low cost takes nothing yet, and its reason says so.
+    A profile that optimizes speed or cost has no choice yet, and its reason says so.
     """
     options = options_of(variants)
     return {name: choose(profile, options) for name, profile in profiles.items()}
@@ -134,10 +134,10 @@ def choose_after_benchmark(
     measured: Mapping[str, Mapping[Objective, Figure]],
     profiles: Mapping[str, ProfileParams],
 ) -> dict[str, Choice]:
-    """Return the choice of each profile when the benchmark is done.
+    """Make the choice of each profile after the benchmark.
 
     Choices by quality and size are those of `selection`. `measured` has the figures of the
-    benchmark by variant, and is empty when there is none.
+    benchmark by variant, and is empty when there is no benchmark.
     """
     options = options_of(selection.variants, measured)
     return {
@@ -149,12 +149,12 @@ def choose_after_benchmark(
 
 
 def needs_benchmark(profile: ProfileParams) -> bool:
-    """Return whether a profile wants what only the benchmark measures."""
+    """Tell whether a profile optimizes a figure that only the benchmark measures."""
     return profile.best not in BEFORE_BENCHMARK
 
 
 def choose(profile: ProfileParams, options: Options) -> Choice:
-    """Return the best eligible option. Of those whose intervals overlap, the smallest is taken."""
+    """Choose the best eligible option: the smallest of those whose intervals overlap the best."""
     kind = f"approved variant in {_joined(profile.formats, 'or')}"
     eligible = {name: own for name, own in options.items() if own.format in profile.formats}
     if not eligible:

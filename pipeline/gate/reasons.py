@@ -1,6 +1,6 @@
-"""Write the gate's verdicts as sentences: the measurement, its bound, and what would decide.
+"""Write the gate's verdicts as sentences: the measurement, its bound, and what would decide it.
 
-Every sentence has as many digits as it takes to tell a number from its threshold.
+Numbers have as many digits as are needed to distinguish them from their threshold.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from pipeline.records.selection import BoundVerdict, DropVerdict, Verdict
 
 SHOWN_DIGITS = 3
 MOST_DIGITS = 17
-"""Enough to tell any two float64 numbers apart."""
+"""Enough digits to distinguish any two float64 numbers."""
 NEGLIGIBLE = 1e-12
-"""As a share of the threshold: the rounding error of a sum that is zero."""
+"""A share of the threshold: smaller values are the rounding error of a sum that is zero."""
 
 
 def reasons_for(
     verdict: Verdict, drops: Mapping[str, DropVerdict], bounds: Mapping[str, BoundVerdict]
 ) -> tuple[str, ...]:
-    """Return the reasons of a verdict.
+    """Write the reasons of a verdict, one sentence each.
 
-    The failures of a rejection, the open questions of an inconclusive one, and for an approval the
-    task nearest to its margin, the mean and the bounds.
+    A rejection names the drops and bounds that failed, an inconclusive verdict those that are open.
+    An approval names the task nearest to its margin, the mean and the bounds.
     """
     told_drops = {name: drop for name, drop in drops.items() if drop.verdict is verdict}
     told_bounds = {name: bound for name, bound in bounds.items() if bound.verdict is verdict}
@@ -35,49 +35,48 @@ def reasons_for(
     )
 
 
-def drop_sentence(name: str, it: DropVerdict) -> str:
-    """Write one drop: its bound against its margin, or what would decide."""
-    margin, confidence = f"{it.margin:.6g}", f"{100 * (1 - it.level):.4g} %"
-    drop = told_apart(it.drop, it.margin)
-    match it.verdict:
+def drop_sentence(name: str, record: DropVerdict) -> str:
+    """Write a sentence about a drop: its bound and its margin, or what would decide it."""
+    margin, confidence = f"{record.margin:.6g}", f"{100 * (1 - record.level):.4g} %"
+    drop, low, high = (
+        distinct(value, record.margin) for value in (record.drop, record.low, record.high)
+    )
+    match record.verdict:
         case Verdict.APPROVED:
-            high = told_apart(it.high, it.margin)
             return (
                 f"{name}: drop {drop}, at most {high} with {confidence} confidence, within {margin}"
             )
         case Verdict.REJECTED:
-            low = told_apart(it.low, it.margin)
             return (
                 f"{name}: drop {drop}, at least {low} with {confidence} confidence, above {margin}"
             )
-    low, high = told_apart(it.low, it.margin), told_apart(it.high, it.margin)
-    return f"{name}: drop {drop}, between {low} and {high}, margin {margin}: {_further(it)}"
+    if record.further_documents is None:
+        more = "no number of documents would decide what equals its margin"
+    else:
+        more = f"not decided, run {record.further_documents:,} more documents"
+    return f"{name}: drop {drop}, between {low} and {high}, margin {margin}: {more}"
 
 
-def _further(it: DropVerdict) -> str:
-    if it.further_documents is None:
-        return "no number of documents would decide what equals its margin"
-    return f"not decided, run {it.further_documents:,} more documents"
-
-
-def bound_sentence(name: str, it: BoundVerdict) -> str:
-    """Write KL or perplexity ratio: the end of its interval that decides, against its limit."""
-    value, limit = told_apart(it.value, it.limit), f"{it.limit:.6g}"
-    match it.verdict:
+def bound_sentence(name: str, record: BoundVerdict) -> str:
+    """Write a sentence about KL or perplexity ratio: the end of its interval and the limit."""
+    limit = f"{record.limit:.6g}"
+    value, low, high = (
+        distinct(value, record.limit) for value in (record.value, record.low, record.high)
+    )
+    match record.verdict:
         case Verdict.APPROVED:
-            return f"{name} {value}, at most {told_apart(it.high, it.limit)}, within {limit}"
+            return f"{name} {value}, at most {high}, within {limit}"
         case Verdict.REJECTED:
-            return f"{name} {value}, at least {told_apart(it.low, it.limit)}, above {limit}"
-    low, high = told_apart(it.low, it.limit), told_apart(it.high, it.limit)
-    if it.further_tokens is None:
+            return f"{name} {value}, at least {low}, above {limit}"
+    if record.further_tokens is None:
         more = "no number of tokens would decide what equals its bound"
     else:
-        more = f"not decided, run {it.further_tokens:,} more tokens of held-out text"
+        more = f"not decided, run {record.further_tokens:,} more tokens of held-out text"
     return f"{name} {value}, between {low} and {high}, bound {limit}: {more}"
 
 
-def told_apart(value: float, limit: float) -> str:
-    """Write `value` with three digits, or more where it would read like `limit`."""
+def distinct(value: float, limit: float) -> str:
+    """Format `value` with three digits, or with more where it would read like `limit`."""
     if abs(value) < NEGLIGIBLE * abs(limit):
         return "0"
     for digits in range(SHOWN_DIGITS, MOST_DIGITS):

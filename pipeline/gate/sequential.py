@@ -1,14 +1,14 @@
-"""Test while documents are still being scored, with the error rate that was promised.
+"""Group-sequential tests: decide while documents are still being scored, at the same error rate.
 
-Repeated tests at 5 % err more often than that. Group-sequential tests share the 5 %
-among a planned number of looks: by the time a fraction t of the documents is in, α(t) of it may be
-spent (Lan & DeMets 1983, Biometrika 70:659). The level of each look follows by integrating over
-what earlier looks let through (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19).
+Repeated tests at 5 % err in more than 5 % of all runs. Group-sequential tests share the 5 % among a
+planned number of looks: when a fraction t of the documents is scored, α(t) of it may be spent (Lan
+& DeMets 1983, Biometrika 70:659). The level of each look is found by integration over the outcomes
+that earlier looks did not stop (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19).
 
-How to use it: score the documents of every task up to the next of `look_sizes`, in the order of
-`order_key`, ask `gate.next_step`, and go on with the tasks that it names. `select` gets the same
-verdict from the numbers of documents alone. Levels are those of each direction by itself; that a
-run may also stop for the other one only makes errors rarer.
+To use it, score the documents of every task up to the next of `look_sizes`, in the order of
+`order_key`. Then ask `verdicts.next_step`, and continue with the tasks that it names. `select` gets
+the same verdict from the numbers of documents alone. The levels are those of each direction by
+itself; a run may also stop in the other direction, which only makes errors rarer.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ Floats = npt.NDArray[np.float64]
 
 NODES = 128
 FAR = 9.0
-"""Number of standard deviations beyond which nothing is integrated."""
+"""The integrals end at this number of standard deviations."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Name look `number` (from 1) of `num_looks` at equal steps of the documents."""
+    """Look `number`, counted from 1, of `num_looks` at equal steps of the documents."""
 
     number: int
     num_looks: int
@@ -46,7 +46,7 @@ class Look:
         return self.number == self.num_looks
 
     def level(self, alpha: float) -> float:
-        """Return the level of this look, so that all looks together err with `alpha`."""
+        """Return the level of this look, with which all looks together err at the rate `alpha`."""
         return levels(alpha, self.num_looks, self.spending)[self.number - 1]
 
 
@@ -54,7 +54,7 @@ ONLY_LOOK = Look(1, 1, Spending.POCOCK)
 
 
 def spent(alpha: float, fraction: float, spending: Spending) -> float:
-    """Return α(t), the error rate that may be spent at `fraction` of the documents."""
+    """Compute α(t), the error rate that may be spent at the fraction t of the documents."""
     if spending is Spending.POCOCK:
         return alpha * log(1 + (e - 1) * fraction)
     return 2 * float(ndtr(ndtri(alpha / 2) / fraction**0.5))
@@ -62,29 +62,32 @@ def spent(alpha: float, fraction: float, spending: Spending) -> float:
 
 @lru_cache(maxsize=1 << 10)
 def levels(alpha: float, num_looks: int, spending: Spending) -> tuple[float, ...]:
-    """Return the one-sided level of each look; `alpha` itself when there is only one.
+    """Compute the one-sided level of each look; `alpha` itself when there is only one.
 
-    Between looks the score is a Brownian motion, of which only what stayed below every earlier
-    boundary goes on. Gauss-Legendre quadrature.
+    The score is a Brownian motion that stops at the first boundary it passes. Its density below the
+    boundary of each look is integrated by Gauss-Legendre quadrature.
     """
     if num_looks == 1:
         return (alpha,)
     step = 1 / num_looks
+    nodes, node_weights = np.polynomial.legendre.leggauss(NODES)
     points, weights = np.zeros(1), np.ones(1)
     found, before = [], 0.0
     for number in range(1, num_looks + 1):
         total = spent(alpha, number * step, spending)
         boundary = _boundary(points, weights, step**0.5, total - before, far=FAR * number**0.5)
         found.append(float(ndtr(-boundary / (number * step) ** 0.5)))
-        grid, sizes = _quadrature(-FAR * (number * step) ** 0.5, boundary)
+        low = -FAR * (number * step) ** 0.5
+        half = (boundary - low) / 2
+        grid = low + half * (nodes + 1)
         moves = (grid[:, None] - points[None, :]) / step**0.5
         density = np.exp(-(moves**2) / 2) / (2 * np.pi * step) ** 0.5
-        points, weights, before = grid, sizes * (density @ weights), total
+        points, weights, before = grid, half * node_weights * (density @ weights), total
     return tuple(found)
 
 
 def _boundary(points: Floats, weights: Floats, sd: float, chance: float, *, far: float) -> float:
-    """Return the height that the next step passes with probability `chance`."""
+    """Find the height that the next step passes with probability `chance`."""
 
     def excess(height: float) -> float:
         return float(weights @ ndtr((points - height) / sd)) - chance
@@ -92,17 +95,11 @@ def _boundary(points: Floats, weights: Floats, sd: float, chance: float, *, far:
     return float(brentq(excess, -far, far, xtol=1e-13))
 
 
-def _quadrature(low: float, high: float) -> tuple[Floats, Floats]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    half = (high - low) / 2
-    return low + half * (nodes + 1), half * weights
-
-
 def require_documents(task: str, num_documents: int, params: SequentialParams | None) -> None:
-    """Raise InputError for a task that has no new document for each look.
+    """Raise InputError for a task with fewer documents than looks.
 
-    Two looks at the same documents are one look: their number would not tell how much of the error
-    rate is spent.
+    Two looks at the same documents are one look, so the number of documents would not tell how much
+    of the error rate is spent.
     """
     if params is not None and num_documents < params.looks:
         raise InputError(
@@ -112,24 +109,24 @@ def require_documents(task: str, num_documents: int, params: SequentialParams | 
 
 
 def look_sizes(num_documents: int, num_looks: int) -> tuple[int, ...]:
-    """Return after how many of a task's documents to look, in rising order; the last is all.
+    """Return the number of a task's documents at each look, in rising order; the last is all.
 
-    No size comes twice when there is a document for each look (`require_documents`).
+    The numbers differ when there are at least as many documents as looks (`require_documents`).
     """
     return tuple(ceil(number * num_documents / num_looks) for number in range(1, num_looks + 1))
 
 
 def look_of(number: int, params: SequentialParams | None) -> Look:
-    """Return the look of that number; without parameters there is only one."""
+    """Return the look `number`; without parameters there is only one look."""
     return Look(number, params.looks, params.spending) if params else ONLY_LOOK
 
 
 def sizes_so_far(
     num_scored: int, num_documents: int, params: SequentialParams | None
 ) -> tuple[int, ...]:
-    """Return the sizes of the looks so far at a task with `num_scored` of `num_documents`.
+    """Return the numbers of documents of the looks so far, the last of which is `num_scored`.
 
-    Raises InputError for a number at which no look was planned.
+    Raises InputError for a number at which no look is planned.
     """
     sizes = look_sizes(num_documents, params.looks if params else 1)
     if num_scored not in sizes:
@@ -141,13 +138,14 @@ def sizes_so_far(
 
 
 def ordered(rows: Sequence[DocumentRecord]) -> list[DocumentRecord]:
-    """Sort a task's rows in the order in which a sequential evaluation takes them.
+    """Sort a task's rows in the order of a sequential evaluation: by a hash of their cluster.
 
-    Files are often sorted, by subject or by difficulty; a sum of the cluster's name is as good as
-    chance, the same everywhere, and keeps a passage together.
+    Files are often sorted by subject or difficulty. The hash order is as good as a random one, is
+    the same on every machine, and keeps the documents of a passage together.
     """
     return sorted(rows, key=lambda row: (order_key(row.cluster), row.doc_id, row.doc_hash))
 
 
 def order_key(cluster: str) -> str:
+    """Return the sha256 of a cluster's name, in hex, by which documents are sorted."""
     return hashlib.sha256(cluster.encode()).hexdigest()

@@ -40,7 +40,7 @@ from pipeline.records.selection import (
 
 @dataclass(frozen=True)
 class ScoredVariant:
-    """Hold a variant before the gate, and the base in the engine that scored it.
+    """The evaluation of a variant, and that of the base in the engine that scored it.
 
     `bits_per_weight` is that of the quantized tensors.
     """
@@ -59,10 +59,10 @@ def decide(
     margins: Mapping[str, float],
     gate: GateParams,
 ) -> Selection:
-    """Decide on every variant, in their order, and choose one for every profile.
+    """Decide on every variant, and choose one for every profile.
 
-    `margins` has each task's, as a difference of its metric. Raises InputError when an evaluation
-    cannot be compared with the base's.
+    `margins` has the margin of each task, as a difference of its metric. Raises InputError when an
+    evaluation cannot be compared with the base's.
     """
     figures = {
         name: figures_of(scored.own.record.distance, scored.weight_bytes)
@@ -148,7 +148,7 @@ def next_step(
 ) -> Step:
     """Decide after a look whether variant `name`, scored on `rows` so far, needs more documents.
 
-    `decide` comes to the same verdict later.
+    `decide` later makes the same verdict from the same rows.
     """
     assert gate.sequential is not None, "without it all documents are scored at once"
     history = history_of(base, rows, gate.sequential, name=name)

@@ -19,11 +19,12 @@ from pipeline.checkpoint.names import (
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
 )
+from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import file_record, write_json
 from pipeline.intake.configuration import CODE_KEY, mended_configuration, with_known_tokens
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
-from pipeline.intake.tokenizer import TOKENIZER_FILE, largest_token, mend_tokenizer
+from pipeline.intake.tokenizer import largest_token, mend_tokenizer
 from pipeline.records.intake import Finding, Intake
 
 GENERATION_FILE = "generation_config.json"

@@ -11,9 +11,16 @@ import re
 
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import DECISIONS_FILE
-from pipeline.licensing.rule import Grant, LicenseRule, LicenseRules
+from pipeline.licensing.rule import LicenseRule, LicenseRules
 from pipeline.params.params import Audience, ReleaseParams
-from pipeline.records.licenses import LICENSE_FILE, AppliedLicense, LicenseDecision, LicenseFacts
+from pipeline.records.licenses import (
+    LICENSE_FILE,
+    AppliedLicense,
+    DataLicense,
+    Grant,
+    LicenseDecision,
+    LicenseFacts,
+)
 
 # Values of a model card's `license` that name no license.
 UNSPECIFIC_IDS = frozenset({"other", "unknown"})
@@ -43,7 +50,7 @@ def resolve(
     """
     if decision is not None:
         _require_same_text(facts, decision)
-        return rules.named(decision.license, key=f"{DECISIONS_FILE}: license")
+        return rules.decided(decision)
     rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
     doubt = _doubt(facts, rules, rule)
     if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
@@ -106,7 +113,12 @@ def require_allowed(rule: LicenseRule, release: ReleaseParams) -> None:
     if rule.grants is not Grant.ANY and release.commercial:
         raise InputError(
             f"release.commercial = true: the {rule.name} allows {rule.grants.value} purposes only; "
-            "use another model, or get a license from its owner and add a rule for it"
+            "use another model, or get a license from its owner and sign the decision on it"
+        )
+    if rule.forbids_changed_copies and release.audience is not Audience.INTERNAL:
+        raise InputError(
+            f"release.audience = {release.audience.value}: the {rule.name} forbids to pass on what "
+            "was changed, and quantizing changes it; set it to internal, or use another model"
         )
     words = re.sub(r"[-_]", " ", release.name)
     if not words.startswith(name_prefix(rule, release.audience)):
@@ -125,14 +137,9 @@ def require_data_allowed(rule: LicenseRule | None, release: ReleaseParams) -> No
         )
 
 
-def data_rule(license_id: str, rules: LicenseRules) -> LicenseRule | None:
-    """Return the rule of `calibration.license`; None for the user's own data.
-
-    Raises InputError for a license without a rule.
-    """
-    if license_id.lower() == OWN_DATA:
-        return None
-    return rules.named(license_id, key=f"calibration.license (or {OWN_DATA} for your own data)")
+def data_rule(license: DataLicense, rules: LicenseRules) -> LicenseRule | None:
+    """Return the rule of the calibration data's license; None for data of one's own."""
+    return rules.applying(license.applied) if license.applied else None
 
 
 def name_prefix(rule: LicenseRule, audience: Audience) -> str:

@@ -12,14 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.checkpoint.names import CARD_FILE, license_text
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note
 from pipeline.core.record import first_problem
 from pipeline.core.workspace import DECISIONS_FILE, Workspace
 from pipeline.core.yaml_files import read_yaml
-from pipeline.licensing.rule import words_sha256
-from pipeline.records.licenses import LicenseDecision, LicenseFacts
+from pipeline.licensing.licenses import OWN_DATA
+from pipeline.licensing.rule import LicenseRules, words_sha256
+from pipeline.records.licenses import DataLicense, LicenseDecision, LicenseFacts
 
 FENCE = "---"
 
@@ -49,32 +50,64 @@ def read_text(path: Path) -> str:
 
 
 def read_decision(workspace: Workspace, name: str | None) -> LicenseDecision | None:
-    """Return the decision `name` of license-decisions.yaml; None when `model.license` names none.
+    """Return the decision that `model.license` names; None when it names none.
 
     Raises InputError when there is no such decision, when a key is missing in it, and when its
     license text is not the one that was signed for.
     """
     if name is None:
         return None
-    path = workspace.decisions_path
-    values = (read_yaml(path) if path.exists() else None) or {}
-    try:
-        data = json.dumps(values, default=str)
-        decisions = TypeAdapter(dict[str, LicenseDecision]).validate_json(data)
-    except ValidationError as error:
-        raise InputError(f"{DECISIONS_FILE}: {first_problem(error, values)}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{DECISIONS_FILE}: expected plain keys and values") from error
+    decisions = _read_decisions(workspace)
     decision = decisions.get(name)
     if decision is None:
-        known = ", ".join(decisions) or "none"
         raise InputError(
-            f"model.license = {name!r}: expected null or a decision of {DECISIONS_FILE} ({known}); "
-            "sign it there"
+            f"model.license = {short_repr(name)}: expected null or a decision of {DECISIONS_FILE} "
+            f"({', '.join(decisions) or 'none'}); sign it there"
         )
     if decision.text is not None:
         _require_signed_text(workspace.root / decision.text, decision)
     return decision
+
+
+def read_data_license(workspace: Workspace, stated: str, rules: LicenseRules) -> DataLicense:
+    """Return the license of calibration data, from what `calibration.license` states.
+
+    That is `own`, the identifier of a rule, or the name of a decision. Raises InputError for
+    anything else, and for a decision that is not whole or brings no text.
+    """
+    if stated.lower() == OWN_DATA:
+        return DataLicense(stated=stated, applied=None)
+    if rule := rules.by_id(stated):
+        return DataLicense(stated=stated, applied=rule.applied(None))
+    decisions = _read_decisions(workspace)
+    decision = decisions.get(stated)
+    if decision is None:
+        raise InputError(
+            f"calibration.license = {short_repr(stated)}: expected {OWN_DATA} for your own data, a "
+            f"license that has a rule (docs/license.md lists them), or a decision of "
+            f"{DECISIONS_FILE} ({', '.join(decisions) or 'none'}): a person has to read the "
+            "license of the data and sign the decision there"
+        )
+    if decision.text is None:
+        raise InputError(
+            f"{DECISIONS_FILE}: {stated}.text = null: expected a file with the text that "
+            f"{decision.decided_by} decided on; put it beside params.yaml"
+        )
+    _require_signed_text(workspace.root / decision.text, decision)
+    return DataLicense(stated=stated, applied=rules.decided(decision).applied(decision))
+
+
+def _read_decisions(workspace: Workspace) -> dict[str, LicenseDecision]:
+    """Read license-decisions.yaml; empty where there is none. Raises InputError."""
+    path = workspace.decisions_path
+    values = (read_yaml(path) if path.exists() else None) or {}
+    try:
+        data = json.dumps(values, default=str)
+        return TypeAdapter(dict[str, LicenseDecision]).validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{DECISIONS_FILE}: {first_problem(error, values)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{DECISIONS_FILE}: expected plain keys and values") from error
 
 
 def _require_signed_text(path: Path, decision: LicenseDecision) -> None:

@@ -5,13 +5,14 @@ that applies, and applies it.
 """
 
 import re
-from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Final
 
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.file_records import Sha256
 from pipeline.core.record import Record, sha256_hex
-from pipeline.records.licenses import AppliedLicense, LicenseDecision
+from pipeline.core.workspace import DECISIONS_FILE
+from pipeline.records.licenses import AppliedLicense, Grant, LicenseDecision
 
 # The name of a copyright holder is no part of a license's words:
 # https://spdx.github.io/spdx-spec/v3.0.1/annexes/license-matching-guidelines-and-templates
@@ -26,17 +27,12 @@ COPYRIGHT_LINE = re.compile(
 )
 WORD = re.compile(r"[^\W_]+")
 
-
-class Grant(StrEnum):
-    """Name the purposes for which a quantized copy may be made and passed on."""
-
-    ANY = "any"
-    NON_COMMERCIAL = "non-commercial"
-    RESEARCH = "research"
+LICENSE_REF: Final = re.compile(r"[A-Za-z0-9.-]+")
+"""What may follow `LicenseRef-`: https://spdx.github.io/spdx-spec/v3.0.1/annexes/spdx-license-expressions"""
 
 
 class SeenText(Record):
-    """Identify a license text that a rule was written from, by the sha256 of its words."""
+    """Name a text of the license that a rule was written from, by the sha256 of its words."""
 
     source: str
     words_sha256: Sha256
@@ -50,6 +46,7 @@ class LicenseRule(Record):
     is offered, and the name of the release must begin with `name_prefix`; `{name}` in a text stands
     for that name. Every recipient gets the `conditions` and the address of the use policy.
     `base_models` are patterns of the names of models under this license on the Hugging Face hub.
+    A copy of what `forbids_changed_copies` may be quantized and kept, and not be passed on.
     """
 
     id: str
@@ -63,6 +60,7 @@ class LicenseRule(Record):
     use_policy_url: str | None = None
     conditions: tuple[str, ...] = ()
     multimodal_excludes_eu: bool = False
+    forbids_changed_copies: bool = False
     base_models: tuple[str, ...] = ()
 
     @property
@@ -78,21 +76,24 @@ class LicenseRule(Record):
 
 
 class LicenseRules(Record):
-    """Hold all rules. Identifiers are compared in lower case."""
+    """Hold all rules; an identifier is looked up in upper or lower case."""
 
     rules: tuple[LicenseRule, ...]
 
     def by_id(self, license_id: str) -> LicenseRule | None:
+        """Return the rule of a license by its name in model cards, in any case."""
         wanted = license_id.lower()
         return next((rule for rule in self.rules if rule.id == wanted), None)
 
     def by_text(self, words: str) -> LicenseRule | None:
         """Return the rule that was written from the text with this sha256 of its words."""
         return next(
-            (r for r in self.rules if any(text.words_sha256 == words for text in r.texts)), None
+            (rule for rule in self.rules if any(it.words_sha256 == words for it in rule.texts)),
+            None,
         )
 
     def by_base_model(self, name: str) -> LicenseRule | None:
+        """Return the rule of the license that a model of the hub is under."""
         return next(
             (
                 rule
@@ -102,15 +103,41 @@ class LicenseRules(Record):
             None,
         )
 
-    def named(self, license_id: str, *, key: str) -> LicenseRule:
-        """Return the rule that a person named under `key`. Raises InputError when there is none."""
-        rule = self.by_id(license_id)
+    def decided(self, decision: LicenseDecision) -> LicenseRule:
+        """Return the rule that a person decided on, or one with the terms that stand there.
+
+        Raises InputError for a license with neither or both, and for an identifier of which no
+        SPDX expression can be made.
+        """
+        rule, terms = self.by_id(decision.license), decision.terms
+        where = f"{DECISIONS_FILE}: license = {short_repr(decision.license)}"
+        if terms is None:
+            if rule is None:
+                raise InputError(
+                    f"{where}: no rule for it (docs/license.md lists them); state its terms in the "
+                    "decision"
+                )
+            return rule
+        if rule is not None:
+            raise InputError(f"{where}: has a rule; remove the terms from the decision")
+        if not LICENSE_REF.fullmatch(decision.license):
+            raise InputError(f"{where}: expected letters, digits, dots and dashes")
+        return LicenseRule(
+            id=decision.license,
+            name=terms.name,
+            texts=(),
+            grants=terms.grants,
+            notice_text=terms.notice_text,
+            conditions=terms.conditions,
+        )
+
+    def applying(self, applied: AppliedLicense) -> LicenseRule:
+        """Return the rule of a license that fetch found to apply. Raises InputError without one."""
+        if applied.decision is not None:
+            return self.decided(applied.decision)
+        rule = self.by_id(applied.id)
         if rule is None:
-            raise InputError(
-                f"{key} = {short_repr(license_id)}: expected one of "
-                f"{', '.join(rule.id for rule in self.rules)}; a person has to read its text and "
-                "add a rule to pipeline/licensing/rules.yaml"
-            )
+            raise InputError(f"license {applied.id}: no rule for it; run `quantline fetch` again")
         return rule
 
 

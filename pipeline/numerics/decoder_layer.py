@@ -1,8 +1,8 @@
-"""Hold one decoder layer: its tensors, and which linears read the same input.
+"""One decoder layer in memory: its tensors, and the linears that read the same input.
 
-Files name tensors and linears by their place in the model (`model.layers.3.mlp.up_proj`). A layer
-names them by their place in the layer (`mlp.up_proj`), so that algorithms do not depend on which
-layer they work on. Nothing is read from files here.
+Files name tensors and linears by their path in the model (`model.layers.3.mlp.up_proj`). A layer
+names them by their path in the layer (`mlp.up_proj`), so that algorithms do not depend on the
+number of the layer.
 """
 
 from collections.abc import Mapping

@@ -25,7 +25,7 @@ def round_with_feedback(
     """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     feedback = _inverse_cholesky(gram, order, dampening_frac)
-    # Transposed, so that what the inner loop touches lies side by side in memory.
+    # Transposed, so that the inner loop reads contiguous memory.
     scales, zeros = (part.T.contiguous().unbind() for part in (grid.scale, grid.zero))
     remaining = weight.T[order]
     integers = torch.empty_like(remaining)

@@ -1,6 +1,6 @@
 """Quantize one decoder layer: a pure function of its weights, its statistics and the recipes.
 
-The steps are folding, the grid, rounding and refinement; each is in a module of its own. Nothing is
+The steps are folding, the grid, rounding and refinement; each is in a module of its own. No file is
 read or written.
 """
 

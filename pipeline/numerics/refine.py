@@ -29,7 +29,7 @@ def refine(
     """
     if sweeps == 0:
         return integers, grid
-    # Transposed, so that what the inner loop touches lies side by side in memory.
+    # Transposed, so that the inner loop reads contiguous memory.
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.contiguous()
     chosen = integers.T.contiguous()
     residual = gram @ (weight - grid.values(integers)).T

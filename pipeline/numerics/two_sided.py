@@ -39,7 +39,7 @@ def descend(
     scale = grid.scale.repeat_interleave(grid.group_size, dim=1).view_as(residual)
     loss_of_step = outputs.diagonal(dim1=1, dim2=2)[:, :, None] * scale
     loss_of_step.mul_(inputs.diagonal(dim1=1, dim2=2)[:, None]).mul_(scale / 2)
-    lowest, highest = _room(integers, grid.largest)
+    lowest, highest = _slope_bounds(integers, grid.largest)
     slope, gains = torch.empty_like(residual), torch.empty_like(residual)
     stacks = (residual, scale, integers, lowest, highest, slope)
     flat = [stack.view(len(stack), -1) for stack in stacks]
@@ -54,24 +54,24 @@ def descend(
         moved = steps * flat_scale.gather(1, places)
         of_rows, of_columns = _rows(outputs, rows), _rows(inputs, columns)
         coupling = _columns(of_rows, rows).mul_(_columns(of_columns, columns))
-        together, gain = _together(moved, flat_residual.gather(1, places), coupling)
+        made, gain = _best_prefix(moved, flat_residual.gather(1, places), coupling)
         first_gain = first_gain or gain
         if gain <= LEAST_GAIN * first_gain:
             break
-        flat_integers.scatter_add_(1, places, steps.mul_(together))
-        lowest_now, highest_now = _room(flat_integers.gather(1, places), grid.largest)
+        flat_integers.scatter_add_(1, places, steps.mul_(made))
+        lowest_now, highest_now = _slope_bounds(flat_integers.gather(1, places), grid.largest)
         flat_lowest.scatter_(1, places, lowest_now)
         flat_highest.scatter_(1, places, highest_now)
-        change = of_rows.mul_((moved * together)[:, :, None])
+        change = of_rows.mul_((moved * made)[:, :, None])
         residual.baddbmm_(change.transpose(1, 2), of_columns, alpha=-1)
 
 
-def _room(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+def _slope_bounds(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """Return the bounds of a slope, lowest and highest, that keep every step inside the grid."""
-    endless = torch.full_like(integers, torch.inf)
+    unbounded = torch.full_like(integers, torch.inf)
     return (
-        endless.neg().masked_fill_(integers <= 0, 0.0),
-        endless.masked_fill_(integers >= largest, 0.0),
+        unbounded.neg().masked_fill_(integers <= 0, 0.0),
+        unbounded.masked_fill_(integers >= largest, 0.0),
     )
 
 
@@ -98,10 +98,10 @@ def _columns(matrices: Tensor, columns: Tensor) -> Tensor:
     return matrices.gather(2, columns[:, None].expand(-1, matrices.shape[1], -1))
 
 
-def _together(moved: Tensor, residual: Tensor, coupling: Tensor) -> tuple[Tensor, float]:
-    """Choose the moves to make, as 0 or 1, and return half of what E falls by in all matrices.
+def _best_prefix(moved: Tensor, residual: Tensor, coupling: Tensor) -> tuple[Tensor, float]:
+    """Choose, for each matrix, the prefix of the moves that lowers E most.
 
-    Chosen is, for each matrix, the prefix of the moves that lowers E most.
+    Returns 1 for the moves to make and 0 for the others, and half of the fall of E in all matrices.
     """
     effects = coupling * moved[:, :, None] * moved[:, None]
     of_each = effects.diagonal(dim1=1, dim2=2) / 2 + effects.tril(-1).sum(dim=2)

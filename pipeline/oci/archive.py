@@ -52,12 +52,15 @@ class Archive:
         self._index = ImageIndex.from_untrusted(self._small(INDEX_FILE), source=source)
 
     def reference(self, name: str) -> str:
+        """Return how messages name a tag or digest of the archive."""
         return f"oci-archive:{self._path}{'@' if is_digest(name) else ':'}{name}"
 
     def tags(self) -> tuple[str, ...]:
+        """Return all tags, in the order of the index."""
         return index_tags(self._index)
 
     def manifest(self, name: str) -> StoredManifest | None:
+        """Return what a tag or digest names, or None. Raises InputError when it is damaged."""
         entry = index_entry(self._index, name)
         if entry is None and not is_digest(name):
             return None
@@ -67,13 +70,14 @@ class Archive:
         return checked_manifest(entry, self._small(member), name=name, path=self.reference(name))
 
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of a blob from `start`, not compared with its digest."""
         part, size = self._member(_blob_name(blob.digest))
         if size != blob.size:
             raise InputError(f"{self.reference(blob.digest)}: {size} bytes, not {blob.size}")
         yield from Blob(blob, part).chunks(start)
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
-        """An archive has no referrers API."""
+        """Return None: an archive has no referrers API."""
         return None
 
     def blob(self, descriptor: Descriptor) -> Blob:
@@ -122,7 +126,7 @@ def write_archive(
 
 
 class _Stream(io.RawIOBase):
-    """Chunks as the file that `tarfile` reads from."""
+    """Chunks in the form of a file that `tarfile` reads."""
 
     def __init__(self, chunks: Iterator[bytes], advance: Advance) -> None:
         self._chunks = chunks
@@ -130,6 +134,7 @@ class _Stream(io.RawIOBase):
         self._rest = b""
 
     def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes, fewer at the end."""
         while len(self._rest) < size and (chunk := next(self._chunks, b"")):
             self._advance(len(chunk))
             self._rest += chunk

@@ -28,13 +28,13 @@ class Blob:
 
     @property
     def source(self) -> str:
-        """Where the bytes come from, for messages."""
+        """Return where the bytes come from, for messages."""
         if isinstance(self.content, bytes):
             return self.descriptor.digest
         return str(self.content.path if isinstance(self.content, FilePart) else self.content)
 
     def chunks(self, start: int = 0, *, count: int | None = None) -> Iterator[bytes]:
-        """`count` bytes from `start`, to the end by default; fewer when a file is too short."""
+        """Yield `count` bytes from `start`, or all to the end; fewer when a file is too short."""
         count = self.descriptor.size - start if count is None else count
         if isinstance(self.content, bytes):
             yield self.content[start : start + count]
@@ -48,7 +48,7 @@ class Blob:
 
 
 def no_progress(num_bytes: int) -> None:
-    """An `Advance` for what is too small to report."""
+    """Report nothing: an `Advance` for what is too small."""
 
 
 class BlobPart:

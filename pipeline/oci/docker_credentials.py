@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.core.errors import InputError, printable
+from pipeline.core.errors import FailureError, InputError, printable
 from pipeline.core.process import ask_program
 
 CONFIG_FILE: Final = "config.json"
@@ -85,7 +85,12 @@ def credentials_for(host: str) -> Credentials | None:
 
 def _ask_helper(program: str, server: str, host: str) -> Credentials | None:
     """Return the login that a helper program keeps for `server`, or None when it has none."""
-    answer = ask_program([program, "get"], server.encode(), timeout_s=HELPER_TIMEOUT_S)
+    try:
+        answer = ask_program([program, "get"], server.encode(), timeout_s=HELPER_TIMEOUT_S)
+    except FailureError as error:
+        raise FailureError(
+            f"{error}; see what it waits for with `echo {server} | {program} get`"
+        ) from error
     if answer.exit_code != 0:
         if NOT_FOUND in answer.output:
             return None

@@ -83,7 +83,10 @@ def read_chunks(answer: requests.Response, host: str) -> Iterator[bytes]:
 
 
 def read_short(answer: requests.Response, host: str) -> bytes:
-    """The body of an answer. Raises FailureError above MAX_ANSWER_BYTES or on a broken line."""
+    """Return the body of an answer.
+
+    Raises FailureError above MAX_ANSWER_BYTES, TransientError when the connection breaks.
+    """
     data = b""
     for chunk in read_chunks(answer, host):
         data += chunk
@@ -93,15 +96,16 @@ def read_short(answer: requests.Response, host: str) -> bytes:
 
 
 def discard(answer: requests.Response) -> None:
-    """Be done with an answer whose body does not matter.
+    """Close an answer whose body does not matter.
 
-    Its connection is used again, or closed where the body is too long to be read to its end.
+    Its connection is kept for the next request, unless the body is too long to read.
     """
     with answer, suppress(HTTPError, OSError):
         answer.raw.read(READ_BYTES, decode_content=False)
 
 
 def malformed(host: str, what: str) -> FailureError:
+    """Return the error for an answer that no registry gives; `what` says which it was."""
     return FailureError(
         f"{host} answers {printable(what)}, which a registry does not; check its address"
     )

@@ -1,4 +1,4 @@
-"""HTTP to one OCI registry: signing in when it asks, never following anywhere with credentials.
+"""HTTP to one OCI registry: it signs in when asked, and sends credentials to no other host.
 
 `send` tries again what is worth it: broken connections and answers that say the registry is busy.
 `attempt` is one try, for requests that must not be repeated blindly.
@@ -63,7 +63,7 @@ class RegistryHttp:
 
     @property
     def host(self) -> str:
-        """The registry's `name` or `name:port`."""
+        """Return the registry's `name` or `name:port`."""
         return self._url.netloc
 
     def ask_for_push(self) -> None:
@@ -113,7 +113,7 @@ class RegistryHttp:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Body] = lambda: None,
     ) -> requests.Response:
-        """`send` without further tries, apart from the one after signing in.
+        """Send one request once, or twice when the registry wants a login first.
 
         Raises TransientError for what is worth another try, FailureError for the rest.
         """
@@ -129,7 +129,7 @@ class RegistryHttp:
         expect: Collection[int],
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """`send` that follows redirects, and whose answer's body is still to be read.
+        """Send one request, follow redirects, and return an answer whose body is still to be read.
 
         Registries send readers of blobs on to their storage.
         """
@@ -151,7 +151,7 @@ class RegistryHttp:
         headers: Mapping[str, str] | None,
         body: Callable[[], Body] = lambda: None,
     ) -> requests.Response:
-        """One try; the answer holds its connection until it is closed or read to its end."""
+        """Try once; the answer holds its connection until it is closed or read to its end."""
         auth = self._auth
         answer = self._send_once(method, url, headers, body(), auth)
         if answer.status_code == requests.codes.unauthorized and self._is_own(url):

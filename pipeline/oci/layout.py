@@ -70,14 +70,15 @@ class OciLayout:
         self._is_locked = False
 
     def reference(self, name: str) -> str:
+        """Return how messages name a tag or digest of the layout."""
         return f"oci:{self._shown_as}{'@' if is_digest(name) else ':'}{name}"
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, in the order of the index. Raises InputError when the index is damaged."""
+        """Return all tags, in the order of the index. Raises InputError when it is damaged."""
         return index_tags(self._index())
 
     def manifest(self, name: str) -> StoredManifest | None:
-        """What a tag or digest names, or None. Raises InputError when the layout is damaged."""
+        """Return what a tag or digest names, or None. Raises InputError when it is damaged."""
         entry = index_entry(self._index(), name)
         if entry is None and not is_digest(name):
             return None
@@ -101,7 +102,7 @@ class OciLayout:
                 yield chunk
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
-        """A layout has no referrers API."""
+        """Return None: a layout has no referrers API."""
         return None
 
     @contextmanager
@@ -200,6 +201,7 @@ def check_layout_version(data: bytes, *, source: str) -> None:
 
 
 def index_tags(index: ImageIndex) -> tuple[str, ...]:
+    """Return the tags of an index, in its order."""
     names = ((entry.annotations or {}).get(REF_NAME_ANNOTATION) for entry in index.manifests)
     return tuple(name for name in names if name is not None)
 
@@ -218,7 +220,7 @@ def with_tag(index: ImageIndex, entry: Descriptor) -> ImageIndex:
     before = index_entry(index, tag)
     if before is None:
         return index.model_copy(update={"manifests": (*index.manifests, entry)})
-    manifests = tuple(entry if it is before else it for it in index.manifests)
+    manifests = tuple(entry if manifest is before else manifest for manifest in index.manifests)
     return index.model_copy(update={"manifests": manifests})
 
 

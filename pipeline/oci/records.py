@@ -1,7 +1,7 @@
-"""What every OCI registry and image layout speaks of: descriptors, manifests, indexes.
+"""Descriptors, manifests and indexes, which every OCI registry and image layout consists of.
 
-These records are read from strangers: sizes and counts are bounded, digests are sha256, and keys
-that the specification does not know are tolerated, as it demands. Nothing here reads a file or
+These records are read from untrusted places: sizes and counts are bounded, digests are sha256, and
+keys that the specification does not know are tolerated, as it demands. Nothing here reads a file or
 talks to a registry.
 
 Format: https://github.com/opencontainers/image-spec (descriptor.md, manifest.md, image-index.md).
@@ -44,6 +44,7 @@ class OciRecord(Record):
     )
 
     def to_bytes(self) -> bytes:
+        """Return the file form: indented JSON with a line end."""
         return (self.model_dump_json(indent=2, exclude_none=True) + "\n").encode()
 
 
@@ -87,4 +88,5 @@ EMPTY_INDEX: Final = ImageIndex(schema_version=2, media_type=INDEX_TYPE, manifes
 
 
 def descriptor_of(data: bytes, media_type: str) -> Descriptor:
+    """Return the descriptor of a blob with the bytes `data`."""
     return Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))

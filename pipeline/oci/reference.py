@@ -58,11 +58,12 @@ def parse_reference(text: str) -> Reference:
 
 
 def is_digest(name: str) -> bool:
+    """Whether a name is a digest and no tag."""
     return re.fullmatch(DIGEST_PATTERN, name) is not None
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """The place and the name; a colon before the last slash belongs to a port or a directory."""
+    """Return the place and the name; a colon before the last slash is a port's or a directory's."""
     if match := DIGEST_END.fullmatch(text):
         return match["place"], match["name"]
     match = TAG_END.fullmatch(text)

@@ -2,7 +2,7 @@
 
 oras-py (0.2.43) covers this protocol too, and is not used: it holds whole layers in memory unless
 told to cut them up, resumes nothing, does not compare digests on a pull, writes into place and
-retries every error. What is left of it after that is building URLs.
+retries every error. It would do nothing here but build URLs.
 
 Format: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
@@ -39,7 +39,7 @@ from pipeline.oci.upload_journal import UploadJournal
 
 MAX_PAGES: Final = 100
 NEXT_PAGE: Final = re.compile(r"<([^>]*)>; *rel=\"?next\"?")
-NO_REFERRERS_API: Final = (404, 405)
+NO_REFERRERS_API: Final = (400, 404, 405, 406, 501)
 # How a registry says that it does not know a kind of manifest: by its status or by its code.
 TYPE_REFUSED: Final = (406, 415)
 TYPE_REFUSED_CODES: Final = ("MANIFEST_INVALID", "UNSUPPORTED")
@@ -63,11 +63,12 @@ class Registry:
         self._repository = repository
 
     def reference(self, name: str) -> str:
+        """Return how messages name a tag or digest of the repository."""
         separator = "@" if is_digest(name) else ":"
         return f"{self._http.host}/{self._repository}{separator}{name}"
 
     def tags(self) -> tuple[str, ...]:
-        """Return all tags, in the registry's order; none when it does not know the repository."""
+        """Return all tags, in the registry's order; none when the repository does not exist."""
         tags: list[str] = []
         url = self._http.url("tags/list")
         for _ in range(MAX_PAGES):
@@ -110,7 +111,7 @@ class Registry:
     def chunks(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of a blob from `start`, not compared with its digest.
 
-        Raises TransientError when the line breaks.
+        Raises TransientError when the connection breaks.
         """
         part = {"Range": f"bytes={start}-"} if start else {}
         with self._http.read(
@@ -175,7 +176,7 @@ class Registry:
             )
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
-        """What the referrers API lists, or None where there is no such API."""
+        """Return what the referrers API lists, or None where there is no such API."""
         url = self._http.url(f"referrers/{digest}")
         with self._http.read("GET", url, expect=(200, *NO_REFERRERS_API)) as answer:
             content_type = answer.headers.get("Content-Type", "").partition(";")[0]

@@ -1,4 +1,4 @@
-"""Trying again what may be gone in a moment, with pauses that grow."""
+"""Trying again after failures that may be gone in a moment, with pauses that grow."""
 
 import random
 import time
@@ -14,12 +14,13 @@ Result = TypeVar("Result")
 
 
 class RetryPolicy:
-    """How often a piece of work may still fail; progress gives all tries back."""
+    """Counts how often one piece of work has failed since it last made progress."""
 
     def __init__(self) -> None:
         self._failures = 0
 
     def progress(self) -> None:
+        """Note that the work has come further, so that it may fail as often again."""
         self._failures = 0
 
     def wait(self, error: TransientError) -> None:

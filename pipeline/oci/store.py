@@ -1,7 +1,7 @@
-"""What registries, image layouts and archives have in common, and what is done with all of them.
+"""The interface of registries, image layouts and archives, and transfers from and to all of them.
 
-A store holds manifests by tag and digest, and blobs. Whatever comes out of one is compared with its
-size and digest here, in one place, whichever store it came from.
+A store holds manifests by tag and digest, and blobs. All that is read from one is compared with its
+size and digest here, whichever store it came from.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class StoredManifest:
 
 
 class DamagedManifestError(FailureError):
-    """The manifest with this digest is missing or damaged; storing it again mends it."""
+    """The manifest with this digest is missing or damaged; storing it again repairs it."""
 
     def __init__(self, message: str, *, digest: str) -> None:
         super().__init__(message)
@@ -59,8 +59,8 @@ class ReadableStore(Protocol):
 class Store(ReadableStore, Protocol):
     """Where releases are also written to.
 
-    `exclusive` keeps other writers out between a look and the change that rests on it, where the
-    store can do that.
+    `exclusive` keeps other writers out between a check and the change that depends on it, where
+    the store can do that.
     """
 
     def exclusive(self) -> AbstractContextManager[None]: ...
@@ -113,7 +113,7 @@ def verified_chunks(store: ReadableStore, blob: Descriptor) -> Iterator[bytes]:
 
 
 def read_blob(store: ReadableStore, blob: Descriptor, *, limit: int = MAX_MANIFEST_BYTES) -> bytes:
-    """The bytes of a small blob, verified. Raises InputError when it is larger than `limit`."""
+    """Return the bytes of a small blob, verified. Raises InputError when it is above `limit`."""
     if blob.size > limit:
         raise InputError(
             f"{store.reference(blob.digest)}: {blob.size} bytes, too many for what it is"
@@ -174,7 +174,7 @@ def transfer(
     label: str,
     total_bytes: int,
 ) -> None:
-    """`move` every item, a few at a time; the first error, or Ctrl-C, stops all of them.
+    """Call `move` for every item, a few at a time; the first error, or Ctrl-C, stops all of them.
 
     Raises that error. A thread that waits for a server at that moment is not waited for: `advance`
     lets it write nothing more, and it ends with the process at the latest.
@@ -217,7 +217,7 @@ def transfer(
 
 
 def _resumed_chunks(store: ReadableStore, blob: Descriptor, start: int) -> Iterator[bytes]:
-    """Yield the bytes of a blob from `start`; a broken line is taken up where it broke.
+    """Yield the bytes of a blob from `start`, and go on after broken connections.
 
     Raises FailureError as soon as there are more bytes than the blob has.
     """

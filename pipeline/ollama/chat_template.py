@@ -6,10 +6,8 @@ The template is a Jinja program from the checkpoint; transformers runs it in Jin
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoTokenizer
-
 from pipeline.checkpoint.chat_rendering import render_chat
-from pipeline.core.errors import InputError
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.ollama.chat_families import (
     PROBES,
     TOOLS,
@@ -27,13 +25,7 @@ class ChatTemplate:
 
     def __init__(self, model_dir: Path) -> None:
         """Load the tokenizer. Raises InputError when there is none that loads."""
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                model_dir, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{model_dir}: no tokenizer that loads: {reason}") from error
+        self._tokenizer: Any = tokenizer_of(model_dir)
 
     def render(self, conversation: Conversation) -> str | None:
         """Render a conversation up to the next answer; return None when the template refuses it."""

@@ -9,6 +9,7 @@ from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
+    CONVERTER_SECONDS,
     FLOAT32,
     PROCESS_BYTES,
     START_SECONDS,
@@ -40,7 +41,7 @@ BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
 # The start of a process that runs no model.
-LIGHT_START_SECONDS = 4.0
+LIGHT_START_SECONDS = 3.0
 # Rounding and coordinate descent on one column: Python and small operations.
 COLUMN_SECONDS = 4e-5
 # Operations for one weight in one step of a grid search, and in one step of alignment.
@@ -88,7 +89,7 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
         operations=GGUF_OPERATIONS * shape.num_weights + errors,
-        seconds=START_SECONDS + 2 * disk_seconds(full),
+        seconds=LIGHT_START_SECONDS + CONVERTER_SECONDS + 2 * disk_seconds(full),
     )
 
 

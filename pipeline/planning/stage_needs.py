@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.architectures.shapes import InputShape, ModelShape
+from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
 from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
-FLOAT32, FLOAT64 = 4, 8
+FLOAT32 = 4
 
 # Memory of Python with torch and transformers, and with lm-eval's tasks and llama.cpp too.
 PROCESS_BYTES = 600 << 20
@@ -26,10 +27,9 @@ BATCH_TOKENS = 4096
 ACTIVATION_COPIES = 6
 # The largest batch of logits that `pipeline.engines.scorer` makes.
 LOGITS_BYTES = 1 << 29
-# Log-probabilities of a few positions in float64: of base and variant, and copies to compare them.
-COMPARED_BYTES = 4 * FLOAT64 * (1 << 22)
 
-START_SECONDS = 12.0
+# The start of models of transformers; of a tokenizer, tasks and torch; of llama.cpp's converter.
+START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
@@ -125,8 +125,10 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     needs_file = isinstance(recipe, GgufParams) or (recipe is None and bool(evaluate.controls))
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
-    logits = 4 * batch + COMPARED_BYTES
+    logits = 4 * batch
     window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
+    logits_bytes = FLOAT32 * evaluate.num_windows * window_logits
+    kept = (1 + num_controls) * logits_bytes if logits_bytes <= KEPT_LOGITS_BYTES else 0
     active = sum(
         linear.num_weights * _share_of_tokens(linear, source) for linear in inputs_of(shape)
     )
@@ -137,9 +139,11 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
         gpu_memory=on_gpu + batch,
+        # Variants are compared with logits that the score cache keeps of the base.
+        disk_kept=min(kept, SCORES_CACHE_BYTES) if recipe is None else 0,
         disk_temporary=half if needs_file else 0,
         operations=operations,
-        seconds=START_SECONDS
+        seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
         + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
         + num_models * disk_seconds(whole) / 2,
     )

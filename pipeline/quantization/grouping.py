@@ -236,7 +236,7 @@ def _one_smaller_group(
     """Use the largest group size that divides every linear, for the whole file."""
     fitting = _fitting(recipe, shapes, at_most=recipe.group_size or 0)
     if not fitting:
-        raise _nothing_smaller(*next(iter(problems.items())))
+        raise _no_smaller_size(*next(iter(problems.items())))
     reason = (
         f"group size {fitting[0]} instead of {recipe.group_size}: a file of this format has one "
         "size, and not every linear divides by a larger one"
@@ -254,13 +254,13 @@ def _smaller_groups(
     for name, problem in problems.items():
         fitting = _fitting(recipe, {name: shapes[name]}, at_most=recipe.group_size or 0)
         if not fitting:
-            raise _nothing_smaller(name, problem)
+            raise _no_smaller_size(name, problem)
         sizes[name] = fitting[0]
         reasons[name] = f"group size {fitting[0]}: {problem}"
     return Grouping(_recipes(recipe, shapes, sizes=sizes, reasons=reasons), kept={})
 
 
-def _nothing_smaller(name: str, problem: str) -> InputError:
+def _no_smaller_size(name: str, problem: str) -> InputError:
     """Make the error for a linear that no smaller group size divides."""
     return InputError(
         f"on_indivisible = smaller_group: no size of {', '.join(map(str, GROUP_SIZES))} helps "

@@ -80,7 +80,7 @@ class LayerQuantizer:
 
     @torch.no_grad()
     def folded(self, layer: DecoderLayer) -> DecoderLayer:
-        """Return the weights that `quantized` rounded, with their inputs, for recipes that align.
+        """Return the weights that `quantized` rounded, with their inputs, for alignment.
 
         The scales that `quantized` found are read from its work directory and folded in again.
         """

@@ -25,7 +25,8 @@ from pipeline.calibration.sample import calibration_sample
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CARD_FILE, CONFIG_FILE, INDEX_FILE
-from pipeline.checkpoint.reading import Checkpoint, save_tensors, tokenizer_of
+from pipeline.checkpoint.reading import Checkpoint, save_tensors
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_bytes, readable_disk_errors
 from pipeline.core.process import run_program

@@ -1,19 +1,19 @@
-"""`base.manifest.json`: the fetched checkpoint; and the manifest of a fetched data set."""
+"""The manifests of fetch: `base.manifest.json` of the base, and that of a calibration data set."""
 
 from pipeline.core.file_records import FileRecord, Sha256
 from pipeline.core.files import read_record
 from pipeline.core.record import Record
 from pipeline.core.workspace import Workspace
-from pipeline.records.licenses import AppliedLicense, LicenseFacts
+from pipeline.records.licenses import AppliedLicense, DataLicense, LicenseFacts
 
 
 class BaseManifest(Record):
-    """The base checkpoint: where it came from and exactly what it is.
+    """The source of the base checkpoint and all its files.
 
-    `source` is the parameter it was fetched by; `revision` the full commit for a hub model and
-    None otherwise; `architecture` the first entry of config.json's `architectures`; `license` what
-    its files state and `applied_license` what follows. `unused_tensors` are those that the model
-    does not read, such as prediction heads, sorted by name.
+    `source` is the value of `model.source` that it was fetched by. `revision` is the full commit of
+    a hub model, else None. `architecture` is the first of `architectures` in config.json. `license`
+    is the license that its files state, `applied_license` the one that applies. `unused_tensors`
+    are those that the model does not read, such as prediction heads, sorted by name.
     """
 
     source: str
@@ -35,16 +35,18 @@ class BaseManifest(Record):
 
 
 class DatasetManifest(Record):
-    """The calibration data set of a hub that was fetched, and the names and patterns asked for.
+    """Describe the calibration data: its license, and the data set of a hub that was fetched.
 
-    `source` is None and the rest empty when there is none.
+    `patterns` are the names and patterns of files that were asked for. `source` is None, and there
+    are no patterns and files, where the text is a file of the user's.
     """
 
     source: str | None
     patterns: tuple[str, ...]
     files: tuple[FileRecord, ...]
+    license: DataLicense
 
 
 def read_base_manifest(workspace: Workspace) -> BaseManifest:
-    """Raises InputError when there is none or it is damaged."""
+    """Read the manifest of the base. Raises InputError when it is missing or damaged."""
     return read_record(BaseManifest, workspace.base_manifest_path, made_by="fetch")

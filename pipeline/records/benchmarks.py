@@ -1,4 +1,4 @@
-"""`benchmarks.json`: how each served model answered under load, and on which machine."""
+"""The records of `benchmarks.json`: measurements of each served model under load."""
 
 from collections.abc import Callable
 from statistics import median
@@ -17,7 +17,7 @@ SATURATED_CPU_SHARE = 0.8
 
 
 class Latency(Record):
-    """Summarise a time over all requests of one load, in milliseconds."""
+    """A time over all requests of one load, in milliseconds: its mean and percentiles."""
 
     mean: float
     p50: float
@@ -26,7 +26,7 @@ class Latency(Record):
 
 
 class LoadRound(Record):
-    """Hold one run of the load generator at a fixed number of concurrent users.
+    """One run of the load generator at a fixed number of concurrent users.
 
     `ttft_ms` is the time to the first token, `tpot_ms` the time for each further token of a
     request, `itl_ms` the time between two pieces of its stream, `e2el_ms` the whole request. Tokens
@@ -60,7 +60,7 @@ class LoadRound(Record):
 
 
 class LoadResult(Record):
-    """Hold all rounds of one scenario at one number of users.
+    """All rounds of one scenario at one number of users.
 
     `over_base` is the output throughput divided by the base's in the same round; null for the base
     itself, and where the base was not measured.
@@ -85,7 +85,7 @@ class LoadResult(Record):
 
 
 class ParityCheck(Record):
-    """Compare greedy texts of the server with a reference engine's, from the same weights.
+    """A comparison of greedy texts of the server and of a reference engine, from equal weights.
 
     `reference` names that engine. `num_matches` of `num_prompts` texts are equal, character by
     character. A few differences come from rounding; no equal text means another model is served.
@@ -97,7 +97,7 @@ class ParityCheck(Record):
 
 
 class ServerMemory(Record):
-    """Hold the memory of a server in bytes, measured and predicted.
+    """The memory of a server in bytes, measured and predicted.
 
     `resident` is the memory of all its processes after the loads, shared pages counted once.
     `weights` is the size of its files. `kv_cache` was reserved for it and has room for
@@ -115,14 +115,15 @@ class ServerMemory(Record):
 
 
 class ServedModel(Record):
-    """Hold the results of a model that was served under load.
+    """The results of a model that was served under load.
 
-    `kernel` multiplies the weights, by the engine's own name; `dtype` is the type of the
-    activations in vLLM and the file type of a GGUF. `startup_s` is the time until
-    the first answer, by the launcher that benchmark uses. `command` starts the same server in the
-    directory of its files; the address is left out. `slower_dtypes` are the other types that were
-    tried, with their tokens per second in the warm-up. `memory` is null for a server of the
-    user's. `problem` says why the measurement ended early; `loads` are those until then.
+    `kernel` is the engine's name of the kernel that multiplies the weights. `dtype` is the type of
+    the activations in vLLM and the file type of a GGUF. `startup_s` is the time from the start of
+    the server to its first answer, by the launcher that benchmark uses, while other servers start
+    beside it. `command` starts the same server in the directory of its files,
+    without the address. `slower_dtypes` are the other types that were tried, with their tokens per
+    second in the warm-up. `memory` is null for a server of the user. `problem` says why the
+    measurement ended early; `loads` are those until then.
     """
 
     status: Literal["served"] = "served"
@@ -142,7 +143,7 @@ class ServedModel(Record):
 
 
 class SkippedModel(Record):
-    """Name the reason why a model cannot be served or loaded."""
+    """A model that cannot be served or loaded, and the reason."""
 
     status: Literal["skipped"] = "skipped"
     artifact_digest: Sha256 | None
@@ -150,7 +151,7 @@ class SkippedModel(Record):
 
 
 class FailedModel(Record):
-    """Name the problem of a server that failed before its first load; another try may succeed."""
+    """A model whose server failed before its first load; another try may succeed."""
 
     status: Literal["failed"] = "failed"
     artifact_digest: Sha256 | None
@@ -161,9 +162,9 @@ BenchmarkResult = Annotated[ServedModel | SkippedModel | FailedModel, Field(disc
 
 
 class Benchmarks(Record):
-    """Hold one result for `base`, for each approved variant and for each endpoint.
+    """All of `benchmarks.json`: a result for `base`, each approved variant and each endpoint.
 
-    `complete` is false while the stage runs and where a server failed: then it is a partial result.
+    `complete` is false while the stage runs and where a server failed: the result is then partial.
     """
 
     complete: bool

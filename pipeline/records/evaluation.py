@@ -1,4 +1,4 @@
-"""Define the records of evaluate: scores, rows of documents, and distances to the base."""
+"""The records of evaluate: scores, rows of documents, and distances to the base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Engine:
-    """Name what computed scores: an engine, its version, and the kind of device it ran on.
+    """The engine that computed scores, its version, and the kind of device that it ran on.
 
-    Only scores of equal engines are compared, so that a difference is the model's.
+    Only scores of equal engines are compared, so that a difference comes from the models.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Engine:
 
 
 class TaskScore(Record):
-    """Score one lm-eval task. `stderr` is lm-eval's own; null where it has none (perplexity)."""
+    """The score of one lm-eval task. `stderr` is lm-eval's, null where it has none (perplexity)."""
 
     metric: str
     value: float
@@ -37,14 +37,14 @@ class TaskScore(Record):
 
 
 class Distance(Record):
-    """Measure how far a variant's next-token distributions are from the base's.
+    """The distance of a variant's next-token distributions from the base's.
 
-    Both were computed by the same engine; only that of a `Control` is between two engines. KL is
-    KL(base ‖ variant) in nats per token; its percentiles and its maximum are over tokens, and
-    `kl_max_text` is the text where that is, the predicted token last. `top1` is the share of tokens
-    where both put the same token first. `perplexity_ratio` is variant ÷ base. The mean KL and the
-    ratio have 95 % intervals, by windows. `probability_change` is that of the correct token,
-    variant − base, on average and as root mean square.
+    The same engine computed both, except in a `Control`, which compares two engines. `kl` is the
+    mean of KL(base ‖ variant) in nats per token. Its percentiles and its maximum are over tokens;
+    `kl_max_text` is the text before the maximum, with the predicted token last. `top1` is the share
+    of tokens for which both rank the same token first. `perplexity_ratio` is variant ÷ base. The
+    mean KL and the ratio have 95 % intervals over windows. `probability_change` is the change of
+    the probability of the correct token, variant − base: its mean and its root mean square.
     """
 
     kl: float
@@ -64,7 +64,7 @@ class Distance(Record):
 
 
 class DocumentRecord(Record):
-    """Hold one row of `documents.jsonl`: the model's answer to one document of a task.
+    """One row of `documents.jsonl`: the model's answer to one document of a task.
 
     `logprobs` are the natural log-probabilities of the answer choices (or of the whole text), in
     the order of the task, null where the model wrote the answer itself; that answer is `generated`.
@@ -85,11 +85,11 @@ class DocumentRecord(Record):
 
 
 class Control(Record):
-    """Record the base itself in an engine that scores variants.
+    """The scores of the base in another engine that scores variants.
 
-    `distance` is to the base in transformers: what the engine alone changes. The rows of its
-    documents, which variants in this engine are compared with, have `documents_sha256`. `device`
-    is cpu or cuda.
+    `distance` is to the base in transformers, and shows the effect of the engine alone. Variants in
+    this engine are compared with the rows of its documents, whose digest is `documents_sha256`.
+    `device` is cpu or cuda.
     """
 
     backend: str
@@ -107,7 +107,7 @@ class Control(Record):
 
 
 class EvaluationRecord(Record):
-    """Record the evaluation of the base or of one variant.
+    """The evaluation of the base or of one variant.
 
     `device` is cpu or cuda. `perplexity` is exp of the mean negative log-likelihood on the held-out
     windows; `distance` is to the base in the same engine, and null for the base itself.
@@ -145,7 +145,7 @@ Rows = Sequence[DocumentRecord]
 
 @dataclass(frozen=True)
 class Scored:
-    """Hold an evaluation with its rows."""
+    """An evaluation with its rows."""
 
     record: EvaluationRecord
     rows: Rows

@@ -1,8 +1,8 @@
-"""`inputs/`: what `params.yaml` names outside the graph, in one small file for each reader.
+"""The records in `inputs/`: small files that DVC compares in place of some parameters and files.
 
-DVC compares the files that a stage depends on. A path that may be null, a value that matters to one
-format alone and a rule that is switched off cannot be dependencies themselves. The `inputs` stage
-writes each into a file of its own, which changes exactly when its reader has to run again.
+Some inputs cannot be dependencies of a stage themselves: a path that may be null, a value that
+matters to one format alone, a rule that is switched off. The `inputs` stage writes each into a file
+of its own, which changes exactly when the stage that reads it must run again.
 """
 
 from pipeline.core.file_records import Sha256
@@ -11,7 +11,7 @@ from pipeline.params.gate import GateClass, SequentialParams
 
 
 class FileState(Record):
-    """A file as it is now: its digest, or of a large one the time it was written (nanoseconds)."""
+    """The state of a file: its digest, or the time of its last change (ns) where it is large."""
 
     name: str
     size: int
@@ -22,23 +22,23 @@ class FileState(Record):
 class NamedFiles(Record):
     """The files that a parameter names, sorted by name; empty where it names none.
 
-    The stage that reads them checks every byte; this only says when it has to run again.
+    The stage that reads them checks every byte. This record only makes it run again.
     """
 
     files: tuple[FileState, ...]
 
 
 class ReleaseNaming(Record):
-    """What the files of one format say about the release; null for a format that says nothing."""
+    """The names that files of one format contain of the release; null for other formats."""
 
     name: str | None
     quantized_by: str | None
 
 
 class StoppingRules(Record):
-    """The rules of the gate by which a sequential evaluation stops; null where none does.
+    """The parameters of the gate that stop a sequential evaluation; null where it is switched off.
 
-    `code_sha256` is the digest of `pipeline/gate`, which decides it.
+    `code_sha256` is the digest of `pipeline/gate`, whose code decides it.
     """
 
     code_sha256: Sha256 | None

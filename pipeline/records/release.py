@@ -1,4 +1,4 @@
-"""What package and publish leave behind: the records of a package, of all packages, of receipts."""
+"""The records of package and publish: manifests of packages, their index, and receipts."""
 
 from typing import Annotated, Final
 
@@ -13,7 +13,7 @@ MANIFEST_FILE: Final = "manifest.json"
 NOTICE_FILE: Final = "NOTICE"
 CARD_FILE: Final = "README.md"
 MODELFILE: Final = "Modelfile"
-# Beside the directory of a package, after its name.
+# Files beside the directory of a package have its name and one of these suffixes.
 BOM_SUFFIX: Final = ".bom.json"
 PROVENANCE_SUFFIX: Final = ".provenance.json"
 SIGNATURE_SUFFIX: Final = ".signature.json"
@@ -27,10 +27,10 @@ VariantName = Annotated[str, Field(pattern=rf"^{VARIANT_NAME.pattern}$")]
 class ReleaseLicense(Record):
     """The license of a release.
 
-    `id` is the model card's identifier; `expression` the SPDX one, with a `LicenseRef-…` for a
-    license that SPDX does not list, whose `link` is then the file LICENSE. `text_sha256` is of that
-    file. `display_text` has to be shown wherever the release is offered; `conditions` bind whoever
-    receives it, and so does the policy at `use_policy_url`.
+    `id` is the model card's identifier. `expression` is that of SPDX, or `LicenseRef-…` for a
+    license that SPDX does not list; `link` is then the file LICENSE. `text_sha256` is of that file.
+    `display_text` must be shown wherever the release is offered. `conditions` and the policy at
+    `use_policy_url` bind everyone who receives it.
     """
 
     id: str
@@ -45,9 +45,9 @@ class ReleaseLicense(Record):
 
 
 class CalibrationReference(Record):
-    """The text a release was calibrated on: its name, its license, and what that demands.
+    """The calibration text of a release: its name, its license and the license's conditions.
 
-    `license` is an SPDX expression, or `own` for data of whoever made the release.
+    `license` is an SPDX expression, or `own` for data of the maker of the release.
     """
 
     name: str
@@ -57,7 +57,7 @@ class CalibrationReference(Record):
 
 
 class BaseReference(Record):
-    """The checkpoint a release was made from. `revision` is the commit of a hub model."""
+    """The checkpoint that a release was made from. `revision` is the commit of a hub model."""
 
     name: str
     revision: str | None
@@ -65,12 +65,13 @@ class BaseReference(Record):
 
 
 class PackageManifest(Record):
-    """`manifest.json` of a package: what it is, what it was made from, and every other file.
+    """The `manifest.json` of a package: its properties, its inputs and every other file.
 
-    `quantizer` is the program that found the integers, with its version; `quantized_by` who ran it.
-    `variant_digest`, `statistics_digest` and the base's digest are those of the records that
-    quantize, calibrate and fetch wrote; `evaluation_sha256` is of the bytes of evaluation.json.
-    `signing_key_sha256` is of the public half of the key that signs it (DER), null where none does.
+    `quantizer` is the program that found the integers, with its version; `quantized_by` names who
+    ran it. `variant_digest`, `statistics_digest` and the base's digest are those of the records
+    that quantize, calibrate and fetch wrote. `evaluation_sha256` is of the bytes of
+    evaluation.json. `signing_key_sha256` is of the public key (DER) that verifies its signature,
+    null where it is not signed.
     """
 
     name: str
@@ -107,8 +108,8 @@ class PackageManifest(Record):
 class PackageEntry(Record):
     """One package of the index; `manifest_sha256` is of the bytes of its manifest.json.
 
-    `evidence` are the files beside the package's directory: bill of materials, provenance and, when
-    it is signed, signature.
+    `evidence` are the files beside the package's directory: bill of materials, provenance and, for
+    a signed package, the signature.
     """
 
     variant: VariantName
@@ -119,13 +120,13 @@ class PackageEntry(Record):
 
 
 class PackageIndex(Record):
-    """`packages.json`: what was packaged, in the order of `params.yaml`."""
+    """All of `packages.json`: the packages in the order of `params.yaml`."""
 
     packages: tuple[PackageEntry, ...]
 
 
 class PushedLayer(Record):
-    """One file of a release as the registry holds it. `digest` is `sha256:…`, `size` in bytes."""
+    """One file of a release in the registry. `digest` is `sha256:…`, `size` is in bytes."""
 
     path: str
     media_type: str
@@ -134,16 +135,16 @@ class PushedLayer(Record):
 
 
 class PushedEvidence(Record):
-    """One file that accompanies a release: its kind, such as `bom`, and digest."""
+    """One file of evidence of a release: its kind, such as `bom`, and its digest."""
 
     kind: str
     digest: str
 
 
 class Receipt(Record):
-    """One published release: its reference by tag, the same by digest, and its blobs.
+    """One published release: its reference, its tag and the digests of its blobs.
 
-    `ollama_tag` is the tag of its second manifest, from which `ollama pull` takes a GGUF release.
+    `ollama_tag` is the tag of the second manifest of a GGUF release, which `ollama pull` reads.
     """
 
     reference: str
@@ -160,7 +161,7 @@ class Receipt(Record):
 
 
 class Receipts(Record):
-    """`receipts.json`. `registry` is the server's URL, or null for the OCI image layout."""
+    """All of `receipts.json`. `registry` is the server's URL, or null for the OCI image layout."""
 
     registry: str | None
     repository: str
@@ -168,4 +169,5 @@ class Receipts(Record):
 
 
 def release_tag(version: str, variant: str) -> str:
+    """Return the tag of a release, such as `1.2.0-awq-w4-g128`."""
     return f"{version}-{variant}"

@@ -1,8 +1,8 @@
-"""Summarize repeated rounds of a load: medians, intervals, and where a variant gets slower.
+"""Statistics of repeated rounds of a load: medians, intervals and the crossover with the base.
 
-A round runs every model under the same load, one right after the other, so that what disturbs the
-machine disturbs all of them; ratios are taken within a round. Intervals are percentile bootstraps
-of the median over rounds (Efron, 1979), from a fixed seed.
+A round runs every model under the same load, one right after the other, so that a disturbance of
+the machine affects all of them. Ratios are taken within a round. Intervals are percentile
+bootstraps of the median over rounds (Efron 1979, Ann. Statist. 7:1), from a fixed seed.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from statistics import median
 
 from pipeline.core.record import Record
 
-# Fewer rounds say nothing about their spread.
+# Fewer rounds do not show their spread.
 MIN_ROUNDS = 3
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -22,14 +22,14 @@ CONFIDENCE = 0.95
 
 
 class Estimate(Record):
-    """Hold the median over rounds with its 95 % interval; none below MIN_ROUNDS rounds."""
+    """The median over rounds with its 95 % interval, which is null below MIN_ROUNDS rounds."""
 
     median: float
     low: float | None
     high: float | None
 
     def is_narrow(self, narrow_enough: float) -> bool:
-        """Return whether the interval stays within a share of the median, up and down."""
+        """Tell whether both bounds are within the fraction `narrow_enough` of the median."""
         if self.low is None or self.high is None:
             return False
         reach = narrow_enough * self.median
@@ -47,17 +47,17 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ratio(values: Sequence[float], base_values: Sequence[float]) -> Estimate | None:
-    """Return the ratio to the base by rounds; None when both completed no round."""
+    """Return the ratio to the base over the rounds that both completed; None without any."""
     pairs = [(a, b) for a, b in zip(values, base_values, strict=False) if b > 0]
     return estimate([a / b for a, b in pairs]) if pairs else None
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Hold the number of `users` from which a variant is slower than the base; None if never.
+    """The number of `users` from which a variant is slower than the base; None if it never is.
 
-    `low` and `high` are where the bounds of the ratio's interval cross; a `high` of None is beyond
-    the measured loads.
+    `low` and `high` are the numbers of users at which the bounds of the ratio's interval fall below
+    1. A `high` of None is beyond the measured loads.
     """
 
     users: float | None
@@ -67,14 +67,15 @@ class Crossover:
 
 
 def crossover(ratios: Sequence[tuple[int, Estimate]]) -> Crossover:
-    """Find where the throughput ratios, by rising numbers of users, fall below 1 and stay there.
+    """Find the number of users from which the throughput ratios stay below 1.
 
-    Between measured loads the ratio is taken to be linear in the logarithm of the users.
+    `ratios` are sorted by their number of users. Between measured loads the ratio is interpolated
+    linearly in the logarithm of the users.
     """
     users = [count for count, _ in ratios]
-    middle = [own.median for _, own in ratios]
-    low = [own.median if own.low is None else own.low for _, own in ratios]
-    high = [own.median if own.high is None else own.high for _, own in ratios]
+    middle = [ratio.median for _, ratio in ratios]
+    low = [ratio.median if ratio.low is None else ratio.low for _, ratio in ratios]
+    high = [ratio.median if ratio.high is None else ratio.high for _, ratio in ratios]
     return Crossover(
         users=_falls_below_one(users, middle),
         low=_falls_below_one(users, low),

@@ -1,4 +1,4 @@
-"""Read what evaluate wrote: the record and the rows that belong to it."""
+"""Reading of evaluations: the record and the rows that belong to it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.records.evaluation import Control, DocumentRecord, Engine, Evaluat
 
 
 def read_scored(workspace: Workspace, name: str) -> Scored:
-    """Read an evaluation with its rows. Raises InputError for missing or other rows."""
+    """Read an evaluation with its rows. Raises InputError for missing or different rows."""
     record = read_evaluation(workspace, name)
     rows = _read_rows(workspace.documents_path(name), record.documents_sha256, name)
     return Scored(record, rows)
@@ -45,7 +45,7 @@ def control_in(
 ) -> Control | None:
     """Find the base's control in the engine of variant `name`; None for the base's own engine.
 
-    Raises InputError where it did neither.
+    Raises InputError where the base was not scored in that engine.
     """
     if base.engine == engine:
         return None
@@ -61,7 +61,7 @@ def control_in(
 
 
 def read_evaluation(workspace: Workspace, name: str) -> EvaluationRecord:
-    """Read the record alone."""
+    """Read the record of an evaluation without its rows. Raises InputError when it is missing."""
     return read_record(
         EvaluationRecord, workspace.evaluation_path(name), made_by=f"evaluate {name}"
     )

@@ -1,6 +1,6 @@
-"""Define the records of select: verdicts with all their numbers, and the choice of each profile.
+"""The records of select: verdicts with all their numbers, and the choice of each profile.
 
-They are made in `pipeline.gate.verdicts` and `pipeline.gate.profiles`.
+`pipeline.gate.verdicts` and `pipeline.gate.profiles` make them.
 """
 
 from enum import StrEnum
@@ -11,18 +11,21 @@ from pipeline.records.evaluation import Distance
 
 
 class Verdict(StrEnum):
+    """The decision on a variant, or on one of its drops or distances."""
+
     APPROVED = "approved"
     REJECTED = "rejected"
     INCONCLUSIVE = "inconclusive"
 
 
 class DropVerdict(Record):
-    """Decide on a drop against its margin, in the metric's own units; more is worse.
+    """The verdict on a drop and its margin, in units of the metric; a larger drop is worse.
 
-    `low` and `high` are one-sided bounds at `level` each: high below the margin approves. Rejection
-    is stricter than `low` where several drops are tested. `p_below` and `p_above` are the p-values
-    against "at least the margin" and "at most the margin". `further_documents` would decide what is
-    inconclusive; null where it is not, and where no number would.
+    `low` and `high` are one-sided bounds at `level` each. `high` below the margin approves.
+    Rejection is stricter than `low` where several drops are tested. `p_below` and `p_above` are the
+    p-values of the hypotheses "at least the margin" and "at most the margin". `further_documents`
+    is the number that would decide an inconclusive drop; null for other verdicts, and where no
+    number would.
     """
 
     verdict: Verdict
@@ -37,10 +40,11 @@ class DropVerdict(Record):
 
 
 class TaskVerdict(DropVerdict):
-    """Decide on one task. `right_to_wrong` and `wrong_to_right` count worse and better documents.
+    """The verdict on one task.
 
-    `mcnemar_p` is the exact two-sided p-value of no drop at all, null where the metric is not 0 or
-    1. `num_clusters` is less than `num_documents` where documents share a passage.
+    `right_to_wrong` and `wrong_to_right` count the documents that got worse and better. `mcnemar_p`
+    is the exact two-sided p-value of no drop at all, null where the metric is not 0 or 1.
+    `num_clusters` is less than `num_documents` where documents share a passage.
     """
 
     metric: str
@@ -54,10 +58,10 @@ class TaskVerdict(DropVerdict):
 
 
 class BoundVerdict(Record):
-    """Decide on a distance, with its 95 % interval, against `limit`.
+    """The verdict on a distance and its `limit`, with its 95 % interval.
 
-    `high` within the limit approves, `low` above it rejects. `further_tokens` of held-out text
-    would decide what is inconclusive.
+    `high` within the limit approves, `low` above it rejects. `further_tokens` is the number of
+    tokens of held-out text that would decide an inconclusive distance.
     """
 
     verdict: Verdict
@@ -69,13 +73,14 @@ class BoundVerdict(Record):
 
 
 class VariantVerdict(Record):
-    """Decide whether a variant may be released, with every number that was used.
+    """The verdict on a variant, with every number that was used.
 
-    `gate_class` is the class of `gate.classes` that `bits_per_weight`, of its quantized tensors,
-    reaches. `mean_drop` is over the tasks, null when there is one only; `bounds` are those of KL
-    and the perplexity ratio. A broken variant, whose logits are not numbers, has only the reason.
-    `recovery` is the mean of `task_recovery`, variant ÷ base: above 1 is better than the base; it
-    decides nothing. `documents_share` is below 1 where a sequential evaluation stopped early.
+    `gate_class` is the class of `gate.classes` that its `bits_per_weight` reach; they are those of
+    its quantized tensors. `mean_drop` is over the tasks, null when there is only one. `bounds` are
+    those of KL and the perplexity ratio. A broken variant, whose logits are not numbers, has only
+    the reason. `recovery` is the mean of `task_recovery`, variant ÷ base, which is above 1 for a
+    better score than the base's; no verdict depends on it. `documents_share` is below 1 where a
+    sequential evaluation stopped early.
     """
 
     verdict: Verdict
@@ -97,14 +102,14 @@ class VariantVerdict(Record):
 
 
 class Choice(Record):
-    """Record the choice of a profile: a variant, or null, and why."""
+    """The choice of a profile: a variant or null, and the reason."""
 
     variant: str | None
     reason: str
 
 
 class Selection(Record):
-    """Record `selection.json`: the verdict on every variant, and the choice of each profile."""
+    """All of `selection.json`: the verdict on every variant, and the choice of each profile."""
 
     base_digest: Sha256
     base_weight_bytes: int
@@ -119,10 +124,10 @@ class Selection(Record):
 
 
 class Approved(Record):
-    """Record `approved.json`: digest by name of the variants that may be released, in order.
+    """All of `approved.json`: the approved variants in order, by name with their digests.
 
-    Apart from `selection.json`, so that a word, a profile or a margin that changes no verdict
-    serves nothing again.
+    It is apart from `selection.json`, so that a change of wording, of a profile or of a margin
+    that changes no verdict does not run benchmark again.
     """
 
     base_digest: Sha256

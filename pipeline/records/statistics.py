@@ -1,4 +1,4 @@
-"""Define the record of calibrate: what was measured, on which text, and what was left out of it."""
+"""The records of calibrate: the statistics, their text, and what was left out of the text."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -10,11 +10,11 @@ from pipeline.params.params import CalibrationParams
 
 
 class LinearStatistics(Record):
-    """Describe the second moments of one linear input, of `num_tokens` tokens.
+    """The second moments of one linear input over `num_tokens` tokens.
 
-    `file` holds the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
-    `linears` are the modules that read this input, by their name in the checkpoint. An input of
-    all experts together has those that saw too few tokens for statistics of their own, or none.
+    `file` has the tensor `key`: the upper triangle of G = XᵀX / n, float32, packed by rows.
+    `linears` are the modules that read this input, by their name in the checkpoint. For an input of
+    all experts together they are the linears of undersampled experts, or none.
     """
 
     key: str
@@ -25,9 +25,10 @@ class LinearStatistics(Record):
 
 
 class ExpertStatistics(Record):
-    """Count the tokens that the router sent to an expert, and name its linears that got too few.
+    """The number of tokens that the router sent to an expert.
 
-    The `pooled` ones, fewer tokens than inputs, use the statistics of all experts together.
+    Its `pooled` linears got fewer tokens than they have input channels. They use the statistics of
+    all experts together.
     """
 
     name: str
@@ -36,7 +37,7 @@ class ExpertStatistics(Record):
 
 
 class LayerStatistics(Record):
-    """Describe what was measured in one decoder layer."""
+    """The statistics of one decoder layer."""
 
     inputs: tuple[LinearStatistics, ...]
     experts: tuple[ExpertStatistics, ...]
@@ -47,9 +48,9 @@ class LayerStatistics(Record):
 
 
 class ComparedTexts(Record):
-    """Name evaluation texts that calibration text was compared with.
+    """The evaluation texts that calibration text was compared with.
 
-    `name` is a task of the suite or `evaluate.text`; `sha256` is over the texts in UTF-8, joined by
+    `name` is a task of the suite or `evaluate.text`. `sha256` is over the texts in UTF-8, joined by
     a zero byte.
     """
 
@@ -59,10 +60,10 @@ class ComparedTexts(Record):
 
 
 class Decontamination(Record):
-    """Record how calibration was kept apart from evaluation.
+    """The removal of evaluation text from calibration text.
 
-    Of the documents that were drawn, those that share `ngram_words` words in a row with a compared
-    text (or contain a shorter one) were dropped.
+    Drawn documents that share `ngram_words` words in a row with a compared text, or contain a
+    shorter compared text, were dropped.
     """
 
     ngram_words: int
@@ -97,9 +98,9 @@ def skipped_text(skipped: Sequence[SkippedRows]) -> str:
 
 
 class StatisticsRecord(Record):
-    """Record one calibration pass: what was measured, on which tokens of which text.
+    """One calibration pass: its statistics, and the text and tokens that they were measured on.
 
-    `skipped` has the rows that could not be read, none of which is a document that was drawn.
+    `skipped` counts the rows that could not be read; none of them is a document that was drawn.
     `template_date` is what the chat template was told when it asked for today's date; None where it
     was not asked to render anything, or does not print the date.
     """

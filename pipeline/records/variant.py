@@ -1,4 +1,4 @@
-"""`variant.json`: how every tensor of a variant is stored, and with what error."""
+"""The records of quantize: `variant.json`, with the stored type and the error of every tensor."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,12 +9,12 @@ from pipeline.params.params import VariantParams
 
 
 class TensorCoverage(Record):
-    """What became of one tensor.
+    """The stored type and the error of one tensor.
 
-    `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`); `relative_error` is
-    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ) where G is known, and `error_ratio` is tr(ΔW G ΔWᵀ) over the same of
-    plain rounding to nearest with the range of each group, where there are groups; `reason` says
-    why a tensor was left alone or got another type than the recipe's.
+    `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`). `relative_error` is
+    tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), where G is known. `error_ratio` is tr(ΔW G ΔWᵀ) divided by that of
+    plain rounding to nearest with the range of each group, where there are groups. `reason` says
+    why a tensor was not quantized, or has another type than the recipe's.
     """
 
     name: str
@@ -27,15 +27,15 @@ class TensorCoverage(Record):
 
 
 class LayerCoverage(Record):
-    """What became of the tensors of one decoder layer; a variant in the making has one for each."""
+    """The rows of one decoder layer, written when the layer is finished."""
 
     rows: tuple[TensorCoverage, ...]
 
 
 class VariantRecord(Record):
-    """One quantized variant: its recipe, what it was made from and what it consists of.
+    """One quantized variant: its recipe, the digests of its inputs, and its files.
 
-    `tools` are versions by name, the program that found the integers first.
+    `tools` are the versions of programs by name; the first one found the integers.
     """
 
     name: str
@@ -67,13 +67,13 @@ FULL_PRECISION_TYPES = ("F32", "F16", "BF16", "float32", "float16", "bfloat16")
 
 
 def bits_per_weight(coverage: Sequence[TensorCoverage]) -> float:
-    """The average over all weights of the model."""
+    """Compute the mean bits per weight over all weights of the model."""
     weights = [prod(row.shape) for row in coverage]
     bits = sum(row.bits_per_weight * n for row, n in zip(coverage, weights, strict=True))
     return bits / sum(weights)
 
 
 def quantized_bits(coverage: Sequence[TensorCoverage]) -> float:
-    """The average over the quantized weights alone; over all of them where none is."""
+    """Compute the mean bits per weight over the quantized weights, or over all where none is."""
     quantized = [row for row in coverage if row.scheme not in FULL_PRECISION_TYPES]
     return bits_per_weight(quantized or coverage)

@@ -44,7 +44,7 @@ def read_history(store: ReadableStore, alias: str) -> AliasHistory:
 
 
 def promote(store: Store, alias: str, release: StoredManifest, title: str) -> None:
-    """Point an alias at a release; nothing happens where it points already."""
+    """Point an alias at a release, unless it points there already."""
     require_alias(alias)
     with store.exclusive():
         history = read_history(store, alias)
@@ -61,7 +61,7 @@ def promote(store: Store, alias: str, release: StoredManifest, title: str) -> No
 
 
 def rollback(store: Store, alias: str) -> Move:
-    """Take the last promotion of an alias back; the promotion that stands again.
+    """Take the last promotion of an alias back, and return the one that stands again.
 
     Raises InputError when there is nothing to go back to, or when the release is gone.
     """

@@ -52,15 +52,15 @@ class AliasHistory(Record):
         return tuple(stack)
 
     def and_then(self, move: Move) -> "AliasHistory":
+        """Return the history with one more move."""
         return AliasHistory(alias=self.alias, moves=(*self.moves, move))
 
 
 def require_alias(name: str) -> str:
-    """The name itself. Raises InputError when it could be taken for a version or a digest."""
+    """Return an alias. Raises InputError when it could be taken for a version or a digest."""
     if not ALIAS.fullmatch(name):
         raise InputError(
             f"{short_repr(name)}: expected an alias in lower case that begins with a letter, such "
-            "as "
-            "latest or prod"
+            "as latest or prod"
         )
     return name

@@ -1,6 +1,6 @@
-"""What a release in a registry must look like before a byte of it is written anywhere.
+"""Checks of a release in a registry, before a byte of it is written anywhere.
 
-A manifest is what a stranger says: names that leave the target, names that collide, kinds of layers
+A manifest is not trusted: names that leave the target, names that collide, kinds of layers
 that would have to be unpacked, configs and layers that contradict each other are refused here.
 Layers are the files themselves; nothing is ever decompressed, so nothing can expand.
 """
@@ -43,6 +43,7 @@ class Contents:
 
     @property
     def size_bytes(self) -> int:
+        """Return the size of all files."""
         return sum(layer.size for layer in self.files.values())
 
     def file_records(self) -> tuple[FileRecord, ...]:
@@ -126,7 +127,7 @@ def _path(layer: Descriptor, source: str) -> str:
 
 
 def _require_distinct(files: dict[str, Descriptor], source: str) -> None:
-    """Refuse names that are one file on some file systems, or a file and a directory."""
+    """Raise InputError for names that are one file on some systems, or a file and a directory."""
     folded = Counter(path.casefold() for path in files)
     for path in files:
         if folded[path.casefold()] > 1:

@@ -51,6 +51,7 @@ class Evidence:
 
     @property
     def blobs(self) -> tuple[Descriptor, Descriptor]:
+        """Return the blobs that the manifest names."""
         return self.config, self.content
 
 

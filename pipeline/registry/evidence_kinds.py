@@ -54,10 +54,12 @@ REQUIRED_EVIDENCE: Final = (BOM, PROVENANCE, EVALUATION)
 
 
 def kind_of_file(name: str) -> EvidenceKind | None:
+    """Return the kind of evidence in a file beside a package, by its name."""
     return next((kind for kind in EVIDENCE_KINDS if name.endswith(kind.suffix)), None)
 
 
 def kind_of(artifact_type: str | None) -> EvidenceKind | None:
+    """Return the kind of evidence that an artifact's type means."""
     return next((kind for kind in EVIDENCE_KINDS if kind.media_type == artifact_type), None)
 
 

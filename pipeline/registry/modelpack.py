@@ -56,6 +56,8 @@ class ModelDescriptor(OciRecord):
 
 
 class ModelCapabilities(OciRecord):
+    """What the model reads and writes, and in which languages."""
+
     input_types: tuple[str, ...]
     output_types: tuple[str, ...]
     languages: tuple[str, ...]
@@ -105,7 +107,7 @@ def layer(file: FileRecord) -> Descriptor:
 
 
 def param_size(num_parameters: int) -> str:
-    """A count of parameters as ModelPack writes it: at most one decimal and a letter (`6.7b`)."""
+    """Return a count of parameters as ModelPack writes it: `6.7b`, with at most one decimal."""
     for scale, letter in ((10**12, "t"), (10**9, "b"), (10**6, "m")):
         if num_parameters >= scale:
             return f"{num_parameters / scale:.1f}".removesuffix(".0") + letter

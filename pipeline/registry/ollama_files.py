@@ -34,7 +34,7 @@ def read_ollama_model(package: PackageManifest, directory: Path) -> OllamaModel:
 
 
 def push_ollama_model(store: Store, model: OllamaModel) -> None:
-    """Give a release whose weights are there its second manifest, under a tag that never moves."""
+    """Store Ollama's manifest of a release whose weights are there; its tag never moves."""
     for data, media_type in model.texts:
         store.push_blob(bytes_blob(data, media_type), no_progress)
     push_once(store, bytes_blob(model.manifest, model.manifest_type), model.tag)
@@ -46,7 +46,7 @@ def default_models_dir() -> Path:
 
 
 def pull_into_models(store: ReadableStore, release: StoredRelease, models_dir: Path) -> str:
-    """Write a GGUF release into an OLLAMA_MODELS tree; the name that `ollama run` takes.
+    """Write a GGUF release into an OLLAMA_MODELS tree; return the name that `ollama run` takes.
 
     Blobs come first and the manifest last, so that Ollama never sees half a model. Raises
     InputError for a release of another format, or when the name stands for something else there.

@@ -62,7 +62,7 @@ class OllamaModel:
 
 
 def read_modelfile(text: str) -> tuple[Instruction, ...]:
-    """The instructions of a Modelfile that quantline wrote. Raises InputError for another's."""
+    """Return the instructions of a Modelfile that quantline wrote. Raises InputError for others."""
     found: list[Instruction] = []
     position = _next(text, 0)
     while position < len(text):
@@ -83,7 +83,7 @@ def _next(text: str, position: int) -> int:
 
 
 def ollama_model(package: PackageManifest, modelfile: str) -> OllamaModel:
-    """The second manifest of a GGUF release. Raises InputError for a name Ollama does not take."""
+    """Return Ollama's manifest of a GGUF release. Raises InputError for a name it does not take."""
     if not MODEL_NAME.fullmatch(package.name):
         raise InputError(
             f"release.name = {package.name!r}: Ollama takes at most 80 letters, digits, dots, "
@@ -121,7 +121,7 @@ def ollama_model(package: PackageManifest, modelfile: str) -> OllamaModel:
 
 
 def ollama_tag(package: PackageManifest) -> str:
-    """`1.2.0-q4_K_M`: as in Ollama's library, the name of the quantization begins in lower case."""
+    """Return the tag, `1.2.0-q4_K_M`: as in Ollama's library, it begins in lower case."""
     letters = len(package.quantization) - len(package.quantization.lstrip("IQFB"))
     quantization = package.quantization
     return f"{package.version}-{quantization[:letters].lower()}{quantization[letters:]}"
@@ -166,7 +166,7 @@ def _config(package: PackageManifest, instructions: tuple[Instruction, ...]) -> 
 
 
 def _human_number(count: int) -> str:
-    """As https://github.com/ollama/ollama/blob/main/format/format.go writes it."""
+    """Return a count as https://github.com/ollama/ollama/blob/main/format/format.go writes it."""
     for scale, letter, digits in ((10**9, "B", 1), (10**6, "M", 2)):
         if count >= scale:
             return (
@@ -182,5 +182,5 @@ def _plain(layer: Descriptor) -> dict[str, object]:
 
 
 def _go_json(value: object) -> bytes:
-    """As Go's encoder writes it: compact, UTF-8, one line."""
+    """Return JSON as Go's encoder writes it: compact, UTF-8, one line."""
     return (json.dumps(value, separators=(",", ":"), ensure_ascii=False) + "\n").encode()

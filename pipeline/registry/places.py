@@ -1,4 +1,4 @@
-"""From what an operator names to the store that is meant."""
+"""Opening the store that an operator names."""
 
 from pydantic import ValidationError
 
@@ -14,7 +14,7 @@ from pipeline.params.params import RegistryParams
 
 
 def configured_place(workspace: Workspace) -> Place:
-    """Where params.yaml says that releases go; only its section `registry` has to be right."""
+    """Return where params.yaml says that releases go; only its section `registry` is read."""
     values = read_yaml(workspace.params_path)
     section = values.get("registry") if isinstance(values, dict) else None
     try:
@@ -26,6 +26,7 @@ def configured_place(workspace: Workspace) -> Place:
 
 
 def place_of(workspace: Workspace, registry: RegistryParams) -> Place:
+    """Return the place that the section `registry` means."""
     if registry.url is None:
         return LayoutPath(workspace.registry_dir.relative_to(workspace.root))
     return Server(registry.url, registry.repository)

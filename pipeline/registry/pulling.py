@@ -1,7 +1,7 @@
-"""Bringing the files of a release into a directory of their own: whole, verified, or not at all.
+"""Bringing the files of a release into a directory of their own: whole and verified, or not at all.
 
-What arrives lies beside the target until all of it is right, so that a killed or refused pull
-leaves nothing in the target, and a repeated one fetches only what is missing.
+Files that arrive lie beside the target until all of them are right, so that a killed or refused
+pull leaves nothing in the target, and a repeated one fetches only what is missing.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""A release in a store, read and checked: what `show`, `verify`, `pull` and `export` begin with.
+"""Reading and checking a release in a store, as `show`, `verify`, `pull` and `export` begin.
 
 Manifest, config and the package's own manifest are compared with each other before a file of the
 release is fetched; and so is the tag: whoever may write to a registry can move it to an older
@@ -26,11 +26,12 @@ class StoredRelease:
 
     @property
     def digest(self) -> Digest:
+        """Return the digest of the manifest."""
         return self.stored.descriptor.digest
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """The config and every file, each digest once."""
+        """Return the config and every file, each digest once."""
         every = (self.contents.manifest.config, *self.contents.files.values())
         return tuple({blob.digest: blob for blob in every}.values())
 

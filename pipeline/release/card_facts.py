@@ -28,7 +28,7 @@ from pipeline.records.release import (
     ReleaseLicense,
 )
 from pipeline.records.selection import VariantVerdict
-from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.statistics import StatisticsRecord, skipped_text
 from pipeline.records.wording import perplexity_text, score_text
 from pipeline.release.evidence import Evidence
 
@@ -198,7 +198,8 @@ def technical_facts(package: PackageManifest, evidence: Evidence) -> dict[str, s
         "Data of the modification": f"{package.calibration.name}, license "
         f"{package.calibration.license}: {statistics.num_tokens:,} tokens, used to calibrate "
         f"it; {check.num_contaminated_dropped} of {check.num_documents_drawn} documents "
-        "were dropped because they overlap with evaluation data",
+        "were dropped because they overlap with evaluation data"
+        + (f"; {skipped_text(statistics.skipped)}" if statistics.skipped else ""),
         "Evaluation": f"suite {evaluation.suite} ({tasks}), perplexity, and the divergence from "
         f"the base on {evaluation.num_tokens:,} tokens of held-out text; the base and the released "
         f"files were scored in {evaluation.engine}",

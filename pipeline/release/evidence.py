@@ -54,10 +54,12 @@ class Evidence:
 
     @property
     def verdict(self) -> VariantVerdict:
+        """Return the verdict on the variant."""
         return self.selection.variants[self.variant.name]
 
     @property
     def benchmark(self) -> BenchmarkResult:
+        """Return the result of serving the variant, or the reason why it was not served."""
         return self.benchmarks.models[self.variant.name]
 
     def sha256_of(self, path: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.core.workspace import BASE, Workspace
 from pipeline.licensing.licenses import data_rule
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
-from pipeline.records.base import BaseManifest
+from pipeline.records.base import BaseManifest, DatasetManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
 from pipeline.records.scored import control_in
@@ -34,6 +34,7 @@ def read_evidence(
     """
     reader = _Reader(workspace)
     base = reader.read(BaseManifest, workspace.base_manifest_path, stage="fetch")
+    data = reader.read(DatasetManifest, workspace.dataset_manifest_path, stage="fetch")
     statistics = reader.read(StatisticsRecord, workspace.statistics_path, stage="calibrate")
     variant = reader.read(VariantRecord, workspace.variant_path(name), stage="quantize")
     base_evaluation = reader.read(
@@ -43,6 +44,11 @@ def read_evidence(
     selection = reader.read(Selection, workspace.selection_path, stage="select")
     benchmarks = reader.read(Benchmarks, workspace.benchmarks_path, stage="benchmark")
     control = control_in(workspace, base_evaluation, evaluation.engine, name=name)
+    if data.license.stated != statistics.calibration.license:
+        raise InputError(
+            f"{workspace.statistics_path}: of data under another license "
+            f"({statistics.calibration.license}); run `quantline calibrate` again"
+        )
     path = workspace.variant_path(name)
     if variant.base_digest != base.digest:
         raise InputError(f"{path}: made from another base; run `quantline quantize {name}` again")
@@ -60,8 +66,8 @@ def read_evidence(
     return Evidence(
         params=params,
         base=base,
-        rule=rules.named(base.applied_license.id, key="applied_license"),
-        calibration_rule=data_rule(statistics.calibration.license, rules),
+        rule=rules.applying(base.applied_license),
+        calibration_rule=data_rule(data.license, rules),
         statistics=statistics,
         variant=variant,
         base_perplexity=(control or base_evaluation).perplexity,
@@ -83,6 +89,7 @@ class _Reader:
         self.files: list[RecordFile] = []
 
     def read(self, record: type[AnyRecord], path: Path, *, stage: str) -> AnyRecord:
+        """Read one record of `stage`. Raises InputError when it is missing or damaged."""
         data = read_bytes(path, made_by=stage)
         name = path.relative_to(self._artifacts_dir).as_posix()
         self.files.append(RecordFile(stage, name, sha256_hex(data)))

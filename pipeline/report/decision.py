@@ -12,10 +12,11 @@ from pipeline.core.workspace import BASE
 from pipeline.economics.cost_model import CostModel
 from pipeline.gate.profiles import Figure, choose_after_benchmark
 from pipeline.licensing.licenses import display_text, name_prefix
-from pipeline.licensing.rule import Grant, LicenseRule
+from pipeline.licensing.rule import LicenseRule
 from pipeline.params.gate import Objective, ProfileParams
 from pipeline.params.params import Audience, ReleaseParams
 from pipeline.records.benchmarks import Benchmarks, served_models
+from pipeline.records.licenses import Grant
 from pipeline.records.selection import Selection, Verdict
 from pipeline.report.costs import cost_rows
 from pipeline.report.serving import users_text

@@ -13,9 +13,10 @@ from pipeline.params.prices import PriceList
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import Engine, EvaluationRecord, TaskScore
+from pipeline.records.licenses import DataLicense
 from pipeline.records.release import Receipt, Receipts
 from pipeline.records.selection import Selection, Verdict
-from pipeline.records.statistics import StatisticsRecord
+from pipeline.records.statistics import StatisticsRecord, skipped_text
 from pipeline.records.variant import VariantRecord
 from pipeline.records.wording import kept_reasons, perplexity_text, schemes, standard_error
 from pipeline.report.verdicts import VerdictRow, base_row, verdict_row
@@ -28,6 +29,7 @@ class Facts:
     params: Params
     base: BaseManifest
     license_rule: LicenseRule
+    data_license: DataLicense
     statistics: StatisticsRecord
     selection: Selection
     base_evaluation: EvaluationRecord
@@ -127,10 +129,12 @@ def calibration_sentence(facts: Facts) -> str:
     compared = ", ".join(texts.name for texts in check.compared)
     return (
         f"Calibrated on {record.num_tokens:,} tokens ({record.num_samples} samples of "
-        f"{calibration.max_seq_length}) of {origin}, license {calibration.license}. "
+        f"{calibration.max_seq_length}) of {origin}, license {facts.data_license}. "
         f"{check.num_contaminated_dropped} of {check.num_documents_drawn} documents were dropped "
         f"because they share {check.ngram_words} words in a row with an evaluation document; "
         f"compared with {compared}."
+        + (f" {skipped_text(record.skipped)}." if record.skipped else "")
+        + (f" The chat template was told {record.template_date}." if record.template_date else "")
     )
 
 

@@ -184,7 +184,7 @@ def _remark(model: BenchmarkResult) -> str:
         f"{model.engine} {model.engine_version}",
         f"kernel {model.kernel}",
         model.dtype,
-        f"first answer after {model.startup_s:.0f}{NBSP}s",
+        f"first answer after {model.startup_s:.0f}{NBSP}s beside other servers",
         f"greedy text equal to {parity.reference} for {parity.num_matches} of "
         f"{parity.num_prompts} prompts",
     ]

@@ -5,67 +5,62 @@ must find its port free. A server that runs already is left running.
 """
 
 import os
-import shlex
 import socket
-import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
-
 from pipeline.core.errors import FailureError, InputError
-from pipeline.core.process import Daemon
-from pipeline.core.progress import note
 from pipeline.params.serving import Endpoint
-from pipeline.serving.server import Server, complete, local_session, problem
+from pipeline.serving.server import Server, launch
 
 ENGINE = "endpoint"
-UNKNOWN = "unknown"
 PORTS = {"http": 80, "https": 443}
 PROBE_TIMEOUT_S = 5.0
+MODELS_PATH = "/v1/models"
 TRIAL_PROMPT = "Hello"
 
 
 @contextmanager
-def serve(name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path) -> Iterator[Server]:
+def serve(
+    name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path
+) -> Iterator[Future[Server]]:
     """Give the server of `endpoint` after its first answer; end it if it was started here.
 
-    Raises FailureError, and InputError for a key that is not set or a port that is taken.
+    The Future raises FailureError. Raises InputError for a key that is not set or a port that is
+    taken.
     """
-    what = f"endpoint {name}"
     require_usable(name, endpoint)
-    began = time.monotonic()
     server = Server(
-        what=what,
+        what=f"endpoint {name}",
         url=endpoint.url,
         engine=ENGINE,
         engine_version=endpoint.url,
-        kernel=UNKNOWN,
-        dtype=UNKNOWN,
         command=endpoint.command or (),
-        startup_s=0.0,
         log_path=log_path,
         model=endpoint.model,
         api_key=_api_key(name, endpoint),
     )
-    if endpoint.command is None:
-        server.complete(TRIAL_PROMPT, max_tokens=2)
-        yield server
+    if endpoint.command is not None:
+        with launch(
+            server,
+            endpoint.command,
+            environment={},
+            timeout_s=timeout_s,
+            health_path=MODELS_PATH,
+            prompt=TRIAL_PROMPT,
+        ) as answer:
+            yield answer
         return
-    note(f"{what}: starting {shlex.join(endpoint.command)}")
-    with Daemon(endpoint.command, log_path=log_path, environment={}) as process:
-        session = local_session(server.api_key)
-        try:
-            process.wait_until(
-                lambda: _lists_models(session, endpoint.url), timeout_s=timeout_s, what=what
-            )
-            complete(session, endpoint.url, endpoint.model, TRIAL_PROMPT, max_tokens=2)
-        except FailureError as error:
-            raise problem(what, log_path, error) from error
-        yield replace(server, process=process, startup_s=time.monotonic() - began)
+    answer = Future[Server]()
+    try:
+        server.complete(TRIAL_PROMPT, max_tokens=2)
+        answer.set_result(server)
+    except FailureError as error:
+        answer.set_exception(error)
+    yield answer
 
 
 def require_usable(name: str, endpoint: Endpoint) -> None:
@@ -98,10 +93,3 @@ def _require_nobody(name: str, endpoint: Endpoint) -> None:
                 f"serve.endpoints.{name}.url = {endpoint.url}: the port is taken by another "
                 "program; end it, or set command to null to measure it"
             )
-
-
-def _lists_models(session: requests.Session, url: str) -> bool:
-    try:
-        return session.get(f"{url}/v1/models", timeout=PROBE_TIMEOUT_S).ok
-    except requests.RequestException:
-        return False

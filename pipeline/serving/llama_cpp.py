@@ -2,26 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.core.environments import SERVE_PYTHON, installed_distribution
+from pipeline.core.environments import HOST, OFFLINE, SERVE_PYTHON, installed_distribution
 from pipeline.core.machine import usable_cores
-from pipeline.serving.server import (
-    SERVED_NAME,
-    Server,
-    chosen_port,
-    started,
-)
+from pipeline.serving.server import SERVED_NAME, UNKNOWN, Server, chosen_port, launch
 
 ENGINE = "llama.cpp"
 DISTRIBUTION = "xllamacpp"
 FACTS = re.compile(r'^\{"version": .*"system": .*\}$', re.MULTILINE)
-UNKNOWN = "unknown"
 
 
-@contextmanager
 def serve(
     model_path: Path,
     *,
@@ -32,53 +26,49 @@ def serve(
     port: int | None,
     timeout_s: float,
     log_path: Path,
-) -> Iterator[Server]:
+) -> AbstractContextManager[Future[Server]]:
     """Serve one GGUF file of `file_type` for a `with` block, with a context for each of `users`.
 
     One core is left to the load generator and the HTTP side, as vLLM does: threads that share a
-    core with them spin while they wait for each other. Raises what `server.started`
-    raises, and InputError for a port that is taken or a serving environment that is not there.
+    core with them spin while they wait for each other. The Future raises what that of
+    `server.launch` does. Raises InputError for a port that is taken or a serving environment that
+    is not there.
     """
-    what = f"llama.cpp with {name}"
     engine = installed_distribution(DISTRIBUTION)
-    number = chosen_port(port)
+    port = chosen_port(port)
+    server = Server(
+        what=f"llama.cpp with {name}",
+        url=f"http://{HOST}:{port}",
+        engine=ENGINE,
+        engine_version=f"{DISTRIBUTION} {engine.version}",
+        dtype=file_type,
+        command=(
+            "llama-server",
+            f"--model={model_path.name}",
+            f"--ctx-size={users * context_tokens}",
+            f"--parallel={users}",
+        ),
+        log_path=log_path,
+        kv_cache_tokens=users * context_tokens,
+    )
     command: list[str | Path] = [
         SERVE_PYTHON,
         "-m",
         "quantline_vllm.llama_server",
         model_path,
         f"--alias={SERVED_NAME}",
-        f"--port={number}",
+        f"--port={port}",
         f"--users={users}",
         f"--context-tokens={context_tokens}",
         f"--threads={max(1, usable_cores() - 1)}",
     ]
-    with started(
+    return launch(
+        server,
         command,
-        what=what,
-        environment={},
-        port=number,
-        log_path=log_path,
+        environment=OFFLINE,
         timeout_s=timeout_s,
-    ) as process:
-        yield Server(
-            what=what,
-            url=process.url,
-            engine=ENGINE,
-            engine_version=f"{DISTRIBUTION} {engine.version}",
-            kernel=kernel_of(process.log),
-            dtype=file_type,
-            command=(
-                "llama-server",
-                f"--model={model_path.name}",
-                f"--ctx-size={users * context_tokens}",
-                f"--parallel={users}",
-            ),
-            startup_s=process.startup_s,
-            log_path=log_path,
-            kv_cache_tokens=users * context_tokens,
-            process=process.process,
-        )
+        read_log=lambda server, log: replace(server, kernel=kernel_of(log)),
+    )
 
 
 def kernel_of(log: str) -> str:

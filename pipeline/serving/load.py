@@ -6,7 +6,6 @@ all loads, one after the other (`quantline_vllm.bench`).
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import requests
@@ -69,13 +68,19 @@ class LoadGenerator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
+
+    def start(self) -> None:
+        """Start the process if it does not run. Its imports take seconds; nobody waits here."""
+        if self._running is None:
+            port = free_port()
+            process = Daemon(
+                [SERVE_PYTHON, "-m", "quantline_vllm.bench", f"--port={port}"],
+                log_path=self._log_path,
+                environment={**OFFLINE, "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""},
+            )
+            self._running = process.__enter__(), f"http://{HOST}:{port}"
 
     def run(
         self,
@@ -91,7 +96,7 @@ class LoadGenerator:
 
         Raises FailureError when no request is answered, or not all within `timeout_s`.
         """
-        process, url = self._started()
+        process, url = self._ready()
         what = f"{server.what} with {users} users"
         arguments = [
             *_target(server),
@@ -121,21 +126,19 @@ class LoadGenerator:
             raise FailureError(f"{what}: {GENERATOR}: {answer.text:.{SHOWN_ERROR_CHARACTERS}}")
         return load_round(answer.content, what=what)
 
-    def _started(self) -> tuple[Daemon, str]:
-        if self._running is None:
-            port = free_port()
-            url = f"http://{HOST}:{port}"
-            process = Daemon(
-                [SERVE_PYTHON, "-m", "quantline_vllm.bench", f"--port={port}"],
-                log_path=self._log_path,
-                environment={**OFFLINE, "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""},
-            )
-            self._running = process.__enter__(), url
-            session = local_session()
+    def _ready(self) -> tuple[Daemon, str]:
+        self.start()
+        assert self._running is not None
+        process, url = self._running
+        session = local_session()
+        try:
             process.wait_until(
                 lambda: is_healthy(session, url), timeout_s=START_TIMEOUT_S, what=GENERATOR
             )
-        return self._running
+        except FailureError:
+            self._stop()
+            raise
+        return process, url
 
     def _stop(self) -> None:
         if self._running is not None:

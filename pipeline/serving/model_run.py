@@ -1,7 +1,8 @@
 """The benchmark of one model: its server, its parity check and the rounds that it has run.
 
-A server is started, checked and warmed up once; then it runs one load at a time. A failure ends the
-run of its own model only, as a `problem` in one line. The results until then are kept.
+A server is started and checked, beside others; then it is warmed up and runs one load at a time,
+while nothing starts. A failure ends the run of its own model only, as a `problem` in one line. The
+results until then are kept.
 """
 
 from collections.abc import Callable
@@ -60,37 +61,43 @@ class ModelRun:
     def is_running(self) -> bool:
         return self.server is not None and self.refusal is None and self.problem is None
 
-    def start_and_warm_up(
-        self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, prompts: Prompts
-    ) -> None:
-        """Start the server, compare its texts with the reference, and warm it up."""
+    def start(self, pool: ServerPool, prompts: Prompts) -> None:
+        """Start the server if it does not run, and compare its texts with the reference."""
 
-        def first_answers() -> None:
+        def start_and_check() -> None:
             self.server = pool.server(self.spec)
-            self.parity_check = self._compared(self.server, prompts)
-            self.warm_up_tokens_per_s = self._warmed_up(generator, serve)
+            self.parity_check = self._compare_texts(self.server, prompts)
 
-        self._guarded(pool, first_answers)
+        self._keep_failure(pool, start_and_check)
+
+    def warm_up(self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams) -> None:
+        """Run the first loads, whose speed says which activation type is the fastest."""
+
+        def run_first_loads() -> None:
+            self.warm_up_tokens_per_s = self._run_warm_up(generator, serve)
+
+        self._keep_failure(pool, run_first_loads)
 
     def run_round(
         self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
     ) -> None:
         """Run one load of this cell; start and warm up a server that had to make room."""
 
-        def load() -> None:
+        def run_load() -> None:
             was_running = pool.is_running(self.spec.name)
             self.server = pool.server(self.spec)
             if not was_running:
-                self._warmed_up(generator, serve)
+                self._run_warm_up(generator, serve)
             name, users = cell
-            result = self._loaded(generator, serve, serve.scenarios[name], users, seed)
+            result = self._run_load(generator, serve, serve.scenarios[name], users, seed)
             self.rounds.setdefault(cell, []).append(result)
             if self.server.process is not None:
                 self.resident_bytes = self.server.process.resident_bytes()
 
-        self._guarded(pool, load)
+        self._keep_failure(pool, run_load)
 
-    def _guarded(self, pool: ServerPool, work: Callable[[], None]) -> None:
+    def _keep_failure(self, pool: ServerPool, work: Callable[[], None]) -> None:
+        """Do `work`; a failure becomes the refusal or the problem of this model."""
         try:
             work()
         except ModelRefusedError as error:
@@ -101,7 +108,7 @@ class ModelRun:
             note(f"benchmark: {self.name}: failed: {self.problem}")
             pool.stop(self.spec.name)
 
-    def _compared(self, server: Server, prompts: Prompts) -> ParityCheck:
+    def _compare_texts(self, server: Server, prompts: Prompts) -> ParityCheck:
         """Count the texts that equal the reference. Raises FailureError when there are none."""
         asked = prompts.ids if self.model.endpoint is None else prompts.texts
         expected = self.reference.texts
@@ -117,17 +124,17 @@ class ModelRun:
             reference=self.reference.engine, num_matches=num_matches, num_prompts=len(expected)
         )
 
-    def _warmed_up(self, generator: LoadGenerator, serve: ServeParams) -> float:
+    def _run_warm_up(self, generator: LoadGenerator, serve: ServeParams) -> float:
         """Return tokens per second: the geometric mean over the fewest and the most users."""
         scenario = next(iter(serve.scenarios.values()))
         ends = sorted({scenario.concurrency[0], scenario.concurrency[-1]})
         speeds = [
-            self._loaded(generator, serve, scenario, users, WARM_UP_SEED).output_tokens_per_s
+            self._run_load(generator, serve, scenario, users, WARM_UP_SEED).output_tokens_per_s
             for users in ends
         ]
         return float(prod(speeds) ** (1 / len(speeds)))
 
-    def _loaded(
+    def _run_load(
         self,
         generator: LoadGenerator,
         serve: ServeParams,

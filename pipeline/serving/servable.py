@@ -139,19 +139,19 @@ def server_spec(
     log_path = workspace.benchmarks_path.with_suffix(".logs") / f"{name}.log"
     context_tokens = serve.context_tokens + SPARE_TOKENS
     if model.endpoint is not None:
-        start = partial(
+        serve_endpoint = partial(
             endpoint_server.serve,
             model.name,
             model.endpoint,
             timeout_s=serve.startup_timeout_s,
             log_path=log_path,
         )
-        return ServerSpec(name, 0, start)
+        return ServerSpec(name, 0, serve_endpoint)
     kv_bytes = kv_bytes_of(workspace, serve, dtype=dtype)
     if model.file_type is None:
         factor = WIDTHS.get(dtype, USUAL_WIDTH) / USUAL_WIDTH
         needed_bytes = VLLM_BYTES + round(factor * weight_bytes(model)) + kv_bytes
-        start = partial(
+        serve_checkpoint = partial(
             vllm.serve,
             model.path,
             name=name,
@@ -162,8 +162,8 @@ def server_spec(
             log_path=log_path,
             dtype=dtype,
         )
-        return ServerSpec(name, needed_bytes, start)
-    start = partial(
+        return ServerSpec(name, needed_bytes, serve_checkpoint)
+    serve_gguf = partial(
         llama_cpp.serve,
         model.path,
         name=name,
@@ -174,7 +174,7 @@ def server_spec(
         timeout_s=serve.startup_timeout_s,
         log_path=log_path,
     )
-    return ServerSpec(name, LLAMA_CPP_BYTES + weight_bytes(model) + kv_bytes, start)
+    return ServerSpec(name, LLAMA_CPP_BYTES + weight_bytes(model) + kv_bytes, serve_gguf)
 
 
 def weight_bytes(model: ServableModel) -> int:

@@ -1,25 +1,30 @@
 """A server process and its answers, for vLLM and llama.cpp alike.
 
 A server runs from the serving environment as a process of its own, listens on 127.0.0.1, is told to
-stay offline, and ends with the block that started it. `vllm` and `llama_cpp` start the engines.
+stay offline, and ends with the block that launched it. Several can start side by side: a block
+begins when the process does, and a Future has the server after its first answer. `vllm` and
+`llama_cpp` launch the engines.
 """
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import requests
 
-from pipeline.core.environments import HOST, OFFLINE, root_cause
+from pipeline.core.environments import root_cause
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, free_port, last_lines, require_free_port
 from pipeline.core.progress import note
 
 SERVED_NAME = "model"
+UNKNOWN = "unknown"
+HEALTH_PATH = "/health"
 HEALTH_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 300.0
 
@@ -36,25 +41,25 @@ class ModelRefusedError(FailureError):
 
 @dataclass(frozen=True)
 class Server:
-    """Describe a server that answers. `startup_s` is the time from its start to its first answer.
+    """Describe a server.
 
-    `what` names the server in messages, `model` names the model in requests. `kv_cache_tokens` is
-    the number of tokens that the server says it has room for. `command` starts the same server in
-    the directory of its model. `process` is None for a server that somebody else runs; `api_key`
-    is that server's key.
+    `what` names the server in messages, `model` names the model in requests. `command` starts the
+    same server in the directory of its model. `kv_cache_tokens` is the number of tokens that the
+    server says it has room for. `startup_s` is the time from its start to its first answer.
+    `process` is None for a server that somebody else runs; `api_key` is that server's key.
     """
 
     what: str
     url: str
     engine: str
     engine_version: str
-    kernel: str
-    dtype: str
     command: tuple[str, ...]
-    startup_s: float
     log_path: Path
-    model: str = SERVED_NAME
+    kernel: str = UNKNOWN
+    dtype: str = UNKNOWN
     kv_cache_tokens: int | None = None
+    model: str = SERVED_NAME
+    startup_s: float = 0.0
     process: Daemon | None = None
     api_key: str | None = field(default=None, repr=False)
 
@@ -75,53 +80,54 @@ class Server:
         )
 
 
-@dataclass(frozen=True)
-class Started:
-    """Describe a process that has answered its first request; `log` is its output until then."""
-
-    url: str
-    startup_s: float
-    log: str
-    process: Daemon
-
-
 @contextmanager
-def started(
+def launch(
+    server: Server,
     command: Sequence[str | Path],
     *,
-    what: str,
     environment: Mapping[str, str],
-    port: int,
-    log_path: Path,
     timeout_s: float,
-) -> Iterator[Started]:
-    """Start a server process, wait for its first answer, and end it with the block.
+    health_path: str = HEALTH_PATH,
+    prompt: Sequence[int] | str = (1, 2),
+    read_log: Callable[[Server, str], Server] = lambda server, _: server,
+) -> Iterator[Future[Server]]:
+    """Start the process of `server` for a `with` block; the Future has it after its first answer.
 
-    Raises ModelRefusedError when the engine does not support the model, FailureError with the
-    reason from its log when it dies, answers wrongly or needs more than `timeout_s`.
+    It answers when `health_path` is there and `prompt` gets a text. `read_log` adds what the engine
+    says about itself in its log. The Future raises ModelRefusedError when the engine does not
+    support the model, FailureError with the reason from the log when the process dies, answers
+    wrongly or needs more than `timeout_s`.
     """
-    url = f"http://{HOST}:{port}"
-    session = local_session()
     began = time.monotonic()
-    note(f"{what}: starting")
+    session = local_session(server.api_key)
+
+    def wait_for_answer() -> Server:
+        try:
+            process.wait_until(
+                lambda: is_healthy(session, server.url, path=health_path),
+                timeout_s=timeout_s,
+                what=server.what,
+            )
+            # Some refusals only show when the model runs for the first time.
+            complete(session, server.url, server.model, prompt, max_tokens=2)
+        except FailureError as error:
+            raise problem(server.what, server.log_path, error) from error
+        startup_s = time.monotonic() - began
+        note(f"{server.what}: answers after {startup_s:.0f} s")
+        log = server.log_path.read_text(errors="replace")
+        return read_log(replace(server, process=process, startup_s=startup_s), log)
+
+    note(f"{server.what}: starting")
     with (
         TemporaryDirectory() as scratch_dir,
+        ThreadPoolExecutor(max_workers=1) as waiting,  # its thread ends soon after the process
         Daemon(
             command,
-            log_path=log_path,
-            environment={**OFFLINE, **environment, "TMPDIR": scratch_dir},
+            log_path=server.log_path,
+            environment={**environment, "TMPDIR": scratch_dir},
         ) as process,
     ):
-        try:
-            process.wait_until(lambda: is_healthy(session, url), timeout_s=timeout_s, what=what)
-            # Some refusals only show when the model runs for the first time.
-            complete(session, url, SERVED_NAME, [1, 2], max_tokens=2)
-        except FailureError as error:
-            raise problem(what, log_path, error) from error
-        startup_s = time.monotonic() - began
-        note(f"{what}: answers after {startup_s:.0f} s")
-        log = log_path.read_text(errors="replace")
-        yield Started(url=url, startup_s=startup_s, log=log, process=process)
+        yield waiting.submit(wait_for_answer)
 
 
 def chosen_port(port: int | None) -> int:
@@ -179,9 +185,9 @@ def problem(what: str, log_path: Path, error: FailureError) -> FailureError:
     return FailureError(f"{what}: {cause} (the whole log: {log_path})")
 
 
-def is_healthy(session: requests.Session, url: str) -> bool:
-    """Tell whether `url`/health answers without an error."""
+def is_healthy(session: requests.Session, url: str, *, path: str = HEALTH_PATH) -> bool:
+    """Tell whether a server answers a GET of `path` without an error."""
     try:
-        return session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).ok
+        return session.get(f"{url}{path}", timeout=HEALTH_TIMEOUT_S).ok
     except requests.RequestException:
         return False

@@ -7,12 +7,20 @@ no load sends a prompt twice.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.core.environments import ENVIRONMENT, HOST, SERVE_PYTHON, VLLM_FOR_CPU, installed_vllm
-from pipeline.serving.server import SERVED_NAME, Server, chosen_port, started
+from pipeline.core.environments import (
+    ENVIRONMENT,
+    HOST,
+    OFFLINE,
+    SERVE_PYTHON,
+    VLLM_FOR_CPU,
+    installed_vllm,
+)
+from pipeline.serving.server import SERVED_NAME, UNKNOWN, Server, chosen_port, launch
 
 ENGINE = "vllm"
 ENTRY_POINT = ("-m", "vllm.entrypoints.launchers.api_server.entry")
@@ -24,10 +32,8 @@ ENGINE_DTYPE = re.compile(r"Initializing a V1 LLM engine .*\bdtype=torch\.(\w+)"
 KV_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 AUTO_DTYPE = "auto"
 DENSE_KERNEL = "dense"
-UNKNOWN = "unknown"
 
 
-@contextmanager
 def serve(
     model_dir: Path,
     *,
@@ -38,15 +44,15 @@ def serve(
     timeout_s: float,
     log_path: Path,
     dtype: str = AUTO_DTYPE,
-) -> Iterator[Server]:
+) -> AbstractContextManager[Future[Server]]:
     """Serve the checkpoint in `model_dir` for a `with` block; `name` is for messages.
 
-    `context_tokens` is the length of the longest request. Raises ModelRefusedError, FailureError
-    and, for a port that is taken or a serving environment that is not there, InputError.
+    `context_tokens` is the length of the longest request. The Future raises what that of
+    `server.launch` does. Raises InputError for a port that is taken or a serving environment that
+    is not there.
     """
-    what = f"vLLM with {name}"
     engine = installed_vllm()
-    number = chosen_port(port)
+    port = chosen_port(port)
     options = [
         f"--max-model-len={context_tokens}",
         f"--kv-cache-memory-bytes={kv_cache_bytes}",
@@ -58,6 +64,14 @@ def serve(
         launcher = CPU_LAUNCHER
         # Compiling graphs takes a C++ compiler and minutes, and gains little on a CPU.
         options.append("--enforce-eager")
+    server = Server(
+        what=f"vLLM with {name}",
+        url=f"http://{HOST}:{port}",
+        engine=ENGINE,
+        engine_version=engine.version,
+        command=("python", *ENTRY_POINT, "--model=.", *options),
+        log_path=log_path,
+    )
     command: list[str | Path] = [
         SERVE_PYTHON,
         *launcher,
@@ -65,30 +79,26 @@ def serve(
         *options,
         f"--served-model-name={SERVED_NAME}",
         f"--host={HOST}",
-        f"--port={number}",
+        f"--port={port}",
         "--disable-uvicorn-access-log",
     ]
-    with started(
+    return launch(
+        server,
         command,
-        what=what,
-        environment=ENVIRONMENT,
-        port=number,
-        log_path=log_path,
+        environment=OFFLINE | ENVIRONMENT,
         timeout_s=timeout_s,
-    ) as process:
-        yield Server(
-            what=what,
-            url=process.url,
-            engine=ENGINE,
-            engine_version=engine.version,
-            kernel=kernel_of(process.log),
-            dtype=dtype_of(process.log),
-            command=("python", *ENTRY_POINT, "--model=.", *options),
-            startup_s=process.startup_s,
-            log_path=log_path,
-            kv_cache_tokens=kv_cache_tokens_of(process.log),
-            process=process.process,
-        )
+        read_log=described_by_log,
+    )
+
+
+def described_by_log(server: Server, log: str) -> Server:
+    """Add the kernel, the type of the activations and the room of the KV cache."""
+    return replace(
+        server,
+        kernel=kernel_of(log),
+        dtype=dtype_of(log),
+        kv_cache_tokens=kv_cache_tokens_of(log),
+    )
 
 
 def kernel_of(log: str) -> str:

@@ -26,6 +26,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.params.hub_source import parse_dataset_source
 from pipeline.params.params import DatasetParams
 from pipeline.records.base import DatasetManifest
+from pipeline.records.licenses import DataLicense
 from pipeline.sources.hub import open_hub
 
 WILDCARDS = "*?["
@@ -33,13 +34,19 @@ DOWNLOAD_SUFFIX = ".download"
 KEY = "calibration.dataset.files"
 
 
-def fetch_dataset(workspace: Workspace, dataset: DatasetParams | None) -> None:
+def fetch_dataset(
+    workspace: Workspace, dataset: DatasetParams | None, license: DataLicense
+) -> None:
     """Write `artifacts/calibration`: the data set's files and their manifest.
 
     Without a data set there is a manifest only. Raises InputError for a source or files that cannot
     be used, FailureError when a transfer fails.
     """
-    if _is_intact(workspace, dataset):
+    present = _intact_manifest(workspace, dataset)
+    if present is not None:
+        if present.license != license:
+            manifest = present.model_copy(update={"license": license})
+            write_record(workspace.dataset_manifest_path, manifest)
         return
     target = workspace.calibration_dir
     download_dir = target.with_name(target.name + DOWNLOAD_SUFFIX)
@@ -49,20 +56,20 @@ def fetch_dataset(workspace: Workspace, dataset: DatasetParams | None) -> None:
         _download(dataset, data_dir)
         source, patterns = _wanted(dataset)
         files = directory_records(data_dir)
-        manifest = DatasetManifest(source=source, patterns=patterns, files=files)
+        manifest = DatasetManifest(source=source, patterns=patterns, files=files, license=license)
         write_record(download_dir / workspace.dataset_manifest_path.name, manifest)
         replace_directory(download_dir, target)
 
 
-def _is_intact(workspace: Workspace, dataset: DatasetParams | None) -> bool:
-    """Tell whether an earlier run fetched what the parameters ask for, and all of it is whole."""
+def _intact_manifest(workspace: Workspace, dataset: DatasetParams | None) -> DatasetManifest | None:
+    """Return the manifest of an earlier run, if its files are whole and those asked for now."""
     path = workspace.dataset_manifest_path
     if not path.is_file() or not workspace.dataset_dir.is_dir():
-        return False
+        return None
     manifest = read_record(DatasetManifest, path, made_by="fetch")
-    return (manifest.source, manifest.patterns) == _wanted(dataset) and directory_records(
-        workspace.dataset_dir
-    ) == manifest.files
+    if (manifest.source, manifest.patterns) != _wanted(dataset):
+        return None
+    return manifest if directory_records(workspace.dataset_dir) == manifest.files else None
 
 
 def _wanted(dataset: DatasetParams | None) -> tuple[str | None, tuple[str, ...]]:

@@ -104,9 +104,11 @@ class HubCheckpoint:
 
     @property
     def revision(self) -> str:
+        """Return the full commit."""
         return self._source.revision
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every listed file, by name."""
         return {name: digest.size for name, digest in self._digests().items()}
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:

@@ -40,9 +40,11 @@ class CachedCheckpoint:
 
     @property
     def revision(self) -> str:
+        """Return the full commit."""
         return self._source.revision
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every cached file, by name."""
         return {
             path.relative_to(self._snapshot_dir).as_posix(): path.stat().st_size
             for path in self._snapshot_dir.rglob("*")

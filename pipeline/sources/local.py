@@ -22,13 +22,16 @@ class LocalCheckpoint:
 
     @property
     def revision(self) -> None:
+        """Return None: a directory has no revision."""
         return None
 
     def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every file, by name."""
         files = (path for path in self._model_dir.iterdir() if path.is_file())
         return {path.name: path.stat().st_size for path in files}
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
+        """Copy a file into `target_dir`; return its record."""
         copy_file(self._model_dir / name, target_dir / name, advance=advance)
         return file_record(target_dir / name, target_dir)
 

@@ -3,19 +3,20 @@
 vLLM serves checkpoints and llama.cpp serves GGUF files. One load generator sends requests to all of
 them through the same API. Before the load, a parity check compares greedy texts of the server with
 those of the engine that scored the same files. That engine runs before any server and releases its
-memory. The base runs in the fastest of `serve.base_dtypes`. Then all models run in rounds, one
-load after the other, until their ratios to the base are precise enough or the time is spent. The
-report computes the costs.
+memory. The base runs in the fastest of `serve.base_dtypes`. Servers start side by side, first the
+base's, then all others. Loads run only while nothing starts: all models in rounds, one load after
+the other, until their ratios to the base are precise enough or the time is spent. The report
+computes the costs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from time import monotonic
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.documents import read_texts
 from pipeline.core.errors import FailureError
 from pipeline.core.files import write_record
@@ -51,12 +52,18 @@ PARITY_PROMPT_TOKENS = 32
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """Hold the settings, servers and load generator that all model runs share."""
+    """Hold the settings, servers and load generator that all model runs share.
+
+    `references` has the texts of the engine that scored the model at a path. `ports` has one for
+    each server, None for a free one.
+    """
 
     workspace: Workspace
     serve: ServeParams
     base_digest: str
     prompts: Prompts
+    references: Mapping[Path, Reference]
+    ports: Iterator[int | None]
     pool: ServerPool
     generator: LoadGenerator
 
@@ -75,7 +82,7 @@ def run(workspace: Workspace, params: Params) -> None:
     for name, endpoint in serve.endpoints.items():
         require_usable(name, endpoint)
     chosen_port(serve.port)
-    ports = _ports(serve)
+    ports = repeat(None) if serve.port is None else count(serve.port)
     prompts = prompts_of(workspace, params, num_prompts=NUM_PARITY_PROMPTS)
     references = _references(workspace, params, models, prompts)
     generator = LoadGenerator(
@@ -85,12 +92,14 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     with ServerPool(free_bytes=memory_for_servers) as pool, generator:
         base_digest = read_base_manifest(workspace).digest
-        shared = BenchmarkRun(workspace, serve, base_digest, prompts, pool, generator)
-        model_runs: list[ModelRun] = []
-        for model in models:
-            base = model_runs[0] if model_runs else None
-            reference = references[model.path]
-            model_runs.append(_fastest_run(shared, model, reference, base, ports))
+        shared = BenchmarkRun(
+            workspace, serve, base_digest, prompts, references, ports, pool, generator
+        )
+        base_model, *other_models = models
+        base = _fastest_base(shared, base_model)
+        others = [_model_run(shared, model, _dtype(model, base)) for model in other_models]
+        _start_and_warm_up(shared, others)
+        model_runs = [base, *others]
         _run_rounds(shared, model_runs)
     failed = [one for one in model_runs if one.problem is not None]
     _write(shared, model_runs, complete=not failed)
@@ -99,14 +108,6 @@ def run(workspace: Workspace, params: Params) -> None:
             f"{failed[0].problem} ({len(failed)} of {len(model_runs)} models failed; "
             f"{workspace.benchmarks_path.name} has what was measured, marked as partial)"
         )
-
-
-def _ports(serve: ServeParams) -> Iterator[int | None]:
-    """Yield a port for each server: free ones (None), or those from `serve.port` on."""
-    if serve.port is None:
-        while True:
-            yield None
-    yield from count(serve.port)
 
 
 def prompts_of(workspace: Workspace, params: Params, *, num_prompts: int) -> Prompts:
@@ -140,45 +141,31 @@ def _references(
     return references
 
 
-def _fastest_run(
-    shared: BenchmarkRun,
-    model: ServableModel,
-    reference: Reference,
-    base: ModelRun | None,
-    ports: Iterator[int | None],
-) -> ModelRun:
-    """Start and warm up a model in each of its activation types, and keep the fastest run."""
-    note(f"benchmark: {model.name}")
-    fastest: ModelRun | None = None
-    for dtype in _dtypes(shared.serve, model, base):
-        model_run = _model_run(shared, model, reference, dtype=dtype, port=next(ports))
-        if model_run.refusal is None:
-            model_run.start_and_warm_up(shared.pool, shared.generator, shared.serve, shared.prompts)
-        fastest = model_run if fastest is None else _faster(shared, fastest, model_run)
-    assert fastest is not None
+def _fastest_base(shared: BenchmarkRun, model: ServableModel) -> ModelRun:
+    """Serve the base in each activation type, and keep only the fastest in the warm-up."""
+    model_runs = [_model_run(shared, model, dtype) for dtype in shared.serve.base_dtypes]
+    _start_and_warm_up(shared, model_runs)
+    fastest, *slower = sorted(model_runs, key=lambda one: -one.warm_up_tokens_per_s)
+    for one in slower:
+        shared.pool.stop(one.spec.name)
+        if one.server is not None and one.parity_check is not None:
+            fastest.slower_dtypes[one.server.dtype] = one.warm_up_tokens_per_s
     return fastest
 
 
-def _dtypes(serve: ServeParams, model: ServableModel, base: ModelRun | None) -> Sequence[str]:
-    """List the types of activations to try.
+def _dtype(model: ServableModel, base: ModelRun) -> str:
+    """Return the type of activations to serve a variant or an endpoint with.
 
-    vLLM chooses the type of a variant, except where quantline's own kernels run it. They take any
-    type, and the base's type is the fastest for all other layers of the model.
+    vLLM chooses it, except where quantline's own kernels run the variant. They take any type, and
+    the base's type is the fastest for all other layers of the model.
     """
-    if base is None:
-        return serve.base_dtypes
     is_ours = model.file_type is None and this_machine().lacks_4_bit_kernels
-    return (base.server.dtype if is_ours and base.server is not None else AUTO_DTYPE,)
+    return base.server.dtype if is_ours and base.server is not None else AUTO_DTYPE
 
 
-def _model_run(
-    shared: BenchmarkRun,
-    model: ServableModel,
-    reference: Reference,
-    *,
-    dtype: str,
-    port: int | None,
-) -> ModelRun:
+def _model_run(shared: BenchmarkRun, model: ServableModel, dtype: str) -> ModelRun:
+    """Plan to serve a model; refuse one whose context is too short for the load."""
+    reference = shared.references[model.path]
     needed = shared.serve.context_tokens + SPARE_TOKENS
     refusal = None
     if reference.context_tokens < needed:
@@ -189,23 +176,26 @@ def _model_run(
         note(f"benchmark: {model.name}: skipped: {refusal}")
     return ModelRun(
         model,
-        server_spec(shared.workspace, shared.serve, model, port=port, dtype=dtype),
+        server_spec(shared.workspace, shared.serve, model, port=next(shared.ports), dtype=dtype),
         kv_bytes_of(shared.workspace, shared.serve, dtype=dtype),
         reference,
         refusal=refusal,
     )
 
 
-def _faster(shared: BenchmarkRun, one: ModelRun, other: ModelRun) -> ModelRun:
-    """Keep the run with more tokens per second in the warm-up; end the server of the other."""
-    winner, loser = one, other
-    if other.warm_up_tokens_per_s > one.warm_up_tokens_per_s:
-        winner, loser = other, one
-    shared.pool.stop(loser.spec.name)
-    winner.slower_dtypes |= loser.slower_dtypes
-    if loser.server is not None and loser.parity_check is not None:
-        winner.slower_dtypes[loser.server.dtype] = loser.warm_up_tokens_per_s
-    return winner
+def _start_and_warm_up(shared: BenchmarkRun, model_runs: Sequence[ModelRun]) -> None:
+    """Start as many servers side by side as memory has room for, and warm them up one by one."""
+    waiting = [one for one in model_runs if one.refusal is None]
+    while waiting:
+        shared.generator.start()
+        num_launched = shared.pool.launch([one.spec for one in waiting])
+        # Where not even one has room, the pool makes room for the next one.
+        group, waiting = waiting[: max(1, num_launched)], waiting[max(1, num_launched) :]
+        for one in group:
+            one.start(shared.pool, shared.prompts)
+        for one in group:
+            if one.is_running:
+                one.warm_up(shared.pool, shared.generator, shared.serve)
 
 
 def _run_rounds(shared: BenchmarkRun, model_runs: list[ModelRun]) -> None:

@@ -9,7 +9,7 @@ import torch
 from pipeline.architectures.folds import require_folds
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.sample import calibration_sample, write_token_ids
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import (
     directory_records,

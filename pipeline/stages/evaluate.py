@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.checkpoint.chat_rendering import template_date
-from pipeline.checkpoint.reading import model_config, tokenizer_of
+from pipeline.checkpoint.reading import vocabulary_size
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import (
     directory_records,
@@ -27,7 +28,8 @@ from pipeline.core.record import sha256_hex
 from pipeline.core.system_errors import readable_memory_errors
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.scorer import BrokenModelError, engine_of
-from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel, read_held_out
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.evaluation.scored_models import ScoredModels, base_model
 from pipeline.evaluation.stopping import stopping_rule
 from pipeline.evaluation.task_runs import TaskQuestions
@@ -66,7 +68,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
             workspace, evaluate_need(fetched_source(workspace), params, name, suite_tokens=0)
         )
     held_out = read_held_out(workspace.root, evaluate, tokenizer)
-    vocab_size = int(model_config(workspace.base_dir).get_text_config().vocab_size)
+    vocab_size = vocabulary_size(workspace.base_dir)
     models = ScoredModels(
         base_model(workspace.base_dir, base.digest),
         workspace.base_dir,

@@ -33,7 +33,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import examine_file_names, examine_small_files
 from pipeline.intake.weights import account_for_tensors, require_finite
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
-from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import ModelParams, Params
 from pipeline.records.base import BaseManifest, read_base_manifest
@@ -53,8 +53,11 @@ def run(workspace: Workspace, params: Params) -> None:
     Raises InputError when the checkpoint cannot be quantized or released or the data set cannot be
     read, FailureError when a transfer fails.
     """
+    rules = license_rules()
+    data_license = read_data_license(workspace, params.calibration.license, rules)
+    require_data_allowed(data_rule(data_license, rules), params.release)
     source = open_source(workspace, params.model)
-    fetch_dataset(workspace, params.calibration.dataset)
+    fetch_dataset(workspace, params.calibration.dataset, data_license)
     apply = partial(applied_license, workspace, params)
     present = intact_manifest(workspace, params.model, source)
     if present is not None:
@@ -86,7 +89,6 @@ def applied_license(
     rules = license_rules()
     rule = resolve(facts, rules, decision, multimodal=multimodal)
     require_allowed(rule, params.release)
-    require_data_allowed(data_rule(params.calibration.license, rules), params.release)
     note(f"fetch: {rule.name}")
     return rule.applied(decision)
 

@@ -3,6 +3,7 @@
 The stage runs at every `dvc repro`, reads no weights, and refuses a named file that is missing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,8 @@ from pipeline.core.files import (
     write_record,
 )
 from pipeline.core.workspace import Workspace
-from pipeline.licensing.reading import read_decision
+from pipeline.licensing.reading import read_data_license, read_decision
+from pipeline.licensing.rules import license_rules
 from pipeline.params.gate import GateParams
 from pipeline.params.params import DEMO_SOURCE, HUB_PREFIX, Params
 from pipeline.records.inputs import FileState, NamedFiles, ReleaseNaming, StoppingRules
@@ -29,8 +31,7 @@ MAX_HASHED_BYTES: Final = 1 << 26  # a tenth of a second; a clone then has the s
 def run(workspace: Workspace, params: Params) -> None:
     """Write `artifacts/inputs/`. Raises InputError for a named file that is not there."""
     model_dir = _model_dir(workspace, params.model.source)
-    decision = read_decision(workspace, params.model.license)
-    license_text = workspace.root / decision.text if decision and decision.text else None
+    license_texts = _license_texts(workspace, params)
     key = params.release.signing_key
     signing_key = workspace.root / key if key is not None else None
     if signing_key is not None and not signing_key.is_file():
@@ -39,9 +40,9 @@ def run(workspace: Workspace, params: Params) -> None:
             "set it to null to leave packages unsigned"
         )
     with new_directory(workspace.inputs_dir) as work_dir:
-        write_record(work_dir / "model.json", _named_files(model_dir))
-        write_record(work_dir / "license.json", _named_files(license_text))
-        write_record(work_dir / "signing-key.json", _named_files(signing_key))
+        write_record(work_dir / "model.json", _named_files([model_dir]))
+        write_record(work_dir / "license.json", _named_files(license_texts))
+        write_record(work_dir / "signing-key.json", _named_files([signing_key]))
         for name in FORMATS:
             write_record(work_dir / f"release.{name}.json", _release_naming(params, name))
         write_record(work_dir / "stopping.json", _stopping_rules(params.gate))
@@ -54,13 +55,30 @@ def _model_dir(workspace: Workspace, source: str) -> Path | None:
     return workspace.demo_model_dir if source == DEMO_SOURCE else workspace.root / source
 
 
-def _named_files(path: Path | None) -> NamedFiles:
-    """Describe one file, or the files right in a directory."""
-    if path is None:
-        return NamedFiles(files=())
-    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+def _license_texts(workspace: Workspace, params: Params) -> list[Path | None]:
+    """Find the texts of the decisions on the licenses of the model and of the calibration data."""
+    data = read_data_license(workspace, params.calibration.license, license_rules())
+    decisions = [
+        read_decision(workspace, params.model.license),
+        data.applied.decision if data.applied else None,
+    ]
+    return [
+        workspace.root / decision.text if decision and decision.text else None
+        for decision in decisions
+    ]
+
+
+def _named_files(named: Sequence[Path | None]) -> NamedFiles:
+    """Describe the named files, and those right in a named directory."""
+    paths = [
+        file
+        for path in named
+        if path is not None
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        if file.is_file()
+    ]
     states = []
-    for file in filter(Path.is_file, paths):
+    for file in paths:
         facts = file.stat()
         is_small = facts.st_size <= MAX_HASHED_BYTES
         states.append(

@@ -56,6 +56,7 @@ class EvidenceFile:
 
     @property
     def blob(self) -> Blob:
+        """Return the file as a blob with the media type of its kind."""
         descriptor = Descriptor(
             media_type=self.kind.media_type,
             digest=self.record.digest,
@@ -80,6 +81,7 @@ class Release:
 
     @property
     def digest(self) -> Digest:
+        """Return the digest of the manifest."""
         return self.manifest.descriptor.digest
 
 

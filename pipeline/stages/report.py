@@ -11,7 +11,7 @@ from pipeline.core.workspace import BASE, Workspace
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Params
 from pipeline.params.reading import read_prices
-from pipeline.records.base import read_base_manifest
+from pipeline.records.base import DatasetManifest, read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
 from pipeline.records.release import Receipts
@@ -41,7 +41,10 @@ def _facts(workspace: Workspace, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
-        license_rule=license_rules().named(base.applied_license.id, key="license"),
+        license_rule=license_rules().applying(base.applied_license),
+        data_license=read_record(
+            DatasetManifest, workspace.dataset_manifest_path, made_by="fetch"
+        ).license,
         statistics=read_record(StatisticsRecord, workspace.statistics_path, made_by="calibrate"),
         selection=selection,
         base_evaluation=_evaluation(workspace, BASE),

@@ -74,10 +74,12 @@ class LoadedTask:
 
     @property
     def higher_is_better(self) -> bool:
+        """Tell whether a higher value of the metric is better."""
         return bool(self.parts[0].higher_is_better()[self.metric])
 
     @property
     def version(self) -> str:
+        """Return the version of the task, by lm-eval or the task's file."""
         return str(self.parts[0].VERSION)
 
 

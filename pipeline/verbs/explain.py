@@ -38,6 +38,7 @@ class Flip:
 
     @property
     def key(self) -> tuple[str, int]:
+        """Return the task and the number of the document."""
         return self.base.task, self.base.doc_id
 
 

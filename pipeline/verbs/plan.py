@@ -1,7 +1,8 @@
 """Plan a run: predict its memory, disk and time on this machine, and refuse what cannot fit.
 
 The prediction comes from the model's configuration and headers, the number of tokens in the suite
-and a measurement of one second of how fast this machine multiplies.
+and a measurement of one second of how fast this machine multiplies. The held-out text is tokenized,
+to find one that is too short.
 """
 
 from collections.abc import Iterator
@@ -9,16 +10,16 @@ from pathlib import Path
 
 from pipeline.architectures.folds import require_folds
 from pipeline.checkpoint.names import CONFIG_FILE
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.gguf.files import require_convertible
-from pipeline.params.params import (
-    LLAMA_CPP,
-    GgufParams,
-    PackedVariant,
-    Params,
-)
+from pipeline.licensing.licenses import data_rule, require_data_allowed
+from pipeline.licensing.reading import read_data_license
+from pipeline.licensing.rules import license_rules
+from pipeline.params.params import LLAMA_CPP, GgufParams, PackedVariant, Params
 from pipeline.planning.capacity import capacity, measured_speed
 from pipeline.planning.model_source import examined_base
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
@@ -32,15 +33,20 @@ from pipeline.tasks.texts import suite_tokens
 def run(workspace: Workspace, params: Params) -> None:
     """Print the plan.
 
-    Raises InputError after that when memory or disk cannot hold the run, and before it for an
-    architecture that cannot be quantized as the recipes say.
+    Raises InputError after that when memory or disk cannot hold the run. Raises it before that for
+    an architecture that cannot be quantized as the recipes say, for a held-out text that is too
+    short, and for calibration data whose license is unknown or forbids the release.
     """
+    rules = license_rules()
+    data_license = read_data_license(workspace, params.calibration.license, rules)
+    require_data_allowed(data_rule(data_license, rules), params.release)
+    evaluate = params.evaluate
     with examined_base(workspace, params.model) as base:
         source, findings = base.source, [*base.findings]
         require_folds(source.architecture, params.variants.values())
         require_groups(source, params)
+        read_held_out(workspace.root, evaluate, tokenizer_of(base.directory))
         findings += llama_cpp_findings(base.directory, params)
-    evaluate = params.evaluate
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)

@@ -8,7 +8,7 @@ from pipeline.registry.stored_release import read_release
 
 
 def run(workspace: Workspace, *, ref: str, alias: str) -> None:
-    """Move the alias. Raises InputError when `ref` is no release or `alias` no alias."""
+    """Point the alias at the release. Raises InputError for a wrong `ref` or `alias`."""
     require_alias(alias)
     store, name = open_release(workspace, ref)
     release = read_release(store, name)

@@ -6,7 +6,7 @@ from pipeline.registry.places import open_release
 
 
 def run(workspace: Workspace, *, alias: str) -> None:
-    """Move the alias back. Raises InputError when there is nothing to go back to."""
+    """Point the alias back. Raises InputError when it had no release before."""
     store, name = open_release(workspace, alias)
     move = rollback(store, name)
     print(f"{store.reference(name)}: {move.title}, {move.digest}")

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.calibration.conversations import UnusableRowError, document_of
 from pipeline.checkpoint.chat_rendering import TEMPLATE_DATE, template_date
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.documents import MalformedRow
 from pipeline.core.errors import InputError
 from pipeline.evaluation.lm_eval_model import chat_text

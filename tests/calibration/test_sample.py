@@ -14,7 +14,7 @@ import pytest
 from pipeline.calibration.overlap import NGRAM_WORDS
 from pipeline.calibration.sample import CalibrationSample, calibration_sample, drawn_order
 from pipeline.checkpoint.chat_rendering import TEMPLATE_DATE
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.reading import read_params

@@ -172,7 +172,7 @@ def test_a_shard_with_an_unlisted_tensor_is_refused(sharded: Path) -> None:
     save_file({**tensors, "extra": torch.zeros(1)}, sharded / FIRST_SHARD)
     shards = read_shards(sharded)
     assert shards is not None
-    with pytest.raises(InputError, match="tensor 'extra' is there, though not in what"):
+    with pytest.raises(InputError, match="tensor 'extra' is there, though not listed in"):
         check_weights(sharded, shards, shards=shards)
 
 

@@ -65,11 +65,11 @@ FORMS: dict[str, bytes] = {
     "mark.json": codecs.BOM_UTF8 + b"\r\n" + LIST,
     "windows.jsonl": LINES.replace(b"\n", b"\r\n"),
     "blank-lines.jsonl": b"\n \n" + LINES.replace(b"\n", b"\n\n\t\n") + b"\n\n",
-    "lines.jsonl.gz": gzip.compress(LINES),
-    "list.json.gz": gzip.compress(LIST),
-    "mark.jsonl.gz": gzip.compress(codecs.BOM_UTF8 + LINES),
-    "two-members.jsonl.gz": gzip.compress(LINES[:40]) + gzip.compress(LINES[40:]),
-    "compressed-unnamed.jsonl": gzip.compress(LINES),
+    "lines.jsonl.gz": gzip.compress(LINES, mtime=0),
+    "list.json.gz": gzip.compress(LIST, mtime=0),
+    "mark.jsonl.gz": gzip.compress(codecs.BOM_UTF8 + LINES, mtime=0),
+    "two-members.jsonl.gz": gzip.compress(LINES[:40], mtime=0) + gzip.compress(LINES[40:], mtime=0),
+    "compressed-unnamed.jsonl": gzip.compress(LINES, mtime=0),
     "named-compressed.jsonl.gz": LINES,
     "lines.jsonl.zst": zstandard(LINES),
 }
@@ -115,7 +115,7 @@ def test_a_directory_is_its_data_files_set_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "b.parquet", TEXTS[4:])
     write(tmp_path / "a.jsonl", TEXTS[:4])
-    (tmp_path / "data" / "c.json.gz").write_bytes(gzip.compress(json_lines(["last"])))
+    (tmp_path / "data" / "c.json.gz").write_bytes(gzip.compress(json_lines(["last"]), mtime=0))
     (tmp_path / "README.md").write_text("no data")
     numbers = [7, 1, 10, 3, 4, 9, 0]
     assert texts_of(tmp_path, numbers) == [[*TEXTS, "last"][number] for number in numbers]
@@ -194,12 +194,17 @@ def test_a_line_that_is_not_json_is_a_row_with_its_place(tmp_path: Path) -> None
         ("a.json", b"[1,\n ", "a.json, line 2: not valid JSON"),
         ("a.json", b"[" * 200_000, "not usable as JSON"),
         ("a.txt", b"one\n\xff", "a.txt, line 2: not UTF-8 text"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-9], "cannot be expanded: Compressed file ended"),
-        ("b.jsonl.gz", gzip.compress(LINES)[:20] + b"\xff" * 40, "cannot be expanded"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES, mtime=0)[:-9],
+            "cannot be expanded: Compressed file ended",
+        ),
+        ("b.jsonl.gz", gzip.compress(LINES, mtime=0)[:20] + b"\xff" * 40, "cannot be expanded"),
         ("a.jsonl.zst", zstandard(LINES)[:-9], "cannot be expanded: Truncated"),
-        ("a.parquet.gz", gzip.compress(b"PAR1 and nothing"), "not readable as parquet"),
-        ("a.tar.gz", gzip.compress(LINES), "unknown kind of text file"),
+        ("a.parquet.gz", gzip.compress(b"PAR1 and nothing", mtime=0), "not readable as parquet"),
+        ("a.tar.gz", gzip.compress(LINES, mtime=0), "unknown kind of text file"),
     ],
+    ids=range(10),
 )
 def test_a_file_that_cannot_be_opened_is_one_line(
     tmp_path: Path, name: str, content: bytes, message: str

@@ -95,6 +95,7 @@ def test_more_tokens_than_it_reads_are_refused(
         scorer.logits([Span(tuple(random_ids(1025, seed=1)), start=1000)])
 
 
+@pytest.mark.usefixtures("own_programs")
 def test_a_broken_model_and_a_killed_engine_are_one_line_each(tmp_path: Path) -> None:
     serve_python()
     weights_path = tiny_llama(tmp_path / "model", hidden=256) / "model.safetensors"

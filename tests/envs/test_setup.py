@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,9 +98,13 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with pip alone; a copy is made sooner than another one."""
+    """A virtual environment with pip alone; a copy of pip is made sooner than an installed one."""
     directory = tmp_path_factory.mktemp("environment") / "empty"
-    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
+    (site_dir,) = directory.glob("lib/python*/site-packages")
+    own_site_dir = Path(sysconfig.get_path("purelib"))
+    for part in (own_site_dir / "pip", *own_site_dir.glob("pip-*.dist-info")):
+        shutil.copytree(part, site_dir / part.name)
     return directory
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.engines.scorer import LazyScorer, Scorer
 from pipeline.evaluation import evaluator as evaluator_module
-from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, HeldOut, ScoredModel
+from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.params.reading import read_params
 from tests.engines.scored_models import open_transformers, random_ids, tiny_model_dir
 from tests.support import ROOT
@@ -73,7 +74,7 @@ def test_a_reference_whose_logits_are_too_many_is_loaded_after_the_other_started
     base = events.model("base")
     evaluator.evaluate(base, None)
     kept = evaluator.evaluate(events.model("other"), base)
-    monkeypatch.setattr(evaluator_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(evaluator_module, "KEPT_LOGITS_BYTES", 0)
     events.seen.clear()
     own = evaluator.evaluate(events.model("vllm"), base)
     assert events.seen == ["vllm opened", "base opened", "base closed"]

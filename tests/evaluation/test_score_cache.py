@@ -106,7 +106,7 @@ def test_the_cache_does_not_grow_without_end(
     assert not is_known(model, "first")
     (only,) = tmp_path.iterdir()
     os.utime(only, ns=(0, 0))
-    monkeypatch.setattr(score_cache, "CACHE_BYTES", 2 * only.stat().st_size)
+    monkeypatch.setattr(score_cache, "SCORES_CACHE_BYTES", 2 * only.stat().st_size)
     assert not is_known(model, "second")
     assert is_known(model, "first")  # and so used after the second
     assert not is_known(model, "third")

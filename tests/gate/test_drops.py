@@ -8,14 +8,14 @@ from scipy.stats import ttest_1samp
 
 from pipeline.gate.drops import (
     MEAN,
-    HeldDrop,
+    DropTest,
     MeanDrop,
     Progress,
     Step,
     after_look,
     combined,
+    drop_tests,
     drop_verdicts,
-    held_drops,
     holm,
 )
 from pipeline.gate.paired import PairedTask, from_drops
@@ -63,13 +63,13 @@ class Known:
 )
 def test_holm_steps_down(p_values: tuple[float, ...], rejected: set[int]) -> None:
     """The thresholds are 0.05 ÷ 3, ÷ 2, ÷ 1, and the first that fails ends it."""
-    tested = {str(it): HeldDrop(Known(p), 0.05, ONLY_LOOK) for it, p in enumerate(p_values)}
+    tested = {str(it): DropTest(Known(p), 0.05, ONLY_LOOK) for it, p in enumerate(p_values)}
     assert holm(tested, 0.05) == {str(it) for it in rejected}
 
 
 def verdicts_on(tasks: dict[str, PairedTask], margins: dict[str, float]) -> dict[str, Verdict]:
     history = {task: (pairs,) for task, pairs in tasks.items()}
-    return drop_verdicts(held_drops(history, margins, None), 0.05)
+    return drop_verdicts(drop_tests(history, margins, None), 0.05)
 
 
 def test_approval_needs_every_task_and_no_correction() -> None:
@@ -112,15 +112,15 @@ def test_the_mean_counts_every_task_the_same() -> None:
 def test_a_single_task_has_no_mean() -> None:
     pairs = binary(50, 1, 1)
     margins = {"a": 0.1, "b": 0.1, MEAN: 0.1}
-    assert set(held_drops({"a": [pairs]}, margins, None)) == {"a"}
-    assert set(held_drops({"a": [pairs], "b": [pairs]}, margins, None)) == {"a", "b", MEAN}
+    assert set(drop_tests({"a": [pairs]}, margins, None)) == {"a"}
+    assert set(drop_tests({"a": [pairs], "b": [pairs]}, margins, None)) == {"a", "b", MEAN}
 
 
 def test_the_mean_is_tested_at_the_last_look_that_all_tasks_had() -> None:
     first, later = binary(100, 1, 1), binary(200, 40, 1)
     history = {"a": [first], "b": [first, later]}
     margins = {"a": 0.05, "b": 0.05, MEAN: 0.02}
-    tested = held_drops(history, margins, SEQUENTIAL)
+    tested = drop_tests(history, margins, SEQUENTIAL)
     assert tested[MEAN].drop == MeanDrop((first, first))
     assert [tested[name].look.number for name in ("a", "b", MEAN)] == [1, 2, 1]
 
@@ -154,8 +154,8 @@ def test_after_the_last_look_nothing_is_open() -> None:
 
 def test_an_early_look_asks_for_more_than_a_single_one() -> None:
     pairs = binary(200, 4, 2)
-    early = held_drops({"task": [pairs]}, {"task": 0.036}, SEQUENTIAL)
-    only = held_drops({"task": [pairs]}, {"task": 0.036}, None)
+    early = drop_tests({"task": [pairs]}, {"task": 0.036}, SEQUENTIAL)
+    only = drop_tests({"task": [pairs]}, {"task": 0.036}, None)
     assert early["task"].look.level(0.05) < pairs.p_below(0.036) <= 0.05
     assert drop_verdicts(early, 0.05) == {"task": Verdict.INCONCLUSIVE}
     assert drop_verdicts(only, 0.05) == {"task": Verdict.APPROVED}

@@ -8,7 +8,7 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.gate.comparison import rows_of, task_recovery
 from pipeline.gate.drops import PROGRESS, Progress
-from pipeline.gate.reasons import told_apart
+from pipeline.gate.reasons import distinct
 from pipeline.gate.sequential import look_sizes
 from pipeline.gate.verdicts import ScoredVariant, decide, next_step
 from pipeline.params.gate import GateClass, GateParams, SequentialParams, Spending
@@ -89,6 +89,7 @@ def scored(answers: dict[str, set[int]], **changes: Any) -> Scored:
         "documents_sha256": OTHER_SHA,
         "broken": None,
         "controls": {},
+        "template_date": None,
     }
     record = EvaluationRecord.model_validate(values | changes)
     return Scored(record, [row for task, right in answers.items() for row in rows(task, right)])
@@ -236,9 +237,9 @@ def test_bounds_are_exact() -> None:
 
 
 def test_a_number_is_never_written_like_the_threshold_it_misses() -> None:
-    assert told_apart(0.9699999, 0.97) == "0.9699999"
-    assert told_apart(0.05, 0.05) == "0.05"
-    assert told_apart(0.123456, 0.05) == "0.123"
+    assert distinct(0.9699999, 0.97) == "0.9699999"
+    assert distinct(0.05, 0.05) == "0.05"
+    assert distinct(0.123456, 0.05) == "0.123"
 
 
 def test_many_flips_at_the_same_score_are_no_approval() -> None:

@@ -26,7 +26,8 @@ IDS = tuple(range(5, 37))
 
 @pytest.fixture(scope="module")
 def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("gguf") / "base", hidden=256, layers=1)
+    path = tmp_path_factory.mktemp("gguf") / "base"
+    return tiny_llama(path, hidden=256, intermediate=256, layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.checkpoint.tokenizer import HARD_TEXTS, tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records
 from pipeline.intake.examination import examine_file_names, examine_small_files
-from pipeline.intake.tokenizer import HARD_TEXTS
 from pipeline.intake.weights import account_for_tensors, require_finite
 from tests.models import tiny_llama
 
@@ -58,6 +58,7 @@ def test_a_plain_checkpoint_stays_as_it_is(model: Path) -> None:
 def test_the_file_decides_how_text_is_read(model: Path, class_name: str) -> None:
     edit(model / "tokenizer_config.json", tokenizer_class=class_name)
     before = directory_records(model)
+    own = tokenizer_of(model)
     intake = examine_small_files(model)
     assert [finding.file for finding in intake.findings] == ["tokenizer_config.json"]
     assert class_name in intake.findings[0].found
@@ -67,6 +68,7 @@ def test_the_file_decides_how_text_is_read(model: Path, class_name: str) -> None
     for text in HARD_TEXTS:
         ids = file.encode(text, add_special_tokens=False).ids
         assert library.encode(text, add_special_tokens=False) == ids
+        assert own.encode(text, add_special_tokens=False) == ids
 
 
 def test_a_token_without_a_row_in_the_embedding_is_refused(model: Path) -> None:

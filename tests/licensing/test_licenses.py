@@ -1,5 +1,6 @@
 """Which license applies, where the run stops because nobody can say, and what follows for whom."""
 
+import json
 import re
 from datetime import date
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.core.files import file_sha256
+from pipeline.core.workspace import Workspace
 from pipeline.licensing.licenses import (
     data_rule,
     display_text,
@@ -14,10 +17,11 @@ from pipeline.licensing.licenses import (
     require_data_allowed,
     resolve,
 )
-from pipeline.licensing.rule import Grant, LicenseRule, words_sha256
+from pipeline.licensing.reading import read_data_license
+from pipeline.licensing.rule import LicenseRule, words_sha256
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import Audience, ReleaseParams
-from pipeline.records.licenses import LicenseDecision, LicenseFacts
+from pipeline.records.licenses import Grant, LicenseDecision, LicenseFacts, LicenseTerms
 from pipeline.release.card_facts import release_license
 from pipeline.release.notice import notice_text
 from tests.registry_server import package_manifest
@@ -26,6 +30,15 @@ from tests.support import ROOT
 RULES = license_rules()
 TEXTS = ROOT / "tests" / "licenses"
 SHA = "ab" * 32
+
+
+TERMS = LicenseTerms(name="Mine", grants=Grant.RESEARCH, conditions=("Say so.",))
+
+
+def rule_of(license_id: str) -> LicenseRule:
+    rule = RULES.by_id(license_id)
+    assert rule is not None
+    return rule
 
 
 def words_of(rule_id: str) -> str:
@@ -155,7 +168,9 @@ def test_multimodal_llamas_are_not_for_europe() -> None:
     [
         (facts("mit"), decision("mit", text_sha256="cd" * 32), "read it and decide again"),
         (facts("mit", text=None), decision("mit"), "name the text that Jane Doe on 2026-11-21"),
-        (facts("mit"), decision("my-own"), "license = 'my-own': expected one of apache-2.0, mit"),
+        (facts("mit"), decision("my-own"), "license = 'my-own': no rule for it"),
+        (facts("mit"), decision("mit", terms=TERMS), "has a rule; remove the terms"),
+        (facts("mit"), decision("my own", terms=TERMS), "expected letters, digits, dots and dash"),
     ],
 )
 def test_a_decision_holds_for_one_text_and_one_rule(
@@ -165,6 +180,8 @@ def test_a_decision_holds_for_one_text_and_one_rule(
         applied(stated, decided)
 
 
+PLAIN = (Grant.ANY, "", None)
+NOT_COMMERCIAL = (Grant.NON_COMMERCIAL, "", None)
 # Every row of what a redistributor owes: purposes, beginning of the name, sentence to show.
 ROWS = {
     "apache-2.0": (Grant.ANY, "", None),
@@ -182,14 +199,18 @@ ROWS = {
     "falcon-180b": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
     "falcon-llm": (Grant.ANY, "", "Llama-3-tiny is built using artificial intelligence technology"),
     "falcon2": (Grant.ANY, "", "Llama-3-tiny is built using Falcon LLM technology"),
-    "cc-by-nc-4.0": (Grant.NON_COMMERCIAL, "", None),
-    "cc-by-4.0": (Grant.ANY, "", None),
-    "cc-by-sa-4.0": (Grant.ANY, "", None),
-    "cc0-1.0": (Grant.ANY, "", None),
-    "odc-by": (Grant.ANY, "", None),
-    "cdla-permissive-2.0": (Grant.ANY, "", None),
-    "cdla-sharing-1.0": (Grant.ANY, "", None),
+    **dict.fromkeys(("cc-by-nc-4.0", "cc-by-nc-3.0", "cc-by-nc-2.0"), NOT_COMMERCIAL),
+    **dict.fromkeys(("cc-by-4.0", "cc-by-3.0", "cc-by-2.5", "cc-by-2.0"), PLAIN),
+    **dict.fromkeys(("cc-by-sa-4.0", "cc-by-sa-3.0"), PLAIN),
+    **dict.fromkeys(("cc-by-nc-sa-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-2.0"), NOT_COMMERCIAL),
+    "cc-by-nd-4.0": PLAIN,
+    **dict.fromkeys(("cc-by-nc-nd-4.0", "cc-by-nc-nd-3.0"), NOT_COMMERCIAL),
+    **dict.fromkeys(("cc0-1.0", "odc-by", "odbl", "pddl", "gfdl"), PLAIN),
+    **dict.fromkeys(("cdla-permissive-2.0", "cdla-sharing-1.0", "cdla-permissive-1.0"), PLAIN),
 }
+UNCHANGED_ONLY = {"cc-by-nd-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-nd-3.0"}
+CREDITED = {it for it in ROWS if it.startswith("cc-by")} | {"odc-by", "gfdl"}
+SHARED_ALIKE = {it for it in ROWS if "-sa-" in it} | {"gfdl", "odbl", "cdla-sharing-1.0"}
 
 
 META = "Copyright © Meta Platforms, Inc. All Rights Reserved."
@@ -215,8 +236,13 @@ TOLD = {
     ),
     "qwen": "100 million",
     "deepseek": "attachment A",
-    **dict.fromkeys(("cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by"), "name its makers"),
-    **dict.fromkeys(("cdla-permissive-2.0", "cdla-sharing-1.0"), "the text of its license"),
+    **dict.fromkeys(CREDITED, "name its makers"),
+    **dict.fromkeys(UNCHANGED_ONLY, "may not be passed on"),
+    "odbl": "to say so and name its license",
+    **dict.fromkeys(
+        ("cdla-permissive-2.0", "cdla-sharing-1.0", "cdla-permissive-1.0"),
+        "the text of its license",
+    ),
 }
 POLICIES = {
     "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "falcon-180b", "falcon-llm",
@@ -235,10 +261,14 @@ def test_every_license_for_every_audience_and_purpose(
     tmp_path: Path, license_id: str, audience: Audience, commercial: bool
 ) -> None:
     grant, prefix, shown = ROWS[license_id]
-    rule = RULES.named(license_id, key="license")
+    rule = rule_of(license_id)
     asked = release(audience, commercial=commercial, name="Llama-3-tiny")
     if commercial and grant is not Grant.ANY:
         with pytest.raises(InputError, match=f"allows {grant.value} purposes only"):
+            require_allowed(rule, asked)
+        return
+    if license_id in UNCHANGED_ONLY and audience is not Audience.INTERNAL:
+        with pytest.raises(InputError, match="forbids to pass on what was changed"):
             require_allowed(rule, asked)
         return
     require_allowed(rule, asked)
@@ -250,6 +280,7 @@ def test_every_license_for_every_audience_and_purpose(
     assert "Changed files: model.gguf." in notice
     assert NOTICES.get(license_id, "") in notice
     assert TOLD.get(license_id, "") in notice
+    assert ("only under the same license" in notice) == (license_id in SHARED_ALIKE)
     assert ("is subject to the policy at https://" in notice) == (license_id in POLICIES)
     assert (terms.display_text or "") in notice
     assert terms.display_text == sentence
@@ -267,12 +298,65 @@ def test_every_license_for_every_audience_and_purpose(
         require_allowed(rule, other_name)
 
 
-def test_calibration_data_has_a_license_too() -> None:
-    assert data_rule("own", RULES) is None
-    assert data_rule("CDLA-Sharing-1.0", RULES) is not None
-    with pytest.raises(InputError, match=r"calibration.license .* = 'scraped': expected one of"):
-        data_rule("scraped", RULES)
-    for_research = data_rule("cc-by-nc-4.0", RULES)
-    require_data_allowed(for_research, release(commercial=False))
-    with pytest.raises(InputError, match="calibrate on other text"):
-        require_data_allowed(for_research, release(commercial=True))
+def test_a_decision_may_state_the_terms_of_a_license_without_a_rule() -> None:
+    decided = decision("my-own", terms=TERMS)
+    rule = applied(facts("openrail", text="?"), decided)
+    assert (rule.name, rule.expression, rule.grants) == (
+        "Mine",
+        "LicenseRef-my-own",
+        Grant.RESEARCH,
+    )
+    assert RULES.applying(rule.applied(decided)) == rule
+    with pytest.raises(InputError, match="the Mine allows research purposes only"):
+        require_allowed(rule, release(commercial=True))
+    terms = release_license(rule, release(commercial=False), text_sha256=SHA)
+    assert (terms.link, terms.conditions) == ("LICENSE", ("Say so.",))
+
+
+# As data sets of the Hugging Face hub state them; what names no license is decided by a person.
+STATED = (
+    "mit apache-2.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 "
+    "cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 "
+    "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc0-1.0 odc-by odbl pddl gfdl cdla-permissive-1.0 "
+    "cdla-permissive-2.0 cdla-sharing-1.0 CC-BY-SA-3.0"
+)
+
+
+@pytest.mark.parametrize("stated", STATED.split())
+def test_licenses_of_data_sets_have_rules(tmp_path: Path, stated: str) -> None:
+    license = read_data_license(Workspace(tmp_path), stated, RULES)
+    rule = data_rule(license, RULES)
+    assert rule is not None
+    assert str(license) == stated
+    require_data_allowed(rule, release(commercial=False))
+    if "-nc-" in stated:
+        with pytest.raises(InputError, match=r"non-commercial purposes only.*other text"):
+            require_data_allowed(rule, release(commercial=True))
+    else:
+        require_data_allowed(rule, release(commercial=True))
+
+
+@pytest.mark.parametrize("stated", ["other", "unknown", "cc", "scraped", "openrail"])
+def test_a_license_without_a_rule_is_for_a_person_to_decide(tmp_path: Path, stated: str) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(InputError, match=f"calibration.license = '{stated}': .* sign the decision"):
+        read_data_license(workspace, stated, RULES)
+    text = tmp_path / "text.txt"
+    text.write_text("Do as you like.\n")
+    signed = decision("mit", text_sha256=file_sha256(text)).model_dump(mode="json")
+    workspace.decisions_path.write_text(json.dumps({stated: signed}))
+    with pytest.raises(InputError, match=rf"{stated}.text = null: expected a file with the text"):
+        read_data_license(workspace, stated, RULES)
+    workspace.decisions_path.write_text(json.dumps({stated: {**signed, "text": text.name}}))
+    license = read_data_license(workspace, stated, RULES)
+    assert data_rule(license, RULES) == rule_of("mit")
+    assert str(license) == "MIT License (decided by Jane Doe on 2026-11-21)"
+    text.write_text("Do as you like, on weekdays.\n")
+    with pytest.raises(InputError, match="is not the text that Jane Doe decided on"):
+        read_data_license(workspace, stated, RULES)
+
+
+def test_data_of_ones_own_need_no_license(tmp_path: Path) -> None:
+    license = read_data_license(Workspace(tmp_path), "Own", RULES)
+    assert data_rule(license, RULES) is None
+    require_data_allowed(None, release(commercial=True))

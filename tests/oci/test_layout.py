@@ -176,7 +176,9 @@ def test_no_move_of_an_alias_is_lost(directory: Path) -> None:
     with ThreadPoolExecutor(writers) as pool:
         list(pool.map(move, range(writers)))
     history = read_history(OciLayout(directory, shown_as="x"), "prod")
-    assert {it.title for it in history.moves} == {f"release {writer}" for writer in range(writers)}
+    assert {move.title for move in history.moves} == {
+        f"release {writer}" for writer in range(writers)
+    }
 
 
 @dataclass(frozen=True)
@@ -247,4 +249,4 @@ def test_two_downloads_of_one_file_are_one(directory: Path, tmp_path: Path) -> N
         second.result(timeout=30)
     assert target.read_bytes() == b"whole"
     assert store.num_reads == 1
-    assert {it.name for it in tmp_path.iterdir()} == {"got", "registry"}
+    assert {path.name for path in tmp_path.iterdir()} == {"got", "registry"}

@@ -18,7 +18,6 @@ from pipeline.core.file_records import Digest
 from pipeline.oci import part_sizes
 from pipeline.oci import retry as registry_retry
 from pipeline.oci.blob import Advance, Blob, no_progress
-from pipeline.oci.docker_credentials import Credentials, credentials_for
 from pipeline.oci.records import (
     INDEX_TYPE,
     MANIFEST_TYPE,
@@ -192,12 +191,9 @@ def serving(memory: Memory) -> Iterator[None]:
 
 
 @pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     monkeypatch.setattr(part_sizes, "PART_SIZES", (PART,))
     monkeypatch.setattr(part_sizes, "FIRST_PART_BYTES", PART)
-    monkeypatch.setattr(registry_retry, "PAUSES_S", (0.0, 0.0))
     memory = Memory()
     with serving(memory):
         yield memory
@@ -221,7 +217,7 @@ def test_a_blob_goes_up_in_parts_and_leaves_no_note(
     Registry(memory.url, "a/b").push_blob(blob, moved.append)
     assert memory.blobs == {blob.descriptor.digest: DATA}
     assert memory.received == sum(moved) == len(DATA)
-    assert len([it for it in memory.requests if it.startswith("PATCH")]) == 11
+    assert len([request for request in memory.requests if request.startswith("PATCH")]) == 11
     assert notes(tmp_path) == []
 
 
@@ -404,71 +400,3 @@ def test_evidence_is_found_through_the_referrers_api_without_a_tag(
     assert found.kind is BOM
     assert read_evidence(registry, found) == b"{}"
     assert all(name.startswith("sha256:") for name in memory.manifests)
-
-
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """`docker-credential-test`, which is asked for the login of every server."""
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "docker-credential-test"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-
-
-ANSWER = """read server
-[ "$1" = get ] && printf '{"Username":"u","Secret":"%s"}' "secret of $server"
-"""
-
-
-@pytest.mark.parametrize(
-    ("config", "server"),
-    [
-        ({"credsStore": "test"}, "reg.test:5000"),
-        ({"credHelpers": {"reg.test:5000": "test"}, "credsStore": "other"}, "reg.test:5000"),
-        ({"auths": {"https://reg.test:5000/v1/": {}}, "credsStore": "test"},
-         "https://reg.test:5000/v1/"),
-    ],
-)  # fmt: skip
-def test_a_helper_is_asked_for_the_server_as_it_is_spelt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: object, server: str
-) -> None:
-    helper(tmp_path, monkeypatch, ANSWER)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert credentials_for("reg.test:5000") == Credentials("u", f"secret of {server}")
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("echo no json", "its answer for reg.test is no login"),
-        ("printf '{}'", "its answer for reg.test is no login"),
-        ("echo hunter2; exit 1", "docker-credential-test: fails for reg.test"),
-    ],
-)
-def test_a_helper_that_fails_or_answers_nonsense_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: str
-) -> None:
-    helper(tmp_path, monkeypatch, script)
-    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
-    with pytest.raises(InputError, match=expected) as caught:
-        credentials_for("reg.test")
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_helper_may_keep_an_identity_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    helper(tmp_path, monkeypatch, 'printf \'{"Username":"<token>","Secret":"x"}\'')
-    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
-    found = credentials_for("reg.test")
-    assert found is not None
-    assert (found.password, found.is_identity_token) == ("x", True)
-
-
-def test_a_helper_without_a_login_is_no_login(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    helper(tmp_path, monkeypatch, "echo credentials not found in native keychain; exit 1")
-    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
-    assert credentials_for("reg.test") is None

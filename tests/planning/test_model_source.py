@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import ModelParams
@@ -49,6 +50,14 @@ def test_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_path: Path) -> No
     local = read_source(Workspace(tmp_path), model_params("model"))
     assert remote == local
     assert local.shape.num_weights > 100_000
+
+
+def test_the_tokenizer_of_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_path: Path) -> None:
+    with examined_base(Workspace(tmp_path), model_params(HUB_SOURCE)) as base:
+        remote = tokenizer_of(base.directory)
+        assert not list(base.directory.glob("*.safetensors"))
+    assert not base.directory.exists()
+    assert remote.get_vocab() == tokenizer_of(tmp_path / "model").get_vocab()
 
 
 def test_offline_the_cache_is_enough(

@@ -177,6 +177,14 @@ def test_disk_counts_what_is_kept_and_the_largest_of_what_goes_away() -> None:
     assert disk_needed(needs) == 105
 
 
+def test_disk_counts_the_logits_that_the_score_cache_keeps() -> None:
+    """Of the base in transformers and in llama.cpp; none where they are too many to keep."""
+    few = needs_of(llama_3_8b(), evaluate={"window_tokens": 16, "num_windows": 4})
+    assert few["evaluate base"].disk_kept == 2 * 4 * 16 * 128_256 * 4
+    assert few["evaluate awq-w4-g128"].disk_kept == 0
+    assert needs_of(llama_3_8b())["evaluate base"].disk_kept == 0
+
+
 def test_a_run_that_fits_is_not_refused(llama: dict[str, StageNeed]) -> None:
     assert refusal(tuple(llama.values()), PLENTY) is None
 

@@ -2,46 +2,51 @@
 
 import json
 import math
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
-from pipeline.core.environments import ENVIRONMENT, HOST
-from pipeline.serving.server import SERVED_NAME, chosen_port, local_session, started
-from pipeline.serving.vllm import kernel_of
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE
+from pipeline.core.process import run_program
+from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session
+from pipeline.serving.vllm import described_by_log
 from tests.packed_models import tiny_packed
-from tests.support import serve_python
+from tests.support import ROOT, serve_python
+from tests.vllm_programs import KERNEL_ERRORS
 
 HERE = Path(__file__).parent
 BFLOAT16_ERROR = 0.006  # 8 significant bits, in the activations and in the scales
 FLOAT16_ERROR = 0.001
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[None, "avx2"])
-def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+def rows(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """Errors on this machine's instructions, and on those of a CPU without AVX-512."""
-    return kernel_errors({} if request.param is None else {"ATEN_CPU_CAPABILITY": request.param})
+    environment = {} if request.param is None else {"ATEN_CPU_CAPABILITY": request.param}
+    return kernel_errors(environment, tmp_path_factory.mktemp("kernels") / "log")
 
 
-def kernel_errors(environment: dict[str, str]) -> list[dict[str, Any]]:
-    result = subprocess.run(
-        [serve_python(), HERE / "kernel_errors.py"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
+def kernel_errors(environment: dict[str, str], log_path: Path) -> list[dict[str, Any]]:
+    # PyTorch asks once in a process which instructions to use: where that changes, not in a fork.
+    changed = "ATEN_CPU_CAPABILITY" in environment
+    program = [HERE / "kernel_errors.py"] if changed else ["-m", KERNEL_ERRORS]
+    run_program(
+        [serve_python(), *program],
+        log_path=log_path,
+        environment={"PYTHONPATH": str(ROOT), **environment},
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    rows: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    rows: list[dict[str, Any]] = json.loads(log_path.read_text().splitlines()[-1])
     return rows
 
 
-@pytest.mark.slow
 def test_every_layout_is_multiplied_right(rows: list[dict[str, Any]]) -> None:
     """Outputs are float16; only PyTorch's operator rounds more than them."""
     for row in rows:
@@ -49,7 +54,6 @@ def test_every_layout_is_multiplied_right(rows: list[dict[str, Any]]) -> None:
         assert math.isnan(row["error"]) or row["error"] < limit, row
 
 
-@pytest.mark.slow
 def test_only_shapes_that_a_kernel_cannot_take_are_refused(rows: list[dict[str, Any]]) -> None:
     refused: dict[str, set[tuple[int, int]]] = {}
     for row in rows:
@@ -63,15 +67,14 @@ def test_only_shapes_that_a_kernel_cannot_take_are_refused(rows: list[dict[str, 
     }
 
 
-@pytest.mark.slow
 def test_without_a_compiler_the_other_kernels_are_used(tmp_path: Path) -> None:
-    rows = kernel_errors({"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+    environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    rows = kernel_errors(environment, tmp_path / "log")
     native = [row["error"] for row in rows if row["kernel"] == "NativeCpuLinearKernel"]
     assert all(map(math.isnan, native))
     assert any(row["error"] < BFLOAT16_ERROR for row in rows)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_name", "group_size", "dtype", "kernel"),
     [
@@ -87,17 +90,18 @@ def test_vllm_without_avx512_serves_packed_weights(
     command = [serve_python(), HERE / "serve_without_avx512.py", f"--model={model_dir}"]
     flags = [f"--served-model-name={SERVED_NAME}", f"--host={HOST}", f"--port={port}"]
     flags += [f"--dtype={dtype}"]
-    with started(
+    server = Server("vLLM", f"http://{HOST}:{port}", "vllm", "0", (), tmp_path / "server.log")
+    with launch(
+        server,
         [*command, *flags, "--enforce-eager", f"--kv-cache-memory-bytes={1 << 30}"],
-        what="vLLM",
-        environment=ENVIRONMENT,
-        port=port,
-        log_path=tmp_path / "server.log",
+        # vLLM would compile how it ranks the tokens of a prompt, in every server anew.
+        environment=OFFLINE | ENVIRONMENT | {"TORCH_COMPILE_DISABLE": "1"},
         timeout_s=300,
-    ) as server:
+        read_log=described_by_log,
+    ) as answer:
         ids = tokenizer_of(model_dir).encode("the baker sells bread near the river " * 4)
-        served = prompt_logprobs(server.url, ids)
-    assert kernel_of(server.log) == kernel
+        served = prompt_logprobs(answer.result().url, ids)
+    assert answer.result().kernel == kernel
     exact = exact_logprobs(model_dir, ids)
     errors = [abs(a - b) for a, b in zip(served, exact, strict=True)]
     assert sum(errors) / len(errors) < 0.01

@@ -16,4 +16,5 @@ if __name__ == "__main__":
     output_dir = Path(sys.argv[1])
     for reader, argument in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         model_dir = Path(argument)
-        import_module(reader).read(model_dir, output_dir / f"{model_dir.parent.name}.safetensors")
+        output_path = output_dir / f"{model_dir.parent.name}.safetensors"
+        import_module(f"tests.readers.{reader}").read(model_dir, output_path)

@@ -25,6 +25,8 @@ Tensors = dict[str, torch.Tensor]
 EXPERTS = ("mixtral", "qwen3-moe")
 ROUNDED_INPUTS = ("W8A8", "FP8_DYNAMIC")
 
+pytestmark = pytest.mark.slow
+
 
 def format_name(recipe: PackedVariant) -> str:
     if isinstance(recipe, CompressedTensorsParams):
@@ -112,7 +114,6 @@ def read_by_others(
     return read_files(made, model_dirs, tmp_path_factory.mktemp("read"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", marked(DENSE_COMPRESSED))
 def test_transformers_computes_the_logits_of_the_unpacked_weights(
     model_dirs: dict[str, Path], read_by_others: dict[str, Tensors], name: str
@@ -123,7 +124,6 @@ def test_transformers_computes_the_logits_of_the_unpacked_weights(
     assert difference < (0.03 if name.endswith(ROUNDED_INPUTS) else 0.002)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", marked([*EXPERT_COMPRESSED, *UNPACKED_BY_VLLM]))
 def test_others_unpack_the_same_weights(
     model_dirs: dict[str, Path], read_by_others: dict[str, Tensors], name: str

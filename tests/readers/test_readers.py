@@ -8,7 +8,6 @@
 """
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,17 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.core.process import run_program
 from pipeline.core.workspace import Workspace
 from pipeline.records.variant import VariantRecord
 from pipeline.stages import quantize
 from tests.readers import gptq_reference
 from tests.stages.test_quantize import calibrated, packed, params_for
-from tests.support import serve_python
+from tests.support import ROOT, serve_python
+from tests.vllm_programs import READ_FILES
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 IDS = torch.arange(5, 37).view(1, -1)
 
 ONE_SCALE: dict[str, Any] = {"group_size": None}
@@ -111,12 +111,11 @@ def read_files(
     readers: Mapping[str, list[str]], model_dirs: Mapping[str, Path], output_dir: Path
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What each reader makes of its files; a model directory's parent has its variant's name."""
-    command = [serve_python(), HERE / "read_files.py", output_dir]
+    command = [serve_python(), "-m", READ_FILES, output_dir]
     for reader, files in readers.items():
         for name in files:
             command += [reader, model_dirs[name]]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_program(command, log_path=output_dir / "log", environment={"PYTHONPATH": str(ROOT)})
     read = [name for files in readers.values() for name in files]
     return {name: load_file(output_dir / f"{name}.safetensors") for name in read}
 

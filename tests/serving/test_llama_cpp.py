@@ -1,12 +1,12 @@
 """llama.cpp's server answers like llama.cpp in this process, and says what it runs."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.gguf import files as gguf
@@ -36,11 +36,10 @@ def model_path(base_dir: Path) -> Path:
     return path
 
 
-def serving(
-    path: Path, log_path: Path, *, port: int | None = None
-) -> AbstractContextManager[Server]:
+@contextmanager
+def serving(path: Path, log_path: Path, *, port: int | None = None) -> Iterator[Server]:
     serve_python()
-    return llama_cpp.serve(
+    with llama_cpp.serve(
         path,
         name="tiny",
         file_type="Q8_0",
@@ -49,7 +48,8 @@ def serving(
         port=port,
         timeout_s=60,
         log_path=log_path,
-    )
+    ) as answer:
+        yield answer.result()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,9 @@ def pool() -> Iterator[ServerPool]:
         yield running
 
 
-def serving(directory: Path, behaviour: str, num_good: int = 0) -> AbstractContextManager[Server]:
+def serving(
+    directory: Path, behaviour: str, num_good: int = 0
+) -> AbstractContextManager[Future[Server]]:
     port = free_port()
     command = (sys.executable, str(PROGRAM), str(port), behaviour, str(num_good))
     return endpoint.serve(
@@ -94,6 +97,11 @@ def model_run(
     )
 
 
+def start_and_warm_up(run: ModelRun, pool: ServerPool, generator: LoadGenerator) -> None:
+    run.start(pool, PROMPTS)
+    run.warm_up(pool, generator, SERVE)
+
+
 @pytest.mark.slow
 def test_a_good_server_is_measured_in_rounds(
     tmp_path: Path, model_dir: Path, pool: ServerPool, generator: LoadGenerator
@@ -101,7 +109,7 @@ def test_a_good_server_is_measured_in_rounds(
     base, other = (model_run(tmp_path, model_dir, "good") for _ in range(2))
     other.spec = ServerSpec("other", 0, other.spec.serve)
     for it in (base, other):
-        it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
+        start_and_warm_up(it, pool, generator)
     for seed in (1, 2, 3):
         for it in (base, other):
             it.run_round(pool, generator, SERVE, CELL, seed)
@@ -146,7 +154,7 @@ def test_a_server_that_fails_in_the_middle_keeps_its_earlier_rounds(
 ) -> None:
     first_round = 2
     it = model_run(tmp_path, model_dir, behaviour, BEFORE_THE_LOAD + WARM_UP + first_round)
-    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
+    start_and_warm_up(it, pool, generator)
     for seed in (1, 2):
         assert it.is_running
         it.run_round(pool, generator, SERVE, CELL, seed)
@@ -169,9 +177,9 @@ def test_a_server_that_hangs_is_given_up_and_the_next_one_is_measured(
         serving(tmp_path, "hang", num_good=1) as hanging,
         pytest.raises(FailureError, match="no end after 3 s; the server hangs"),
     ):
-        generator.run(hanging, scenario, users=1, requests_per_user=1, seed=1, timeout_s=3)
+        generator.run(hanging.result(), scenario, users=1, requests_per_user=1, seed=1, timeout_s=3)
     it = model_run(tmp_path, model_dir, "good")
-    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
+    start_and_warm_up(it, pool, generator)
     it.run_round(pool, generator, SERVE, CELL, 1)
     assert isinstance(it.result(it), ServedModel)
 
@@ -181,7 +189,7 @@ def test_a_server_killed_from_outside_says_so(
     tmp_path: Path, model_dir: Path, pool: ServerPool, generator: LoadGenerator
 ) -> None:
     it = model_run(tmp_path, model_dir, "good")
-    it.start_and_warm_up(pool, generator, SERVE, PROMPTS)
+    start_and_warm_up(it, pool, generator)
     assert it.server is not None
     assert it.server.process is not None
     os.kill(it.server.process.pid, signal.SIGKILL)
@@ -198,10 +206,7 @@ def test_a_server_that_fails_at_once_is_recorded_as_failed(
     tmp_path: Path, model_dir: Path, pool: ServerPool, behaviour: str
 ) -> None:
     it = model_run(tmp_path, model_dir, behaviour)
-    unused = LoadGenerator(
-        model_dir, service_level=SERVE.service_level, log_path=tmp_path / "load.log"
-    )
-    it.start_and_warm_up(pool, unused, SERVE, PROMPTS)
+    it.start(pool, PROMPTS)
     result = it.result(it)
     assert isinstance(result, FailedModel)
     assert "\n" not in result.problem
@@ -213,10 +218,7 @@ def test_a_server_with_another_models_text_is_not_measured(
     tmp_path: Path, model_dir: Path, pool: ServerPool
 ) -> None:
     it = model_run(tmp_path, model_dir, "good", word=" other")
-    unused = LoadGenerator(
-        model_dir, service_level=SERVE.service_level, log_path=tmp_path / "load.log"
-    )
-    it.start_and_warm_up(pool, unused, SERVE, PROMPTS)
+    it.start(pool, PROMPTS)
     assert it.problem is not None
     assert "none of 2 texts is what transformers writes with these weights" in it.problem
 
@@ -224,7 +226,11 @@ def test_a_server_with_another_models_text_is_not_measured(
 def test_a_command_is_not_credited_with_another_servers_answers(tmp_path: Path) -> None:
     with serving(tmp_path, "good") as server:
         taken = Endpoint(
-            url=server.url, model="m", serves="base", command=("true",), api_key_variable=None
+            url=server.result().url,
+            model="m",
+            serves="base",
+            command=("true",),
+            api_key_variable=None,
         )
         with (
             pytest.raises(InputError, match="the port is taken by another program"),
@@ -236,11 +242,11 @@ def test_a_command_is_not_credited_with_another_servers_answers(tmp_path: Path) 
 def test_a_server_that_runs_already_is_left_running(tmp_path: Path) -> None:
     with serving(tmp_path, "good") as server:
         there = Endpoint(
-            url=server.url, model="m", serves="base", command=None, api_key_variable=None
+            url=server.result().url, model="m", serves="base", command=None, api_key_variable=None
         )
         for _ in range(2):
             with endpoint.serve("mine", there, timeout_s=5, log_path=tmp_path / "log") as found:
-                assert found.complete("Hello", max_tokens=2) == 2 * WORD
+                assert found.result().complete("Hello", max_tokens=2) == 2 * WORD
 
 
 def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.environments import installed_distribution, root_cause
 from pipeline.core.errors import FailureError, InputError
-from pipeline.serving.server import ModelRefusedError, chosen_port, problem, started
+from pipeline.serving.server import ModelRefusedError, Server, chosen_port, launch, problem
 
 VLLM_LOG = """\
 (APIServer pid=7) WARNING 11-21 13:19:17 [system_utils.py:255] Found ulimit of 20000 and failed with error x. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.
@@ -31,15 +31,11 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig
 def start(directory: Path, program: str, *, timeout_s: float = 20.0) -> None:
     """Wait for a server that is only this Python program."""
     port = chosen_port(None)
-    with started(
-        [sys.executable, "-c", program, str(port)],
-        what="the server",
-        environment={},
-        port=port,
-        log_path=directory / "server.log",
-        timeout_s=timeout_s,
-    ):
-        pass
+    url = f"http://127.0.0.1:{port}"
+    server = Server("the server", url, "none", "0", (), directory / "server.log")
+    command = [sys.executable, "-c", program, str(port)]
+    with launch(server, command, environment={}, timeout_s=timeout_s) as answer:
+        answer.result()
 
 
 def test_the_first_error_of_a_log_is_its_cause() -> None:
@@ -85,6 +81,17 @@ def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> No
     pid = int((tmp_path / "server.log").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_block_that_ends_before_the_first_answer_ends_the_server(tmp_path: Path) -> None:
+    server = Server("the server", "http://127.0.0.1:9", "none", "0", (), tmp_path / "log")
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    began = time.monotonic()
+    with launch(server, command, environment={}, timeout_s=600) as answer:
+        pass
+    assert time.monotonic() - began < 15
+    with pytest.raises(FailureError, match="was ended by SIGTERM"):
+        answer.result()
 
 
 def test_a_server_that_answers_nonsense_fails(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A pool: servers stay up side by side, and the longest unused one makes room."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,25 +17,39 @@ GIB = 1 << 30
 
 @dataclass
 class Memory:
-    """Ten GiB, and who holds them; `events` are starts and ends in order."""
+    """Ten GiB, and who holds them since its first answer; `events` are starts and ends in order.
+
+    A call of one of `starting` lets that server answer.
+    """
 
     held: dict[str, int] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
+    starting: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def free(self) -> int:
         return 10 * GIB - sum(self.held.values())
 
-    def spec(self, name: str, gib: int, *, fails: bool = False) -> ServerSpec:
+    def spec(
+        self, name: str, gib: int, *, fails: bool = False, answers_at_once: bool = True
+    ) -> ServerSpec:
         @contextmanager
-        def serve() -> Iterator[Server]:
-            if fails:
-                raise FailureError(f"{name}: does not start")
-            self.held[name] = gib * GIB
+        def serve() -> Iterator[Future[Server]]:
+            answer = Future[Server]()
+
+            def first_answer() -> None:
+                self.held[name] = gib * GIB
+                answer.set_result(Server(name, "http://host", "e", "0", (), Path("log")))
+
+            self.starting[name] = first_answer
             self.events.append(f"+{name}")
+            if fails:
+                answer.set_exception(FailureError(f"{name}: does not start"))
+            elif answers_at_once:
+                first_answer()
             try:
-                yield Server(name, "http://host", "e", "0", "k", "d", (), 0.0, Path("log"))
+                yield answer
             finally:
-                del self.held[name]
+                self.held.pop(name, None)
                 self.events.append(f"-{name}")
 
         return ServerSpec(name, gib * GIB, serve)
@@ -58,6 +73,30 @@ def test_the_longest_unused_server_makes_room() -> None:
         assert memory.events == ["+a", "+b", "-b", "+c"]
         assert pool.is_running("a")
         assert not pool.is_running("b")
+
+
+def test_servers_start_side_by_side_as_long_as_all_of_them_will_fit() -> None:
+    memory = Memory()
+    specs = [memory.spec(name, 4, answers_at_once=False) for name in ("a", "b", "c")]
+    with ServerPool(free_bytes=memory.free) as pool:
+        assert pool.launch(specs) == 2
+        assert memory.events == ["+a", "+b"]
+        assert memory.free() == 10 * GIB
+        for name in ("b", "a"):
+            memory.starting[name]()
+        assert [pool.server(spec).what for spec in specs[:2]] == ["a", "b"]
+
+
+def test_room_is_made_when_all_servers_have_the_memory_they_take() -> None:
+    memory = Memory()
+    first, second = (memory.spec(name, 4, answers_at_once=False) for name in ("a", "b"))
+    with ServerPool(free_bytes=memory.free) as pool, ThreadPoolExecutor(1) as other:
+        assert pool.launch([first, second]) == 2
+        third = other.submit(pool.server, memory.spec("c", 4))
+        for name in ("a", "b"):
+            memory.starting[name]()
+        assert third.result(timeout=30).what == "c"
+        assert memory.events == ["+a", "+b", "-a", "+c"]
 
 
 def test_what_does_not_fit_at_all_is_refused_with_the_numbers() -> None:
@@ -92,4 +131,4 @@ def test_a_server_that_does_not_start_leaves_the_others_alone() -> None:
         assert pool.is_running("a")
         pool.stop("a")
         pool.stop("a")
-    assert memory.events == ["+a", "-a"]
+    assert memory.events == ["+a", "+b", "-b", "-a"]

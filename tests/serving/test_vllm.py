@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.cli import main
 from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError
@@ -60,8 +61,8 @@ def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         port=None,
         timeout_s=300,
         log_path=tmp_path_factory.mktemp("logs") / "tiny.log",
-    ) as running:
-        yield running
+    ) as answer:
+        yield answer.result()
 
 
 def test_it_says_what_runs(server: Server) -> None:
@@ -153,7 +154,7 @@ def test_a_load_counts_every_token(server: Server, model_dir: Path, tmp_path: Pa
 def test_a_load_that_nobody_answers_fails_in_one_line(tmp_path: Path, model_dir: Path) -> None:
     serve_python()
     url = f"http://127.0.0.1:{free_port()}"
-    nobody = Server("nobody", url, "none", "0", "none", "none", (), 0.0, tmp_path / "none.log")
+    nobody = Server("nobody", url, "none", "0", (), tmp_path / "none.log")
     with (
         load_generator(model_dir, tmp_path) as generator,
         pytest.raises(FailureError, match="nobody with 1 users: none of 1 requests") as caught,
@@ -177,7 +178,7 @@ def test_damaged_weights_fail_with_the_reason(tmp_path: Path) -> None:
             port=None,
             timeout_s=300,
             log_path=tmp_path / "tiny.log",
-        ),
+        ) as answer,
     ):
-        pass
+        answer.result()
     assert "\n" not in str(caught.value)

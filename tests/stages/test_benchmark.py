@@ -157,6 +157,7 @@ def test_memory_that_torch_does_not_get_is_one_line(
     assert "\n" not in str(it.value)
 
 
+@pytest.mark.slow
 def test_all_texts_are_written_and_models_closed_before_a_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

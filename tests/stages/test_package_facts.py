@@ -44,7 +44,8 @@ def converted(metadata: dict[str, str], base_dir: Path, path: Path) -> None:
 
 
 def packaged(root: Path, license_id: str) -> MadeRun:
-    rule = license_rules().named(license_id, key="license")
+    rule = license_rules().by_id(license_id)
+    assert rule is not None
     text = ROOT / "tests" / "licenses" / f"{license_id}.txt"
     made = make_workspace(
         root,

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
 from pipeline.core.errors import InputError
@@ -15,7 +17,7 @@ from pipeline.params.reading import read_params
 from pipeline.records.selection import Verdict
 from pipeline.stages import fetch, package
 from tests.support import ROOT
-from tests.workspace import MadeRun, make_workspace, measured
+from tests.workspace import MadeRun, make_workspace, measured, write_statistics
 
 VERDICTS = {"awq-w4-g128": Verdict.APPROVED, "gguf-q4-k-m": Verdict.APPROVED}
 TEXTS = ROOT / "tests" / "licenses"
@@ -176,16 +178,65 @@ def test_a_missing_license_is_the_text_a_person_decided_on(tmp_path: Path) -> No
         fetch.run(made.workspace, decided)
 
 
+def with_data_license(made: MadeRun, license: str, *, commercial: bool = True) -> Params:
+    """Parameters and records of a run whose calibration text is under another license."""
+    calibration = made.params.calibration.model_copy(update={"license": license})
+    release = made.params.release.model_copy(update={"commercial": commercial})
+    params = made.params.model_copy(update={"calibration": calibration, "release": release})
+    write_statistics(made.workspace, params)
+    return params
+
+
 def test_calibration_data_are_credited(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, VERDICTS)
-    statistics = json.loads(made.workspace.statistics_path.read_bytes())
-    statistics["calibration"]["license"] = "CC-BY-SA-4.0"
-    made.workspace.statistics_path.write_text(json.dumps(statistics))
-    package.run(made.workspace, made.params)
+    package.run(made.workspace, with_data_license(made, "CC-BY-SA-3.0"))
     notice = made.read("packages/awq-w4-g128/NOTICE")
-    assert "calibrated on calibration.jsonl, under CC-BY-SA-4.0" in notice
+    assert "calibrated on calibration.jsonl, under CC-BY-SA-3.0" in notice
     assert "may be passed on only under the same license" in notice
-    statistics["calibration"]["license"] = "cc-by-nc-4.0"
-    made.workspace.statistics_path.write_text(json.dumps(statistics))
     with pytest.raises(InputError, match="calibrate on other text"):
-        package.run(made.workspace, made.params)
+        package.run(made.workspace, with_data_license(made, "cc-by-nc-4.0"))
+    package.run(made.workspace, with_data_license(made, "own"))
+    assert "calibrated on" not in made.read("packages/awq-w4-g128/NOTICE")
+
+
+def test_statistics_of_data_under_another_license_are_not_packaged(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, VERDICTS)
+    calibrated = made.workspace.statistics_path.read_bytes()
+    params = with_data_license(made, "cc-by-3.0")
+    made.workspace.statistics_path.write_bytes(calibrated)
+    with pytest.raises(
+        InputError, match=r"of data under another license .MIT.; run `quantline cal"
+    ):
+        package.run(made.workspace, params)
+
+
+def test_data_under_an_unknown_license_take_a_signed_decision(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, VERDICTS)
+    text = tmp_path / "acme.txt"
+    text.write_text("Use our data for research, and say that Acme made them.\n")
+    terms = {
+        "name": "Acme Data License",
+        "grants": "research",
+        "conditions": ["Acme made the data."],
+    }
+    decision = {
+        "license": "acme-data",
+        "terms": terms,
+        "text": text.name,
+        "text_sha256": file_sha256(text),
+        "decided_by": "Jane Doe",
+        "decided_on": "2026-11-21",
+        "reason": "read on their site",
+    }
+    made.workspace.decisions_path.write_text(json.dumps({"acme": decision}))
+    with pytest.raises(InputError, match="'acme-data': allows research purposes only"):
+        package.run(made.workspace, with_data_license(made, "acme"))
+    params = with_data_license(made, "acme", commercial=False)
+    made.workspace.decisions_path.unlink()  # packages say what was decided when it was fetched
+    package.run(made.workspace, params)
+    notice = made.read("packages/gguf-q4-k-m/NOTICE")
+    assert "under LicenseRef-acme-data; the release contains none of it. Acme made the" in notice
+    bill = made.read("packages/gguf-q4-k-m.bom.json")
+    assert "LicenseRef-acme-data" in bill
+    assert not JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill)
+    assert "Jane Doe" not in notice + bill

@@ -22,9 +22,9 @@ MOST_KILLS = 60
 
 @pytest.fixture(scope="module")
 def stages() -> Iterator[ForkServer]:
-    with fork_server(
-        "tests.killed", "pipeline.stages.calibrate", "pipeline.stages.quantize"
-    ) as running:
+    own = ("tests.killed", "pipeline.commands", "pipeline.stages.calibrate")
+    late = ("pipeline.quantization.quantized_inputs", "transformers.models.llama.modeling_llama")
+    with fork_server(*own, "pipeline.stages.quantize", *late) as running:
         yield running
 
 

@@ -1,5 +1,7 @@
 """Suites of local tasks, against plain lm-eval on the same weights, and every way to be wrong."""
 
+import codecs
+import gzip
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,8 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from pipeline.checkpoint.reading import tokenizer_of, unpacked_model
+from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.record import sha256_hex
 from pipeline.evaluation.lm_eval_model import LmEvalModel
@@ -228,9 +231,10 @@ def suite_of(name: str, metric: str) -> Suite:
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        (
+        pytest.param(
             suite_of("quests", "acc"),
             "quests: neither a task in eval/tasks nor one of .* questions, texts",
+            marks=pytest.mark.slow,  # reads all files of lm-eval's own tasks
         ),
         (suite_of("questions", "f1"), "questions: metric = 'f1': the task has acc, acc_norm"),
         (suite_of("questions", "acc,strict"), "metric = 'acc,strict': expected 'acc,none'"),
@@ -356,6 +360,49 @@ def test_a_conversation_is_written_by_the_models_template(root: Path) -> None:
 def read_prompts(root: Path) -> list[str]:
     lines = (root / "eval/data/questions.jsonl").read_text().splitlines()
     return [json.loads(line)["prompt"] for line in lines]
+
+
+FORMS = {
+    "mark.jsonl": lambda lines: codecs.BOM_UTF8 + lines,
+    "windows.jsonl": lambda lines: lines.replace(b"\n", b"\r\n\r\n"),
+    "lines.json": bytes,
+    "list.json": lambda lines: b"[" + b",".join(lines.splitlines()) + b"]",
+    "lines.jsonl.gz": gzip.compress,
+    "list.json.gz": lambda lines: gzip.compress(b"[" + b",".join(lines.splitlines()) + b"]"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_task_reads_its_data_in_every_form_that_people_have(root: Path, name: str) -> None:
+    lines = (root / "eval/data/questions.jsonl").read_bytes()
+    assert loaded_prompts(root) == read_prompts(root)
+    (root / name).write_bytes(FORMS[name](lines))
+    write_task(root, "questions", QUESTIONS | {"dataset_kwargs": {"data_files": {"test": name}}})
+    assert loaded_prompts(root) == read_prompts(root)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (gzip.compress(b'{"prompt": "x"}\n' * 400)[:-9], "cannot be expanded: Compressed file end"),
+        (gzip.compress(b" " * (1 << 22)), "expands to more than"),
+    ],
+)
+def test_a_task_with_hostile_data_is_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, said: str
+) -> None:
+    monkeypatch.setattr("pipeline.core.data_files.ALWAYS_ALLOWED_BYTES", 1 << 16)
+    (root / "data.jsonl.gz").write_bytes(data)
+    files = {"data_files": {"test": "data.jsonl.gz"}}
+    write_task(root, "questions", QUESTIONS | {"dataset_kwargs": files})
+    with pytest.raises(InputError, match=rf"data\.jsonl\.gz: {said}") as caught:
+        loaded_prompts(root)
+    assert "\n" not in str(caught.value)
+
+
+def loaded_prompts(root: Path) -> list[str]:
+    with loaded_tasks(root, suite_of("questions", "acc")) as tasks:
+        return [document["prompt"] for document in tasks[0].parts[0].eval_docs]
 
 
 def test_requests_longer_than_the_context_are_counted(

@@ -1,5 +1,6 @@
 """`quantline explain` as an operator sees it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
 from pipeline.stages import select
+from pipeline.tasks.loading import TASKS_DIR
 from pipeline.verbs import explain
+from tests.evaluation_files import TASK
 from tests.models import tiny_llama
 from tests.support import ROOT
 from tests.workspace import (
@@ -25,13 +28,16 @@ NAME = "gguf-q2-k"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> tuple[Workspace, Params]:
-    """One variant that lost a tenth of its answers, with its verdict."""
+    """One variant that lost a tenth of its answers, with its verdict; the questions are gone."""
     workspace, params = Workspace(tmp_path), read_params(ROOT / "params.yaml")
     params = params.model_copy(update={"variants": {NAME: params.variants[NAME]}})
     workspace.artifacts_dir.mkdir()
     tiny_llama(workspace.base_dir)
     write_base_manifest(workspace, source="model")
     write_suite(workspace)
+    (tmp_path / TASKS_DIR).mkdir()
+    for task in ("trades_en", "tales_es"):
+        (tmp_path / TASKS_DIR / f"{task}.yaml").write_text(json.dumps(TASK | {"task": task}))
     write_evaluation(workspace, BASE, base_digest(workspace), harm=0.0)
     write_evaluation(workspace, NAME, write_variant(workspace, params, NAME).digest, harm=0.1)
     select.run(workspace, params)

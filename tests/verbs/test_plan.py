@@ -23,6 +23,8 @@ from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama, write_json
 from tests.support import ROOT
 
+TINY_WINDOWS = "window_tokens: 8"
+
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -33,7 +35,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     calibration = ROOT / "demo/data/calibration.jsonl"
     (tmp_path / "demo/data/calibration.jsonl").write_bytes(calibration.read_bytes())
     params = (ROOT / PARAMS_FILE).read_text().replace("source: demo", "source: model")
-    (tmp_path / PARAMS_FILE).write_text(params.replace("samples: 128", "samples: 4"))
+    params = params.replace("samples: 128", "samples: 4").replace("windows: 64", "windows: 2")
+    (tmp_path / PARAMS_FILE).write_text(params.replace("window_tokens: 512", TINY_WINDOWS))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -61,6 +64,21 @@ def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
     assert "of memory available" in out
     assert "within about a factor of 3" in out
     assert not (workspace / "artifacts").exists()
+
+
+def test_a_held_out_text_that_is_too_short_is_found_before_anything_else(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace / PARAMS_FILE
+    path.write_text(path.read_text().replace(TINY_WINDOWS, "window_tokens: 512"))
+    assert main(["plan"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(
+        r"quantline plan: evaluate\.text = eval/data/demo_heldout\.jsonl: \d+ tokens, 1,024 needed "
+        r"for 2 x 512; add text\n",
+        captured.err,
+    )
 
 
 def test_too_little_memory_is_refused_with_the_numbers_after_the_table(

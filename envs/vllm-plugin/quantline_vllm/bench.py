@@ -1,17 +1,17 @@
-"""`vllm bench serve` as a small HTTP service, so that one process runs load after load.
+"""Run `vllm bench serve` as a small HTTP service, so that one process runs load after load.
 
-`python -m quantline_vllm.bench --port PORT` answers `POST /` whose body is a JSON list of arguments
-of `vllm bench serve` with the figures of that load, one load at a time; `GET /health` says that it
-is there. Importing vLLM takes longer than a short load, and rounds have many of them. The benchmark
-itself is vLLM's. (Its command line cannot be used: it asks for the version of a distribution named
-`vllm`, and the CPU build has another name.)
+`python -m quantline_vllm.bench --port PORT` takes `POST /` with a JSON list of arguments of `vllm
+bench serve`, and answers with the figures of that load, one load at a time. `GET /health` tells
+that it runs. The service exists because importing vLLM takes longer than a short load, and a
+benchmark has many of them. The benchmark itself is vLLM's. Its command line cannot be used: it asks
+for the version of a distribution named `vllm`, and the CPU build has another name.
 
-Added to the figures: `client_cpu_share`, the share of one core this process was busy while requests
-were out; `energy_j`, what the machine's counters saw meanwhile; `first_error`.
+These figures are added: `client_cpu_share`, the share of one core that this process used while
+requests were running; `energy_j`, the energy of the machine in this time; `first_error`.
 
-llama.cpp reports the number of tokens together with the last piece of text, where vLLM's client
-does not look; it would count the tokens of the text again and get another number. The end of text
-is ignored, so that every complete answer has exactly the tokens asked for: that number is used.
+llama.cpp reports the number of tokens with the last piece of text. vLLM's client does not read it
+there, and would count the tokens of the text again, with another result. The end of text is
+ignored, so that every complete answer has exactly the requested number of tokens, which is used.
 """
 
 import argparse
@@ -48,11 +48,13 @@ class Span:
         self._energy_j: float | None = None
 
     def request_begins(self) -> None:
+        """Start the measurement at the first request."""
         if self._began is None:
             joules = [counter.read_j() for counter in self._energy]
             self._began = time.process_time(), time.perf_counter(), joules
 
     def request_ends(self) -> None:
+        """Update the figures; the last call is that of the last answer."""
         assert self._began is not None
         cpu_s, began_s, joules = self._began
         self._share = (time.process_time() - cpu_s) / (time.perf_counter() - began_s)
@@ -61,6 +63,7 @@ class Span:
             self._energy_j = sum(used)
 
     def figures(self) -> dict[str, float | None]:
+        """Return the share of one core, and joules; None without counters."""
         return {"client_cpu_share": self._share, "energy_j": self._energy_j}
 
 
@@ -74,6 +77,7 @@ class LoadService(HTTPServer):
         self._energy = counters()
 
     def run_load(self, arguments: list[str]) -> dict[str, Any]:
+        """Run a load by the arguments of `vllm bench serve`; return its figures."""
         span = Span(self._energy)
 
         async def complete(
@@ -98,6 +102,8 @@ class LoadService(HTTPServer):
 
 
 class Loads(BaseHTTPRequestHandler):
+    """Answer the requests for loads."""
+
     server: LoadService
 
     def do_GET(self) -> None:

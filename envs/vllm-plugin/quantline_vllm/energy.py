@@ -1,8 +1,8 @@
-"""Counters of the energy that this machine has used, where it has any.
+"""Read the counters of the energy that this machine has used, where it has any.
 
-Counters are of whole devices, so that they include whatever else runs on them: Intel's and AMD's
-RAPL by package (https://docs.kernel.org/power/powercap/powercap.html; readable by root only on most
-systems) and NVIDIA's by GPU (NVML). Most virtual machines have neither.
+A counter is of a whole device and includes everything that runs on it. Intel and AMD count by CPU
+package (RAPL, https://docs.kernel.org/power/powercap/powercap.html; on most systems only root can
+read it), NVIDIA by GPU (NVML). Most virtual machines have neither.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,13 @@ RAPL_PACKAGES = "intel-rapl:?"  # AMD's have the same name; parts of a package h
 
 @dataclass(frozen=True)
 class Counter:
-    """Count joules; the count begins again from 0 after `range_j`, or never for None."""
+    """Read a count of joules. It starts again at 0 after `range_j`; None: never."""
 
     read_j: Callable[[], float]
     range_j: float | None
 
     def since(self, earlier_j: float) -> float:
+        """Return the joules since the count was `earlier_j`."""
         used = self.read_j() - earlier_j
         return used + self.range_j if used < 0 and self.range_j is not None else used
 
@@ -31,6 +32,7 @@ def counters() -> list[Counter]:
 
 
 def rapl_counters(directory: Path) -> list[Counter]:
+    """List the readable counters of CPU packages."""
     found = []
     for package in sorted(directory.glob(RAPL_PACKAGES)):
         try:
@@ -48,6 +50,7 @@ def _microjoules(path: Path) -> float:
 
 
 def nvml_counters() -> list[Counter]:
+    """List the counters of NVIDIA's GPUs; none where one of them has no counter."""
     from vllm.third_party import pynvml
 
     try:

@@ -1,4 +1,4 @@
-"""Linear layers with 4-bit weights for CPUs without AVX-512, in vLLM's kernel interface.
+"""Multiply by 4-bit weights on CPUs without AVX-512, in vLLM's interface of linear kernels.
 
 The first of three that can take a layer is used:
 
@@ -9,10 +9,9 @@ The first of three that can take a layer is used:
 - `DenseCpuLinearKernel` unpacks all weights once and multiplies as vLLM does with any dense layer;
   it takes the shapes that the others cannot.
 
-All are exact about the checkpoint's integers and zero points, and the first two keep the weights at
-4 bits.
+All use the checkpoint's integers and zero points exactly. The first two keep the weights at 4 bits.
 
-vLLM hands over AWQ, GPTQ and compressed-tensors weights in one form (see
+vLLM passes AWQ, GPTQ and compressed-tensors weights in one form (see
 `vllm/model_executor/kernels/linear/mixed_precision`): int32 words of eight 4-bit values.
 """
 
@@ -48,7 +47,7 @@ INNER_K_TILES = 2
 
 
 class FourBitCpuKernel(MPLinearKernel):
-    """What the kernels share: the checks, the unpacking, and one line in the log."""
+    """Check the layers, unpack their weights, and write one line into the log, for all kernels."""
 
     label: ClassVar[str]
     num_created: ClassVar[int]
@@ -74,7 +73,7 @@ class FourBitCpuKernel(MPLinearKernel):
         return True, None
 
     def unpacked(self, layer: Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Weights int32 in 0..15, [in, out]; scales and zero points float32, [groups, out]."""
+        """Return int32 weights [in, out] in 0..15, float32 scales and zero points [groups, out]."""
         weight, scale, zero_point = self._get_weight_params(layer)
         # compressed-tensors stores the transpose of what AWQ and GPTQ store.
         packed = weight.data.t() if weight.input_dim == 1 else weight.data
@@ -88,9 +87,9 @@ class FourBitCpuKernel(MPLinearKernel):
         return values, scales, zero_points.float()
 
     def finish(self, layer: Module, weight: torch.Tensor, compute_dtype: torch.dtype) -> None:
-        """Put the kernel's own weight in place of the checkpoint's; report after the last layer.
+        """Replace the checkpoint's weight by the kernel's own; log a line after the last layer.
 
-        vLLM creates every layer before it loads the first, so the counts meet once.
+        vLLM creates every layer before it loads the first, so that the counts are equal only once.
         """
         replace_parameter(layer, self.w_q_name, Parameter(weight, requires_grad=False))
         for name in (self.w_s_name, self.w_zp_name):
@@ -108,7 +107,7 @@ class FourBitCpuKernel(MPLinearKernel):
 
 
 class NativeCpuLinearKernel(FourBitCpuKernel):
-    """Float32 products with weights that are unpacked on the way."""
+    """Multiply in float32, and unpack the weights during the product."""
 
     label = "native 4-bit CPU"
 
@@ -141,7 +140,7 @@ class NativeCpuLinearKernel(FourBitCpuKernel):
 
 
 class Int4CpuLinearKernel(FourBitCpuKernel):
-    """PyTorch's packed int4 product. Its bfloat16 form is the only fast one on AVX2."""
+    """Multiply with PyTorch's packed int4 operator, which is fast on AVX2 only in bfloat16."""
 
     label = "int4 CPU"
 
@@ -187,7 +186,7 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
 
 
 class DenseCpuLinearKernel(FourBitCpuKernel):
-    """The weights unpacked to the activations' type: right for any shape, as slow as dense."""
+    """Unpack the weights once to the activations' type: for any shape, as slow as a dense layer."""
 
     label = "dense CPU (unpacked 4-bit weights)"
 
@@ -205,15 +204,15 @@ class DenseCpuLinearKernel(FourBitCpuKernel):
 
 
 def shaped(product: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A product of rows with the layer's bias, rounded once to the type of the layer's output."""
+    """Add the bias to a product of rows; return it in the shape and type of the layer's output."""
     output = product if bias is None else product + bias
     return output.to(x.dtype).reshape(*x.shape[:-1], product.shape[-1])
 
 
 def operator_group_size(num_inputs: int, group_size: int) -> int | None:
-    """The operator's group size for a layer: the largest it has that divides the layer's groups.
+    """Return the largest group size of the operator that divides a layer's group size, or None.
 
-    A larger group is several groups of the operator with the same scale. None: no size fits.
+    A group of the layer becomes several groups of the operator with the same scale.
     `group_size` -1 means one group over all inputs.
     """
     own = num_inputs if group_size == -1 else group_size

@@ -1,9 +1,9 @@
-"""llama.cpp's own HTTP server on one GGUF file, until the process is ended.
+"""Serve one GGUF file with llama.cpp's own HTTP server, until the process is ended.
 
-It speaks the OpenAI API (`/v1/completions`), `/health` and `/metrics` on 127.0.0.1, and serves
-`--users` requests at the same time. A prompt's beginning that a slot has seen is not read again, as
-llama.cpp does by itself. Before it serves, it prints a line that is a JSON object and says what
-runs: the version and the CPU features that this build of llama.cpp uses.
+It offers the OpenAI API (`/v1/completions`), `/health` and `/metrics` on 127.0.0.1, and serves
+`--users` requests at the same time. llama.cpp reuses the cache of a slot for a prompt with the same
+prefix. Before it serves, it prints one line of JSON with the version and the CPU features that this
+build of llama.cpp uses.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""`int4.cpp` compiled for this machine, once, and called on tensors.
+"""Compile `int4.cpp` for this machine once, and call it on tensors.
 
-The library lies in the user's cache under the digest of its source and flags. Where there is no C++
-compiler, or no AVX2, it is not there, and other kernels are used.
+The library is kept in the user's cache under the digest of its source and flags. Without a C++
+compiler or AVX2 there is no library, and other kernels are used.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ BLOCK_OUTPUTS = 64
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled product, or None where it cannot be had."""
+    """Return the compiled library; None where it cannot be compiled or run."""
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES:
         return None
     try:
@@ -37,7 +37,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compiled() -> Path:
-    """Compile, if nobody has; atomically, as several workers may begin at once."""
+    """Return the path of the library; compile it first if it is missing.
+
+    It appears atomically, because several workers may compile it at the same time.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(SOURCE.read_bytes() + repr((COMPILE, LINK)).encode()).hexdigest()
     target = Path(home) / "quantline" / f"int4-{digest[:16]}.so"
@@ -55,7 +58,7 @@ def _compiled() -> Path:
 
 
 def packed_blocks(values: torch.Tensor) -> torch.Tensor:
-    """Values 0..15, [in, out], as bytes [blocks, in, half a block's outputs]."""
+    """Pack values 0..15 [in, out] into bytes [blocks, in, half a block's outputs]."""
     num_inputs, num_outputs = values.shape
     blocks = values.view(num_inputs, num_outputs // BLOCK_OUTPUTS, 2, BLOCK_OUTPUTS // 2)
     low, high = blocks.to(torch.uint8).unbind(2)
@@ -65,10 +68,10 @@ def packed_blocks(values: torch.Tensor) -> torch.Tensor:
 def product(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor
 ) -> torch.Tensor:
-    """`x` times the weights `value * scale + offset`; everything float32 but the packed bytes.
+    """Return the product [rows, outputs] of `x` and the weights `value * scale + offset`.
 
-    x [rows, inputs], packed as `packed_blocks` makes it, scales and offsets [groups, outputs]; the
-    product is [rows, outputs]. All contiguous.
+    `x` is [rows, inputs], `packed` the bytes of `packed_blocks`, `scales` and `offsets` are
+    [groups, outputs]. All are contiguous, and float32 but the bytes.
     """
     loaded = library()
     assert loaded is not None

@@ -1,4 +1,4 @@
-"""The entry point that vLLM calls once in each of its processes."""
+"""Register quantline's kernels; vLLM calls this entry point once in each of its processes."""
 
 import os
 
@@ -20,12 +20,16 @@ DISABLED_KERNELS = "VLLM_DISABLED_KERNELS"
 
 
 class AwqWithFloat32(AutoAWQConfig):
+    """Accept float32 activations for AWQ."""
+
     @classmethod
     def get_supported_act_dtypes(cls) -> list[torch.dtype]:
         return [*super().get_supported_act_dtypes(), torch.float32]
 
 
 class GptqWithFloat32(AutoGPTQConfig):
+    """Accept float32 activations for GPTQ."""
+
     @classmethod
     def get_supported_act_dtypes(cls) -> list[torch.dtype]:
         return [*super().get_supported_act_dtypes(), torch.float32]
@@ -39,7 +43,7 @@ def register() -> None:
     """Offer our kernels to vLLM where its own operator for 4-bit weights is missing.
 
     vLLM compiles `cpu_gemm_wna16` for AVX-512 only but selects the kernel that calls it on every
-    CPU. That kernel is taken out through vLLM's own switch, and ours are registered in its place.
+    CPU. That kernel is disabled by vLLM's own variable, and ours are registered in its place.
     They also take activations in float32 (`--dtype float32`), in which such a CPU runs attention
     and the dense layers of large batches several times faster than in 16 bits. Anywhere else (a
     GPU, a CPU with AVX-512) this does nothing.

@@ -1,16 +1,17 @@
-"""A program that scores token ids with vLLM and never sees text.
+"""Score token ids with vLLM, as a program that never reads text.
 
-It loads one checkpoint into its own process, says `{"vocab_size": count}`, and answers what it is
-asked through a socket until the other end closes it. A message is its length, 8 bytes, and either
-JSON or logits, little-endian float32 [positions, vocabulary]:
+It loads one checkpoint into its own process, sends `{"vocab_size": count}`, and answers questions
+through a socket until the other end closes it. A message is its length in 8 bytes, then either JSON
+or logits, little-endian float32 [positions, vocabulary]:
 
-- to `{"spans": [[start, ids], ...]}` the logits of the positions from `start` on, span by span;
-- to `{"prompts": [ids, ...], "max_new_tokens": count}`, after each step of greedy decoding,
-  `[[prompt, token], ...]`, to which the other end says which prompts are finished; at last `[]`.
+- to `{"spans": [[start, ids], ...]}` it sends the logits of the positions from `start` on, span by
+  span;
+- to `{"prompts": [ids, ...], "max_new_tokens": count}` it sends `[[prompt, token], ...]` after each
+  step of greedy decoding, and reads which prompts are finished; at last it sends `[]`.
 
-vLLM itself gives a prompt's log-probabilities as a Python object for each token of the vocabulary,
-which takes far longer than to compute them. Here they are of the same pass: the hidden states that
-the model returns to vLLM, through the model's own last layer.
+vLLM itself returns a prompt's log-probabilities as one Python object for each token of the
+vocabulary, which takes far longer than their computation. Here the model's own last layer computes
+the logits from the hidden states that the model returns to vLLM.
 """
 
 import argparse
@@ -37,7 +38,10 @@ Ids = tuple[int, ...]
 
 
 class Scoring:
-    """One checkpoint in vLLM, which reads `pass_tokens` at once, no sequence over `max_length`."""
+    """Hold one checkpoint in vLLM.
+
+    It reads at most `pass_tokens` tokens in one pass, and no sequence longer than `max_length`.
+    """
 
     def __init__(self, model_dir: Path, *, max_length: int, pass_tokens: int) -> None:
         arguments = EngineArgs(
@@ -46,16 +50,16 @@ class Scoring:
             generation_config="vllm",
             skip_tokenizer_init=True,
             language_model_only=True,
-            # vLLM always adds a token to what it reads, and wants room for it.
+            # vLLM always generates a token after its input, and needs space for it.
             max_model_len=max_length + 1,
             max_num_batched_tokens=pass_tokens + 1,
             max_num_seqs=PASS_SEQUENCES,
-            # What is in the cache is not computed again, and would have no logits.
+            # Cached tokens are not computed again, and would have no logits.
             enable_prefix_caching=False,
             enforce_eager=True,
             async_scheduling=False,
             distributed_executor_backend="uni",
-            # Without effect when the cache has a size; but vLLM wants as much to be free.
+            # It has no effect when the cache has a size, but vLLM requires as much free memory.
             gpu_memory_utilization=0.01,
             disable_log_stats=True,
         )
@@ -67,7 +71,7 @@ class Scoring:
         self.vocab_size = config.model_config.get_vocab_size()
 
     def logits(self, spans: Sequence[tuple[int, Ids]]) -> Iterator[torch.Tensor]:
-        """For each span (first position, ids) the logits float32 [positions, vocabulary]."""
+        """Yield the float32 logits [positions, vocabulary] of each span (first position, ids)."""
         for part in self._passes(spans):
             states = self._hidden_states(list(dict.fromkeys(ids for _, ids in part)))
             for start, ids in part:
@@ -75,7 +79,7 @@ class Scoring:
                     yield self._model.compute_logits(states[ids][start:]).float().cpu()
 
     def _passes(self, spans: Sequence[tuple[int, Ids]]) -> Iterator[list[tuple[int, Ids]]]:
-        """Spans that vLLM reads at once, so that it cuts none of them into pieces."""
+        """Group the spans into passes that vLLM reads without cutting a span into pieces."""
         part: list[tuple[int, Ids]] = []
         num_tokens = 0
         for span in spans:
@@ -88,9 +92,9 @@ class Scoring:
         yield part
 
     def _hidden_states(self, sequences: Sequence[Ids]) -> dict[Ids, torch.Tensor]:
-        """The model's output for each of several different sequences, [tokens, hidden].
+        """Return the hidden states [tokens, hidden] of each of several different sequences.
 
-        vLLM orders a pass as it likes; the model's own inputs say which rows are whose.
+        vLLM may reorder a pass. The model's own inputs tell which rows belong to which sequence.
         """
         found: dict[Ids, torch.Tensor] = {}
 
@@ -114,7 +118,7 @@ class Scoring:
         return found
 
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> Iterator[list[list[int]]]:
-        """The new tokens (prompt, token) of each step, until all prompts are finished."""
+        """Yield the new tokens (prompt, token) of each step, until all prompts are finished."""
         for number, ids in enumerate(prompts):
             self._add(number, ids, max_new_tokens=max_new_tokens)
         while self._engine.has_unfinished_requests():
@@ -127,7 +131,7 @@ class Scoring:
                 yield new
 
     def finish(self, prompts: Sequence[int]) -> None:
-        """Stop these prompts; harmless for those that have ended."""
+        """Stop these prompts. Prompts that have ended may be among them."""
         self._engine.abort_request([str(number) for number in prompts])
 
     def _add(self, number: int, ids: Ids, *, max_new_tokens: int) -> None:
@@ -142,7 +146,7 @@ class Scoring:
 
 
 def kv_cache_bytes(config: VllmConfig, pass_tokens: int) -> int:
-    """A key and a value of every token in a pass, in whole blocks."""
+    """Return the bytes of keys and values of all tokens in a pass, in whole blocks."""
     model, parallel = config.model_config, config.parallel_config
     num_tokens = pass_tokens + 1 + (PASS_SEQUENCES + 1) * BLOCK_TOKENS
     values = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel)
@@ -150,22 +154,24 @@ def kv_cache_bytes(config: VllmConfig, pass_tokens: int) -> int:
 
 
 class Peer:
-    """The other end of the socket."""
+    """Exchange messages with the other end of the socket."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def send(self, data: bytes) -> None:
+        """Send one message: length, then bytes."""
         self._stream.write(len(data).to_bytes(HEADER_BYTES, "little") + data)
         self._stream.flush()
 
-    def heard(self) -> Any:
-        """What it says next; None when it has closed the socket."""
+    def receive(self) -> Any:
+        """Return the next message; None when the other end has closed the socket."""
         header = self._stream.read(HEADER_BYTES)
         return json.loads(self._stream.read(int.from_bytes(header, "little"))) if header else None
 
 
 def answer(scoring: Scoring, question: dict[str, Any], peer: Peer) -> None:
+    """Answer one question."""
     if "spans" in question:
         for rows in scoring.logits([(start, tuple(ids)) for start, ids in question["spans"]]):
             peer.send(rows.numpy().astype("<f4", copy=False).tobytes())
@@ -173,7 +179,7 @@ def answer(scoring: Scoring, question: dict[str, Any], peer: Peer) -> None:
     prompts = [tuple(ids) for ids in question["prompts"]]
     for new in scoring.greedy(prompts, question["max_new_tokens"]):
         peer.send(as_json(new))
-        scoring.finish(peer.heard())
+        scoring.finish(peer.receive())
     peer.send(as_json([]))
 
 
@@ -194,7 +200,7 @@ def main() -> None:
             chosen.model_dir, max_length=chosen.max_length, pass_tokens=chosen.pass_tokens
         )
         peer.send(as_json({"vocab_size": scoring.vocab_size}))
-        while (question := peer.heard()) is not None:
+        while (question := peer.receive()) is not None:
             answer(scoring, question, peer)
 
 

@@ -1,4 +1,4 @@
-"""Make the stored tensors of a quantized linear by its layout. Unpacking is not done here."""
+"""Make the stored tensors of a quantized linear by its layout."""
 
 from torch import Tensor
 
