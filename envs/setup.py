@@ -79,11 +79,11 @@ def set_up_all(packages: dict[Environment, Path | None]) -> None:
     try:
         # One more worker: llama.cpp is compiled while packages arrive.
         with ThreadPoolExecutor(len(stale) + 1) as pool:
-            jobs = [
-                pool.submit(set_up, environment, package, pool)
-                for environment, package in stale.items()
-            ]
             try:
+                jobs = [
+                    pool.submit(set_up, environment, package, pool)
+                    for environment, package in stale.items()
+                ]
                 for job in as_completed(jobs):
                     try:
                         job.result()

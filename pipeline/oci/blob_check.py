@@ -13,19 +13,30 @@ DIGEST_HEADER: Final = "Docker-Content-Digest"
 
 def has_blob(http: RegistryHttp, blob: Descriptor) -> bool:
     """Whether the registry has a blob. Raises FailureError when it has another one in its place."""
+    url = http.url(f"blobs/{blob.digest}")
     try:
-        answer = http.read("HEAD", http.url(f"blobs/{blob.digest}"), expect=(200, 404))
+        answer = http.read("HEAD", url, expect=(200, 404))
     except RefusedError as error:
         if error.host == http.host:
             raise
-        return True  # it sent us on to its storage, which allows GET alone
-    if answer.status_code == requests.codes.not_found:
-        return False
-    size = answer.headers.get("Content-Length", str(blob.size))
-    if size != str(blob.size):
+        size = _size_by_get(http, url)  # it sent us on to its storage, which allows GET alone
+    else:
+        if answer.status_code == requests.codes.not_found:
+            return False
+        check_digest(answer, blob.digest, http.host)
+        size = answer.headers.get("Content-Length")
+    if size not in (None, str(blob.size)):
         raise malformed(http.host, f"the size {size} for a blob of {blob.size} bytes")
-    check_digest(answer, blob.digest, http.host)
     return True
+
+
+def _size_by_get(http: RegistryHttp, url: str) -> str | None:
+    """Return the size of a blob, from an answer to a request for its first byte."""
+    first_byte = {"Range": "bytes=0-0"}
+    with http.read("GET", url, headers=first_byte, expect=(200, 206, 416)) as answer:
+        if answer.status_code == requests.codes.ok:
+            return answer.headers.get("Content-Length")
+        return answer.headers.get("Content-Range", "").partition("/")[2] or None
 
 
 def check_digest(answer: requests.Response, digest: str, host: str) -> None:

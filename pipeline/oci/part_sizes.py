@@ -22,6 +22,7 @@ class PartSizes:
         self.bytes = FIRST_PART_BYTES
         self.are_taken = True
         self._limit = PART_SIZES[-1]
+        self._broken = 0
 
     def are_needed_for(self, size: int) -> bool:
         """Whether a blob of `size` bytes is sent in parts; small ones go in one request."""
@@ -29,6 +30,7 @@ class PartSizes:
 
     def taken(self, count: int) -> None:
         """Let the next part be larger than the `count` bytes that were taken."""
+        self._broken = 0
         larger = (size for size in PART_SIZES if count < size <= self._limit)
         self.bytes = max(self.bytes, next(larger, 0))
 
@@ -44,10 +46,12 @@ class PartSizes:
     def broke_connection(self, count: int) -> None:
         """Send smaller parts after one of `count` bytes broke the connection.
 
-        Some registries hang up on large parts. Below the first size it is the line that is bad.
+        Some registries hang up on large parts. Up to the first size the line may be bad instead,
+        so that a second break is waited for: Amazon's takes nothing smaller.
         """
-        if count > FIRST_PART_BYTES:
+        if count > FIRST_PART_BYTES or count == self._broken:
             self.refused(count)
+        self._broken = count
 
     def go_on_with(self, count: int) -> None:
         """Let the next part have `count` bytes, which the registry is known to take, or fewer."""

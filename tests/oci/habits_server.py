@@ -231,6 +231,9 @@ class Handler(BaseHTTPRequestHandler):
         if habits.too_large_status == HANG_UP:
             self.registry.received += len(self.rfile.read(limit))
             self.hang_up()
+        if not habits.reads_what_is_too_large:
+            self.answer(habits.too_large_status, {"Connection": "close"}, habits.too_large_body)
+            self.hang_up()
         self.refuse(habits.too_large_status, habits.too_large_body)
         return True
 
@@ -278,6 +281,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(400, {}, said)
         elif self.command == "HEAD":
             self.answer(403, {})
+        elif self.headers["Range"] == "bytes=0-0":
+            data = self.registry.blobs[self.name]
+            self.answer(206, {"Content-Range": f"bytes 0-0/{len(data)}"}, data[:1])
         else:
             self.answer(200, {}, self.registry.blobs[self.name])
 

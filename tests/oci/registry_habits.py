@@ -57,6 +57,7 @@ class Habits:
     largest_part: int | None = None
     largest_whole: int | None = None
     too_large_status: int = 413
+    reads_what_is_too_large: bool = True
     too_large_body: bytes = b"<html><h1>413 Request Entity Too Large</h1></html>"
     progress: Progress = Progress.RIGHT
     keeps_broken_parts: bool = True

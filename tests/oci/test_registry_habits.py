@@ -7,6 +7,7 @@ import base64
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -23,10 +24,11 @@ from pipeline.oci.records import MANIFEST_TYPE, descriptor_of
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import verified_chunks
 from tests.oci.habits_server import IDENTITY_TOKEN, TAGS, FakeRegistry, serving
-from tests.oci.registry_habits import ALL_HABITS, MIB, Habits, Login
+from tests.oci.registry_habits import ALL_HABITS, GHCR, MIB, Habits, Login
 from tests.registry_server import PASSWORD, USER, docker_config, registry_server
 
 MIDDLE = 8 * MIB + 123
+REAL_SIZES, REAL_FIRST = part_sizes.PART_SIZES, part_sizes.FIRST_PART_BYTES
 NAME = attrgetter("name")
 LARGEST_PART_TRIED = 10 * MIB  # by all registries, whose blobs are not that large
 
@@ -151,6 +153,45 @@ def test_only_those_who_push_ask_for_it(fake: FakeRegistry) -> None:
     asked = [form["scope"] for form in fake.token_requests]
     has_tokens = fake.habits.login is not Login.BASIC
     assert asked == [["repository:a/b:pull"], ["repository:a/b:pull,push"]] * has_tokens
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_mixture_of_habits_ends_in_the_blob_or_in_one_line(tmp_path: Path, seed: int) -> None:
+    """Each habit is that of any registry of the table, and the connection may break once."""
+    chosen = random.Random(seed)
+    habits = Habits(
+        **{field.name: getattr(chosen.choice(ALL_HABITS), field.name) for field in fields(Habits)}
+    )
+    with serving(habits) as registry:
+        log_in(registry, tmp_path / "docker")
+        registry.break_after = chosen.choice([None, MIDDLE])
+        blob = blob_of(habits)
+        line = ""
+        try:
+            Registry(registry.url, "a/b").push_blob(blob, no_progress)
+        except FailureError as error:
+            line = str(error)
+    if line:
+        assert line.isprintable()
+        assert habits.largest_whole is not None
+    else:
+        digest = blob.descriptor.digest
+        assert Digest.of(registry.blobs[digest]) == digest
+
+
+def test_a_part_that_is_refused_unread_is_sent_in_smaller_ones(tmp_path: Path) -> None:
+    """The connection breaks before the answer is read, or after: sizes are real, so that it does."""
+    habits = replace(
+        GHCR, largest_part=4 << 20, reads_what_is_too_large=False, blob_bytes=(9 << 20) + 7
+    )
+    with serving(habits) as registry, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(part_sizes, "PART_SIZES", REAL_SIZES)
+        patch.setattr(part_sizes, "FIRST_PART_BYTES", REAL_FIRST)
+        log_in(registry, tmp_path / "docker")
+        blob = blob_of(habits)
+        Registry(registry.url, "a/b").push_blob(blob, no_progress)
+    assert Digest.of(registry.blobs[blob.descriptor.digest]) == blob.descriptor.digest
+    assert registry.part_bytes == [4 << 20, 4 << 20, (1 << 20) + 7]
 
 
 def test_a_real_registry_takes_a_large_blob_in_parts(tmp_path: Path) -> None:
