@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import save_tensors, shard_name, unpacked_model, write_index
+from pipeline.checkpoint.reading import save_tensors, shard_name, write_index
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.workspace import PARAMS_FILE, Workspace
 from pipeline.params.params import AwqParams, GptqParams, PackedVariant
 from pipeline.params.reading import read_params

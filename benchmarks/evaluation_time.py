@@ -25,8 +25,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.result import Row, publish
 from benchmarks.workspace import copy_repository
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.reading import read_workspace
 from pipeline.params.suites import read_suite

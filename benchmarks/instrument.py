@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.result import Row, publish
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.documents import read_texts
 from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, Workspace

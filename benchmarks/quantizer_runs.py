@@ -22,8 +22,8 @@ from benchmarks.babyllama import MODEL_DIR, make_workspace
 from benchmarks.measured import Cost
 from benchmarks.result import commit
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.documents import read_texts
 from pipeline.core.record import Record, sha256_hex
 from pipeline.core.texts import token_windows

@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.result import Row, publish, republish
 from benchmarks.serving_models import write_base, write_packed
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE, SERVE_PYTHON
 from pipeline.core.errors import FailureError
 from pipeline.core.progress import note

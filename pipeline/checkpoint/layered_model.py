@@ -26,9 +26,10 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.architectures.folds import split_layer_name
+from pipeline.checkpoint.model_config import model_config
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
 from pipeline.checkpoint.names import CONFIG_FILE
-from pipeline.checkpoint.reading import Checkpoint, model_config
+from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError, printable, short_repr
 
 META = torch.device("meta")

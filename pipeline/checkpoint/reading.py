@@ -1,17 +1,14 @@
-"""Read and write Hugging Face checkpoints: tensors by name, shards, models with unpacked weights.
+"""Read and write the tensors of Hugging Face checkpoints, by name and in shards.
 
-Tensors are read one at a time through safetensors' memory mapping. No code from a model repository
-is ever run: models come from the class that transformers itself ships for the architecture.
+Tensors are read one at a time through safetensors' memory mapping.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,19 +16,8 @@ from torch import Tensor
 from pipeline.checkpoint.checks import read_json_object, read_shards
 from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.safetensors_header import read_header
-from pipeline.checkpoint.stored_scheme import MARKS, StoredScheme, read_schemes
-from pipeline.checkpoint.unpacking import unpacked_integers, unpacked_weight
-from pipeline.core.errors import FailureError, InputError, printable, short_repr
+from pipeline.core.errors import FailureError, InputError, printable
 from pipeline.core.files import replacement, write_bytes
-from pipeline.numerics.grid import Grid
-from pipeline.numerics.rounded_inputs import e4m3_by_token, int8_by_token
-from pipeline.params.variants import PackedLayout
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-DEFAULT_CONTEXT = 2048
-"""Context of a model whose configuration names none, in tokens; lm-eval's default."""
 
 
 class Checkpoint:
@@ -123,147 +109,3 @@ def save_tensors(
             save_file(contiguous, file.name, metadata=dict([note]))
         except SafetensorError as error:
             raise FailureError(f"{path}: cannot be written: {error}; nothing was kept") from error
-
-
-def unpacked_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight of a checkpoint by its name in the model, float32 and unpacked.
-
-    Raises InputError when the tensors are not what config.json says.
-    """
-    checkpoint = Checkpoint(directory)
-    packed = packed_modules(checkpoint)
-    for name in checkpoint.names:
-        module, _, suffix = name.rpartition(".")
-        scheme = packed.get(module)
-        if scheme is None or suffix not in scheme.suffixes:
-            yield name, checkpoint.tensor(name).float()
-        elif suffix == scheme.suffixes[0]:
-            tensors = {part: checkpoint.tensor(f"{module}.{part}") for part in scheme.suffixes}
-            try:
-                yield f"{module}.weight", unpacked_weight(module, tensors, scheme)
-            except InputError as error:
-                raise InputError(f"{directory}: {error}") from error
-
-
-def packed_integers(checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Grid]]:
-    """Unpack the integers (float32, out × in) and the grid of every packed module, by its name.
-
-    Raises InputError when the tensors are not what config.json says.
-    """
-    return {
-        module: unpacked_integers(
-            module,
-            {suffix: checkpoint.tensor(f"{module}.{suffix}") for suffix in scheme.suffixes},
-            scheme,
-        )
-        for module, scheme in packed_modules(checkpoint).items()
-    }
-
-
-def packed_modules(checkpoint: Checkpoint) -> dict[str, StoredScheme]:
-    """Find the scheme of every module whose tensors are packed, by its name.
-
-    Raises InputError for packed tensors without a scheme, and for a scheme without its tensors.
-    """
-    try:
-        schemes = read_schemes(checkpoint.config)
-    except InputError as error:
-        raise InputError(f"{checkpoint.directory}: {error}") from error
-    names = frozenset(checkpoint.names)
-    packed = {}
-    for name in names:
-        module, _, suffix = name.rpartition(".")
-        if suffix not in MARKS.values():
-            continue
-        scheme = schemes.of(module) if schemes else None
-        missing = [
-            part for part in (scheme.suffixes if scheme else ()) if f"{module}.{part}" not in names
-        ]
-        if scheme is None or missing:
-            raise InputError(
-                f"{checkpoint.directory}: {short_repr(name)}: "
-                + (f"without {missing[0]}" if missing else "config.json names no scheme for it")
-                + "; the checkpoint is damaged: get it again"
-            )
-        packed[module] = scheme
-    return packed
-
-
-def _transformers() -> Any:
-    """Import transformers, when a model is loaded: the import of its models takes seconds."""
-    import transformers
-
-    # Loading is quick beside everything else here; its progress bar would only fill logs.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
-
-
-def model_config(directory: Path) -> "PreTrainedConfig":
-    """Read the configuration as transformers' class for it.
-
-    Raises InputError unless it is of a causal language model that this transformers knows.
-    """
-    model_type = read_json_object(directory / CONFIG_FILE).get("model_type")
-    library = _transformers()
-    classes = library.CONFIG_MAPPING
-    if model_type not in classes or classes[model_type] not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(
-            f"{directory}: model_type {short_repr(model_type)} is no causal language model that "
-            f"transformers {version('transformers')} knows; use another model"
-        )
-    config: PreTrainedConfig = library.AutoConfig.from_pretrained(
-        directory, local_files_only=True, trust_remote_code=False
-    )
-    return config
-
-
-def vocabulary_size(directory: Path) -> int:
-    """Return for how many tokens the model of a directory has logits.
-
-    What config.json states is taken as it is: transformers is loaded only for a default of its own.
-    Raises InputError as `model_config` does.
-    """
-    config = read_json_object(directory / CONFIG_FILE)
-    text_config = config.get("text_config", config)
-    stated = text_config.get("vocab_size") if isinstance(text_config, dict) else None
-    if type(stated) is int:
-        return stated
-    return int(model_config(directory).get_text_config().vocab_size)
-
-
-def context_tokens(config: Any) -> int:
-    """Return the context length of the model of a configuration, in tokens."""
-    return int(getattr(config.get_text_config(), "max_position_embeddings", DEFAULT_CONTEXT))
-
-
-def unpacked_model(directory: Path) -> "PreTrainedModel":
-    """Load the model in float32 with exactly the weights that the checkpoint's files stand for.
-
-    The model rounds activations where an engine would. Raises InputError for an unknown
-    architecture, and when a weight is missing.
-    """
-    config = model_config(directory)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model_class = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model: PreTrainedModel
-    model, loading = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(unpacked_weights(directory)),
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    if loading["missing_keys"]:
-        raise InputError(
-            f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
-            "get it again"
-        )
-    for name, scheme in packed_modules(Checkpoint(directory)).items():
-        if scheme.rounds_inputs:
-            rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
-            model.get_submodule(name).register_forward_pre_hook(
-                lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
-            )
-    return model.eval()

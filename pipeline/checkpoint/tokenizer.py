@@ -2,8 +2,7 @@
 
 tokenizer.json was trained with the model, so what it says is right. transformers rebuilds parts of
 a tokenizer for some values of `tokenizer_class` and then reads text otherwise
-(https://github.com/huggingface/transformers/issues/45488). Models and weights are read in
-`pipeline.checkpoint.reading`.
+(https://github.com/huggingface/transformers/issues/45488).
 """
 
 from pathlib import Path

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from pipeline.checkpoint.reading import context_tokens
+from pipeline.checkpoint.model_config import context_tokens
 from pipeline.core.allocator import release_gpu_memory
 from pipeline.core.system_errors import exhausted_memory
 from pipeline.engines.scorer import Finished, Logits

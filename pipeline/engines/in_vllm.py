@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.checkpoint.reading import context_tokens, model_config
+from pipeline.checkpoint.model_config import context_tokens, model_config
 from pipeline.core.environments import (
     ENVIRONMENT,
     OFFLINE,

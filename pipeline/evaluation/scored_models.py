@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note

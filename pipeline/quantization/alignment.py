@@ -15,13 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import names_by_layer
-from pipeline.checkpoint.reading import (
-    Checkpoint,
-    packed_integers,
-    read_tensors,
-    save_tensors,
-    unpacked_model,
-)
+from pipeline.checkpoint.reading import Checkpoint, read_tensors, save_tensors
+from pipeline.checkpoint.unpacked_model import packed_integers, unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from pipeline.numerics.align import AlignedLinear, Aligner

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import Checkpoint, unpacked_weights
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_weights
 from pipeline.core.errors import FailureError
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import range_grid

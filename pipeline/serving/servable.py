@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pipeline.checkpoint.checks import read_json_object
 from pipeline.checkpoint.names import CONFIG_FILE
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.files import read_record
 from pipeline.core.formatting import NBSP, bytes_text

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.checkpoint.chat_rendering import template_date
-from pipeline.checkpoint.reading import vocabulary_size
+from pipeline.checkpoint.model_config import vocabulary_size
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import (

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.architectures.folds import expert_number
 from pipeline.calibration.layers import BATCH_TOKENS, calibrate_layers
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.numerics.gram import unpack_upper
 from pipeline.records.statistics import LayerStatistics

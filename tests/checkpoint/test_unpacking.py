@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.checkpoint.unpacked_model import unpacked_model, unpacked_weights
 from pipeline.core.errors import InputError
 from tests.models import tiny_llama
 from tests.packed_models import tiny_packed

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import Scorer

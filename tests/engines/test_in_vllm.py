@@ -11,7 +11,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError, InputError
 from pipeline.engines.distance import window_distance
 from pipeline.engines.in_transformers import TransformersScorer

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.allocator import release_gpu_memory
 from pipeline.core.errors import FailureError
 from pipeline.core.system_errors import readable_memory_errors

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError, InputError
 from pipeline.engines import in_llama_cpp as llama_cpp
 from pipeline.engines.in_llama_cpp import LlamaCppScorer

@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.reading import unpacked_model
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import Scorer, continuation_answers
 from pipeline.engines.token_forest import NO_PARENT, Forest, Span, forests

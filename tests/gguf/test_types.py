@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.token_forest import Span

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.environments import ENVIRONMENT, HOST, OFFLINE
 from pipeline.core.process import run_program
 from pipeline.serving.server import SERVED_NAME, Server, chosen_port, launch, local_session

@@ -16,7 +16,8 @@ from pipeline.architectures.folds import (
     names_by_layer,
 )
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import DecoderLayer

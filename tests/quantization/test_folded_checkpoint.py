@@ -7,7 +7,8 @@ import torch
 
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import Workspace
 from pipeline.numerics import awq

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.architectures.folds import names_by_layer
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import WEIGHTS_FILE
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
 from pipeline.numerics.decoder_layer import DecoderLayer

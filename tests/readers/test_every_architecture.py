@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.engine import every_format
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.checkpoint.unpacked_model import unpacked_model, unpacked_weights
 from pipeline.params.params import CompressedTensorsParams, PackedVariant
 from pipeline.quantization.packed_checkpoint import write_packed
 from tests.architecture_models import CONFIGS, base_manifest, calibrated_model

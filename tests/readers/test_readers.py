@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.checkpoint.reading import unpacked_model, unpacked_weights
+from pipeline.checkpoint.unpacked_model import unpacked_model, unpacked_weights
 from pipeline.core.process import run_program
 from pipeline.core.workspace import Workspace
 from pipeline.records.variant import VariantRecord

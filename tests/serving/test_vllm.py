@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.cli import main
 from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError

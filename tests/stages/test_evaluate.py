@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256, write_record

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.reading import Checkpoint, unpacked_model, unpacked_weights
+from pipeline.checkpoint.reading import Checkpoint
+from pipeline.checkpoint.unpacked_model import unpacked_model, unpacked_weights
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, file_sha256

@@ -16,8 +16,8 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from pipeline.checkpoint.reading import unpacked_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.core.record import sha256_hex
 from pipeline.evaluation.lm_eval_model import LmEvalModel
