@@ -76,7 +76,7 @@ def test_the_graph_stays_short() -> None:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this repository in which DVC holds every stage to be up to date.
 
-    The stages did not run: each output is a file or directory of its own name.
+    The stages did not run: each output is a file of its own name, or has those that stages read.
     """
     root = tmp_path_factory.mktemp("recorded") / "repository"
     ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
@@ -94,11 +94,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dvc().init().close()
     run_inputs(root)
     variants = YAML(typ="safe").load((root / "params.yaml").read_text())["variants"]
-    for stage in graph().values():
+    stages = graph().values()
+    read = {dep for stage in stages for dep in stage.get("deps", [])}
+    for stage in stages:
         for out in stage["outs"]:
             text = out if isinstance(out, str) else next(iter(out))
-            for path in {root / text.replace("${key}", name) for name in variants}:
-                if path != root / "artifacts" / "inputs":
+            inside = {root / dep for dep in read if dep.startswith(f"{text}/")}
+            for path in inside or {root / text.replace("${key}", name) for name in variants}:
+                if root / "artifacts" / "inputs" not in (path, path.parent):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(path.name)
     with chdir(root), dvc()() as repo:

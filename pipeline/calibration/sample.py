@@ -104,7 +104,7 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
             ) from error
     drawn.require_few_skipped()
     note(
-        f"calibrate: {drawn.num_documents} documents of {num_rows} rows drawn, {drawn.num_dropped} "
+        f"calibrate: {drawn.num_documents} of {num_rows} documents drawn, {drawn.num_dropped} "
         f"dropped for overlap with {', '.join(text.name for text in compared)}"
     )
     skipped = drawn.skipped()

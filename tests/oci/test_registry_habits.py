@@ -180,7 +180,7 @@ def test_a_mixture_of_habits_ends_in_the_blob_or_in_one_line(tmp_path: Path, see
 
 
 def test_a_part_that_is_refused_unread_is_sent_in_smaller_ones(tmp_path: Path) -> None:
-    """The connection breaks before or after the answer is read; sizes are large enough for it."""
+    """The connection breaks before the answer is read or after it; sizes are real for that."""
     habits = replace(
         GHCR, largest_part=4 << 20, reads_what_is_too_large=False, blob_bytes=(9 << 20) + 7
     )

@@ -82,6 +82,7 @@ WRONG_VALUES = [
     ("num_calibration_samples", "0", "num_calibration_samples = 0: Input should be greater than 0"),
     ("num_calibration_samples", "1.5", "= 1.5: Input should be a valid integer"),
     ("num_calibration_samples", "true", "= True: Input should be a valid integer"),
+    ("max_skipped", "1.5", "calibration.max_skipped = 1.5: Input should be less than 1"),
     ("seed", "-1", "calibration.seed = -1: Input should be greater than or equal to 0"),
     ("format", "exl2", f"{GGUF}.format = 'exl2': expected 'awq', 'gptq', 'compressed-tensors'"),
     ("format", "1", f"{GGUF}.format = '1': expected 'awq', 'gptq', 'compressed-tensors', 'gguf"),

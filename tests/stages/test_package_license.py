@@ -199,6 +199,17 @@ def test_calibration_data_are_credited(tmp_path: Path) -> None:
     assert "calibrated on" not in made.read("packages/awq-w4-g128/NOTICE")
 
 
+def test_the_card_says_how_many_rows_were_skipped(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, VERDICTS)
+    path = made.workspace.statistics_path
+    statistics = json.loads(path.read_bytes())
+    statistics["skipped"] = [{"reason": "content that is not text", "num_rows": 7}]
+    path.write_text(json.dumps(statistics))
+    package.run(made.workspace, made.params)
+    card = made.read("packages/awq-w4-g128/README.md")
+    assert "7 rows were skipped (7 content that is not text)" in card
+
+
 def test_statistics_of_data_under_another_license_are_not_packaged(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, VERDICTS)
     calibrated = made.workspace.statistics_path.read_bytes()

@@ -168,6 +168,21 @@ def test_calibration_names_its_data_and_what_was_dropped(made: MadeRun) -> None:
     assert "compared with calibration: trades_en (400 texts)" in text
 
 
+def test_skipped_rows_and_the_date_of_the_template_are_shown(made: MadeRun) -> None:
+    assert "rows were skipped" not in Page(page(made)).text
+    path = made.workspace.statistics_path
+    statistics = json.loads(path.read_bytes())
+    statistics["skipped"] = [
+        {"reason": "no turns", "num_rows": 3},
+        {"reason": "refused by the chat template", "num_rows": 4},
+    ]
+    statistics["template_date"] = "2026-01-01"
+    path.write_text(json.dumps(statistics))
+    text = Page(page(made)).text
+    assert "7 rows were skipped (3 no turns, 4 refused by the chat template)" in text
+    assert "The chat template was told 2026-01-01." in text
+
+
 def test_what_was_served_is_shown_and_what_was_not_says_why(made: MadeRun) -> None:
     html = page(made)
     text = Page(html).text
