@@ -61,7 +61,8 @@ def nginx_server(directory: Path, *, readers: str = "127.0.0.0/8") -> Iterator[S
         (directory / "site.conf").write_text(site)
         (directory / "nginx.conf").write_text(MAIN.format(directory=directory))
         patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-        command = [nginx, "-e", "stderr", "-p", directory, "-c", directory / "nginx.conf"]
+        conf_path = directory / "nginx.conf"
+        command: list[str | Path] = [nginx, "-e", "stderr", "-p", directory, "-c", conf_path]
         log_path = directory / "nginx.log"
         with Daemon(command, log_path=log_path, environment={}) as daemon:
             url = f"https://127.0.0.1:{port}"

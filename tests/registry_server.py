@@ -97,7 +97,7 @@ def private_certificate(directory: Path) -> Path:
     """A certificate for 127.0.0.1 that is its own authority; its key is `key.pem` beside it."""
     certificate = directory / "certificate.pem"
     names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", directory / "key.pem", "-out", certificate]
+    files: list[str | Path] = ["-keyout", directory / "key.pem", "-out", certificate]
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     run_program(
         [require_program("openssl"), "req", *kind, "-days", "2", *names, *files],
