@@ -36,6 +36,7 @@ from pipeline.records.evaluation import (
     EvaluationRecord,
     TaskScore,
 )
+from pipeline.records.intake import Intake
 from pipeline.records.rounds import ratio
 from pipeline.records.selection import (
     Approved,
@@ -126,6 +127,7 @@ def measured(
 
 
 def write_base_manifest(workspace: Workspace, *, source: str) -> None:
+    write_record(workspace.intake_path, Intake(findings=(), originals=(), added=()))
     files = directory_records(workspace.base_dir)
     facts = read_license_facts(workspace.base_dir)
     rules = license_rules()

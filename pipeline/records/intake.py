@@ -18,6 +18,10 @@ class Finding(Record):
     found: str
     done: str
 
+    def __str__(self) -> str:
+        """Return the finding as one line."""
+        return f"{self.file}: {self.found}: {self.done}"
+
 
 class Intake(Record):
     """The findings, in the order in which the files were examined.

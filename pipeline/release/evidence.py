@@ -12,6 +12,7 @@ from pipeline.params.params import Params
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import BenchmarkResult, Benchmarks
 from pipeline.records.evaluation import EvaluationRecord, TaskScore
+from pipeline.records.intake import Intake
 from pipeline.records.selection import Selection, VariantVerdict
 from pipeline.records.statistics import StatisticsRecord
 from pipeline.records.variant import VariantRecord
@@ -39,6 +40,7 @@ class Evidence:
 
     params: Params
     base: BaseManifest
+    intake: Intake
     rule: LicenseRule
     calibration_rule: LicenseRule | None
     statistics: StatisticsRecord

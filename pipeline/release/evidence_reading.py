@@ -15,6 +15,7 @@ from pipeline.params.params import Params
 from pipeline.records.base import BaseManifest, DatasetManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.intake import Intake
 from pipeline.records.scored import control_in
 from pipeline.records.selection import Selection
 from pipeline.records.statistics import StatisticsRecord
@@ -34,6 +35,7 @@ def read_evidence(
     """
     reader = _Reader(workspace)
     base = reader.read(BaseManifest, workspace.base_manifest_path, stage="fetch")
+    intake = reader.read(Intake, workspace.intake_path, stage="fetch")
     data = reader.read(DatasetManifest, workspace.dataset_manifest_path, stage="fetch")
     statistics = reader.read(StatisticsRecord, workspace.statistics_path, stage="calibrate")
     variant = reader.read(VariantRecord, workspace.variant_path(name), stage="quantize")
@@ -66,6 +68,7 @@ def read_evidence(
     return Evidence(
         params=params,
         base=base,
+        intake=intake,
         rule=rules.applying(base.applied_license),
         calibration_rule=data_rule(data.license, rules),
         statistics=statistics,

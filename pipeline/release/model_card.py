@@ -53,6 +53,7 @@ def render_card(
             base_perplexity=evidence.base_perplexity,
             base_weight_bytes=evidence.selection.base_weight_bytes,
         ),
+        findings=evidence.intake.findings,
         schemes=schemes(evidence.variant.coverage),
         reasons=kept_reasons(evidence.variant.coverage),
         engine=evidence.evaluation.engine,

@@ -13,6 +13,7 @@ from pipeline.params.prices import PriceList
 from pipeline.records.base import BaseManifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import Engine, EvaluationRecord, TaskScore
+from pipeline.records.intake import Intake
 from pipeline.records.licenses import DataLicense
 from pipeline.records.release import Receipt, Receipts
 from pipeline.records.selection import Selection, Verdict
@@ -28,6 +29,7 @@ class Facts:
 
     params: Params
     base: BaseManifest
+    intake: Intake
     license_rule: LicenseRule
     data_license: DataLicense
     statistics: StatisticsRecord

@@ -67,6 +67,7 @@ def render_report(facts: Facts) -> str:
         base_advantages=base_advantages(decisions, facts.benchmarks, costs),
         shipping=shipping_rows(selection, release, facts.license_rule),
         gate=gate_sentences(facts.params.gate),
+        findings=facts.intake.findings,
         calibration=calibration_sentence(facts),
         verdicts=verdict_rows(facts),
         task_verdicts={

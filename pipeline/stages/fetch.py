@@ -151,7 +151,7 @@ def collect(
         update={"findings": (*named, *intake.findings, *accounting.findings)}
     )
     for finding in intake.findings:
-        note(f"fetch: {finding.file}: {finding.found}: {finding.done}")
+        note(f"fetch: {finding}")
     changed = {file.path for file in intake.originals} | set(intake.added)
     records = [file for file in records if file.path not in changed]
     records += [file_record(download_dir / name, download_dir) for name in changed]

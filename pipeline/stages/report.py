@@ -14,6 +14,7 @@ from pipeline.params.reading import read_prices
 from pipeline.records.base import DatasetManifest, read_base_manifest
 from pipeline.records.benchmarks import Benchmarks
 from pipeline.records.evaluation import EvaluationRecord
+from pipeline.records.intake import read_intake
 from pipeline.records.release import Receipts
 from pipeline.records.selection import Selection
 from pipeline.records.statistics import StatisticsRecord
@@ -41,6 +42,7 @@ def _facts(workspace: Workspace, params: Params) -> Facts:
     return Facts(
         params=params,
         base=base,
+        intake=read_intake(workspace),
         license_rule=license_rules().applying(base.applied_license),
         data_license=read_record(
             DatasetManifest, workspace.dataset_manifest_path, made_by="fetch"

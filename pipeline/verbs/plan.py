@@ -51,7 +51,7 @@ def run(workspace: Workspace, params: Params) -> None:
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)
     lines = [*table(needs, speed), "", *assumptions(source, tokens, speed, free)]
-    lines += [f"Found: {finding.file}: {finding.found}: {finding.done}." for finding in findings]
+    lines += [f"Found: {finding}." for finding in findings]
     print("\n".join(lines), flush=True)
     if reason := refusal(needs, free):
         raise InputError(reason)
