@@ -155,6 +155,7 @@ class Upload:
         Raises _WrongPlaceError where the upload does not go on there, _OtherWayError where only
         the whole blob in one request is left to try.
         """
+        was_resumed = not place.is_sure
         digest = hashlib.sha256()
         for chunk in self._blob.chunks(count=place.received):
             digest.update(chunk)
@@ -180,7 +181,7 @@ class Upload:
                 self._retries.progress()
             self._report(place.received)
         self._check(digest)
-        self._finish_parts(place)
+        self._close(place, was_resumed=was_resumed)
 
     def _consider(self, error: RefusedError, place: _Place, count: int) -> None:
         """Raise what follows from a refused part; return when smaller ones may be taken."""
@@ -196,18 +197,25 @@ class Upload:
         self._part_sizes.are_taken = False
         raise _OtherWayError from error
 
-    def _finish_parts(self, place: _Place) -> None:
-        """Close the upload, and see whether the registry has all of the blob."""
+    def _close(self, place: _Place, *, was_resumed: bool) -> None:
+        """Close the upload at its last place, and see whether the registry has all of the blob.
+
+        Raises _OtherWayError when it does not: a resumed upload that is refused starts over.
+        """
+        is_refused = False
         try:
             self._finish(place, b"")
             if has_blob(self._http, self._blob.descriptor):
                 return
         except TransientError:
             raise
-        except FailureError as error:
-            if isinstance(error, RefusedError) and error.status in NO_PERMISSION:
+        except RefusedError as error:
+            if error.status in NO_PERMISSION:
                 raise
-        self._part_sizes.are_taken = False
+            is_refused = True
+        except FailureError:
+            pass  # it has something else under the digest: not all of the parts
+        self._part_sizes.are_taken = was_resumed and is_refused
         raise _OtherWayError
 
     def _begin(self) -> _Place | None:

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
+from itertools import count, pairwise
+from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
 from pipeline.core.file_records import Digest
 from tests.oci.registry_habits import HANG_UP, Habits, Login, Progress, Range
-from tests.registry_server import PASSWORD, USER
+from tests.registry_server import PASSWORD, USER, docker_config
 from tests.support import STOP_POLL_S
 
 IDENTITY_TOKEN: Final = "an identity t0ken"
@@ -47,6 +48,7 @@ class FakeRegistry:
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=count)
     received: int = 0
     taken: int = 0
     part_bytes: list[int] = field(default_factory=list)
@@ -135,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         if "mount" in self.query and status != 202:
             self.answer(status, {}, self.error("INVALID_REQUEST", "Missing `from` argument"))
             return
-        name = f"upload-{len(self.registry.uploads)}"
+        name = f"upload-{next(self.registry.numbers)}"
         self.registry.uploads[name] = Upload()
         self.answer(202, {"Location": self.location(name), "Range": "0-0"})
 
@@ -355,6 +357,17 @@ class Handler(BaseHTTPRequestHandler):
 def basic_login() -> str:
     """The `Authorization` header of USER."""
     return "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+def log_in(registry: FakeRegistry, directory: Path) -> None:
+    """Write what `docker login`, or `az acr login`, leaves behind."""
+    if registry.habits.login is Login.IDENTITY:
+        nobody = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
+        login = {"auth": nobody, "identitytoken": IDENTITY_TOKEN}
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps({"auths": {registry.host: login}}))
+    else:
+        docker_config(directory, registry.host, USER, PASSWORD)
 
 
 @contextmanager

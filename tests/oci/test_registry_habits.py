@@ -3,8 +3,6 @@
 The registries are served with the habits of `registry_habits`; Debian's docker-registry is real.
 """
 
-import base64
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -23,9 +21,9 @@ from pipeline.oci.blob import Blob, bytes_blob, no_progress
 from pipeline.oci.records import MANIFEST_TYPE, descriptor_of
 from pipeline.oci.registry import Registry
 from pipeline.oci.store import verified_chunks
-from tests.oci.habits_server import IDENTITY_TOKEN, TAGS, FakeRegistry, serving
+from tests.oci.habits_server import TAGS, FakeRegistry, log_in, serving
 from tests.oci.registry_habits import ALL_HABITS, GHCR, MIB, Habits, Login
-from tests.registry_server import PASSWORD, USER, docker_config, registry_server
+from tests.registry_server import registry_server
 
 MIDDLE = 8 * MIB + 123
 REAL_SIZES, REAL_FIRST = part_sizes.PART_SIZES, part_sizes.FIRST_PART_BYTES
@@ -47,17 +45,6 @@ def fake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeRegistr
     with serving(request.param) as registry:
         log_in(registry, tmp_path / "docker")
         yield registry
-
-
-def log_in(registry: FakeRegistry, directory: Path) -> None:
-    """Write what `docker login`, or `az acr login`, leaves behind."""
-    if registry.habits.login is Login.IDENTITY:
-        nobody = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
-        login = {"auth": nobody, "identitytoken": IDENTITY_TOKEN}
-        directory.mkdir()
-        (directory / "config.json").write_text(json.dumps({"auths": {registry.host: login}}))
-    else:
-        docker_config(directory, registry.host, USER, PASSWORD)
 
 
 in_parts = pytest.mark.parametrize(

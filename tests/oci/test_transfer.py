@@ -257,6 +257,23 @@ def test_an_upload_that_the_registry_forgot_starts_over(
     assert memory.received == 5432 + len(DATA)
 
 
+def test_an_upload_that_the_registry_damaged_starts_over_in_parts(
+    memory: Memory, blob: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(registry_retry, "PAUSES_S", ())
+        memory.breaks_at = 5432
+        with pytest.raises(FailureError):
+            Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    assert memory.upload is not None
+    memory.upload[0] ^= 1
+    Registry(memory.url, "a/b").push_blob(blob, no_progress)
+    assert memory.blobs == {blob.descriptor.digest: DATA}
+    assert memory.received == 2 * len(DATA)
+    parts = [request for request in memory.requests if request.startswith("PATCH")]
+    assert len(parts) == 6 + 5 + 11  # the last of six broke; five more, and all over again
+
+
 def test_going_on_with_an_upload_needs_one_connection(
     memory: Memory, blob: Blob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
