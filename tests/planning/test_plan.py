@@ -35,6 +35,7 @@ def source(shapes: Shapes, *, experts_per_token: int | None = None) -> Source:
         shape,
         file_bytes=2 * shape.num_weights,
         experts_per_token=experts_per_token,
+        tensors=shapes,
     )
 
 

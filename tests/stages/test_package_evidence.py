@@ -118,8 +118,9 @@ def test_the_provenance_names_existing_files_by_digest(made: MadeRun) -> None:
             path = made.workspace.artifacts_dir / record["name"]
             assert record["digest"]["sha256"] == file_sha256(path)
         assert [record["annotations"]["stage"] for record in records] == [
-            "fetch", "calibrate", "quantize", "evaluate", "evaluate", "select", "benchmark",
-        ]  # fmt: skip
+            *("fetch", "fetch", "fetch"),  # the checkpoint, its findings, the calibration data
+            *("calibrate", "quantize", "evaluate", "evaluate", "select", "benchmark"),
+        ]
         build = statement["predicate"]["buildDefinition"]
         sources = {it["name"]: it["digest"] for it in build["resolvedDependencies"]}
         assert sources["org/tiny"]["gitCommit"] == "ab" * 20
