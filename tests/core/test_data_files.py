@@ -49,7 +49,7 @@ def test_expanded_files_are_gone_afterwards(
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"text": "x"}'))
+    path.write_bytes(gzip.compress(b'{"text": "x"}', mtime=0))
     with open_documents(path) as found:
         assert len(list(scratch.rglob("*.jsonl"))) == 1
         assert found.num_rows == 1

@@ -37,7 +37,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     (directory / "data").mkdir(parents=True)
     for number, name in enumerate(PARTS):
         pq.write_table(pa.table({"text": [f"story {number}"] * 3}), directory / name)
-    (directory / "more.json.gz").write_bytes(gzip.compress(b'{"text": "one more"}\n'))
+    (directory / "more.json.gz").write_bytes(gzip.compress(b'{"text": "one more"}\n', mtime=0))
     (directory / "stories.py").write_text("raise SystemExit('a loading script was run')\n")
     with serve_hub(Hub({f"datasets/{REPO}": directory})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
