@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +30,7 @@ from environment import (
     say,
 )
 
+NOTICE_SECONDS = 0.1
 BUILD_TOOLS = ("pip", "setuptools", "scikit-build-core", "packaging", "pathspec", "cmake", "ninja")
 
 
@@ -80,17 +81,20 @@ def set_up_all(packages: dict[Environment, Path | None]) -> None:
         # One more worker: llama.cpp is compiled while packages arrive.
         with ThreadPoolExecutor(len(stale) + 1) as pool:
             try:
-                jobs = [
+                jobs = {
                     pool.submit(set_up, environment, package, pool)
                     for environment, package in stale.items()
-                ]
-                for job in as_completed(jobs):
-                    try:
-                        job.result()
-                    except (SetupError, OSError) as error:
-                        output = error.output if isinstance(error, SetupError) else ""
-                        print(f"{output}setup: {error}", file=sys.stderr, flush=True)
-                        has_failed = True
+                }
+                while jobs:
+                    # Another thread may get the signal: this one notices it when it wakes up.
+                    done, jobs = wait(jobs, timeout=NOTICE_SECONDS, return_when=FIRST_COMPLETED)
+                    for job in done:
+                        try:
+                            job.result()
+                        except (SetupError, OSError) as error:
+                            output = error.output if isinstance(error, SetupError) else ""
+                            print(f"{output}setup: {error}", file=sys.stderr, flush=True)
+                            has_failed = True
             except KeyboardInterrupt:
                 # A running command got the signal too; a thread between two commands did not.
                 interrupted.set()
