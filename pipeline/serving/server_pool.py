@@ -16,6 +16,8 @@ from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.progress import note
 from pipeline.serving.server import Server
 
+NOTICE_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class ServerSpec:
@@ -69,6 +71,7 @@ class ServerPool:
             self._make_room(spec)
             self._enter(spec)
         answer, _ = self._servers[spec.name] = self._servers.pop(spec.name)
+        _wait_for([answer])
         try:
             return answer.result()
         except FailureError:
@@ -87,7 +90,7 @@ class ServerPool:
             stack.close()
 
     def _make_room(self, spec: ServerSpec) -> None:
-        wait([answer for answer, _ in self._servers.values()])  # they have their memory then
+        _wait_for([answer for answer, _ in self._servers.values()])  # they have their memory then
         while self._free_bytes() < spec.needed_bytes and self._servers:
             oldest = next(iter(self._servers))
             note(f"{oldest}: ended to make room for {spec.name}")
@@ -97,6 +100,15 @@ class ServerPool:
                 f"{spec.name}: its server needs {_bytes(spec.needed_bytes)} of memory, "
                 f"{_bytes(free)} are free; end other programs or use a machine with more"
             )
+
+
+def _wait_for(answers: Sequence[Future[Server]]) -> None:
+    """Wait until servers answered or failed.
+
+    Another thread may get the signal of Ctrl-C: this one notices it when it wakes up.
+    """
+    while wait(answers, timeout=NOTICE_SECONDS).not_done:
+        pass
 
 
 def _bytes(count: int) -> str:
