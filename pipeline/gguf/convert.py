@@ -56,6 +56,20 @@ def main(request_path: str) -> None:
     )
     if request.pre_tokenizer is not None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
+    set_own_vocabulary = model.set_vocab
+
+    def set_vocabulary() -> None:
+        try:
+            set_own_vocabulary()
+        except (FileNotFoundError, ValueError):
+            # Some architectures ask for tokenizer.model even where tokenizer.json says all of it.
+            if (request.model_dir / "tokenizer.model").is_file() or not is_byte_level(
+                request.model_dir
+            ):
+                raise
+            model._set_vocab_gpt2()
+
+    model.set_vocab = set_vocabulary
     if request.only_vocabulary:
         model.set_vocab()
         return
@@ -81,6 +95,18 @@ def main(request_path: str) -> None:
     # In GGUF all experts of a layer are one tensor; its name is mapped without expert numbers.
     names = {name: model.map_tensor_name(EXPERT.sub(".experts.", name)) for name in request.names}
     request.names_path.write_text(json.dumps(names))
+
+
+def is_byte_level(model_dir: Path) -> bool:
+    """Tell whether tokenizer.json is byte-level BPE, as GPT-2's, which the file alone defines."""
+    path = model_dir / "tokenizer.json"
+    if not path.is_file():
+        return False
+    tokenizer = json.loads(path.read_bytes())
+    parts = [tokenizer.get("pre_tokenizer") or {}]
+    parts += parts[0].get("pretokenizers", [])
+    is_bpe = (tokenizer.get("model") or {}).get("type") == "BPE"
+    return is_bpe and any(part.get("type") == "ByteLevel" for part in parts)
 
 
 def _has_place(model: Any, name: str) -> bool:

@@ -133,11 +133,16 @@ def test_groups_that_do_not_divide_are_refused_before_anything_is_fetched(
 def test_a_tokenizer_that_llama_cpp_cannot_read_stops_those_who_want_gguf_alone(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Gemma's tokenizer is in tokenizer.model for llama.cpp's converter, and nowhere else."""
+    """For llama.cpp's converter Gemma's tokenizer is in tokenizer.model, if not byte-level."""
     (workspace / "model" / "model.safetensors").unlink()
     tiny_model(workspace / "model", "gemma2")
     params = (workspace / PARAMS_FILE).read_text().replace("group_size: 128", "group_size: 32")
     (workspace / PARAMS_FILE).write_text(params)
+    assert main(["plan"]) == 0
+    capsys.readouterr()
+    path = workspace / "model" / "tokenizer.json"
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    write_json(path, json.loads(path.read_text()) | {"pre_tokenizer": metaspace})
     assert_plan_refuses(capsys, "llama.cpp's converter does not take this model (FileNotFoundError")
     params = re.sub(r"  gguf-q\S+:\n(    .*\n)+", "", params)
     (workspace / PARAMS_FILE).write_text(params)
