@@ -34,12 +34,10 @@ from pipeline.params.params import GgufType
 
 CONVERTER_DIR = Path(sys.prefix) / "share" / "llama.cpp"
 UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
-# How the converter ends where the model is at fault; a full disk is an OSError.
-REFUSAL = re.compile(
-    r"^(FileNotFoundError|NotImplementedError|(?:Value|Key|Type|Index|Attribute|Assertion)Error)"
-    r"(?:: (.*))?$",
-    re.MULTILINE,
-)
+# The last line of the converter's traceback: the exception and its message.
+EXCEPTION = re.compile(r"^(\w+(?:Error|Exception))(?:: (.*))?$", re.MULTILINE)
+# Exceptions of the machine; any other is about the model.
+OF_THE_MACHINE = ("OSError", "PermissionError", "MemoryError")
 UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
 
 Vector = npt.NDArray[np.float32]
@@ -152,8 +150,8 @@ def _run_converter(request: ConversionRequest, work_dir: Path) -> None:
                 "not recognise this tokenizer by itself; state llama.cpp's name of its "
                 "pre-tokenizer, such as gpt-2 for plain byte-level BPE"
             ) from error
-        if refusals := REFUSAL.findall(log):
-            kind, reason = refusals[-1]
+        kind, reason = (EXCEPTION.findall(log) or [("", "")])[-1]
+        if kind and kind not in OF_THE_MACHINE:
             reason = printable(reason.replace(f"{request.model_dir}/", ""))
             raise InputError(
                 f"llama.cpp's converter does not take this model ({kind}: {reason}); add what it "
