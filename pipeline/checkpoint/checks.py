@@ -14,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pipeline.checkpoint.names import (
+    CODE_KEY,
     CONFIG_FILE,
     INDEX_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -113,9 +114,9 @@ def check_tokenizer(model_dir: Path) -> None:
 
 def _refuse_remote_code(config: Mapping[str, object], name: str) -> None:
     """Raise InputError when a configuration asks for Python code from the checkpoint."""
-    if config.get("auto_map") is not None:
+    if config.get(CODE_KEY) is not None:
         raise InputError(
-            f"{name}: has auto_map, so it needs Python code from the checkpoint, which is never "
+            f"{name}: has {CODE_KEY}, so it needs Python code from the checkpoint, which is never "
             "run here; use a model that transformers supports by itself"
         )
 

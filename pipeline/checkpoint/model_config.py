@@ -50,12 +50,8 @@ def vocabulary_size(directory: Path) -> int:
     What config.json states is taken as it is: transformers is loaded only for a default of its own.
     Raises InputError as `model_config` does.
     """
-    config = read_json_object(directory / CONFIG_FILE)
-    text_config = config.get("text_config", config)
-    stated = text_config.get("vocab_size") if isinstance(text_config, dict) else None
-    if type(stated) is int:
-        return stated
-    return int(model_config(directory).get_text_config().vocab_size)
+    stated = read_json_object(directory / CONFIG_FILE).get("vocab_size")
+    return stated if type(stated) is int else int(model_config(directory).vocab_size)
 
 
 def context_tokens(config: Any) -> int:

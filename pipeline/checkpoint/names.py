@@ -16,6 +16,8 @@ INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CARD_FILE = "README.md"
+CODE_KEY = "auto_map"
+"""The key of a configuration that names Python code of the repository."""
 
 # Names as transformers writes them: https://huggingface.co/docs/transformers
 SIDECAR_FILES = frozenset(

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from pipeline.checkpoint.checks import read_json_object
-from pipeline.checkpoint.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
-from pipeline.core.errors import InputError
+from pipeline.checkpoint.names import CODE_KEY, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
+from pipeline.core.errors import InputError, printable
 
 TOKENIZER_FILE = TOKENIZER_FILES[0]
-CLASS_KEY, CODE_KEY = "tokenizer_class", "auto_map"
+CLASS_KEY = "tokenizer_class"
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Values of `tokenizer_class` for what tokenizer.json says and nothing else."""
 
@@ -44,17 +44,11 @@ def tokenizer_of(directory: Path) -> Any:
 
     Raises InputError when there is none that loads.
     """
-    try:
-        if _is_generic(directory):
-            logging.set_verbosity_error()
-            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    if not _is_generic(directory):
         tokenizer = library_tokenizer(directory)
-        if text_read_otherwise(directory, tokenizer) is not None:
-            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        return tokenizer
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{directory}: no tokenizer that loads: {reason}") from error
+        if text_read_otherwise(directory, tokenizer) is None:
+            return tokenizer
+    return _loaded(PreTrainedTokenizerFast, directory)
 
 
 def library_tokenizer(directory: Path) -> Any:
@@ -65,13 +59,15 @@ def library_tokenizer(directory: Path) -> Any:
     # Imported where it is needed: it brings the code of all models, which takes six seconds.
     from transformers import AutoTokenizer
 
+    return _loaded(AutoTokenizer, directory, trust_remote_code=False)
+
+
+def _loaded(kind: Any, directory: Path, **options: bool) -> Any:
     logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        return kind.from_pretrained(directory, local_files_only=True, **options)
     except Exception as error:  # each class of tokenizers has its own code
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
         raise InputError(f"{directory}: no tokenizer that loads: {reason}") from error
 
 

@@ -37,7 +37,7 @@ UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
 # The last line of the converter's traceback: the exception and its message.
 EXCEPTION = re.compile(r"^(\w+(?:Error|Exception))(?:: (.*))?$", re.MULTILINE)
 # Exceptions of the machine; any other is about the model.
-OF_THE_MACHINE = ("OSError", "PermissionError", "MemoryError")
+OF_THE_MACHINE = ("OSError", "PermissionError", "MemoryError", "ModuleNotFoundError")
 UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
 
 Vector = npt.NDArray[np.float32]

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from huggingface_hub.errors import StrictDataclassError
 
 from pipeline.checkpoint.checks import USE_ANOTHER
-from pipeline.checkpoint.names import CONFIG_FILE
+from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.records.intake import Finding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-CODE_KEY = "auto_map"
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 PADDING_KEY = "pad_token_id"
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)

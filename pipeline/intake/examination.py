@@ -14,6 +14,7 @@ from pipeline.checkpoint.checks import (
     read_json_object,
 )
 from pipeline.checkpoint.names import (
+    CODE_KEY,
     CONFIG_FILE,
     INDEX_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -22,7 +23,7 @@ from pipeline.checkpoint.names import (
 from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import file_record, write_json
-from pipeline.intake.configuration import CODE_KEY, mended_configuration, with_known_tokens
+from pipeline.intake.configuration import mended_configuration, with_known_tokens
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
 from pipeline.intake.tokenizer import largest_token, mend_tokenizer
 from pipeline.records.intake import Finding, Intake

@@ -9,15 +9,16 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from pipeline.architectures.folds import LAYER_NAME
-from pipeline.checkpoint.checks import USE_ANOTHER
+from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
 from pipeline.checkpoint.model_parts import sources_by_parameter
 from pipeline.checkpoint.reading import read_tensors
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
 from pipeline.records.intake import Finding
 
-LM_HEAD = "lm_head.weight"
+CHECKED_VALUES = 1 << 24  # at a time
 PREDICTION_HEAD = re.compile(r"(^|\.)(mtp|nextn|eagle|medusa)[._]")
 BUFFER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|masked_bias|attention\.bias)$")
 
@@ -85,15 +86,19 @@ def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Fi
         yield Finding(
             file="weights",
             found=f"{len(names)} {kind}, such as {printable(names[0])}",
-            done="kept as they are in packed variants, left out of GGUF; nothing here reads them",
+            done="kept as they are in packed variants; a GGUF file has those that llama.cpp knows",
         )
 
 
 def require_finite(directory: Path, files: Collection[str]) -> None:
     """Raise InputError, naming the tensor, where a weight is infinite or not a number."""
     for file in track(files, "fetch: files with checked values", total=len(files)):
-        for name, tensor in read_tensors(directory / file, remedy="get the file again").items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        path = directory / file
+        for name, info in read_header(path).items():
+            if info.dtype not in FULL_PRECISION:
+                continue
+            values = read_tensors(path, [name], remedy="get the file again")[name].flatten()
+            if not all(torch.isfinite(part).all() for part in values.split(CHECKED_VALUES)):
                 raise InputError(
                     f"{file}: tensor {short_repr(name)} has values that are infinite or no "
                     f"numbers; {USE_ANOTHER}"
