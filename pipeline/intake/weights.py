@@ -98,7 +98,7 @@ def require_finite(directory: Path, files: Collection[str]) -> None:
             if info.dtype not in FULL_PRECISION:
                 continue
             values = read_tensors(path, [name], remedy="get the file again")[name].flatten()
-            if not all(torch.isfinite(part).all() for part in values.split(CHECKED_VALUES)):
+            if not all(torch.isfinite(part).all() for part in torch.split(values, CHECKED_VALUES)):
                 raise InputError(
                     f"{file}: tensor {short_repr(name)} has values that are infinite or no "
                     f"numbers; {USE_ANOTHER}"
