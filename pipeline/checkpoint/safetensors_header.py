@@ -54,6 +54,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise InputError(f"{path.name}: {reason}; {REMEDY}") from error
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor of a safetensors file. Raises InputError as read_header."""
+    return {name: entry.shape for name, entry in read_header(path).items()}
+
+
 class _BadHeaderError(Exception):
     """A header that the library accepts is wrong; `read_header` adds the file's name."""
 

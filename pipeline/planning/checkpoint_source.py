@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.architectures.shapes import model_shape
 from pipeline.checkpoint.checks import read_config, read_json_object, read_shards
 from pipeline.checkpoint.names import CONFIG_FILE, sidecar_names, weight_names
-from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.checkpoint.safetensors_header import read_shapes
 from pipeline.planning.source import Source
 
 # The number of experts that process a token, by the names of different architectures.
@@ -22,7 +22,7 @@ def directory_source(model_dir: Path, *, unused: Collection[str]) -> Source:
     names = weight_names(sizes, shards=read_shards(model_dir))
     tensors: dict[str, tuple[int, ...]] = {}
     for name in names:
-        tensors |= {key: entry.shape for key, entry in read_header(model_dir / name).items()}
+        tensors |= read_shapes(model_dir / name)
     used = {name: shape for name, shape in tensors.items() if name not in unused}
     return source_of(model_dir, used, sizes, names)
 

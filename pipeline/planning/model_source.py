@@ -9,31 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
-
 from pipeline.checkpoint.checks import read_shards
 from pipeline.checkpoint.layered_model import require_layered
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
-from pipeline.checkpoint.safetensors_header import read_header
-from pipeline.core.errors import InputError, short_repr
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import examine_file_names, examine_small_files
 from pipeline.intake.weights import account_for_tensors
-from pipeline.params.hub_source import HubSource, parse_hub_source
 from pipeline.params.params import ModelParams
 from pipeline.planning.capacity import fetched_source
 from pipeline.planning.checkpoint_source import source_of
 from pipeline.planning.source import Source
 from pipeline.records.base import read_base_manifest
 from pipeline.records.intake import Finding, read_intake
-from pipeline.sources.hub import HubCheckpoint, current_endpoint
-from pipeline.sources.hub_errors import readable_hub_errors
-from pipeline.sources.local import LocalCheckpoint
-from pipeline.sources.opening import local_dir, open_source
-from pipeline.sources.source import CheckpointSource
-
-MAX_DIMENSION = 1 << 40
+from pipeline.sources.opening import open_source
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,7 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         names = weight_names(sizes, shards=read_shards(work_dir))
         tensors: dict[str, tuple[int, ...]] = {}
         for name in names:
-            tensors |= _shapes(workspace, model, checkpoint, name, work_dir)
+            tensors |= checkpoint.shapes(name)
         accounting = account_for_tensors(work_dir, tensors)
         used = {name: tensors[name] for name in tensors if name not in set(accounting.unused)}
         (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
@@ -87,47 +75,3 @@ def is_fetched(workspace: Workspace, model: ModelParams) -> bool:
         and workspace.base_dir.is_dir()
         and read_base_manifest(workspace).source == model.source
     )
-
-
-def _shapes(
-    workspace: Workspace,
-    model: ModelParams,
-    checkpoint: CheckpointSource,
-    name: str,
-    work_dir: Path,
-) -> dict[str, tuple[int, ...]]:
-    """Read the header of a weight file where it is: in a directory, on a hub, in a hub's cache."""
-    if isinstance(checkpoint, HubCheckpoint):
-        return _remote_shapes(parse_hub_source(model.source), name)
-    if isinstance(checkpoint, LocalCheckpoint):
-        header = read_header(local_dir(workspace, model) / name)
-    else:
-        checkpoint.take(name, work_dir, advance=lambda _: None)
-        header = read_header(work_dir / name)
-        (work_dir / name).unlink()
-    return {tensor: entry.shape for tensor, entry in header.items()}
-
-
-def _remote_shapes(source: HubSource, name: str) -> dict[str, tuple[int, ...]]:
-    """Download the header of a weight file. Raises InputError for an invalid header or shape."""
-    endpoint = current_endpoint()
-    with readable_hub_errors(source, endpoint=endpoint, name=name):
-        try:
-            header = HfApi(endpoint=endpoint).parse_safetensors_file_metadata(
-                source.repo, name, revision=source.revision
-            )
-        except (NotASafetensorsRepoError, SafetensorsParsingError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{source}: {name}: its header cannot be read; use another checkpoint"
-            ) from error
-    shapes: dict[str, tuple[int, ...]] = {}
-    for tensor, entry in header.tensors.items():
-        shape: object = entry.shape  # of an untrusted file
-        if not isinstance(shape, list) or not all(
-            type(length) is int and 0 <= length < MAX_DIMENSION for length in shape
-        ):
-            raise InputError(
-                f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
-            )
-        shapes[tensor] = tuple(shape)
-    return shapes

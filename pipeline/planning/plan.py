@@ -18,6 +18,7 @@ from pipeline.planning.stage_needs import (
     calibrate_need,
     disk_seconds,
     evaluate_need,
+    fetch_need,
     variant_bytes,
 )
 
@@ -47,7 +48,7 @@ def predict(source: Source, params: Params, *, suite_tokens: int) -> tuple[Stage
     handling = LIGHT_SECONDS + 3 * disk_seconds(released)  # read, digest, write
     in_registry = released if params.registry.url is None else 0
     return (
-        StageNeed("fetch", disk_kept=source.file_bytes, seconds=disk_seconds(source.file_bytes)),
+        fetch_need(source),
         calibrate_need(source, params),
         *(quantize_need(source, params, name) for name in params.variants),
         *(

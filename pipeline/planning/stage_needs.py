@@ -71,6 +71,16 @@ class StageNeed:
         return self.seconds + self.operations / speed.operations + self.traffic / speed.memory_bytes
 
 
+def fetch_need(source: Source) -> StageNeed:
+    """Predict the needs of fetch: it builds the model without weights, and checks all values."""
+    return StageNeed(
+        "fetch",
+        memory=PROCESS_BYTES + FLOAT32 * source.shape.largest_matrix,
+        disk_kept=source.file_bytes,
+        seconds=START_SECONDS + disk_seconds(source.file_bytes),
+    )
+
+
 def calibrate_need(source: Source, params: Params) -> StageNeed:
     """Predict the needs of calibrate.
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import (
+    HFValidationError,
+    NotASafetensorsRepoError,
+    SafetensorsParsingError,
+)
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
@@ -37,6 +41,8 @@ hub_logging.set_verbosity(logging.ERROR)
 
 EMPTY_CACHE_DIR = "cache"
 LISTING_TIMEOUT_S = 60.0
+MAX_DIMENSION = 1 << 40
+UNREADABLE_HEADER = (NotASafetensorsRepoError, SafetensorsParsingError, KeyError, TypeError)
 
 
 def open_hub(source: HubSource, *, known_file: str = CONFIG_FILE) -> CheckpointSource:
@@ -110,6 +116,37 @@ class HubCheckpoint:
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of every listed file, by name."""
         return {name: digest.size for name, digest in self._digests().items()}
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Download the header of a safetensors file alone, and return its shapes.
+
+        Raises InputError for a header or a shape that is not valid.
+        """
+        with readable_hub_errors(self._source, endpoint=self._endpoint, name=name):
+            try:
+                header = HfApi(endpoint=self._endpoint).parse_safetensors_file_metadata(
+                    self._source.repo, name, revision=self._source.revision
+                )
+            except (
+                NotASafetensorsRepoError,
+                SafetensorsParsingError,
+                KeyError,
+                TypeError,
+            ) as error:
+                raise InputError(
+                    f"{self._source}: {name}: its header cannot be read; use another checkpoint"
+                ) from error
+        shapes: dict[str, tuple[int, ...]] = {}
+        for tensor, entry in header.tensors.items():
+            shape: object = entry.shape  # of an untrusted file
+            if not isinstance(shape, list) or not all(
+                type(length) is int and 0 <= length < MAX_DIMENSION for length in shape
+            ):
+                raise InputError(
+                    f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
+                )
+            shapes[tensor] = tuple(shape)
+        return shapes
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Return True: a commit never changes."""

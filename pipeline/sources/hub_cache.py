@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from pipeline.checkpoint.safetensors_header import read_shapes
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import copy_file
@@ -50,6 +51,10 @@ class CachedCheckpoint:
             for path in self._snapshot_dir.rglob("*")
             if path.is_file()
         }
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Read the shapes of a safetensors file where it is."""
+        return read_shapes(self._snapshot_dir / name)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Return True: a commit never changes."""

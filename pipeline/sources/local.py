@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.checkpoint.safetensors_header import read_shapes
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import copy_file, file_record
@@ -34,6 +35,10 @@ class LocalCheckpoint:
         """Copy a file into `target_dir`; return its record."""
         copy_file(self._model_dir / name, target_dir / name, advance=advance)
         return file_record(target_dir / name, target_dir)
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Read the shapes of a safetensors file where it is."""
+        return read_shapes(self._model_dir / name)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Tell whether each of `files` is still there with the same bytes."""
