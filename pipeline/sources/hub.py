@@ -127,12 +127,7 @@ class HubCheckpoint:
                 header = HfApi(endpoint=self._endpoint).parse_safetensors_file_metadata(
                     self._source.repo, name, revision=self._source.revision
                 )
-            except (
-                NotASafetensorsRepoError,
-                SafetensorsParsingError,
-                KeyError,
-                TypeError,
-            ) as error:
+            except UNREADABLE_HEADER as error:
                 raise InputError(
                     f"{self._source}: {name}: its header cannot be read; use another checkpoint"
                 ) from error
