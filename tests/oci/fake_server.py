@@ -1,13 +1,12 @@
 """A server that answers each request of a registry client as a test wants it."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-from tests.support import STOP_POLL_S
+from tests.support import http_server
 
 
 @dataclass
@@ -58,15 +57,8 @@ def fake_server(answer: Callable[[str, str], Answer]) -> Iterator[FakeServer]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
-    thread.start()
-    try:
-        yield FakeServer(f"127.0.0.1:{server.server_port}", seen)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Handler) as host:
+        yield FakeServer(host, seen)
 
 
 def healthy(method: str, path: str) -> Answer:

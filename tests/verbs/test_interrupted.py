@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from pipeline.oci.layout import OciLayout
 from pipeline.stages import publish
 from tests.commands import AWQ, run
 from tests.registry_server import release_params
-from tests.support import ROOT, STOP_POLL_S
+from tests.support import ROOT, http_server
 
 INTERRUPTED_PROGRAM = """
 import signal, sys
@@ -110,13 +110,8 @@ def silent_registry(workspace: Workspace) -> Iterator[tuple[str, threading.Event
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/a/b", waits
-    finally:
-        over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Handler) as host:
+        try:
+            yield f"http://{host}/a/b", waits
+        finally:
+            over.set()
