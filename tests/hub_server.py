@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tests.support import http_server
+from tests.support import answering
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_a_token_of_the_test"
@@ -72,7 +72,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
     class Handler(_Handler):
         state = hub
 
-    with http_server(Handler) as host:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as host:
         hub.endpoint = f"http://{host}"
         yield hub
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import NoReturn
@@ -47,9 +47,8 @@ def shared_dir() -> Path:
 
 
 @contextmanager
-def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve with a handler on a free port of 127.0.0.1; gives `host:port`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def answering(server: HTTPServer) -> Iterator[str]:
+    """Let a server answer until the block ends; gives its `host:port`."""
     thread = Thread(target=server.serve_forever, args=(STOP_POLL_S,))
     thread.start()
     try:

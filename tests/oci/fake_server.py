@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.support import http_server
+from tests.support import answering
 
 
 @dataclass
@@ -57,7 +57,7 @@ def fake_server(answer: Callable[[str, str], Answer]) -> Iterator[FakeServer]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with http_server(Handler) as host:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as host:
         yield FakeServer(host, seen)
 
 

@@ -5,7 +5,6 @@ import json
 import re
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from pipeline.core.file_records import Digest
 from tests.oci.registry_habits import HANG_UP, Habits, Login, Progress, Range
 from tests.registry_server import PASSWORD, USER, docker_config
-from tests.support import STOP_POLL_S
+from tests.support import answering
 
 IDENTITY_TOKEN: Final = "an identity t0ken"
 TAGS: Final = tuple(f"1.0.{number}" for number in range(7))
@@ -382,13 +381,9 @@ def serving(habits: Habits) -> Iterator[FakeRegistry]:
 
     registry = FakeRegistry(habits)
     server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"registry": registry}))
-    registry.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
-    thread.start()
     try:
-        yield registry
+        with answering(server) as host:
+            registry.url = f"http://{host}"
+            yield registry
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
         assert registry.defects == []

@@ -25,7 +25,7 @@ from pipeline.core.process import Daemon, free_port
 from pipeline.oci import retry as registry_retry
 from pipeline.oci.registry import Registry
 from tests.registry_server import registry_server
-from tests.support import STOP_POLL_S, require_program
+from tests.support import answering, require_program
 
 pytestmark = pytest.mark.usefixtures("own_settings")
 NOW = datetime.now(UTC)
@@ -94,14 +94,8 @@ def tls_server(path: Path, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -
     server.socket = context.wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
-    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(server) as host:
+        yield f"https://{host}"
 
 
 def problem(url: str) -> str:

@@ -29,7 +29,7 @@ from pipeline.oci.registry import Registry
 from pipeline.oci.store import download, transfer
 from pipeline.registry.evidence import attach, find_evidence, new_evidence, read_evidence
 from pipeline.registry.evidence_kinds import BOM
-from tests.support import STOP_POLL_S
+from tests.support import answering
 
 PART = 1000
 DATA = bytes(range(256)) * 40  # 10,240 bytes: eleven parts
@@ -179,15 +179,9 @@ def serving(memory: Memory) -> Iterator[None]:
             pass  # a connection that was broken on purpose
 
     server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"memory": memory}))
-    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,))
-    thread.start()
-    memory.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with answering(server) as host:
+        memory.url = f"http://{host}"
         yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

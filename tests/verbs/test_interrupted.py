@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from pipeline.oci.layout import OciLayout
 from pipeline.stages import publish
 from tests.commands import AWQ, run
 from tests.registry_server import release_params
-from tests.support import ROOT, http_server
+from tests.support import ROOT, answering
 
 INTERRUPTED_PROGRAM = """
 import signal, sys
@@ -110,7 +110,7 @@ def silent_registry(workspace: Workspace) -> Iterator[tuple[str, threading.Event
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with http_server(Handler) as host:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as host:
         try:
             yield f"http://{host}/a/b", waits
         finally:
