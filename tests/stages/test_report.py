@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError, NothingApprovedError
+from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.params.reading import read_prices
@@ -34,13 +37,26 @@ QUIET_BROWSER = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> MadeRun:
-    made = make_workspace(tmp_path / "workspace", VERDICTS)
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    made = make_workspace(tmp_path_factory.mktemp("report") / "workspace", VERDICTS)
     package.run(made.workspace, made.params)
     publish.run(made.workspace, made.params)
     write_benchmarks(made, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
     return made
+
+
+@pytest.fixture
+def made(made_once: MadeRun, tmp_path: Path) -> MadeRun:
+    """A copy of the run, which a test may change."""
+    shutil.copytree(made_once.workspace.root, tmp_path / "workspace")
+    return replace(made_once, workspace=Workspace(tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="module")
+def html(made_once: MadeRun) -> str:
+    """The page of the run as it was made."""
+    return page(made_once)
 
 
 def prices(made: MadeRun) -> PriceList:
@@ -84,8 +100,10 @@ class Page(HTMLParser):
             self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_every_verdict_has_its_reason_its_numbers_and_its_reference(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_every_verdict_has_its_reason_its_numbers_and_its_reference(
+    made: MadeRun, html: str
+) -> None:
+    text = Page(html).text
     assert "2 of 4 variants approved" in text
     for name, verdict in VERDICTS.items():
         assert name in text
@@ -100,9 +118,9 @@ def test_every_verdict_has_its_reason_its_numbers_and_its_reference(made: MadeRu
 
 
 def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
-    made: MadeRun,
+    made: MadeRun, html: str
 ) -> None:
-    text = Page(page(made)).text
+    text = Page(html).text
     opening = text[: text.index("How to get a release")]
     for profile in made.params.gate.profiles:
         assert profile in opening
@@ -132,37 +150,37 @@ def test_a_choice_by_size_is_that_of_the_selection(made: MadeRun) -> None:
     assert "as select found" in Page(page(made)).text
 
 
-def test_the_base_stands_beside_the_variants(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_the_base_stands_beside_the_variants(html: str) -> None:
+    text = Page(html).text
     assert "org/tiny" in text
     assert "0.910 ± 0.014" in text
     assert "97.7 KiB" in text
 
 
-def test_every_task_shows_its_drop_against_its_margin(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_every_task_shows_its_drop_against_its_margin(html: str) -> None:
+    text = Page(html).text
     assert "mean drop" in text
     assert "trades_en (acc, 400 documents)" in text
     assert "0.0040 0.0020 to 0.0080, margin 0.05" in " ".join(text.split())
     assert "Wrong approvals and wrong rejections happen at most 5.0 % of the time each" in text
 
 
-def test_profiles_choose_with_the_benchmark(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_profiles_choose_with_the_benchmark(html: str) -> None:
+    text = Page(html).text
     assert "in awq, gptq or compressed-tensors: 136 output tokens per second" in text
     assert "the only approved variant in gguf of at most 40.0 %" in text
 
 
-def test_what_the_engine_alone_changes_is_shown_apart(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_what_the_engine_alone_changes_is_shown_apart(html: str) -> None:
+    text = Page(html).text
     assert "What the engine alone changes" in text
     assert "llama.cpp (llama-cpp-python 0.3.36)" in text
     assert "+0.0000 on trades_en" in text
     assert "Scored: base, awq-w4-g128, gptq-w4-g128, gguf-q4-k-m, gguf-q2-k in transformers" in text
 
 
-def test_calibration_names_its_data_and_what_was_dropped(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_calibration_names_its_data_and_what_was_dropped(html: str) -> None:
+    text = Page(html).text
     assert "65,536 tokens (128 samples of 512) of demo/data/calibration.jsonl, license MIT" in text
     assert "3 of 40 documents were dropped because they share 13 words in a row" in text
     assert "compared with calibration: trades_en (400 texts)" in text
@@ -183,8 +201,7 @@ def test_skipped_rows_and_the_date_of_the_template_are_shown(made: MadeRun) -> N
     assert "The chat template was told 2026-01-01." in text
 
 
-def test_what_was_served_is_shown_and_what_was_not_says_why(made: MadeRun) -> None:
-    html = page(made)
+def test_what_was_served_is_shown_and_what_was_not_says_why(html: str) -> None:
     text = Page(html).text
     assert "vLLM 0.32.0, kernel int4pack, bfloat16" in text
     assert "equal to transformers for 19 of 20 prompts" in text
@@ -195,8 +212,8 @@ def test_what_was_served_is_shown_and_what_was_not_says_why(made: MadeRun) -> No
     assert "awq-w4-g128: 136 at 32</title>" in html
 
 
-def test_loads_have_their_ratio_to_the_base_and_where_it_turns(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_loads_have_their_ratio_to_the_base_and_where_it_turns(html: str) -> None:
+    text = Page(html).text
     assert "1.55 1.55 to 1.55" in text
     assert "awq-w4-g128, textnot slower up to 32 users" in " ".join(text.split("\n"))
     assert "bfloat16 was the fastest here with 16 tokens per second" in text
@@ -214,8 +231,8 @@ def test_a_partial_result_is_marked(made: MadeRun) -> None:
     assert "PARTIAL: vLLM with awq-w4-g128: was ended by SIGKILL" in text
 
 
-def test_costs_stand_beside_those_of_apis_with_their_dates(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_costs_stand_beside_those_of_apis_with_their_dates(made: MadeRun, html: str) -> None:
+    text = Page(html).text
     economics = made.params.economics
     for price in prices(made).apis.values():
         assert price.label in text
@@ -240,8 +257,8 @@ def test_when_nothing_could_be_served_the_reasons_stay(made: MadeRun) -> None:
     assert SKIPPED["gguf-q4-k-m"] in text
 
 
-def test_provenance_has_whole_digests(made: MadeRun) -> None:
-    text = Page(page(made)).text
+def test_provenance_has_whole_digests(made: MadeRun, html: str) -> None:
+    text = Page(html).text
     for name in VERDICTS:
         data = made.workspace.variant_path(name).read_bytes()
         assert VariantRecord.from_bytes(data, source=name).digest in text
@@ -252,8 +269,7 @@ def test_the_same_records_give_the_same_page(made: MadeRun) -> None:
     assert page(made) == page(made)
 
 
-def test_the_page_needs_nothing_from_outside(made: MadeRun) -> None:
-    html = page(made)
+def test_the_page_needs_nothing_from_outside(html: str) -> None:
     parsed = Page(html)
     assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "image", "use"}
     assert not {name for name, _ in parsed.attributes} & {"src", "href", "xlink:href", "action"}
