@@ -22,6 +22,8 @@ from tests.registry_server import (
 )
 from tests.support import require_program
 
+pytestmark = pytest.mark.slow  # each starts nginx in front of a registry
+
 MODEL, TAG = "quantline/demo", "1.2.3-q4_K_M"
 
 

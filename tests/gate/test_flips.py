@@ -98,6 +98,7 @@ def test_mcnemar_is_the_binomial_test(table: tuple[int, int, int]) -> None:
     assert mcnemar_p(Flips(n, 0, 0)) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_documents", "margin", "share"),
     [(60, 0.05, 0.0), (60, 0.05, 0.1), (60, 0.1, 0.02), (100, 0.02, 0.005), (50, 0.02, 0.3)],

@@ -80,6 +80,7 @@ def test_llama_cpp_makes_and_reads_every_type(
     assert likeness > (0.8 if kind.startswith(("IQ1", "IQ2", "Q2")) else 0.95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [GgufType.Q8_0, GgufType.Q4_K_M, GgufType.IQ4_XS, GgufType.Q2_K])
 def test_all_cores_are_used_and_their_number_changes_no_byte(
     tmp_path: Path,

@@ -142,6 +142,7 @@ def test_only_those_who_push_ask_for_it(fake: FakeRegistry) -> None:
     assert asked == [["repository:a/b:pull"], ["repository:a/b:pull,push"]] * has_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25))
 def test_a_mixture_of_habits_ends_in_the_blob_or_in_one_line(tmp_path: Path, seed: int) -> None:
     """Each habit is that of any registry of the table, and the connection may break once."""

@@ -114,6 +114,7 @@ def test_folding_changes_no_output(tmp_path: Path, name: str) -> None:
     assert relative(logits(folded) - before, before) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", RECIPES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_files_of_every_architecture_stand_for_nearly_the_base(

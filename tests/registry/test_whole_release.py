@@ -17,6 +17,7 @@ from tests.registry_server import release_params, write_packages
 VARIANT = "awq-w4-g128"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habits", ALL_HABITS, ids=lambda habits: habits.name)
 def test_a_release_is_published_verified_and_pulled(
     habits: Habits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -90,6 +90,7 @@ def test_another_license_needs_no_other_files(hub: Hub, workspace: Workspace) ->
     assert manifest_of(workspace).license == stated
 
 
+@pytest.mark.slow
 def test_an_interrupted_fetch_keeps_what_is_whole(hub: Hub, workspace: Workspace) -> None:
     hub.cut = {PARTS[1]}
     with pytest.raises(FailureError, match="broke off"):

@@ -450,6 +450,7 @@ print(layout.base_dir.exists(), layout.base_manifest_path.exists())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size_bytes", "expected"),
     [(12_288, "config.json: the disk is full"), (131_072, "MiB of disk needed, 0 MiB free")],

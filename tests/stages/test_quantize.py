@@ -364,6 +364,7 @@ def kl_on_calibration_tokens(workspace: Workspace, name: str) -> float:
     return float((base.exp() * (base - own)).sum(-1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
 def test_alignment_changes_integers_alone(aligned: Workspace, name: str) -> None:
     plain = Checkpoint(aligned.model_dir(name))

@@ -30,7 +30,7 @@ from tests.registry_server import (
 from tests.support import require_program
 
 
-@pytest.fixture(params=["layout", "server"])
+@pytest.fixture(params=["layout", pytest.param("server", marks=pytest.mark.slow)])
 def published(
     packaged: Workspace, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Workspace]:
