@@ -301,6 +301,7 @@ def completed(text: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_and_variants(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_loads_no_models() -> None:
     program = (
         "import sys; from pathlib import Path; from pipeline.checkpoint.tokenizer import *; "

@@ -85,6 +85,7 @@ def test_strongly_coupled_outputs_do_not_make_the_error_rise() -> None:
     assert error(integers, matrix, grid, outputs, gram) < before
 
 
+@pytest.mark.slow
 def test_matrices_side_by_side_do_not_see_each_other() -> None:
     """With as many rounds as it takes, each ends where it ends alone."""
     matrix, integers, grid, outputs, gram = problem(num_bits=4, symmetric=False)

@@ -115,6 +115,7 @@ def log_probabilities(model_dir: Path, windows: list[list[int]]) -> Tensor:
     return logits.log_softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_name", "changes"), [("awq", {"scale_search": True}), ("gptq", {"num_bits": 3})]
 )

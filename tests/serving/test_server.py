@@ -74,6 +74,7 @@ def test_a_server_that_dies_gives_its_reason_in_one_line(tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> None:
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(FailureError, match="the server: not ready after 2 s"):

@@ -235,6 +235,7 @@ def test_without_packages_the_error_names_the_stage(tmp_path: Path) -> None:
         publish.run(Workspace(tmp_path), release_params())
 
 
+@pytest.mark.slow
 def test_the_right_login_publishes(
     workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["import", "pull"])
 def test_ctrl_c_ends_a_transfer_that_waits_for_the_registry(
     packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str

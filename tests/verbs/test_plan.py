@@ -130,6 +130,7 @@ def test_groups_that_do_not_divide_are_refused_before_anything_is_fetched(
     )
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_llama_cpp_cannot_read_stops_those_who_want_gguf_alone(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
