@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
-from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
+from pipeline.params.params import GgufParams, GgufType, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
@@ -44,6 +44,10 @@ GGUF_BITS = {
     "IQ3_M": 3.77, "IQ3_S": 3.67, "IQ3_XS": 3.50, "IQ3_XXS": 3.26, "Q2_K": 3.16, "Q2_K_S": 2.97,
     "IQ2_M": 2.93, "IQ2_S": 2.75, "IQ2_XS": 2.59, "IQ2_XXS": 2.39, "IQ1_M": 2.15, "IQ1_S": 2.01,
 }  # fmt: skip
+# In rows that blocks of 256 weights do not divide, llama.cpp uses a type with blocks of 32: Q5_0,
+# Q5_1, Q8_0 or IQ4_NL (`tensor_type_fallback` in llama-quant.cpp). By the start of the type's name.
+FALLBACK_BITS = {"Q4_K": 5.5, "Q5_K": 6.0, "Q6_K": 8.5}
+LOW_FALLBACK_BITS, VOCABULARY_FALLBACK_BITS = 4.5, 8.5
 # Bits of the scale of a group; a zero point has as many bits as a weight.
 SCALE_BITS = 16
 
@@ -190,13 +194,26 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
     Tensors outside the linears, such as the vocabulary's, stay in 16 bits in packed formats.
     """
     if isinstance(recipe, GgufParams):
-        return round(shape.num_weights * GGUF_BITS[recipe.type.value] / 8)
+        return _gguf_bytes(shape, recipe.type)
     packed = 0.0
     per_group = SCALE_BITS + (0 if recipe.symmetric else recipe.num_bits)
     for linear in inputs_of(shape):
         group_size = recipe.group_size or linear.width
         packed += linear.num_weights * (recipe.num_bits + per_group / group_size) / 8
     return round(packed + 2 * (shape.num_weights - shape.num_linear_weights))
+
+
+def _gguf_bytes(shape: ModelShape, file_type: GgufType) -> int:
+    """Predict the bytes of a GGUF file's weights; rows that no block divides take more bits."""
+    usual = GGUF_BITS[file_type.value]
+    fallback = FALLBACK_BITS.get(file_type.value[:4], LOW_FALLBACK_BITS)
+    outside = shape.num_weights - shape.num_linear_weights
+    undivided = shape.hidden_size % file_type.block_weights
+    bits = outside * (VOCABULARY_FALLBACK_BITS if undivided else usual)
+    for linear in inputs_of(shape):
+        undivided = linear.width % file_type.block_weights
+        bits += linear.num_weights * (fallback if undivided else usual)
+    return round(bits / 8)
 
 
 def statistics_bytes(shape: ModelShape) -> int:
