@@ -21,6 +21,7 @@ from pipeline.core.errors import (
     INTERRUPTED_EXIT_CODE,
     InputError,
     QuantlineError,
+    one_line,
     printable,
 )
 
@@ -89,7 +90,8 @@ class _StoppedError(Exception):
 
     def __init__(self, message: str, exit_code: int, context: Any = None) -> None:
         command = context.invoked_subcommand if context else None
-        super().__init__(f"{PROGRAM} {command}: {message}" if command else f"{PROGRAM}: {message}")
+        program = f"{PROGRAM} {command}" if command else PROGRAM
+        super().__init__(f"{program}: {one_line(message)}")
         self.exit_code = exit_code
 
 

@@ -10,10 +10,43 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 
+from jinja2 import TemplateSyntaxError
+
+from pipeline.core.errors import InputError, printable
+from pipeline.core.limits import LimitReachedError, limited
+
 TEMPLATE_DATE: Final = date(2026, 1, 1)
 
 CLOCK: Final = "strftime_now"
 """The only clock in a template's reach: https://huggingface.co/docs/transformers/chat_templating"""
+
+MAX_SECONDS, MAX_BYTES = 10.0, 1 << 30
+SHORT_CHAT: Final = (
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi"},
+)
+
+
+def require_renderable(template: str, *, file: str) -> None:
+    """Raise InputError for a chat template that is no Jinja, and for one that does not end.
+
+    It is rendered with two short messages, within limits of time and memory. A template may refuse
+    these messages: some want a system prompt.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template  # takes seconds
+
+    clock = {CLOCK: TEMPLATE_DATE.strftime}
+    try:
+        with limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES):
+            render_jinja_template([list(SHORT_CHAT)], chat_template=template, **clock)
+    except (LimitReachedError, TemplateSyntaxError, RecursionError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise InputError(
+            f"{file}: the chat template cannot be rendered ({type(error).__name__}: {reason}); "
+            "correct it, or remove it and use the model without chats"
+        ) from error
+    except Exception:  # a template is a program: it raises anything about messages it refuses
+        return
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> object:

@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from pipeline.checkpoint.library_errors import readable_library_errors
 from pipeline.checkpoint.names import (
     CODE_KEY,
     CONFIG_FILE,
@@ -29,6 +31,7 @@ QUANTIZED_DTYPES = frozenset(
     {"F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 )
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+MAX_DEPTH = 64
 USE_ANOTHER = "use another checkpoint or revision"
 
 
@@ -43,17 +46,42 @@ class ModelConfig:
 def read_json_object(path: Path) -> dict[str, object]:
     """Read a JSON object from an untrusted file.
 
-    Raises InputError when the file is missing, is not UTF-8 JSON or holds another value.
+    Raises InputError when the file is missing, is not UTF-8 JSON, is nested more than MAX_DEPTH
+    deep, or holds another value.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # finds half of a surrogate pair
     except FileNotFoundError as error:
         raise InputError(f"{path.name}: missing; {USE_ANOTHER}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: not valid JSON in UTF-8; get the file again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path.name}: expected a JSON object; get the file again")
+    _refuse_deep(value, path.name)
     return value
+
+
+def _refuse_deep(value: dict[str, object], name: str) -> None:
+    """Raise InputError for a value that code of libraries, which calls itself, cannot walk."""
+    level: list[dict[str, object] | list[object]] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = chain.from_iterable(
+            item.values() if isinstance(item, dict) else item for item in level
+        )
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise InputError(f"{name}: nested more than {MAX_DEPTH} deep; get the file again")
+
+
+def read_tokenizer_file(model_dir: Path) -> Tokenizer:
+    """Read tokenizer.json. Raises InputError where the tokenizers library does not take it."""
+    name = TOKENIZER_FILES[0]
+    with readable_library_errors(
+        f"{name}: the tokenizers library cannot read it", "get the file again"
+    ):
+        return Tokenizer.from_file(str(model_dir / name))
 
 
 def takes_more_than_text(model_dir: Path) -> bool:
@@ -103,13 +131,7 @@ def check_tokenizer(model_dir: Path) -> None:
         config = read_json_object(model_dir / TOKENIZER_CONFIG_FILE)
         _refuse_remote_code(config, TOKENIZER_CONFIG_FILE)
     if names[0] == TOKENIZER_FILES[0]:
-        try:
-            Tokenizer.from_file(str(model_dir / names[0]))
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(
-                f"{names[0]}: the tokenizers library cannot read it ({short_repr(str(error))}); "
-                "get the file again"
-            ) from error
+        read_tokenizer_file(model_dir)
 
 
 def _refuse_remote_code(config: Mapping[str, object], name: str) -> None:

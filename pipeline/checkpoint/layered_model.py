@@ -11,7 +11,7 @@ and those whose layers return more than hidden states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,13 +26,17 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.architectures.folds import split_layer_name
+from pipeline.checkpoint.checks import USE_ANOTHER
+from pipeline.checkpoint.library_errors import readable_library_errors
 from pipeline.checkpoint.model_config import model_config
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import Checkpoint
-from pipeline.core.errors import InputError, printable, short_repr
+from pipeline.core.errors import InputError, short_repr
+from pipeline.core.limits import limited
 
 META = torch.device("meta")
+MAX_SECONDS, MAX_BYTES = 60.0, 1 << 32
 
 
 def require_layered(directory: Path) -> None:
@@ -45,21 +49,23 @@ def require_layered(directory: Path) -> None:
 
 
 def empty_model(directory: Path) -> PreTrainedModel:
-    """Build the model of a configuration on the meta device: its parameters have no values.
+    """Build the model of a configuration on the meta device: its tensors have no values.
 
     Raises InputError where the class of the model does not take the configuration.
     """
+    with _readable_model_errors(), limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES), META:
+        return _built_model(directory)
+
+
+def _built_model(directory: Path) -> PreTrainedModel:
     config = model_config(directory)
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    try:
-        with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = model_class(config)
-    except Exception as error:  # each model's class has its own code
-        raise InputError(
-            f"{CONFIG_FILE}: transformers cannot build {model_class.__name__} of it "
-            f"({type(error).__name__}: {printable(str(error))}); use another checkpoint or revision"
-        ) from error
+    model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     return model
+
+
+def _readable_model_errors() -> AbstractContextManager[None]:
+    what = f"{CONFIG_FILE}: transformers cannot build a model of it"
+    return readable_library_errors(what, USE_ANOTHER)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class LayeredModel:
         """
         self._checkpoint = Checkpoint(directory)
         self._device = device
-        self._model = empty_model(directory)
+        # Its buffers have values, which are computed from the configuration.
+        with _readable_model_errors(), init_empty_weights(include_buffers=False):
+            self._model = _built_model(directory)
         self._model.eval()
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):

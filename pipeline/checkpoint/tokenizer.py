@@ -8,13 +8,13 @@ a tokenizer for some values of `tokenizer_class` and then reads text otherwise
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.checks import USE_ANOTHER, read_json_object, read_tokenizer_file
+from pipeline.checkpoint.library_errors import readable_library_errors
 from pipeline.checkpoint.names import CODE_KEY, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
-from pipeline.core.errors import InputError, printable
+from pipeline.core.errors import short_repr
 
 TOKENIZER_FILE = TOKENIZER_FILES[0]
 CLASS_KEY = "tokenizer_class"
@@ -64,23 +64,28 @@ def library_tokenizer(directory: Path) -> Any:
 
 def _loaded(kind: Any, directory: Path, **options: bool) -> Any:
     logging.set_verbosity_error()
-    try:
+    with readable_library_errors(f"{directory}: no tokenizer that loads", USE_ANOTHER):
         return kind.from_pretrained(directory, local_files_only=True, **options)
-    except Exception as error:  # each class of tokenizers has its own code
-        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
-        raise InputError(f"{directory}: no tokenizer that loads: {reason}") from error
 
 
 def text_read_otherwise(directory: Path, tokenizer: Any) -> str | None:
-    """Find a text to which `tokenizer` gives other ids than tokenizer.json; None without one."""
+    """Find a text to which `tokenizer` gives other ids than tokenizer.json; None without one.
+
+    Raises InputError where one of the two cannot read a text at all.
+    """
     if not (directory / TOKENIZER_FILE).is_file():
         return None
-    of_file = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    of_file = read_tokenizer_file(directory)
     of_file.no_truncation()
     of_file.no_padding()
     for text in HARD_TEXTS:
-        right = of_file.encode(text, add_special_tokens=False).ids
-        if tokenizer.encode(text, add_special_tokens=False) != right:
+        with readable_library_errors(
+            f"{TOKENIZER_FILE}, {TOKENIZER_CONFIG_FILE}: reading {short_repr(text)} fails",
+            USE_ANOTHER,
+        ):
+            right = of_file.encode(text, add_special_tokens=False).ids
+            ids = tokenizer.encode(text, add_special_tokens=False)
+        if ids != right:
             return text
     return None
 

@@ -34,6 +34,7 @@ INTERRUPTED_EXIT_CODE = 130
 
 SHOWN_CHARACTERS = 80
 LINE_CHARACTERS = 200
+NO_BREAK_SPACE = "\xa0"
 
 
 def short_repr(value: object) -> str:
@@ -44,4 +45,9 @@ def short_repr(value: object) -> str:
 
 def printable(text: str) -> str:
     """Shorten an untrusted text and replace its line ends and control characters by `?`."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:LINE_CHARACTERS]
+    return one_line(text)[:LINE_CHARACTERS]
+
+
+def one_line(text: str) -> str:
+    """Replace line ends and control characters by `?`."""
+    return "".join(c if c.isprintable() or c == NO_BREAK_SPACE else "?" for c in text)

@@ -7,6 +7,8 @@ from typing import Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from pipeline.core.errors import one_line
+
 PLAIN_INTERVAL_S = 10.0
 
 Item = TypeVar("Item")
@@ -14,7 +16,7 @@ Item = TypeVar("Item")
 
 def note(message: str, stream: TextIO | None = None) -> None:
     """Print one line that says what quantline does now, to standard error unless told otherwise."""
-    print(message, file=stream or sys.stderr, flush=True)
+    print(one_line(message), file=stream or sys.stderr, flush=True)
 
 
 def track(

@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pipeline.checkpoint.checks import USE_ANOTHER
 from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE
 from pipeline.core.errors import InputError, printable, short_repr
+from pipeline.core.limits import limited
 from pipeline.records.intake import Finding
 
 if TYPE_CHECKING:
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 PADDING_KEY = "pad_token_id"
+SIZE_KEYS = {
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "vocab_size": 1 << 24,
+}
+"""The largest size of each kind that is taken, far above those of any known model."""
+MAX_SECONDS, MAX_BYTES = 20.0, 1 << 30
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)
 
 Json = dict[str, Any]
@@ -48,6 +60,7 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     of several parts.
     """
     config_class = _config_class(stated)
+    _require_sizes(stated)
     mended = deepcopy(dict(stated))
     findings = [
         *_without_code(mended),
@@ -93,6 +106,16 @@ def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
         )
     found: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     return found
+
+
+def _require_sizes(stated: Mapping[str, Any]) -> None:
+    """Raise InputError for a size that no model has, which would make libraries work for hours."""
+    for key, most in SIZE_KEYS.items():
+        size = stated.get(key)
+        if isinstance(size, int | float) and not 0 < size <= most:
+            raise InputError(
+                f"{CONFIG_FILE}: {key} = {short_repr(size)}, expected 1 to {most}; {USE_ANOTHER}"
+            )
 
 
 def _without_code(mended: Json) -> Iterator[Finding]:
@@ -142,7 +165,8 @@ def _type_name(kind: Any) -> str:
 def _configured(mended: Json, config_class: "type[PreTrainedConfig]") -> "PreTrainedConfig":
     """Make the object of the class. Raises InputError, naming the key where the class does."""
     try:
-        return config_class.from_dict(deepcopy(mended))
+        with limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES):
+            return config_class.from_dict(deepcopy(mended))
     except StrictDataclassError as error:
         reason = " ".join(str(error.__cause__ or error).split("Errors:")[0].split())
     except Exception as error:  # a configuration is checked by code of each model

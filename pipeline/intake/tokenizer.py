@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
-from pipeline.checkpoint.checks import USE_ANOTHER, read_json_object
+from pipeline.checkpoint.checks import USE_ANOTHER, read_json_object, read_tokenizer_file
 from pipeline.checkpoint.names import TOKENIZER_CONFIG_FILE
 from pipeline.checkpoint.tokenizer import (
     CLASS_KEY,
@@ -49,5 +47,5 @@ def mend_tokenizer(directory: Path) -> Iterator[Finding]:
 
 def largest_token(directory: Path) -> tuple[int, str]:
     """Return the largest id of tokenizer.json, added tokens included, and its token."""
-    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-    return max((number, token) for token, number in tokenizer.get_vocab().items())
+    vocabulary = read_tokenizer_file(directory).get_vocab()
+    return max((number, token) for token, number in vocabulary.items())
