@@ -45,7 +45,7 @@ SMALL_FILES = re.compile(r".*\.(json|jinja|md)|LICENSE")
 OWN_LINE = re.compile(r"quantline( \w+)?: ")
 NOTE_LINE = re.compile(r"(fetch|calibrate|README\.md|Found|exit code|peak memory in MiB): ")
 MAX_LINE = 2000
-SHOWN_LINES = 12
+SHOWN_LINES = 30
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
 
@@ -82,7 +82,7 @@ def main() -> None:
                 f"case {outcome.case}, {outcome.command}, {outcome.mutation.file}: "
                 f"{outcome.mutation.what[:200]}: exit code {outcome.code}: "
                 f"{', '.join(outcome.problems)}; {outcome.seconds:.1f} s, {outcome.peak_mib} MiB\n"
-                + "\n".join(outcome.log.splitlines()[-SHOWN_LINES:])
+                + "\n".join(outcome.log.splitlines()[:SHOWN_LINES])
             )
     if arguments.case is None:
         publish("intake", fuzz_rows(outcomes))
