@@ -38,14 +38,14 @@ from pipeline.core.workspace import PARAMS_FILE
 from tests.forks import ForkServer, fork_server
 
 MAKE_MODEL = ROOT.parent / "shared" / "models" / "smollm2-135m" / "make.py"
-NUM_CASES, NUM_WORKERS, SEED = 2400, 2, 0
+NUM_CASES, NUM_WORKERS, SEED = 2100, 4, 0
 NUM_TOKENS, NUM_LAYERS = 1000, 2
 WEIGHTS = "model.safetensors"
 SMALL_FILES = re.compile(r".*\.(json|jinja|md)|LICENSE")
 OWN_LINE = re.compile(r"quantline( \w+)?: ")
 NOTE_LINE = re.compile(r"(fetch|calibrate|README\.md|Found|exit code|peak memory in MiB): ")
 MAX_LINE = 2000
-SHOWN_LINES = 12
+SHOWN_LINES = 30
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
 
@@ -75,15 +75,18 @@ def main() -> None:
         numbers = (
             range(arguments.first, arguments.cases) if arguments.case is None else [arguments.case]
         )
-        outcomes = sorted(fuzz(model_dir, Path(work), numbers), key=lambda done: done.case)
-    for outcome in outcomes:
-        if outcome.problems or arguments.case is not None:
-            print(
-                f"case {outcome.case}, {outcome.command}, {outcome.mutation.file}: "
-                f"{outcome.mutation.what[:200]}: exit code {outcome.code}: "
-                f"{', '.join(outcome.problems)}; {outcome.seconds:.1f} s, {outcome.peak_mib} MiB\n"
-                + "\n".join(outcome.log.splitlines()[-SHOWN_LINES:])
-            )
+        outcomes = []
+        for outcome in fuzz(model_dir, Path(work), numbers):
+            outcomes.append(outcome)
+            if outcome.problems or arguments.case is not None:
+                lines = "\n".join(outcome.log.splitlines()[:SHOWN_LINES])
+                print(
+                    f"case {outcome.case}, {outcome.command}, {outcome.mutation.file}: "
+                    f"{outcome.mutation.what[:200]}: exit code {outcome.code}: "
+                    f"{', '.join(outcome.problems)}; {outcome.seconds:.1f} s, "
+                    f"{outcome.peak_mib} MiB\n{lines}",
+                    flush=True,
+                )
     if arguments.case is None:
         publish("intake", fuzz_rows(outcomes))
 

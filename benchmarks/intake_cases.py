@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.cli import main as quantline
 from pipeline.planning import capacity
 
-LIMIT_S = 60
+LIMIT_S = 100
 LIMIT_BYTES = 3 << 30
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WRITTEN = "written outside: "

@@ -13,7 +13,7 @@ from typing import Any, Final
 from jinja2 import TemplateSyntaxError
 
 from pipeline.core.errors import InputError, printable
-from pipeline.core.limits import LimitReachedError, limited
+from pipeline.core.limits import LimitReachedError, run_limited
 
 TEMPLATE_DATE: Final = date(2026, 1, 1)
 
@@ -37,8 +37,11 @@ def require_renderable(template: str, *, file: str) -> None:
 
     clock = {CLOCK: TEMPLATE_DATE.strftime}
     try:
-        with limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES):
-            render_jinja_template([list(SHORT_CHAT)], chat_template=template, **clock)
+        run_limited(
+            lambda: render_jinja_template([list(SHORT_CHAT)], chat_template=template, **clock),
+            seconds=MAX_SECONDS,
+            num_bytes=MAX_BYTES,
+        )
     except (LimitReachedError, TemplateSyntaxError, RecursionError) as error:
         reason = printable(" ".join(str(error).split()))
         raise InputError(

@@ -33,7 +33,7 @@ from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError, short_repr
-from pipeline.core.limits import limited
+from pipeline.core.limits import run_limited
 
 META = torch.device("meta")
 MAX_SECONDS, MAX_BYTES = 60.0, 1 << 32
@@ -53,8 +53,10 @@ def empty_model(directory: Path) -> PreTrainedModel:
 
     Raises InputError where the class of the model does not take the configuration.
     """
-    with _readable_model_errors(), limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES), META:
-        return _built_model(directory)
+    with _readable_model_errors(), META:
+        return run_limited(
+            lambda: _built_model(directory), seconds=MAX_SECONDS, num_bytes=MAX_BYTES
+        )
 
 
 def _built_model(directory: Path) -> PreTrainedModel:

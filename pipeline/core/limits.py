@@ -6,12 +6,17 @@ A number or a loop in a file of a few bytes can ask for hours or for all memory 
 import resource
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 
 from pipeline.core.system_errors import exhausted_memory
+
+AGAIN_S = 1.0
+"""After so long the signal is sent again: code in C may put its own error in place of the first."""
+
+Result = TypeVar("Result")
 
 
 class LimitReachedError(Exception):
@@ -19,12 +24,11 @@ class LimitReachedError(Exception):
 
 
 class _TimeIsUp(BaseException):
-    pass
+    """No Exception, so that no library catches it."""
 
 
-@contextmanager
-def limited(*, seconds: float, num_bytes: int) -> Iterator[None]:
-    """Raise LimitReachedError where a block takes more time, or more memory in addition.
+def run_limited(function: Callable[[], Result], *, seconds: float, num_bytes: int) -> Result:
+    """Call a function; raise LimitReachedError where it takes more time, or more memory on top.
 
     A library is interrupted where it runs Python code. Time is bounded in the main thread alone,
     where signals arrive, and memory where the system can bound the address space.
@@ -33,12 +37,21 @@ def limited(*, seconds: float, num_bytes: int) -> Iterator[None]:
     allowed = psutil.Process().memory_info().vms + num_bytes
     bounds = [bound for bound in (soft, hard, allowed) if bound != resource.RLIM_INFINITY]
     is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGALRM, _stop) if is_main else None
+    is_running = True
+
+    def stop(number: int, frame: object) -> None:
+        if is_running:
+            raise _TimeIsUp
+
+    handler = signal.signal(signal.SIGALRM, stop) if is_main else None
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
-        if is_main:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-        yield
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+            if is_main:
+                signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+            return function()
+        finally:
+            is_running = False
     except _TimeIsUp:
         raise LimitReachedError(f"it takes more than {seconds:g} s") from None
     except Exception as error:
@@ -46,11 +59,8 @@ def limited(*, seconds: float, num_bytes: int) -> Iterator[None]:
             raise
         raise LimitReachedError(f"it takes more than {num_bytes >> 20} MiB of memory") from None
     finally:
+        is_running = False
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         if is_main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, handler)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _stop(number: int, frame: object) -> None:
-    raise _TimeIsUp

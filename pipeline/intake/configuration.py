@@ -6,6 +6,7 @@ cannot be mended is refused in one line.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -17,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pipeline.checkpoint.checks import USE_ANOTHER
 from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE
 from pipeline.core.errors import InputError, printable, short_repr
-from pipeline.core.limits import limited
+from pipeline.core.limits import run_limited
 from pipeline.records.intake import Finding
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _with_right_numbers(mended: Json, config_class: "type[PreTrainedConfig]") ->
         value, types = mended.get(field.name), get_args(field.type) or (field.type,)
         right: object = value
         if type(value) is int and int not in types and float in types:
-            right = float(value)
+            right = float(value) if abs(value) <= sys.float_info.max else value
         elif type(value) is float and float not in types and int in types and value.is_integer():
             right = int(value)
         if type(right) is not type(value):
@@ -165,8 +166,11 @@ def _type_name(kind: Any) -> str:
 def _configured(mended: Json, config_class: "type[PreTrainedConfig]") -> "PreTrainedConfig":
     """Make the object of the class. Raises InputError, naming the key where the class does."""
     try:
-        with limited(seconds=MAX_SECONDS, num_bytes=MAX_BYTES):
-            return config_class.from_dict(deepcopy(mended))
+        return run_limited(
+            lambda: config_class.from_dict(deepcopy(mended)),
+            seconds=MAX_SECONDS,
+            num_bytes=MAX_BYTES,
+        )
     except StrictDataclassError as error:
         reason = " ".join(str(error.__cause__ or error).split("Errors:")[0].split())
     except Exception as error:  # a configuration is checked by code of each model
