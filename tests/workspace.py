@@ -142,6 +142,7 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
             files=files,
             digest=tree_digest(files),
             unused_tensors=(),
+            copied_tensors=(),
             license=facts,
             applied_license=rule.applied(None),
         ),

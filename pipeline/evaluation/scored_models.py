@@ -36,7 +36,7 @@ class ScoredModels:
     Every model must cut `texts` into the same tokens as the base's `tokenizer`. The base's model
     has logits for `vocab_size` tokens. `packed_judge` is not AUTO. `pre_tokenizer` is llama.cpp's
     name for the base's pre-tokenizer, where its converter does not recognise it. `unused_tensors`
-    are those of the base that its model does not read.
+    are those of the base that its model does not read, `copied_tensors` those that equal others.
     """
 
     base: ScoredModel
@@ -47,6 +47,7 @@ class ScoredModels:
     packed_judge: PackedJudge
     pre_tokenizer: str | None
     unused_tensors: tuple[str, ...]
+    copied_tensors: tuple[str, ...]
 
     def variant(self, name: str, digest: str, model_dir: Path) -> ScoredModel:
         """Put a GGUF file in llama.cpp, and a checkpoint in `packed_judge`."""
@@ -112,6 +113,7 @@ class ScoredModels:
             model_name=BASE,
             pre_tokenizer=self.pre_tokenizer,
             unused=self.unused_tensors,
+            copies=self.copied_tensors,
             weight_names=(),
         )
         return path

@@ -22,9 +22,10 @@ class ConversionRequest(Record):
 
     `names` are weights of the checkpoint; their GGUF names are written to `names_path`. `metadata`
     are attributes of the converter's `gguf.Metadata`, by their names there. `unused` are tensors
-    that the model does not read; those that llama.cpp has no place for are left out. With
-    `only_vocabulary` nothing is written: the converter is asked whether it can read configuration
-    and tokenizer, and no weights need be there.
+    that the model does not read; those that llama.cpp has no place for are left out. `copies` equal
+    another tensor and are left out. With `only_vocabulary` nothing is written: the converter is
+    asked whether it can read configuration and tokenizer and takes the tensors `names`, and no
+    weights need be there.
     """
 
     converter_dir: Path
@@ -36,6 +37,7 @@ class ConversionRequest(Record):
     names_path: Path
     metadata: dict[str, str]
     unused: tuple[str, ...]
+    copies: tuple[str, ...]
     only_vocabulary: bool
 
 
@@ -48,7 +50,17 @@ def main(request_path: str) -> None:
 
     parameters = conversion.ModelBase.load_hparams(request.model_dir, False)
     architecture = conversion.get_model_architecture(parameters, conversion.ModelType.TEXT)
-    model: Any = conversion.get_model_class(architecture)(
+    model_class = conversion.get_model_class(architecture)
+    filter_tensors, dropped = model_class.filter_tensors, set()
+
+    def noted_filter(item: tuple[str, Any]) -> Any:
+        kept = filter_tensors(item)
+        if kept is None:
+            dropped.add(item[0])
+        return kept
+
+    model_class.filter_tensors = staticmethod(noted_filter)
+    model: Any = model_class(
         request.model_dir,
         gguf.LlamaFileType.MOSTLY_F16,
         request.output_path,
@@ -71,13 +83,20 @@ def main(request_path: str) -> None:
 
     model.set_vocab = set_vocabulary
     if request.only_vocabulary:
+        for name in request.names:
+            noted_filter((name, None))
+    needed = dropped.difference(request.unused, request.copies)
+    if needed:
+        raise ValueError(f"it leaves out {min(needed)}, which the model reads")
+    if request.only_vocabulary:
         model.set_vocab()
         return
-    read_metadata = gguf.Metadata.load
-
     for name in request.unused:
         if name in model.model_tensors and not _has_place(model, name):
             del model.model_tensors[name]
+    for name in request.copies:
+        model.model_tensors.pop(name, None)
+    read_metadata = gguf.Metadata.load
 
     def stated_metadata(*arguments: Any) -> Any:
         try:

@@ -73,11 +73,13 @@ def convert(
     weight_names: tuple[str, ...],
     metadata: Mapping[str, str] | None = None,
     unused: tuple[str, ...] = (),
+    copies: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """Write the F16 GGUF of a checkpoint; return the GGUF name of every name in `weight_names`.
 
     `metadata` are `general.…` values of the file that replace those of the model card. `unused` are
-    tensors that the model does not read; the file lacks those that llama.cpp has no place for.
+    tensors that the model does not read; the file lacks those that llama.cpp has no place for, and
+    all `copies` of other tensors.
     Raises InputError when the converter is not set up, does not know a tensor or does not recognise
     the tokenizer; FailureError with the converter's last lines when it fails otherwise.
     """
@@ -92,6 +94,7 @@ def convert(
         names_path=work_dir / "names.json",
         metadata=dict(metadata or {}),
         unused=unused,
+        copies=copies,
         only_vocabulary=False,
     )
     _run_converter(request, work_dir)
@@ -99,9 +102,12 @@ def convert(
     return names
 
 
-def require_convertible(model_dir: Path, *, pre_tokenizer: str | None) -> None:
+def require_convertible(
+    model_dir: Path, *, pre_tokenizer: str | None, tensor_names: tuple[str, ...] = ()
+) -> None:
     """Raise InputError where llama.cpp's converter does not take configuration and tokenizer.
 
+    It is also raised where the converter leaves out one of `tensor_names`, which the model reads.
     `model_dir` has the small files of a checkpoint; its weights need not be there.
     """
     with TemporaryDirectory() as work:
@@ -112,10 +118,11 @@ def require_convertible(model_dir: Path, *, pre_tokenizer: str | None) -> None:
             output_path=work_dir / "vocabulary.gguf",
             model_name="",
             pre_tokenizer=pre_tokenizer,
-            names=(),
+            names=tensor_names,
             names_path=work_dir / "names.json",
             metadata={},
             unused=(),
+            copies=(),
             only_vocabulary=True,
         )
         _run_converter(request, work_dir)

@@ -23,12 +23,14 @@ from pipeline.checkpoint.names import (
 from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import file_record, write_json
-from pipeline.intake.configuration import mended_configuration, with_known_tokens
+from pipeline.intake.configuration import mended_configuration
+from pipeline.intake.generation import GENERATION_FILE, mend_generation
+from pipeline.intake.heads import settle_heads
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
 from pipeline.intake.tokenizer import largest_token, mend_tokenizer
+from pipeline.intake.weights import Accounting, require_finite
 from pipeline.records.intake import Finding, Intake
 
-GENERATION_FILE = "generation_config.json"
 MENDED_FILES = (CONFIG_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE)
 
 
@@ -74,12 +76,40 @@ def examine_file_names(names: Collection[str]) -> Iterator[Finding]:
         )
 
 
+def examine_values(
+    directory: Path, weights: Collection[str], accounting: Accounting, intake: Intake
+) -> tuple[Intake, tuple[str, ...]]:
+    """Examine the values of the files `weights`; config.json may be changed in place.
+
+    Returns the whole record and the tensors that are copies of others. Raises InputError for values
+    that are no numbers, and for an output head that vLLM would not read.
+    """
+    require_finite(directory, weights)
+    config_path = directory / CONFIG_FILE
+    before = file_record(config_path, directory)
+    copies, findings = settle_heads(
+        directory, accounting.tied, architecture=read_config(directory).architecture
+    )
+    originals = {record.path: record for record in intake.originals}
+    if file_record(config_path, directory) != before:
+        originals.setdefault(CONFIG_FILE, before)
+    return (
+        intake.model_copy(
+            update={
+                "findings": (*intake.findings, *accounting.findings, *findings),
+                "originals": tuple(originals.values()),
+            }
+        ),
+        copies,
+    )
+
+
 def _findings(directory: Path) -> Iterator[Finding]:
     config = mended_configuration(read_json_object(directory / CONFIG_FILE))
     if config.findings:
         write_json(directory / CONFIG_FILE, config.values)
     yield from config.findings
-    yield from _mend_generation(directory, config.vocab_size)
+    yield from mend_generation(directory, vocab_size=config.vocab_size)
     yield from _mend_tokenizer_code(directory)
     check_tokenizer(directory)
     yield from mend_template(directory)
@@ -92,16 +122,6 @@ def _findings(directory: Path) -> Iterator[Finding]:
                 f"vocab_size = {config.vocab_size} of {CONFIG_FILE}: the embedding has no row "
                 f"for it; remove the token or {USE_ANOTHER}"
             )
-
-
-def _mend_generation(directory: Path, vocab_size: int) -> Iterator[Finding]:
-    path = directory / GENERATION_FILE
-    if path.is_file():
-        generation = dict(read_json_object(path))
-        findings = tuple(with_known_tokens(generation, file=GENERATION_FILE, vocab_size=vocab_size))
-        if findings:
-            write_json(path, generation)
-        yield from findings
 
 
 def _mend_tokenizer_code(directory: Path) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from pipeline.architectures.folds import LAYER_NAME
@@ -16,6 +17,7 @@ from pipeline.checkpoint.reading import read_tensors
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
+from pipeline.intake.heads import TIED_KEY, TiedHead, require_own_head
 from pipeline.records.intake import Finding
 
 CHECKED_VALUES = 1 << 24  # at a time
@@ -28,23 +30,25 @@ class Accounting:
     """How the tensors of the files and the parameters of the model go together.
 
     `unused` are the tensors that the model does not read, sorted; they stay in every packed
-    release as they are.
+    release as they are. `tied` are heads that are in the files though config.json ties them.
     """
 
     unused: tuple[str, ...]
+    tied: tuple[TiedHead, ...]
     findings: tuple[Finding, ...]
 
 
 def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]]) -> Accounting:
     """Match tensors, shapes by name, with the parameters of transformers' model of config.json.
 
-    Raises InputError for an architecture that cannot be built, and for a parameter that no tensor
-    fills or that has another shape.
+    Raises InputError for an architecture that cannot be built, for a parameter that no tensor
+    fills or that has another shape, and for a head that vLLM would not read.
     """
     model = empty_model(directory)
     sources = sources_by_parameter(model, tuple(tensors))
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    # Of several parameters that are cut from one tensor, only the first is known.
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    heads = _head_names(model)
+    # Of several parameters of a layer that are cut from one tensor, only the first is known.
     are_cut = any(
         len(getattr(rule, "target_patterns", ())) > 1
         for rule in get_model_conversion_mapping(model)
@@ -52,10 +56,11 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in parameters.items():
         made_from = sources.get(name, ())
-        if not made_from and name not in tied and not are_cut:
+        if not made_from and name not in tied and not (are_cut and LAYER_NAME.match(name)):
             raise InputError(
                 f"{name}: no tensor of the files fills it, though config.json says that the model "
                 f"has it; {USE_ANOTHER}"
+                + (f", or one whose config.json has {TIED_KEY} = true" if name in heads else "")
             )
         if made_from == (name,) and tensors[name] != tuple(parameter.shape):
             raise InputError(
@@ -64,8 +69,27 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
             )
     used = {tensor for name in parameters for tensor in sources.get(name, ())}
     unused = tuple(sorted(name for name in tensors if name not in used))
+    if not heads & tied.keys():
+        for name in heads:
+            require_own_head(name, type(model).__name__)
     num_layers = model.config.num_hidden_layers
-    return Accounting(unused, tuple(_unused_findings(unused, num_layers=num_layers)))
+    return Accounting(
+        unused,
+        tuple(
+            TiedHead(own, other)
+            for name, tied_to in tied.items()
+            for own in sources.get(name, ())
+            for other in sources.get(tied_to, ())
+        ),
+        tuple(_unused_findings(unused, num_layers=num_layers)),
+    )
+
+
+def _head_names(model: PreTrainedModel) -> set[str]:
+    """Return the names of the parameter that makes logits; the embedding's is one if it is tied."""
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if parameter is weight}
 
 
 def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Finding]:

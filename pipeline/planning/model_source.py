@@ -14,6 +14,7 @@ from pipeline.checkpoint.layered_model import require_layered
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.heads import announced_heads
 from pipeline.intake.weights import account_for_tensors
 from pipeline.params.params import ModelParams
 from pipeline.planning.capacity import fetched_source
@@ -58,11 +59,17 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         for name in names:
             tensors |= checkpoint.shapes(name)
         accounting = account_for_tensors(work_dir, tensors)
-        used = {name: tensors[name] for name in tensors if name not in set(accounting.unused)}
+        not_read = {*accounting.unused, *(pair.head for pair in accounting.tied)}
+        used = {name: shape for name, shape in tensors.items() if name not in not_read}
         (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
         yield ExaminedBase(
             source_of(work_dir, used, sizes, names),
-            (*named, *intake.findings, *accounting.findings),
+            (
+                *named,
+                *intake.findings,
+                *accounting.findings,
+                *announced_heads(accounting.tied),
+            ),
             work_dir,
         )
 

@@ -67,6 +67,7 @@ def write_gguf(
             metadata=metadata,
             pre_tokenizer=pre_tokenizer,
             unused=base.unused_tensors,
+            copies=base.copied_tensors,
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )
         linears_of = _linears_by_tensor(names)

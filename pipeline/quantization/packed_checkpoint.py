@@ -71,7 +71,8 @@ def write_packed(
     quantizer = LayerQuantizer(
         checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
     )
-    by_layer = names_by_layer(checkpoint.names)
+    stored = [name for name in checkpoint.names if name not in base.copied_tensors]
+    by_layer = names_by_layer(stored)
     units = [
         (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
         for number, layer in enumerate(by_layer.items(), start=1)
@@ -91,7 +92,7 @@ def write_packed(
     ]
     implied = {
         name
-        for name in set(checkpoint.names) - set(base.unused_tensors)
+        for name in set(stored) - set(base.unused_tensors)
         if implied_by_packing(name, checkpoint.shape(name))
     }
     kept = {f"{linear}.weight" for linear in grouping.kept}
@@ -101,7 +102,7 @@ def write_packed(
     # that the model does not read but an engine may, such as prediction heads.
     unquantized = [
         name.removesuffix(".weight")
-        for name in checkpoint.names
+        for name in stored
         if (split_layer_name(name) or name in base.unused_tensors)
         and len(checkpoint.shape(name)) > 1
         and name.removesuffix(".weight") not in grouping.recipes

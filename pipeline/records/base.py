@@ -14,6 +14,8 @@ class BaseManifest(Record):
     a hub model, else None. `architecture` is the first of `architectures` in config.json. `license`
     is the license that its files state, `applied_license` the one that applies. `unused_tensors`
     are those that the model does not read, such as prediction heads, sorted by name.
+    `copied_tensors` are output heads that equal the embedding which config.json ties them to;
+    variants leave them out.
     """
 
     source: str
@@ -22,6 +24,7 @@ class BaseManifest(Record):
     files: tuple[FileRecord, ...]
     digest: Sha256
     unused_tensors: tuple[str, ...]
+    copied_tensors: tuple[str, ...]
     license: LicenseFacts
     applied_license: AppliedLicense
 

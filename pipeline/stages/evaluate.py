@@ -78,6 +78,7 @@ def run(workspace: Workspace, params: Params, *names: str) -> None:
         packed_judge,
         params.model.gguf_pre_tokenizer,
         base.unused_tensors,
+        base.copied_tensors,
     )
     suite = read_suite(workspace.root, evaluate.suite)
     with loaded_tasks(workspace.root, suite) as tasks, closing(models.base.scorer):

@@ -30,8 +30,12 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Workspace
-from pipeline.intake.examination import examine_file_names, examine_small_files
-from pipeline.intake.weights import account_for_tensors, require_finite
+from pipeline.intake.examination import (
+    examine_file_names,
+    examine_small_files,
+    examine_values,
+)
+from pipeline.intake.weights import account_for_tensors
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
@@ -143,13 +147,11 @@ def collect(
     tensors = check_weights(download_dir, weights, shards=shards)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     accounting = account_for_tensors(download_dir, shapes)
-    require_finite(download_dir, weights)
     if shards is None and len(weights) > 1:
         write_index(download_dir)
         intake = intake.model_copy(update={"added": (*intake.added, INDEX_FILE)})
-    intake = intake.model_copy(
-        update={"findings": (*named, *intake.findings, *accounting.findings)}
-    )
+    intake, copies = examine_values(download_dir, weights, accounting, intake)
+    intake = intake.model_copy(update={"findings": (*named, *intake.findings)})
     for finding in intake.findings:
         note(f"fetch: {finding}")
     changed = {file.path for file in intake.originals} | set(intake.added)
@@ -163,6 +165,7 @@ def collect(
         files=files,
         digest=tree_digest(files),
         unused_tensors=accounting.unused,
+        copied_tensors=copies,
         license=facts,
         applied_license=applied,
     )

@@ -39,6 +39,7 @@ def manifest(*files: FileRecord) -> BaseManifest:
         files=files,
         digest=tree_digest(files),
         unused_tensors=(),
+        copied_tensors=(),
         license=LICENSE,
         applied_license=AppliedLicense(
             id="mit", name="MIT License", expression="MIT", decision=None
