@@ -48,6 +48,14 @@ def tokenizer_of(directory: Path) -> Any:
         tokenizer = library_tokenizer(directory)
         if text_read_otherwise(directory, tokenizer) is None:
             return tokenizer
+    return generic_tokenizer(directory)
+
+
+def generic_tokenizer(directory: Path) -> Any:
+    """Load tokenizer.json as it is, with the tokens that other files add.
+
+    Raises InputError when it does not load.
+    """
     return _loaded(PreTrainedTokenizerFast, directory)
 
 
@@ -72,7 +80,10 @@ def _loaded(kind: Any, directory: Path, **options: bool) -> Any:
 
 
 def text_read_otherwise(directory: Path, tokenizer: Any) -> str | None:
-    """Find a text to which `tokenizer` gives other ids than tokenizer.json; None without one."""
+    """Find a text to which `tokenizer` gives other ids than tokenizer.json; None without one.
+
+    Raises InputError where it cannot read a text at all.
+    """
     if not (directory / TOKENIZER_FILE).is_file():
         return None
     of_file = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
@@ -80,7 +91,12 @@ def text_read_otherwise(directory: Path, tokenizer: Any) -> str | None:
     of_file.no_padding()
     for text in HARD_TEXTS:
         right = of_file.encode(text, add_special_tokens=False).ids
-        if tokenizer.encode(text, add_special_tokens=False) != right:
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # each class of tokenizers has its own code
+            reason = printable(str(error).partition("\n")[0]) or type(error).__name__
+            raise InputError(f"{directory}: reading {text!r} fails: {reason}") from error
+        if ids != right:
             return text
     return None
 

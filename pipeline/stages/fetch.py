@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.checkpoint.checks import (
-    check_weights,
+    check_headers,
     read_config,
     read_shards,
     takes_more_than_text,
 )
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.reading import write_index
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord, tree_digest
 from pipeline.core.files import (
@@ -31,7 +32,12 @@ from pipeline.core.files import (
 from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import examine_file_names, examine_small_files
-from pipeline.intake.weights import account_for_tensors, require_finite
+from pipeline.intake.weights import (
+    account_for_tensors,
+    examine_index,
+    require_finite,
+    require_full_precision,
+)
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
@@ -140,15 +146,22 @@ def collect(
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 
     records += download_files(source, weights, sizes, download_dir, label="fetch: weights")
-    tensors = check_weights(download_dir, weights, shards=shards)
+    headers = {name: read_header(download_dir / name) for name in weights}
+    tensors = check_headers(headers)
+    index = examine_index(headers, shards)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     accounting = account_for_tensors(download_dir, shapes)
+    require_full_precision(tensors, accounting.unused)
     require_finite(download_dir, weights)
-    if shards is None and len(weights) > 1:
+    originals, added = intake.originals, intake.added
+    if index:
         write_index(download_dir)
-        intake = intake.model_copy(update={"added": (*intake.added, INDEX_FILE)})
-    intake = intake.model_copy(
-        update={"findings": (*named, *intake.findings, *accounting.findings)}
+        originals += tuple(file for file in records if file.path == INDEX_FILE)
+        added += () if INDEX_FILE in sidecars else (INDEX_FILE,)
+    intake = Intake(
+        findings=(*named, *index, *intake.findings, *accounting.findings),
+        originals=originals,
+        added=added,
     )
     for finding in intake.findings:
         note(f"fetch: {finding}")
