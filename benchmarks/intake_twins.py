@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,7 @@ def rows(work_dir: Path) -> list[Row]:
     # Imported where twins are made: the measured processes do not need them.
     from tests.intake import twins
 
-    makers = {
+    makers: dict[str, Callable[[Path], Path]] = {
         "llama_3_1_8b": lambda directory: twins.llama_3_1(directory, twins.LLAMA_8B),
         "llama_3_1_70b": lambda directory: twins.llama_3_1(directory, twins.LLAMA_70B),
         "phi_4_mini": twins.phi_4_mini,

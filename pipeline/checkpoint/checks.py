@@ -7,7 +7,7 @@ do. Whether the architecture can be quantized is not checked here, but in the st
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.checkpoint.names import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILES,
 )
-from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
+from pipeline.checkpoint.safetensors_header import TensorInfo
 from pipeline.core.errors import InputError, short_repr
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
@@ -167,32 +167,27 @@ def read_shards(model_dir: Path) -> dict[str, set[str]] | None:
     return shards
 
 
-def check_weights(
-    model_dir: Path, names: Collection[str], *, shards: Mapping[str, Collection[str]] | None
-) -> dict[str, TensorInfo]:
-    """Check the headers of the weight files `names`; return every tensor by its name.
+def check_headers(headers: Mapping[str, Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
+    """Check the headers of weight files, by the names of the files; return every tensor.
 
-    `shards` has the tensors that the index lists for each file, None without an index. Raises
-    InputError when a header is wrong, when a shard's tensors are not those that the index lists,
-    when a tensor has a quantized dtype, and when no tensor is in floating point.
+    Raises InputError when two files have the same tensor, when a tensor has a quantized dtype, and
+    when no tensor is in floating point.
     """
-    tensors: dict[str, TensorInfo] = {}
-    for name in names:
-        header = read_header(model_dir / name)
-        listed = set(header if shards is None else shards.get(name, header))
-        for tensor in sorted(listed ^ set(header)):
-            found = "missing, though" if tensor in listed else "there, though not"
-            raise InputError(
-                f"{name}: tensor {short_repr(tensor)} is {found} listed in {INDEX_FILE}; "
-                f"{USE_ANOTHER}"
-            )
-        for tensor, info in header.items():
+    file_of: dict[str, str] = {}
+    for file, header in headers.items():
+        for name, info in header.items():
+            if name in file_of:
+                raise InputError(
+                    f"{file}: tensor {short_repr(name)} is in {file_of[name]} too, so it is "
+                    f"uncertain which one counts; {USE_ANOTHER}"
+                )
             if info.dtype in QUANTIZED_DTYPES:
                 raise InputError(
-                    f"{name}: tensor {short_repr(tensor)} has dtype {info.dtype}, so the model is "
+                    f"{file}: tensor {short_repr(name)} has dtype {info.dtype}, so the model is "
                     "quantized already; use the full-precision model it was made from"
                 )
-        tensors.update(header)
+            file_of[name] = file
+    tensors = {name: info for header in headers.values() for name, info in header.items()}
     if not any(info.dtype in FULL_PRECISION for info in tensors.values()):
-        raise InputError(f"{', '.join(names)}: no tensor in floating point; {USE_ANOTHER}")
+        raise InputError(f"{', '.join(headers)}: no tensor in floating point; {USE_ANOTHER}")
     return tensors

@@ -46,7 +46,15 @@ LEGAL_FILE = re.compile(
 LICENSE_TEXT = re.compile(rf"({_WHOSE}LICEN[SC]E|COPYING){_NAMED}", re.IGNORECASE)
 OF_WEIGHTS, OF_CODE = {"model", "models", "weight", "weights"}, {"code", "software", "source"}
 NUMBERED_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+WEIGHTS_SUFFIX = ".safetensors"
+ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What PEFT writes beside the weights of an adapter: https://huggingface.co/docs/peft"""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_taken(name: str) -> bool:
+    """Tell whether a file of that name may be part of the base."""
+    return name.endswith(WEIGHTS_SUFFIX) or bool(sidecar_names([name]))
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
@@ -97,7 +105,12 @@ def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> t
             f"{pickles[0]}: weights as a pickle, which can run code when it is read; expected "
             f"{WEIGHTS_FILE} or {INDEX_FILE}: use a safetensors revision or conversion of the model"
         )
-    raise InputError(f"no weights: expected {WEIGHTS_FILE} or {INDEX_FILE} among the files")
+    others = sorted(name for name in names if name.endswith((WEIGHTS_SUFFIX, ".gguf")))
+    raise InputError(
+        f"no weights: expected {WEIGHTS_FILE} or {INDEX_FILE} among the files, found "
+        f"{', '.join(others[:3]) or 'no other in safetensors'}; save the model with transformers' "
+        "save_pretrained, or use another checkpoint or revision"
+    )
 
 
 def _numbered_shards(names: Collection[str]) -> tuple[str, ...]:

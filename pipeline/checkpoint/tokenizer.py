@@ -48,6 +48,14 @@ def tokenizer_of(directory: Path) -> Any:
         tokenizer = library_tokenizer(directory)
         if text_read_otherwise(directory, tokenizer) is None:
             return tokenizer
+    return generic_tokenizer(directory)
+
+
+def generic_tokenizer(directory: Path) -> Any:
+    """Load tokenizer.json as it is, with the tokens that other files add.
+
+    Raises InputError when it does not load.
+    """
     return _loaded(PreTrainedTokenizerFast, directory)
 
 

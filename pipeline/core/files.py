@@ -24,6 +24,7 @@ from pipeline.core.locked_file import locked_file
 from pipeline.core.record import Record
 
 CHUNK_BYTES = 1 << 22
+POINTER_START = b"version https://git-lfs.github.com/spec/"
 PARTIAL_SUFFIX = ".partial"
 REPLACED_SUFFIX = ".replaced"
 KEY_DIGITS = 16
@@ -40,6 +41,20 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, in lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_content(path: Path) -> None:
+    """Raise InputError for a Git LFS pointer, which is there until the file itself is downloaded.
+
+    Format: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    with path.open("rb") as file:
+        start = file.read(len(POINTER_START))
+    if start == POINTER_START:
+        raise InputError(
+            f"{path}: a Git LFS pointer in place of the file; run `git lfs pull` where it was "
+            "cloned, or download the file itself"
+        )
 
 
 def file_record(path: Path, root: Path) -> FileRecord:

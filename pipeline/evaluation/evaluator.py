@@ -24,7 +24,7 @@ from pipeline.engines.distance import (
     summarize,
     window_distance,
 )
-from pipeline.engines.scorer import Logits, Scorer, engine_of, window_logits
+from pipeline.engines.scorer import BrokenModelError, Logits, Scorer, engine_of, window_logits
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.lm_eval_model import LmEvalModel
 from pipeline.evaluation.score_cache import ScoreCache, ScoredText
@@ -164,7 +164,8 @@ def score_windows(
     """Return the perplexity on windows of token ids, and the distance to `base` where it is given.
 
     `own` and `base` are the logits [tokens, vocabulary] of each window; they are read in turn, and
-    only a few numbers for each token stay in memory.
+    only a few numbers for each token stay in memory. Raises BrokenModelError where a perplexity is
+    beyond what a number can hold.
     """
     losses: list[Floats] = []
     distances: list[WindowDistance] = []
@@ -180,7 +181,13 @@ def score_windows(
         ids = windows[window][max(0, position + 2 - SHOWN_TOKENS) : position + 2]
         return str(tokenizer.decode(ids))
 
-    return ScoredText(
-        perplexity=perplexity(losses),
-        distance=summarize(distances, text_at) if distances else None,
-    )
+    with np.errstate(over="ignore"):
+        own_perplexity = perplexity(losses)
+        distance = summarize(distances, text_at) if distances else None
+    ratio = distance.perplexity_ratio_high if distance else 1.0
+    if not math.isfinite(own_perplexity) or not math.isfinite(ratio):
+        raise BrokenModelError(
+            f"{label}: the perplexity of the held-out text, or its ratio to the base's, is larger "
+            "than any number: the model is broken; change its recipe or its weights"
+        )
+    return ScoredText(perplexity=own_perplexity, distance=distance)

@@ -37,6 +37,17 @@ SIZE_KEYS = {
 }
 """The largest size of each kind that is taken, far above those of any known model."""
 MAX_SECONDS, MAX_BYTES = 20.0, 1 << 30
+# What a model returns, as engines expect it; the second key cannot be set at all.
+OUTPUTS: dict[str, object] = {
+    "return_dict": True,
+    "use_return_dict": None,
+    "output_hidden_states": False,
+    "output_attentions": False,
+}
+ARCHITECTURES_KEY = "architectures"
+LANGUAGE_MODEL, OF_PARTS = ("ForCausalLM", "LMHeadModel"), "ForConditionalGeneration"
+DTYPE_KEYS = ("dtype", "torch_dtype")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)
 
 Json = dict[str, Any]
@@ -66,6 +77,9 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     findings = [
         *_without_code(mended),
         *_without_attention(mended),
+        *_without_outputs(mended),
+        *_with_own_architecture(mended),
+        *_with_known_dtypes(mended),
         *_with_right_numbers(mended, config_class),
     ]
     config = _configured(mended, config_class)
@@ -130,6 +144,28 @@ def _without_code(mended: Json) -> Iterator[Finding]:
         )
 
 
+def _with_own_architecture(mended: Json) -> Iterator[Finding]:
+    """Name the class that transformers uses for the model_type: other tools go by its name.
+
+    Raises InputError for a model that gives no logits of tokens, such as a classifier.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[mended["model_type"]]
+    own = (names,) if isinstance(names, str) else tuple(names)
+    match mended.get(ARCHITECTURES_KEY):
+        case [str(stated), *_] if stated not in own and not stated.endswith(OF_PARTS):
+            where = f"{ARCHITECTURES_KEY} = {short_repr([stated])}"
+            expected = f"model_type {mended['model_type']} is {own[0]} in transformers"
+            if not stated.endswith(LANGUAGE_MODEL):
+                raise InputError(
+                    f"{CONFIG_FILE}: {where} is no language model ({expected}); use the model that "
+                    "it was made from"
+                )
+            mended[ARCHITECTURES_KEY] = [own[0]]
+            yield Finding(file=CONFIG_FILE, found=where, done=f"written as {own[0]}: {expected}")
+
+
 def _without_attention(mended: Json) -> Iterator[Finding]:
     """Remove the choice of an attention kernel: each engine has its own."""
     for key in ATTENTION_KEYS:
@@ -139,6 +175,35 @@ def _without_attention(mended: Json) -> Iterator[Finding]:
                 found=f"{key} = {short_repr(mended.pop(key))} asks for one attention kernel",
                 done="removed: each engine chooses its own",
             )
+
+
+def _without_outputs(mended: Json) -> Iterator[Finding]:
+    """Remove what makes a model return other objects: the code that calls it chooses."""
+    for key, expected in OUTPUTS.items():
+        if key in mended and mended[key] != expected:
+            yield Finding(
+                file=CONFIG_FILE,
+                found=f"{key} = {short_repr(mended.pop(key))} changes what the model returns",
+                done="removed: each engine asks for what it needs",
+            )
+
+
+def _with_known_dtypes(mended: Json) -> Iterator[Finding]:
+    """Remove a dtype that is no name of a floating-point type in torch."""
+    for key in DTYPE_KEYS:
+        stated = mended.get(key)
+        if not isinstance(stated, str) or stated in DTYPES:
+            continue
+        name = stated.removeprefix("torch.")
+        if name in DTYPES:
+            mended[key] = name
+        else:
+            del mended[key]
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{key} = {short_repr(stated)}, expected one of {', '.join(DTYPES[:4])}",
+            done=f"written as {name}" if name in DTYPES else "removed: the weights have their own",
+        )
 
 
 def _with_right_numbers(mended: Json, config_class: "type[PreTrainedConfig]") -> Iterator[Finding]:

@@ -14,24 +14,33 @@ from pipeline.checkpoint.checks import (
     read_json_object,
 )
 from pipeline.checkpoint.names import (
+    ADAPTER_FILE,
+    ADAPTER_WEIGHTS,
     CODE_KEY,
     CONFIG_FILE,
     INDEX_FILE,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
+    WEIGHTS_SUFFIX,
 )
 from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
-from pipeline.core.errors import InputError, short_repr
+from pipeline.core.errors import InputError
 from pipeline.core.files import file_record, write_json
 from pipeline.intake.configuration import mended_configuration
 from pipeline.intake.generation import GENERATION_FILE, mend_generation
 from pipeline.intake.heads import settle_heads
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
-from pipeline.intake.tokenizer import largest_token, mend_tokenizer
+from pipeline.intake.tokenizer import EOS_ID_KEY, SPECIAL_TOKENS_FILE, mend_tokenizer
 from pipeline.intake.weights import Accounting, require_finite
 from pipeline.records.intake import Finding, Intake
 
-MENDED_FILES = (CONFIG_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE)
+MENDED_FILES = (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    TEMPLATE_FILE,
+)
 
 
 def examine_small_files(directory: Path) -> Intake:
@@ -61,18 +70,32 @@ def examine_small_files(directory: Path) -> Intake:
 
 
 def examine_file_names(names: Collection[str]) -> Iterator[Finding]:
-    """Say which of several forms of the weights counts, by the names of all files."""
+    """Say which of several forms of the weights counts, by the names of all files.
+
+    Raises InputError for files that are no whole checkpoint.
+    """
+    if ADAPTER_FILE in names:
+        weights = {name for name in names if name.endswith(WEIGHTS_SUFFIX)}
+        if CONFIG_FILE not in names or weights <= {ADAPTER_WEIGHTS}:
+            raise InputError(
+                f"{ADAPTER_FILE}: an adapter without the weights that it changes; merge it into "
+                "its base model, as PEFT's merge_and_unload does, and use what that saves"
+            )
+        yield Finding(
+            file=ADAPTER_FILE,
+            found="is there beside the weights of a whole model",
+            done="not taken: the model counts without the adapter",
+        )
+    if CONFIG_FILE not in names:
+        raise InputError(
+            f"{CONFIG_FILE}: missing, so this is no checkpoint in the form of transformers; found "
+            f"{', '.join(sorted(names)[:3]) or 'no file'}; {USE_ANOTHER}"
+        )
     if WEIGHTS_FILE in names and INDEX_FILE in names:
         yield Finding(
             file=INDEX_FILE,
             found=f"is there beside a whole {WEIGHTS_FILE}",
             done=f"not taken: {WEIGHTS_FILE} alone counts, as in transformers",
-        )
-    elif INDEX_FILE not in names and WEIGHTS_FILE not in names:
-        yield Finding(
-            file=INDEX_FILE,
-            found="is not there, though the weights are in shards",
-            done="made from the headers of the shards",
         )
 
 
@@ -113,15 +136,12 @@ def _findings(directory: Path) -> Iterator[Finding]:
     yield from _mend_tokenizer_code(directory)
     check_tokenizer(directory)
     yield from mend_template(directory)
-    yield from mend_tokenizer(directory)
-    if (directory / TOKENIZER_FILE).is_file():
-        number, token = largest_token(directory)
-        if number >= config.vocab_size:
-            raise InputError(
-                f"{TOKENIZER_FILE}: token {short_repr(token)} has id {number}, expected less than "
-                f"vocab_size = {config.vocab_size} of {CONFIG_FILE}: the embedding has no row "
-                f"for it; remove the token or {USE_ANOTHER}"
-            )
+    ends = tuple(
+        read_json_object(directory / name).get(EOS_ID_KEY)
+        for name in (GENERATION_FILE, CONFIG_FILE)
+        if (directory / name).is_file()
+    )
+    yield from mend_tokenizer(directory, vocab_size=config.vocab_size, end_ids=ends)
 
 
 def _mend_tokenizer_code(directory: Path) -> Iterator[Finding]:

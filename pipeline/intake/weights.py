@@ -13,8 +13,9 @@ from pipeline.architectures.folds import LAYER_NAME
 from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
 from pipeline.checkpoint.model_parts import sources_by_parameter
+from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.reading import read_tensors
-from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
 from pipeline.intake.heads import TIED_KEY, TiedHead, require_own_head
@@ -36,6 +37,47 @@ class Accounting:
     unused: tuple[str, ...]
     tied: tuple[TiedHead, ...]
     findings: tuple[Finding, ...]
+
+
+def examine_index(
+    headers: Mapping[str, Mapping[str, TensorInfo]], shards: Mapping[str, Collection[str]] | None
+) -> tuple[Finding, ...]:
+    """Compare the index with the headers of the shards, which decide where a tensor is.
+
+    `shards` has the tensors that the index lists for each file, None without an index. A finding
+    asks for a new index. Raises InputError for a tensor that is listed and in no file.
+    """
+    if shards is None:
+        if WEIGHTS_FILE in headers:
+            return ()
+        found = "is not there, though the weights are in shards"
+    else:
+        there = {name for header in headers.values() for name in header}
+        for file, listed in shards.items():
+            for name in sorted(set(listed) - there):
+                raise InputError(
+                    f"{file}: tensor {short_repr(name)} is missing, though listed in "
+                    f"{INDEX_FILE}; {USE_ANOTHER}"
+                )
+        elsewhere = [
+            name for file in headers for name in headers[file] if name not in shards.get(file, ())
+        ]
+        if not elsewhere:
+            return ()
+        found = (
+            f"does not say where {len(elsewhere)} tensors are, such as {printable(elsewhere[0])}"
+        )
+    return (Finding(file=INDEX_FILE, found=found, done="made from the headers of the shards"),)
+
+
+def require_full_precision(tensors: Mapping[str, TensorInfo], unused: Collection[str]) -> None:
+    """Raise InputError, naming the tensor, where one that the model reads is in whole numbers."""
+    for name in sorted(tensors.keys() - set(unused)):
+        if tensors[name].dtype not in FULL_PRECISION:
+            raise InputError(
+                f"{short_repr(name)}: has dtype {tensors[name].dtype}, expected floating point, so "
+                "the model is quantized already; use the full-precision model it was made from"
+            )
 
 
 def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]]) -> Accounting:

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.checkpoint.checks import read_shards
+from pipeline.checkpoint.checks import check_headers, read_shards
 from pipeline.checkpoint.layered_model import require_layered
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import examine_file_names, examine_small_files
 from pipeline.intake.heads import announced_heads
-from pipeline.intake.weights import account_for_tensors
+from pipeline.intake.weights import (
+    account_for_tensors,
+    examine_index,
+    require_full_precision,
+)
 from pipeline.params.params import ModelParams
 from pipeline.planning.capacity import fetched_source
 from pipeline.planning.checkpoint_source import source_of
@@ -54,18 +58,22 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         named = tuple(examine_file_names(sizes))
         intake = examine_small_files(work_dir)
         require_layered(work_dir)
-        names = weight_names(sizes, shards=read_shards(work_dir))
-        tensors: dict[str, tuple[int, ...]] = {}
-        for name in names:
-            tensors |= checkpoint.shapes(name)
-        accounting = account_for_tensors(work_dir, tensors)
+        shards = read_shards(work_dir)
+        names = weight_names(sizes, shards=shards)
+        headers = {name: checkpoint.header(name) for name in names}
+        tensors = check_headers(headers)
+        index = examine_index(headers, shards)
+        shapes = {name: info.shape for name, info in tensors.items()}
+        accounting = account_for_tensors(work_dir, shapes)
+        require_full_precision(tensors, accounting.unused)
         not_read = {*accounting.unused, *(pair.head for pair in accounting.tied)}
-        used = {name: shape for name, shape in tensors.items() if name not in not_read}
+        used = {name: shape for name, shape in shapes.items() if name not in not_read}
         (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
         yield ExaminedBase(
             source_of(work_dir, used, sizes, names),
             (
                 *named,
+                *index,
                 *intake.findings,
                 *accounting.findings,
                 *announced_heads(accounting.tied),

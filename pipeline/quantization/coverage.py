@@ -112,7 +112,7 @@ def kept_coverage(
         name=name,
         shape=shape,
         scheme=dtype,
-        bits_per_weight=8 * num_bytes / prod(shape),
+        bits_per_weight=8 * num_bytes / max(prod(shape), 1),
         relative_error=None,
         error_ratio=None,
         reason=reason,

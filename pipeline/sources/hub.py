@@ -23,6 +23,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from pipeline.checkpoint.names import CONFIG_FILE
+from pipeline.checkpoint.safetensors_header import TensorInfo
 from pipeline.core.errors import FailureError, InputError, short_repr
 from pipeline.core.file_records import FileRecord, relative_posix
 from pipeline.core.files import copy_file
@@ -117,8 +118,8 @@ class HubCheckpoint:
         """Return the size in bytes of every listed file, by name."""
         return {name: digest.size for name, digest in self._digests().items()}
 
-    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Download the header of a safetensors file alone, and return its shapes.
+    def header(self, name: str) -> dict[str, TensorInfo]:
+        """Download the header of a safetensors file alone.
 
         Raises InputError for a header or a shape that is not valid.
         """
@@ -131,17 +132,25 @@ class HubCheckpoint:
                 raise InputError(
                     f"{self._source}: {name}: its header cannot be read; use another checkpoint"
                 ) from error
-        shapes: dict[str, tuple[int, ...]] = {}
+        tensors: dict[str, TensorInfo] = {}
         for tensor, entry in header.tensors.items():
-            shape: object = entry.shape  # of an untrusted file
+            shape: object = entry.shape  # of an untrusted file, like the others
+            offsets: tuple[object, ...] = entry.data_offsets
             if not isinstance(shape, list) or not all(
                 type(length) is int and 0 <= length < MAX_DIMENSION for length in shape
             ):
                 raise InputError(
                     f"{name}: a tensor has the shape {short_repr(shape)}; use another checkpoint"
                 )
-            shapes[tensor] = tuple(shape)
-        return shapes
+            match offsets:
+                case (int(begin), int(end)):
+                    tensors[tensor] = TensorInfo(str(entry.dtype), tuple(shape), end - begin)
+                case _:
+                    raise InputError(
+                        f"{name}: a tensor has the offsets {short_repr(offsets)}; use another "
+                        "checkpoint"
+                    )
+        return tensors
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Return True: a commit never changes."""

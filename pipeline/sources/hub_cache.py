@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from pipeline.checkpoint.safetensors_header import read_shapes
+from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord
 from pipeline.core.files import copy_file
@@ -52,9 +52,9 @@ class CachedCheckpoint:
             if path.is_file()
         }
 
-    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Read the shapes of a safetensors file where it is."""
-        return read_shapes(self._snapshot_dir / name)
+    def header(self, name: str) -> dict[str, TensorInfo]:
+        """Read the header of a safetensors file where it is."""
+        return read_header(self._snapshot_dir / name)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Return True: a commit never changes."""

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.checkpoint.safetensors_header import read_shapes
+from pipeline.checkpoint.names import CONFIG_FILE, is_taken
+from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord
-from pipeline.core.files import copy_file, file_record
+from pipeline.core.files import copy_file, file_record, require_content
+
+SNAPSHOTS_DIR = "snapshots"
+"""Where the hub's cache keeps commits: https://huggingface.co/docs/huggingface_hub/guides/manage-cache"""
 
 
 class LocalCheckpoint:
@@ -19,6 +23,11 @@ class LocalCheckpoint:
                 f"model.source = {source!r}: no such directory; expected demo, "
                 "hf:ORG/NAME@COMMIT or the directory of a checkpoint"
             )
+        if (model_dir / SNAPSHOTS_DIR).is_dir() and not (model_dir / CONFIG_FILE).exists():
+            raise InputError(
+                f"model.source = {source!r}: a repository in the hub's cache, expected a commit of "
+                f"it: name one of the directories in its {SNAPSHOTS_DIR}"
+            )
         self._model_dir = model_dir
 
     @property
@@ -27,18 +36,31 @@ class LocalCheckpoint:
         return None
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of every file, by name."""
-        files = (path for path in self._model_dir.iterdir() if path.is_file())
-        return {path.name: path.stat().st_size for path in files}
+        """Return the size in bytes of every file, by name.
+
+        Raises InputError for a link to nothing in the place of a file that fetch takes.
+        """
+        sizes = {}
+        for path in self._model_dir.iterdir():
+            if path.is_file():
+                sizes[path.name] = path.stat().st_size
+            elif path.is_symlink() and not path.exists() and is_taken(path.name):
+                raise InputError(
+                    f"{path}: a link to {path.readlink()}, where nothing is; download the file "
+                    "again"
+                )
+        return sizes
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
         """Copy a file into `target_dir`; return its record."""
+        require_content(self._model_dir / name)
         copy_file(self._model_dir / name, target_dir / name, advance=advance)
         return file_record(target_dir / name, target_dir)
 
-    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Read the shapes of a safetensors file where it is."""
-        return read_shapes(self._model_dir / name)
+    def header(self, name: str) -> dict[str, TensorInfo]:
+        """Read the header of a safetensors file where it is."""
+        require_content(self._model_dir / name)
+        return read_header(self._model_dir / name)
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Tell whether each of `files` is still there with the same bytes."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.checkpoint.safetensors_header import TensorInfo
 from pipeline.core.file_records import FileRecord
 
 
@@ -20,8 +21,8 @@ class CheckpointSource(Protocol):
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
         """Bring a file into `target_dir` and verify it; call `advance` with the bytes moved."""
 
-    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Read the shape of every tensor of a safetensors file, by name, from its header alone."""
+    def header(self, name: str) -> dict[str, TensorInfo]:
+        """Read what the header of a safetensors file says about every tensor, by name."""
 
     def is_unchanged(self, files: tuple[FileRecord, ...]) -> bool:
         """Tell whether the source still has the same bytes for `files`."""

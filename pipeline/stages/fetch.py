@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.checkpoint.checks import (
-    check_weights,
+    check_headers,
     read_config,
     read_shards,
     takes_more_than_text,
 )
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.checkpoint.reading import write_index
+from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError
 from pipeline.core.file_records import FileRecord, tree_digest
 from pipeline.core.files import (
@@ -35,7 +36,11 @@ from pipeline.intake.examination import (
     examine_small_files,
     examine_values,
 )
-from pipeline.intake.weights import account_for_tensors
+from pipeline.intake.weights import (
+    account_for_tensors,
+    examine_index,
+    require_full_precision,
+)
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
 from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
 from pipeline.licensing.rules import license_rules
@@ -144,14 +149,21 @@ def collect(
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 
     records += download_files(source, weights, sizes, download_dir, label="fetch: weights")
-    tensors = check_weights(download_dir, weights, shards=shards)
+    headers = {name: read_header(download_dir / name) for name in weights}
+    tensors = check_headers(headers)
+    index = examine_index(headers, shards)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     accounting = account_for_tensors(download_dir, shapes)
-    if shards is None and len(weights) > 1:
-        write_index(download_dir)
-        intake = intake.model_copy(update={"added": (*intake.added, INDEX_FILE)})
+    require_full_precision(tensors, accounting.unused)
     intake, copies = examine_values(download_dir, weights, accounting, intake)
-    intake = intake.model_copy(update={"findings": (*named, *intake.findings)})
+    originals, added = intake.originals, intake.added
+    if index:
+        write_index(download_dir)
+        originals += tuple(file for file in records if file.path == INDEX_FILE)
+        added += () if INDEX_FILE in sidecars else (INDEX_FILE,)
+    intake = Intake(
+        findings=(*named, *index, *intake.findings), originals=originals, added=added
+    )
     for finding in intake.findings:
         note(f"fetch: {finding}")
     changed = {file.path for file in intake.originals} | set(intake.added)

@@ -102,7 +102,7 @@ def test_ids_that_no_token_has_are_left_out(stated: dict[str, Any], right: dict[
 
 
 def test_the_default_padding_of_a_class_may_be_outside_too() -> None:
-    stated = {**LLAMA, "model_type": "phi3"}
+    stated = {**LLAMA, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
     assert CONFIG_MAPPING["phi3"]().pad_token_id >= 320
     assert mended_configuration(stated).values == stated | {"pad_token_id": None}
 
@@ -132,3 +132,32 @@ def test_whatever_a_key_holds_it_is_read_or_refused_in_one_line() -> None:
     assert len(messages) > 20
     assert all(message.startswith("config.json: ") for message in messages)
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("stated", "right"),
+    [
+        ({"torch_dtype": "auto"}, {"torch_dtype": ...}),
+        ({"torch_dtype": "torch.bfloat16"}, {"torch_dtype": "bfloat16"}),
+        ({"dtype": "int8"}, {"dtype": ...}),
+        ({"return_dict": False}, {"return_dict": ...}),
+        ({"use_return_dict": True}, {"use_return_dict": ...}),
+        ({"output_hidden_states": True}, {"output_hidden_states": ...}),
+        ({"architectures": ["LLaMAForCausalLM"]}, {"architectures": ["LlamaForCausalLM"]}),
+        ({"architectures": ["MistralForCausalLM"]}, {"architectures": ["LlamaForCausalLM"]}),
+    ],
+)
+def test_what_says_nothing_of_the_model_is_put_right(
+    stated: dict[str, Any], right: dict[str, Any]
+) -> None:
+    values, findings = changed(**stated)
+    assert values == right
+    assert len(findings) == 1
+    ((key, value),) = stated.items()
+    assert findings[0].startswith(f"{key} = {value!r}")
+
+
+@pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "LlamaModel", "RewardModel"])
+def test_a_model_without_logits_of_tokens_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=rf"\['{name}'\] is no language model \(model_type llama"):
+        changed(architectures=[name])

@@ -11,12 +11,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from pipeline.checkpoint.safetensors_header import read_header
+from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.checkpoint.tokenizer import HARD_TEXTS, tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records
 from pipeline.intake.examination import examine_file_names, examine_small_files
-from pipeline.intake.weights import account_for_tensors, require_finite
+from pipeline.intake.weights import (
+    account_for_tensors,
+    examine_index,
+    require_finite,
+    require_full_precision,
+)
 from tests.models import tiny_llama
 
 OLD = "OLD{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -158,9 +163,128 @@ def test_a_value_that_is_no_number_is_refused_by_name(model: Path, value: float)
 
 def test_one_form_of_the_weights_counts() -> None:
     index = "model.safetensors.index.json"
-    assert list(examine_file_names([WEIGHTS])) == []
-    assert list(examine_file_names([index, "model-00001-of-00001.safetensors"])) == []
-    (beside,) = examine_file_names([WEIGHTS, index])
+    assert list(examine_file_names(["config.json", WEIGHTS])) == []
+    assert list(examine_file_names(["config.json", index, "a.safetensors"])) == []
+    (beside,) = examine_file_names(["config.json", WEIGHTS, index])
     assert beside.done == "not taken: model.safetensors alone counts, as in transformers"
-    (without,) = examine_file_names(["model-00001-of-00001.safetensors"])
+    adapter = ["adapter_config.json", "adapter_model.safetensors"]
+    (beside,) = examine_file_names(["config.json", WEIGHTS, *adapter])
+    assert beside.done == "not taken: the model counts without the adapter"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "an adapter without the weights"),
+        (["config.json", "adapter_config.json"], "an adapter without the weights that it changes"),
+        (["model-Q4_K_M.gguf"], "this is no checkpoint .* found model-Q4_K_M.gguf; use another"),
+        ([], "found no file; use another checkpoint"),
+    ],
+)
+def test_files_that_are_no_whole_checkpoint_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(examine_file_names(names))
+
+
+def test_the_headers_of_the_shards_decide_where_a_tensor_is() -> None:
+    info = TensorInfo("F16", (2,), 4)
+    headers = {"a.safetensors": {"x": info}, "b.safetensors": {"y": info, "z": info}}
+    right = {"a.safetensors": {"x"}, "b.safetensors": {"y", "z"}}
+    assert examine_index(headers, right) == ()
+    assert examine_index({WEIGHTS: {"x": info}}, None) == ()
+    (without,) = examine_index(headers, None)
     assert without.done == "made from the headers of the shards"
+    for wrong in ({"x"}, {"x", "y"}, {"x", "z"}):
+        (finding,) = examine_index(headers, right | {"b.safetensors": wrong})
+        assert finding.file == "model.safetensors.index.json"
+        assert finding.done == "made from the headers of the shards"
+    with pytest.raises(InputError, match=r"a.safetensors: tensor 'w' is missing, though listed in"):
+        examine_index(headers, right | {"a.safetensors": {"x", "w"}})
+
+
+def test_a_parameter_in_whole_numbers_is_refused() -> None:
+    tensors = {"mask": TensorInfo("BOOL", (2,), 2), "x": TensorInfo("I8", (2,), 2)}
+    require_full_precision(tensors, ("mask", "x"))
+    with pytest.raises(InputError, match=r"'x': has dtype I8, expected floating point, so the mod"):
+        require_full_precision(tensors, ("mask",))
+
+
+@pytest.mark.parametrize("class_name", ["GemmaTokenizer", "T5TokenizerFast", "AutoTokenizer", 5])
+def test_a_class_that_cannot_take_the_file_is_not_used(model: Path, class_name: object) -> None:
+    edit(model / "tokenizer_config.json", tokenizer_class=class_name)
+    (finding,) = examine_small_files(model).findings
+    assert f"tokenizer_class = {class_name!r}, with which transformers fails (" in finding.found
+    file = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids = file.encode("a b\n  c", add_special_tokens=False).ids
+    assert AutoTokenizer.from_pretrained(model).encode("a b\n  c", add_special_tokens=False) == ids
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("tokenizer_config.json", {"pad_token": "[PAD]"}),
+        ("tokenizer_config.json", {"unk_token": {"content": "<unk>", "__type": "AddedToken"}}),
+        ("special_tokens_map.json", {"pad_token": "[PAD]"}),
+        ("tokenizer_config.json", {"model_max_length": "1024"}),
+        ("tokenizer_config.json", {"split_special_tokens": True}),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"1": {"content": "</s>", "lstrip": True, "special": True}}},
+        ),
+    ],
+)
+def test_settings_that_no_row_or_text_goes_with_are_removed(
+    model: Path, file: str, values: dict[str, Any]
+) -> None:
+    (model / "special_tokens_map.json").write_text("{}")
+    edit(model / file, **values)
+    assert [finding.file for finding in examine_small_files(model).findings] == [
+        "tokenizer_config.json" if "added_tokens_decoder" in values else file
+    ]
+    assert not values.keys() & json.loads((model / file).read_text()).keys()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert len(tokenizer) == 320
+    assert tokenizer.encode("</s> a") == tokenizer_of(model).encode("</s> a")
+
+
+def test_both_files_of_special_tokens_name_the_same_end(model: Path) -> None:
+    (model / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<s>"}))
+    (finding,) = examine_small_files(model).findings
+    assert finding.found == "eos_token = '</s>', and special_tokens_map.json has '<s>'"
+    assert AutoTokenizer.from_pretrained(model).eos_token == "<s>"
+    assert json.loads((model / "tokenizer_config.json").read_text())["eos_token"] == "<s>"
+
+
+def test_the_end_of_a_text_is_known_by_its_id(model: Path) -> None:
+    (model / "tokenizer_config.json").unlink()
+    intake = examine_small_files(model)
+    assert intake.added == ("tokenizer_config.json",)
+    assert AutoTokenizer.from_pretrained(model).eos_token == "</s>"
+    (model / "tokenizer_config.json").unlink()
+    edit(model / "config.json", eos_token_id=None)
+    (model / "generation_config.json").unlink()
+    with pytest.raises(InputError, match="nothing says which token ends a text"):
+        examine_small_files(model)
+
+
+def test_added_tokens_of_other_files_need_rows_too(model: Path) -> None:
+    (model / "added_tokens.json").write_text('{"<new>": 320}')
+    with pytest.raises(InputError, match=r"added_tokens.json: token '<new>' has id 320, expected"):
+        examine_small_files(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 7}, r"added token '<s>' has id 7, and the tokenizers library makes it 0"),
+        ({"id": 319, "content": "<|end|>"}, r"added token '<|end|>' has id 319, and the tok"),
+    ],
+)
+def test_ids_that_the_library_does_not_give_are_refused(
+    model: Path, changes: dict[str, Any], message: str
+) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | changes)
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=message):
+        examine_small_files(model)

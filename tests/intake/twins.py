@@ -290,7 +290,7 @@ def qwen_3_5(directory: Path, sizes: Sizes = QWEN_9B) -> Path:
         },
     )
     is_full = [(layer + 1) % 4 == 0 for layer in range(sizes.layers)]
-    vision = {
+    vision: dict[str, object] = {
         "deepstack_visual_indexes": [],
         "depth": 2 if sizes.is_tiny else 27,
         "hidden_act": "gelu_pytorch_tanh",

@@ -397,9 +397,37 @@ def test_a_shard_with_other_tensors_than_the_index_says_is_refused(
     workspace: Workspace, model: Path
 ) -> None:
     shutil.copyfile(model / FIRST_SHARD, model / SECOND_SHARD)
-    with pytest.raises(InputError, match=r"tensor '.*' is (missing|there), though"):
+    with pytest.raises(InputError, match=rf"tensor '.*' is in {FIRST_SHARD} too"):
         fetch.run(workspace, params_for(str(model)))
     assert_nothing_is_kept_as_whole(workspace)
+
+
+def test_an_index_that_says_otherwise_than_the_shards_is_made_again(
+    workspace: Workspace, model: Path
+) -> None:
+    path = model / "model.safetensors.index.json"
+    right = json.loads(path.read_text())
+    before = directory_records(model)
+    other = {**right["weight_map"], "model.norm.weight": FIRST_SHARD}
+    del other["model.embed_tokens.weight"]
+    edit(path, weight_map=other)
+    assert directory_records(model) != before
+    fetch.run(workspace, params_for(str(model)))
+    made = json.loads((workspace.base_dir / path.name).read_text())
+    assert made["weight_map"] == right["weight_map"]
+    intake = read_intake(workspace)
+    assert [finding.file for finding in intake.findings] == [path.name]
+    of_source = intake.files_of_source(manifest_of(workspace).files)
+    assert set(of_source) <= set(directory_records(model))
+
+
+def test_a_single_numbered_shard_is_read_by_its_index(workspace: Workspace, model: Path) -> None:
+    whole = tiny_llama(workspace.root / "whole")
+    for path in model.glob("model*"):
+        path.unlink()
+    (whole / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    fetch.run(workspace, params_for(str(model)))
+    assert "model.embed_tokens.weight" in Checkpoint(workspace.base_dir).names
 
 
 def test_a_damaged_manifest_of_ours_says_what_to_do(workspace: Workspace, model: Path) -> None:
