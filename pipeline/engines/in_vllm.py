@@ -1,6 +1,6 @@
 """Score the packed files of a checkpoint in vLLM, with the kernels that serve them.
 
-vLLM runs as a program in the serving environment and loads the model as for serving: on the GPU
+vLLM runs as a program of the serving environment. It loads the model as a server does: on the GPU
 where there is one, in the type of the checkpoint's weights. Token ids and logits pass through a
 socket, one batch at a time.
 """
@@ -133,7 +133,7 @@ class VllmScorer:
         return data
 
     def _ended(self) -> FailureError:
-        """Return why vLLM ended: the first error of its log, else its last lines."""
+        """Make the error for a vLLM that ended, with the first error or the end of its log."""
         how = exit_text(self._program.wait())
         log_path = self._program.log_path
         cause = root_cause(log_path.read_text(errors="replace")) or last_lines(log_path)

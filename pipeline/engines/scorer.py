@@ -205,13 +205,15 @@ def _span_logits(
         short = [span for span in spans if len(span.ids) <= sharing.max_shared_length]
         packed = forests(
             short,
-            max_nodes=min(FOREST_TOKENS * batch_size, _room(scorer)),
+            max_nodes=min(FOREST_TOKENS * batch_size, _max_positions(scorer)),
             max_sequences=MAX_SEQUENCES,
         )
         passes += [_forest_rows(scorer, sharing, forest) for forest in packed]
         alone -= set(short)
     by_length = sorted(alone, key=lambda span: (-len(span.ids), span))
-    batches = _batches(by_length, batch_size=_fitting(scorer, by_length, batch_size=batch_size))
+    batches = _batches(
+        by_length, batch_size=_fitting_batch_size(scorer, by_length, batch_size=batch_size)
+    )
     passes += [_batch_rows(scorer, batch) for batch in batches]
     for rows in track(passes, f"{scorer.label}: scoring", total=len(passes)):
         yield from rows
@@ -239,7 +241,9 @@ def window_logits(
     Raises BrokenModelError for logits that are not finite.
     """
     spans = [Span(ids=tuple(window), start=0) for window in windows]
-    for batch in _batches(spans, batch_size=_fitting(scorer, spans, batch_size=batch_size)):
+    for batch in _batches(
+        spans, batch_size=_fitting_batch_size(scorer, spans, batch_size=batch_size)
+    ):
         for _, rows in _batch_rows(scorer, batch):
             yield rows
 
@@ -250,14 +254,14 @@ def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
         yield batch
 
 
-def _fitting(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
+def _fitting_batch_size(scorer: Scorer, spans: Sequence[Span], *, batch_size: int) -> int:
     """Return `batch_size`, or less where the logits of the longest spans need too much memory."""
     longest = max((len(span.ids) for span in spans), default=1)
-    return max(1, min(batch_size, _room(scorer) // longest))
+    return max(1, min(batch_size, _max_positions(scorer) // longest))
 
 
-def _room(scorer: Scorer) -> int:
-    """Return how many positions may have logits in memory at a time."""
+def _max_positions(scorer: Scorer) -> int:
+    """Return the number of positions whose logits may be in memory at the same time."""
     return max(1, LOGITS_BUDGET_BYTES // (4 * scorer.vocab_size))
 
 

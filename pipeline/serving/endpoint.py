@@ -1,7 +1,8 @@
 """A server of the user's own that speaks OpenAI's API, such as SGLang, TGI, Ollama or vLLM.
 
-It is measured as it is: only its owner knows its precision and its memory. A command that starts it
-must find its port free. A server that runs already is left running.
+Its precision and memory are not known here and stand in no result. A command of the parameters
+starts it, on a port that must be free, and then it ends with the benchmark. A server without a
+command runs already and goes on running.
 """
 
 import os
@@ -27,10 +28,10 @@ TRIAL_PROMPT = "Hello"
 def serve(
     name: str, endpoint: Endpoint, *, timeout_s: float, log_path: Path
 ) -> Iterator[Future[Server]]:
-    """Give the server of `endpoint` after its first answer; end it if it was started here.
+    """Start the command of `endpoint`, if it has one, for a `with` block.
 
-    The Future raises FailureError. Raises InputError for a key that is not set or a port that is
-    taken.
+    The Future has the server after its first answer; it raises FailureError. Raises InputError for
+    a key that is not set or a port that is taken.
     """
     require_usable(name, endpoint)
     server = Server(
@@ -67,7 +68,7 @@ def require_usable(name: str, endpoint: Endpoint) -> None:
     """Raise InputError for a key that is not set, or a command whose port is taken."""
     _api_key(name, endpoint)
     if endpoint.command is not None:
-        _require_nobody(name, endpoint)
+        _require_free_port(name, endpoint)
 
 
 def _api_key(name: str, endpoint: Endpoint) -> str | None:
@@ -82,8 +83,8 @@ def _api_key(name: str, endpoint: Endpoint) -> str | None:
     return key
 
 
-def _require_nobody(name: str, endpoint: Endpoint) -> None:
-    """Refuse a command whose port answers already: its answers would be another server's."""
+def _require_free_port(name: str, endpoint: Endpoint) -> None:
+    """Raise InputError where the port of a command answers: another program would be measured."""
     parts = urlsplit(endpoint.url)
     address = (parts.hostname or "", parts.port or PORTS[parts.scheme])
     with socket.socket() as probe:

@@ -1,10 +1,11 @@
 """Load on a server: `vllm bench serve` against the OpenAI API, the same for every engine.
 
-Requests are random tokens of a fixed length. Each is sent as soon as a user is free. Every answer
-has the same length, because the end of text is ignored. One process of the serving environment runs
-all loads, one after the other (`quantline_vllm.bench`).
+Prompts are random tokens of a fixed length. Each user sends the next request after an answer. Every
+answer has the same length, because the end of text is ignored. One process of the serving
+environment runs all loads, one after the other (`quantline_vllm.bench`).
 """
 
+import json
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,7 @@ from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, free_port, last_lines
 from pipeline.params.serving import Scenario, ServiceLevel
 from pipeline.records.benchmarks import Latency, LoadRound
+from pipeline.serving.sampling import greedy_sampling
 from pipeline.serving.server import Server, is_healthy, local_session
 
 GENERATOR = "the load generator"
@@ -54,7 +56,7 @@ class BenchResult(BaseModel):
 
 
 class LoadGenerator:
-    """Run loads in one process for a `with` block, also when a server hangs.
+    """Run loads in one process, which ends with the `with` block.
 
     `service_level` says which requests count as good.
     """
@@ -72,7 +74,7 @@ class LoadGenerator:
         self._stop()
 
     def start(self) -> None:
-        """Start the process if it does not run. Its imports take seconds; nobody waits here."""
+        """Start the process if it does not run, and return before its imports are done."""
         if self._running is None:
             port = free_port()
             process = Daemon(
@@ -152,7 +154,9 @@ def _target(server: Server) -> list[str]:
         f"--base-url={server.url}",
         "--endpoint=/v1/completions",
         f"--model={server.model}",
+        # The flag alone silences a warning; the body of a request has all sampling values.
         "--temperature=0",
+        f"--extra-body={json.dumps(greedy_sampling(server.engine))}",
         # A connection kept for the next request may be closed by the server just as that request
         # is sent; a new one for each request cannot be.
         "--header",

@@ -1,8 +1,8 @@
 """The benchmark of one model: its server, its parity check and the rounds that it has run.
 
-A server is started and checked, beside others; then it is warmed up and runs one load at a time,
-while nothing starts. A failure ends the run of its own model only, as a `problem` in one line. The
-results until then are kept.
+Servers start and are checked side by side. Then they are warmed up and loaded one at a time, while
+no server starts. A failure ends the run of its own model only. It becomes a `problem` in one line,
+and the results before it are kept.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from pipeline.serving.server import ModelRefusedError, Server
 from pipeline.serving.server_pool import ServerPool, ServerSpec
 
 PARITY_NEW_TOKENS = 32
-WARM_UP_SEED = 0  # the least; no round sends what the warm-up sent
+WARM_UP_SEED = 0  # rounds have larger ones, so that no prompt is sent twice
 
 # A scenario's name and the number of users.
 Cell = tuple[str, int]
@@ -71,7 +71,7 @@ class ModelRun:
         self._keep_failure(pool, start_and_check)
 
     def warm_up(self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams) -> None:
-        """Run the first loads, whose speed says which activation type is the fastest."""
+        """Run the first loads; their speeds decide which activation type serves the base."""
 
         def run_first_loads() -> None:
             self.warm_up_tokens_per_s = self._run_warm_up(generator, serve)
@@ -81,7 +81,7 @@ class ModelRun:
     def run_round(
         self, pool: ServerPool, generator: LoadGenerator, serve: ServeParams, cell: Cell, seed: int
     ) -> None:
-        """Run one load of this cell; start and warm up a server that had to make room."""
+        """Run one load of this cell; start and warm up a server that was stopped for memory."""
 
         def run_load() -> None:
             was_running = pool.is_running(self.spec.name)
@@ -97,7 +97,7 @@ class ModelRun:
         self._keep_failure(pool, run_load)
 
     def _keep_failure(self, pool: ServerPool, work: Callable[[], None]) -> None:
-        """Do `work`; a failure becomes the refusal or the problem of this model."""
+        """Call `work`; record its failure as the refusal or the problem of this model."""
         try:
             work()
         except ModelRefusedError as error:

@@ -1,7 +1,7 @@
 """The models that benchmark serves: the base, the approved variants and the user's endpoints.
 
-Each has two engines: `scorer_of` loads the one that scored the model, and `server_spec` says how
-the other one serves it and how much memory that takes.
+`scorer_of` loads the engine that scored a model. `server_spec` describes the server that the load
+is sent to, and the memory that it takes.
 """
 
 from collections.abc import Iterator
@@ -134,7 +134,7 @@ def server_spec(
     port: int | None,
     dtype: str = vllm.AUTO_DTYPE,
 ) -> ServerSpec:
-    """Say how this model is served to all users of the load at the same time."""
+    """Describe the server of a model, with room for all users of the load at the same time."""
     name = model.name if dtype == vllm.AUTO_DTYPE else f"{model.name}.{dtype}"
     log_path = workspace.benchmarks_path.with_suffix(".logs") / f"{name}.log"
     context_tokens = serve.context_tokens + SPARE_TOKENS

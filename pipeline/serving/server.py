@@ -21,6 +21,7 @@ from pipeline.core.environments import root_cause
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, free_port, last_lines, require_free_port
 from pipeline.core.progress import note
+from pipeline.serving.sampling import greedy_sampling
 
 SERVED_NAME = "model"
 UNKNOWN = "unknown"
@@ -64,10 +65,30 @@ class Server:
     api_key: str | None = field(default=None, repr=False)
 
     def complete(self, prompt: Sequence[int] | str, *, max_tokens: int) -> str:
-        """Return the most likely text after `prompt`, token ids or text. Raises FailureError."""
-        return complete(
-            local_session(self.api_key), self.url, self.model, prompt, max_tokens=max_tokens
-        )
+        """Return the most likely text after `prompt`, token ids or text, by the OpenAI API.
+
+        Raises FailureError for anything but a text.
+        """
+        body = {
+            "model": self.model,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "max_tokens": max_tokens,
+            **greedy_sampling(self.engine),
+        }
+        try:
+            response = local_session(self.api_key).post(
+                f"{self.url}/v1/completions",
+                json=body,
+                timeout=REQUEST_TIMEOUT_S,
+                allow_redirects=False,
+            )
+            response.raise_for_status()
+            text = response.json()["choices"][0]["text"]
+        except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+            raise FailureError(f"{self.url}: no completion: {error}") from error
+        if not isinstance(text, str):
+            raise FailureError(f"{self.url}: expected a text, got {text!r:.80}")
+        return text
 
     def explained(self, error: FailureError) -> FailureError:
         """Return the reason why the server ended; `error` itself while the server runs."""
@@ -109,7 +130,7 @@ def launch(
                 what=server.what,
             )
             # Some refusals only show when the model runs for the first time.
-            complete(session, server.url, server.model, prompt, max_tokens=2)
+            server.complete(prompt, max_tokens=2)
         except FailureError as error:
             raise problem(server.what, server.log_path, error) from error
         startup_s = time.monotonic() - began
@@ -145,34 +166,6 @@ def local_session(api_key: str | None = None) -> requests.Session:
     if api_key is not None:
         session.headers["Authorization"] = f"Bearer {api_key}"
     return session
-
-
-def complete(
-    session: requests.Session,
-    url: str,
-    model: str,
-    prompt: Sequence[int] | str,
-    *,
-    max_tokens: int,
-) -> str:
-    """Complete greedily through the OpenAI API. Raises FailureError for anything but a text."""
-    body = {
-        "model": model,
-        "prompt": prompt if isinstance(prompt, str) else list(prompt),
-        "max_tokens": max_tokens,
-        "temperature": 0,
-    }
-    try:
-        response = session.post(
-            f"{url}/v1/completions", json=body, timeout=REQUEST_TIMEOUT_S, allow_redirects=False
-        )
-        response.raise_for_status()
-        text = response.json()["choices"][0]["text"]
-    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-        raise FailureError(f"{url}: no completion: {error}") from error
-    if not isinstance(text, str):
-        raise FailureError(f"{url}: expected a text, got {text!r:.80}")
-    return text
 
 
 def problem(what: str, log_path: Path, error: FailureError) -> FailureError:

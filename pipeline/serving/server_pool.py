@@ -1,8 +1,8 @@
 """A pool of servers that run side by side as long as memory lasts.
 
-Rounds go from server to server, and starting a server takes longer than a load. Where memory is
-short, the least recently used server ends before another starts. An idle server waits for its
-network and uses hardly any processor time (1.4 % of a core was measured for vLLM).
+Rounds alternate between servers, and starting a server takes longer than a load. Where memory is
+short, the least recently used server ends before another starts. An idle server uses hardly any
+processor time: 1.4 % of a core was measured for vLLM.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ NOTICE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """Say how a server is started and how many bytes of memory it will take."""
+    """Describe a server that can be started, and the bytes of memory that it will take."""
 
     name: str
     needed_bytes: int
@@ -51,7 +51,7 @@ class ServerPool:
     def launch(self, specs: Sequence[ServerSpec]) -> int:
         """Start servers side by side, in this order, as long as memory lasts; return how many.
 
-        Call it while no other server starts: what that one will take still seems free.
+        Call it while no other server starts: memory counts as free until that server has taken it.
         """
         free = self._free_bytes()
         for number, spec in enumerate(specs):
@@ -90,7 +90,9 @@ class ServerPool:
             stack.close()
 
     def _make_room(self, spec: ServerSpec) -> None:
-        _wait_for([answer for answer, _ in self._servers.values()])  # they have their memory then
+        _wait_for(
+            [answer for answer, _ in self._servers.values()]
+        )  # they have taken their memory then
         while self._free_bytes() < spec.needed_bytes and self._servers:
             oldest = next(iter(self._servers))
             note(f"{oldest}: ended to make room for {spec.name}")

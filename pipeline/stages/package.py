@@ -74,11 +74,15 @@ def run(workspace: Workspace, params: Params) -> None:
     for evidence in approved:
         require_allowed(evidence.rule, params.release)
         require_data_allowed(evidence.calibration_rule, params.release)
+    commit = source_commit()
     with new_directory(workspace.packages_dir) as partial:
         entries = []
         for evidence in approved:
             note(f"package: {evidence.variant.name}")
-            entries.append(_write(workspace, evidence, facts, partial, key_sha256=key_sha256))
+            entry = _write(
+                workspace, evidence, facts, partial, key_sha256=key_sha256, program_commit=commit
+            )
+            entries.append(entry)
         index_path = partial / workspace.packages_path.name
         write_record(index_path, PackageIndex(packages=tuple(entries)))
 
@@ -90,6 +94,7 @@ def _write(
     packages_dir: Path,
     *,
     key_sha256: str | None,
+    program_commit: str | None,
 ) -> PackageEntry:
     """Write the package of one variant and the evidence beside it."""
     name = evidence.variant.name
@@ -107,7 +112,9 @@ def _write(
     return PackageEntry(
         variant=name,
         manifest_sha256=manifest_file.sha256,
-        evidence=_write_evidence(workspace, evidence, package, target, manifest_file),
+        evidence=_write_evidence(
+            workspace, evidence, package, target, manifest_file, program_commit=program_commit
+        ),
         num_files=len(package.files) + 1,
         size_bytes=sum(file.size for file in package.files),
     )
@@ -231,6 +238,8 @@ def _write_evidence(
     package: PackageManifest,
     target: Path,
     manifest_file: FileRecord,
+    *,
+    program_commit: str | None,
 ) -> tuple[FileRecord, ...]:
     """Write the evidence beside the package in `target`; return the records of these files."""
     bom = bill_of_materials(package, evidence, manifest_sha256=manifest_file.sha256)
@@ -239,7 +248,7 @@ def _write_evidence(
         evidence,
         manifest_sha256=manifest_file.sha256,
         program_version=version("quantline"),
-        program_commit=source_commit(),
+        program_commit=program_commit,
     )
     paths = [_beside(target, BOM_SUFFIX), _beside(target, PROVENANCE_SUFFIX)]
     for path, values in zip(paths, (bom, statement), strict=True):

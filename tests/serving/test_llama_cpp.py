@@ -1,10 +1,12 @@
 """llama.cpp's server answers like llama.cpp in this process, and says what it runs."""
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.errors import FailureError
@@ -22,9 +24,16 @@ from tests.support import serve_python
 pytestmark = pytest.mark.slow
 
 
+SAMPLING = {"repetition_penalty": 1.3, "temperature": 0.7, "top_p": 0.9, "top_k": 20}
+
+
 @pytest.fixture(scope="module")
 def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("llama") / "base", hidden=256)
+    """A model whose generation_config.json has sampling values, which go into the GGUF file."""
+    model = tiny_llama(tmp_path_factory.mktemp("llama") / "base", hidden=256)
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | SAMPLING))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,27 @@ def test_its_greedy_text_is_that_of_the_file(
     scorer.close()
     served = served_texts(server, prompts, max_new_tokens=8)
     assert sum(a == b for a, b in zip(served, expected, strict=True)) >= 2
+
+
+def test_its_text_has_no_part_of_the_sampling_values_in_the_file(
+    server: Server, model_path: Path
+) -> None:
+    """A request that states temperature 0 alone is answered by the file's repetition penalty."""
+    stated = {
+        field.name.removeprefix("general.sampling."): field.contents()
+        for field in GGUFReader(model_path).fields.values()
+        if field.name.startswith("general.sampling.")
+    }
+    assert stated["penalty_repeat"] == pytest.approx(1.3)
+    prompt = [5, 6, 7, 5, 6, 7]
+    body = {"prompt": prompt, "max_tokens": 40, "temperature": 0}
+    answer = local_session().post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+    with closing(LlamaCppScorer(model_path, label="tiny")) as scorer:
+        (ids,) = scorer.greedy([prompt], max_new_tokens=40, finished=lambda _: False)
+    tokenizer = tokenizer_of(model_path.parent / "base")
+    expected = tokenizer.decode(ids)
+    assert server.complete(prompt, max_tokens=40)[:20] == expected[:20]
+    assert answer["choices"][0]["text"][:20] != expected[:20]
 
 
 def test_the_same_load_generator_drives_it(server: Server, base_dir: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """vLLM serves a packed checkpoint with the weights it stands for, and says what it runs."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from pipeline.records.selection import Verdict
 from pipeline.serving import vllm
 from pipeline.serving.load import LoadGenerator
 from pipeline.serving.parity_check import reference_texts, served_texts
-from pipeline.serving.server import SERVED_NAME, Server, complete, is_healthy, local_session
+from pipeline.serving.server import Server, is_healthy, local_session
 from pipeline.stages import package, publish
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
@@ -47,7 +49,12 @@ def load_generator(model_dir: Path, directory: Path) -> LoadGenerator:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_packed(tmp_path_factory.mktemp("vllm") / "model", "awq", group_size=128)
+    """A model whose generation_config.json has sampling values."""
+    model = tiny_packed(tmp_path_factory.mktemp("vllm") / "model", "awq", group_size=128)
+    sampling = {"repetition_penalty": 1.3, "temperature": 0.7, "top_k": 20}
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | sampling))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +126,8 @@ def test_a_pulled_release_starts_with_the_command_in_its_card(
         session = local_session()
         daemon.wait_until(lambda: is_healthy(session, url), timeout_s=300, what="vLLM")
         prompt = tokenizer_of(model_dir).encode(TEXTS[0])
-        said = complete(session, url, ".", prompt, max_tokens=NEW_TOKENS)
-        assert said == complete(session, server.url, SERVED_NAME, prompt, max_tokens=NEW_TOKENS)
+        said = replace(server, url=url, model=".").complete(prompt, max_tokens=NEW_TOKENS)
+        assert said == server.complete(prompt, max_tokens=NEW_TOKENS)
 
 
 def write_command(made: MadeRun, command: tuple[str, ...]) -> None:
