@@ -47,6 +47,8 @@ LICENSE_TEXT = re.compile(rf"({_WHOSE}LICEN[SC]E|COPYING){_NAMED}", re.IGNORECAS
 OF_WEIGHTS, OF_CODE = {"model", "models", "weight", "weights"}, {"code", "software", "source"}
 NUMBERED_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OTHER_WEIGHTS = (".gguf", ".onnx", ".onnx_data", ".h5", ".msgpack", ".safetensors")
+CODE_SUFFIX = ".py"
 
 
 def sidecar_names(names: Collection[str]) -> tuple[str, ...]:

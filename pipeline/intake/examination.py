@@ -4,31 +4,41 @@
 alone, their values. After it every tool reads the same: transformers, vLLM, llama.cpp's converter.
 """
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 
 from pipeline.checkpoint.checks import (
-    USE_ANOTHER,
     check_tokenizer,
     read_config,
     read_json_object,
 )
 from pipeline.checkpoint.names import (
     CODE_KEY,
+    CODE_SUFFIX,
     CONFIG_FILE,
     INDEX_FILE,
+    OTHER_WEIGHTS,
+    PICKLE_SUFFIXES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
 )
 from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
-from pipeline.core.errors import InputError, short_repr
+from pipeline.core.errors import printable
 from pipeline.core.files import file_record, write_json
 from pipeline.intake.configuration import mended_configuration, with_known_tokens
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
-from pipeline.intake.tokenizer import largest_token, mend_tokenizer
+from pipeline.intake.tokenizer import (
+    ENDS_KEY,
+    mended_tokenizer,
+    normalizer_findings,
+    require_rows,
+    without_unnamed_ends,
+)
 from pipeline.records.intake import Finding, Intake
 
 GENERATION_FILE = "generation_config.json"
+SAFE_COUNT = "not taken: the weights in safetensors count"
 MENDED_FILES = (CONFIG_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE)
 
 
@@ -58,20 +68,30 @@ def examine_small_files(directory: Path) -> Intake:
     )
 
 
-def examine_file_names(names: Collection[str]) -> Iterator[Finding]:
-    """Say which of several forms of the weights counts, by the names of all files."""
-    if WEIGHTS_FILE in names and INDEX_FILE in names:
+def examine_file_names(names: Collection[str], weights: Collection[str]) -> Iterator[Finding]:
+    """Say which files count, by the names of all files; `weights` are those that are taken."""
+    if WEIGHTS_FILE in weights and INDEX_FILE in names:
         yield Finding(
             file=INDEX_FILE,
             found=f"is there beside a whole {WEIGHTS_FILE}",
             done=f"not taken: {WEIGHTS_FILE} alone counts, as in transformers",
         )
-    elif INDEX_FILE not in names and WEIGHTS_FILE not in names:
+    elif WEIGHTS_FILE not in weights and INDEX_FILE not in names:
         yield Finding(
             file=INDEX_FILE,
             found="is not there, though the weights are in shards",
             done="made from the headers of the shards",
         )
+    other = sorted(set(names) - set(weights))
+    kinds = {
+        PICKLE_SUFFIXES: ("pickled weights, which can run code when they are read", SAFE_COUNT),
+        OTHER_WEIGHTS: ("other weights than those of the model", SAFE_COUNT),
+        (CODE_SUFFIX,): ("Python code", "not taken: code of a repository is never run"),
+    }
+    for suffixes, (kind, done) in kinds.items():
+        if found := [name for name in other if name.endswith(suffixes)]:
+            files = "1 file" if len(found) == 1 else f"{len(found)} files"
+            yield Finding(file=printable(found[0]), found=f"{files} with {kind}", done=done)
 
 
 def _findings(directory: Path) -> Iterator[Finding]:
@@ -83,14 +103,24 @@ def _findings(directory: Path) -> Iterator[Finding]:
     yield from _mend_tokenizer_code(directory)
     check_tokenizer(directory)
     yield from mend_template(directory)
-    yield from mend_tokenizer(directory)
+    tokenizer, findings = mended_tokenizer(directory)
+    yield from findings
+    vocabulary = tokenizer.get_vocab()
+    require_rows(directory, vocabulary, vocab_size=config.vocab_size)
+    yield from _mend_ends(directory, set(vocabulary.values()))
     if (directory / TOKENIZER_FILE).is_file():
-        number, token = largest_token(directory)
-        if number >= config.vocab_size:
-            raise InputError(
-                f"{TOKENIZER_FILE}: token {short_repr(token)} has id {number}, expected less than "
-                f"vocab_size = {config.vocab_size} of {CONFIG_FILE}: the embedding has no row "
-                f"for it; remove the token or {USE_ANOTHER}"
+        yield from normalizer_findings(directory)
+
+
+def _mend_ends(directory: Path, ids: Container[object]) -> Iterator[Finding]:
+    for path in (directory / name for name in (CONFIG_FILE, GENERATION_FILE)):
+        values = dict(read_json_object(path)) if path.is_file() else {}
+        for stated in without_unnamed_ends(values, ids):
+            write_json(path, values)
+            yield Finding(
+                file=path.name,
+                found=f"{ENDS_KEY} = {stated}, and {TOKENIZER_FILE} has no token with each id",
+                done=f"written as {json.dumps(values[ENDS_KEY])}",
             )
 
 

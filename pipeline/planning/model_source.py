@@ -50,10 +50,10 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         work_dir = Path(work)
         for name in sidecar_names(sizes):
             checkpoint.take(name, work_dir, advance=lambda _: None)
-        named = tuple(examine_file_names(sizes))
         intake = examine_small_files(work_dir)
         require_layered(work_dir)
         names = weight_names(sizes, shards=read_shards(work_dir))
+        named = tuple(examine_file_names(sizes, names))
         tensors: dict[str, tuple[int, ...]] = {}
         for name in names:
             tensors |= checkpoint.shapes(name)

@@ -27,9 +27,13 @@ class LocalCheckpoint:
         return None
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of every file, by name."""
-        files = (path for path in self._model_dir.iterdir() if path.is_file())
-        return {path.name: path.stat().st_size for path in files}
+        """Return the size in bytes of every file there and one directory down, by name."""
+        paths = (path for pattern in ("*", "*/*") for path in self._model_dir.glob(pattern))
+        return {
+            path.relative_to(self._model_dir).as_posix(): path.stat().st_size
+            for path in paths
+            if path.is_file()
+        }
 
     def take(self, name: str, target_dir: Path, *, advance: Callable[[int], None]) -> FileRecord:
         """Copy a file into `target_dir`; return its record."""

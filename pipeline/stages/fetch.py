@@ -128,7 +128,6 @@ def collect(
     prune(download_dir, sizes)
     records = download_files(source, sidecars, sizes, download_dir, label="fetch: small files")
 
-    named = tuple(examine_file_names(sizes))
     intake = examine_small_files(download_dir)
     config = read_config(download_dir)
     note(f"fetch: {config.architecture}")
@@ -136,6 +135,7 @@ def collect(
     applied = apply(download_dir, facts)
     shards = read_shards(download_dir)
     weights = weight_names(sizes, shards=shards)
+    named = tuple(examine_file_names(sizes, weights))
     missing = [name for name in weights if not (download_dir / name).exists()]
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 

@@ -157,10 +157,23 @@ def test_a_value_that_is_no_number_is_refused_by_name(model: Path, value: float)
 
 
 def test_one_form_of_the_weights_counts() -> None:
-    index = "model.safetensors.index.json"
-    assert list(examine_file_names([WEIGHTS])) == []
-    assert list(examine_file_names([index, "model-00001-of-00001.safetensors"])) == []
-    (beside,) = examine_file_names([WEIGHTS, index])
+    index, shard = "model.safetensors.index.json", "model-00001-of-00001.safetensors"
+    assert list(examine_file_names([WEIGHTS], [WEIGHTS])) == []
+    assert list(examine_file_names([index, shard], [shard])) == []
+    (beside,) = examine_file_names([WEIGHTS, index], [WEIGHTS])
     assert beside.done == "not taken: model.safetensors alone counts, as in transformers"
-    (without,) = examine_file_names(["model-00001-of-00001.safetensors"])
+    (without,) = examine_file_names([shard], [shard])
     assert without.done == "made from the headers of the shards"
+
+
+def test_files_that_are_left_behind_are_named_by_kind() -> None:
+    left = ["original/consolidated.00.pth", "original/consolidated.01.pth", "pytorch_model.bin"]
+    left += ["modeling_x.py", "consolidated.safetensors", "original/params.json", ".gitattributes"]
+    found = [str(finding) for finding in examine_file_names([WEIGHTS, *left], [WEIGHTS])]
+    done = "not taken: the weights in safetensors count"
+    assert found == [
+        "original/consolidated.00.pth: 3 files with pickled weights, which can run code when they "
+        f"are read: {done}",
+        f"consolidated.safetensors: 1 file with other weights than those of the model: {done}",
+        "modeling_x.py: 1 file with Python code: not taken: code of a repository is never run",
+    ]
