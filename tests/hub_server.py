@@ -20,7 +20,9 @@ from tests.support import answering
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_a_token_of_the_test"
-LFS_SUFFIXES = (".safetensors", ".bin", ".model", ".parquet")
+LFS_SUFFIXES = (".safetensors", ".bin", ".model", ".parquet", ".pth")
+LARGE_BYTES = 1 << 30
+"""Above this size the listed sha256 is of nothing: only the header of such a file is asked for."""
 
 API = re.compile(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 FILE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -120,13 +122,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _listing(self, directory: Path) -> list[dict[str, object]]:
         entries: list[dict[str, object]] = []
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            data = path.read_bytes()
-            name = path.relative_to(directory).as_posix()
+            name, size = path.relative_to(directory).as_posix(), path.stat().st_size
+            data = path.read_bytes() if size <= LARGE_BYTES else b""
             entry: dict[str, object] = {"rfilename": self.state.listed_as.get(name, name)}
-            entry |= {"size": len(data), "blobId": _git_id(data)}
+            entry |= {"size": size, "blobId": _git_id(data)}
             if path.suffix in LFS_SUFFIXES:
                 sha256 = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
+                entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
             entries.append(entry | self.state.listed_with.get(name, {}))
         return entries
 
@@ -138,24 +140,29 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.state.vanished or not path.is_file():
             self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return
-        data = path.read_bytes()
-        is_lfs = path.suffix in LFS_SUFFIXES
-        etag = hashlib.sha256(data).hexdigest() if is_lfs else _git_id(data)
+        size, is_lfs = path.stat().st_size, path.suffix in LFS_SUFFIXES
+        whole = path.read_bytes() if size <= LARGE_BYTES else b""
+        etag = hashlib.sha256(whole).hexdigest() if is_lfs else _git_id(whole)
+        middle = size // 2
         if name in self.state.corrupt:
-            middle = len(data) // 2
-            data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            whole = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         if name in self.state.short:
-            data = data[: len(data) // 2]
+            size = middle
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if is_lfs:
-            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-        status, start, stop = 200, 0, len(data)
+            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)}
+        status, start, stop = 200, 0, size
         if ranged := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             status, start = 206, int(ranged[1])
             stop = min(stop, int(ranged[2]) + 1) if ranged[2] else stop
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
-        end = len(data) // 2 if name in self.state.cut else stop
-        self._send(status, data[start:end], headers, length=stop - start)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        end = size // 2 if name in self.state.cut else stop
+        body = whole[start:end]
+        if not whole:
+            with path.open("rb") as file:
+                file.seek(start)
+                body = file.read(end - start)
+        self._send(status, body, headers, length=stop - start)
 
     def _send(
         self,

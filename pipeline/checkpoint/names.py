@@ -50,6 +50,8 @@ WEIGHTS_SUFFIX = ".safetensors"
 ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT writes beside the weights of an adapter: https://huggingface.co/docs/peft"""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OTHER_WEIGHTS = (".gguf", ".onnx", ".onnx_data", ".h5", ".msgpack", ".safetensors")
+CODE_SUFFIX = ".py"
 
 
 def is_taken(name: str) -> bool:

@@ -17,14 +17,17 @@ from pipeline.checkpoint.names import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
     CODE_KEY,
+    CODE_SUFFIX,
     CONFIG_FILE,
     INDEX_FILE,
+    OTHER_WEIGHTS,
+    PICKLE_SUFFIXES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
     WEIGHTS_SUFFIX,
 )
 from pipeline.checkpoint.tokenizer import TOKENIZER_FILE
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, printable
 from pipeline.core.files import file_record, write_json
 from pipeline.intake.configuration import mended_configuration
 from pipeline.intake.generation import GENERATION_FILE, mend_generation
@@ -34,6 +37,7 @@ from pipeline.intake.tokenizer import EOS_ID_KEY, SPECIAL_TOKENS_FILE, mend_toke
 from pipeline.intake.weights import Accounting, require_finite
 from pipeline.records.intake import Finding, Intake
 
+SAFE_COUNT = "not taken: the weights in safetensors count"
 MENDED_FILES = (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -97,6 +101,20 @@ def examine_file_names(names: Collection[str]) -> Iterator[Finding]:
             found=f"is there beside a whole {WEIGHTS_FILE}",
             done=f"not taken: {WEIGHTS_FILE} alone counts, as in transformers",
         )
+
+
+def examine_other_files(names: Collection[str], weights: Collection[str]) -> Iterator[Finding]:
+    """Name the files that stay behind because they are weights or code; `weights` are taken."""
+    other = sorted(set(names) - set(weights))
+    kinds = {
+        PICKLE_SUFFIXES: ("pickled weights, which can run code when they are read", SAFE_COUNT),
+        OTHER_WEIGHTS: ("other weights than those of the model", SAFE_COUNT),
+        (CODE_SUFFIX,): ("Python code", "not taken: code of a repository is never run"),
+    }
+    for suffixes, (kind, done) in kinds.items():
+        if found := [name for name in other if name.endswith(suffixes)]:
+            files = "1 file" if len(found) == 1 else f"{len(found)} files"
+            yield Finding(file=printable(found[0]), found=f"{files} with {kind}", done=done)
 
 
 def examine_values(

@@ -5,7 +5,7 @@ added_tokens.json can change what tokenizer.json says, and add tokens that the m
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.checkpoint.tokenizer import (
 )
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import write_json
+from pipeline.intake.generation import GENERATION_FILE
 from pipeline.records.intake import Finding
 
 GENERIC_CLASS = GENERIC_CLASSES[0]
@@ -41,6 +42,7 @@ SPECIAL_KEYS = (
     "mask_token",
 )
 EOS_ID_KEY = "eos_token_id"
+UNICODE_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")
 
 
 def mend_tokenizer(
@@ -68,6 +70,48 @@ def mend_tokenizer(
         file=f"{TOKENIZER_CONFIG_FILE}, {SPECIAL_TOKENS_FILE} or added_tokens.json",
     )
     yield from _mend_end(directory, tokenizer, end_ids)
+    yield from _mend_ends(directory, set(tokenizer.get_vocab().values()))
+    if (directory / TOKENIZER_FILE).is_file():
+        yield from _normalizer_findings(directory)
+
+
+def _mend_ends(directory: Path, ids: Container[object]) -> Iterator[Finding]:
+    """Leave out end-of-text ids that no token has, for which a server would wait in vain."""
+    for path in (directory / name for name in (CONFIG_FILE, GENERATION_FILE)):
+        values = dict(_read_optional(path))
+        stated = values.get(EOS_ID_KEY)
+        ends = stated if isinstance(stated, list) else [stated]
+        named = [number for number in ends if number is None or number in ids]
+        if len(named) < len(ends):
+            values[EOS_ID_KEY] = named if named and isinstance(stated, list) else None
+            write_json(path, values)
+            yield Finding(
+                file=path.name,
+                found=f"{EOS_ID_KEY} = {short_repr(stated)}, and {TOKENIZER_FILE} has no token "
+                "with each id",
+                done=f"written as {json.dumps(values[EOS_ID_KEY])}",
+            )
+
+
+def _normalizer_findings(directory: Path) -> Iterator[Finding]:
+    """Say that llama.cpp does not change the form of letters as tokenizer.json asks for.
+
+    Its source has no Unicode normalization for byte-level BPE
+    (https://github.com/ggml-org/llama.cpp/issues/28845).
+    """
+    normalizer = read_json_object(directory / TOKENIZER_FILE).get("normalizer")
+    parts = [normalizer] if isinstance(normalizer, dict) else []
+    for part in parts:
+        inner = part.get("normalizers")
+        parts += [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+    kinds = [str(part.get("type")) for part in parts if part.get("type") in UNICODE_NORMALIZERS]
+    if kinds:
+        yield Finding(
+            file=TOKENIZER_FILE,
+            found=f"normalizer {', '.join(kinds)}, which llama.cpp does not apply",
+            done="kept: from a GGUF file, text that is not in this form already, such as an accent "
+            "apart from its letter, is read as other tokens",
+        )
 
 
 def of_file(directory: Path) -> dict[str, int]:

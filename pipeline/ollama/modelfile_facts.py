@@ -16,6 +16,7 @@ from pipeline.ollama.modelfile import SAMPLING_PARAMETERS, ModelfileFacts
 
 GENERATION_FILE = "generation_config.json"
 CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+MAX_ID = 1 << 32  # of the tokenizers library
 
 
 def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
@@ -59,7 +60,8 @@ def _stop_texts(model_dir: Path, eos_token_id: object) -> tuple[str, ...]:
     texts = []
     for token_id in ids:
         text = None
-        if isinstance(token_id, int) and 0 <= token_id < tokenizer.get_vocab_size():
+        # Ids may have gaps: some are larger than the number of tokens.
+        if isinstance(token_id, int) and 0 <= token_id < MAX_ID:
             text = tokenizer.id_to_token(token_id)
         if not text:
             raise InputError(

@@ -13,7 +13,11 @@ from pipeline.checkpoint.checks import check_headers, read_shards
 from pipeline.checkpoint.layered_model import require_layered
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.core.workspace import Workspace
-from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.examination import (
+    examine_file_names,
+    examine_other_files,
+    examine_small_files,
+)
 from pipeline.intake.heads import announced_heads
 from pipeline.intake.weights import (
     account_for_tensors,
@@ -60,6 +64,7 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         require_layered(work_dir)
         shards = read_shards(work_dir)
         names = weight_names(sizes, shards=shards)
+        named += tuple(examine_other_files(sizes, names))
         headers = {name: checkpoint.header(name) for name in names}
         tensors = check_headers(headers)
         index = examine_index(headers, shards)

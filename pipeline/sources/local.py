@@ -36,15 +36,16 @@ class LocalCheckpoint:
         return None
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of every file, by name.
+        """Return the size in bytes of every file there and one directory down, by name.
 
         Raises InputError for a link to nothing in the place of a file that fetch takes.
         """
         sizes = {}
-        for path in self._model_dir.iterdir():
+        for path in (*self._model_dir.glob("*"), *self._model_dir.glob("*/*")):
+            name = path.relative_to(self._model_dir).as_posix()
             if path.is_file():
-                sizes[path.name] = path.stat().st_size
-            elif path.is_symlink() and not path.exists() and is_taken(path.name):
+                sizes[name] = path.stat().st_size
+            elif path.is_symlink() and not path.exists() and is_taken(name):
                 raise InputError(
                     f"{path}: a link to {path.readlink()}, where nothing is; download the file "
                     "again"

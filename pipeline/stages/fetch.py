@@ -33,6 +33,7 @@ from pipeline.core.progress import ByteProgress, note
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import (
     examine_file_names,
+    examine_other_files,
     examine_small_files,
     examine_values,
 )
@@ -145,6 +146,7 @@ def collect(
     applied = apply(download_dir, facts)
     shards = read_shards(download_dir)
     weights = weight_names(sizes, shards=shards)
+    named += tuple(examine_other_files(sizes, weights))
     missing = [name for name in weights if not (download_dir / name).exists()]
     require_free_space(download_dir, sum(sizes[name] for name in missing))
 
@@ -161,9 +163,7 @@ def collect(
         write_index(download_dir)
         originals += tuple(file for file in records if file.path == INDEX_FILE)
         added += () if INDEX_FILE in sidecars else (INDEX_FILE,)
-    intake = Intake(
-        findings=(*named, *index, *intake.findings), originals=originals, added=added
-    )
+    intake = Intake(findings=(*named, *index, *intake.findings), originals=originals, added=added)
     for finding in intake.findings:
         note(f"fetch: {finding}")
     changed = {file.path for file in intake.originals} | set(intake.added)

@@ -15,7 +15,7 @@ from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.checkpoint.tokenizer import HARD_TEXTS, tokenizer_of
 from pipeline.core.errors import InputError
 from pipeline.core.files import directory_records
-from pipeline.intake.examination import examine_file_names, examine_small_files
+from pipeline.intake.examination import examine_file_names, examine_other_files, examine_small_files
 from pipeline.intake.weights import (
     account_for_tensors,
     examine_index,
@@ -288,3 +288,16 @@ def test_ids_that_the_library_does_not_give_are_refused(
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(InputError, match=message):
         examine_small_files(model)
+
+
+def test_files_that_are_left_behind_are_named_by_kind() -> None:
+    left = ["original/consolidated.00.pth", "original/consolidated.01.pth", "pytorch_model.bin"]
+    left += ["modeling_x.py", "consolidated.safetensors", "original/params.json", ".gitattributes"]
+    found = [str(finding) for finding in examine_other_files([WEIGHTS, *left], [WEIGHTS])]
+    done = "not taken: the weights in safetensors count"
+    assert found == [
+        "original/consolidated.00.pth: 3 files with pickled weights, which can run code when they "
+        f"are read: {done}",
+        f"consolidated.safetensors: 1 file with other weights than those of the model: {done}",
+        "modeling_x.py: 1 file with Python code: not taken: code of a repository is never run",
+    ]
