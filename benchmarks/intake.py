@@ -52,7 +52,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "c
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: its exit code, what was wrong with that, its output, CPU time and memory."""
+    """How a case ended: exit code, what was wrong with that, output, CPU time and memory."""
 
     case: int
     command: str

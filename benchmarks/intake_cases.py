@@ -27,8 +27,8 @@ def run_case(root: str, commands: Sequence[str]) -> int:
     """Run commands in the workspace of `root` until one fails; return the exit code of the last.
 
     What Python writes outside of the workspace and the temporary directory is printed, and so are
-    the exit code of each command, the peak of memory and the CPU time. After LIMIT_CPU_S the process
-    is ended; after LIMIT_S, where it waits for something, it prints its stack and ends.
+    the exit code of each command, the peak of memory and the CPU time. The system ends the process
+    after LIMIT_CPU_S. After LIMIT_S, where it waits for something, it prints its stack and ends.
     """
     workspace, temporary = Path(root, "workspace"), Path(root, "temporary")
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
