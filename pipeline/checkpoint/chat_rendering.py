@@ -20,7 +20,7 @@ TEMPLATE_DATE: Final = date(2026, 1, 1)
 CLOCK: Final = "strftime_now"
 """The only clock in a template's reach: https://huggingface.co/docs/transformers/chat_templating"""
 
-MAX_SECONDS, MAX_BYTES = 10.0, 1 << 30
+MAX_SECONDS, MAX_BYTES, MAX_CHARACTERS = 10.0, 1 << 30, 1 << 18
 SHORT_CHAT: Final = (
     {"role": "user", "content": "Hello"},
     {"role": "assistant", "content": "Hi"},
@@ -37,7 +37,7 @@ def require_renderable(template: str, *, file: str) -> None:
 
     clock = {CLOCK: TEMPLATE_DATE.strftime}
     try:
-        run_limited(
+        (text,), _ = run_limited(
             lambda: render_jinja_template([list(SHORT_CHAT)], chat_template=template, **clock),
             seconds=MAX_SECONDS,
             num_bytes=MAX_BYTES,
@@ -50,6 +50,11 @@ def require_renderable(template: str, *, file: str) -> None:
         ) from error
     except Exception:  # a template is a program: it raises anything about messages it refuses
         return
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"{file}: the chat template makes {len(text)} characters of two short messages, "
+            f"expected at most {MAX_CHARACTERS}; correct it, or remove it"
+        )
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> object:

@@ -28,7 +28,7 @@ class _TimeIsUp(BaseException):
 
 
 def run_limited(function: Callable[[], Result], *, seconds: float, num_bytes: int) -> Result:
-    """Call a function; raise LimitReachedError where it takes more time, or more memory on top.
+    """Call a function; raise LimitReachedError where it takes more CPU time, or memory on top.
 
     A library is interrupted where it runs Python code. Time is bounded in the main thread alone,
     where signals arrive, and memory where the system can bound the address space.
@@ -43,17 +43,17 @@ def run_limited(function: Callable[[], Result], *, seconds: float, num_bytes: in
         if is_running:
             raise _TimeIsUp
 
-    handler = signal.signal(signal.SIGALRM, stop) if is_main else None
+    handler = signal.signal(signal.SIGPROF, stop) if is_main else None
     try:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
             if is_main:
-                signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+                signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_S)
             return function()
         finally:
             is_running = False
     except _TimeIsUp:
-        raise LimitReachedError(f"it takes more than {seconds:g} s") from None
+        raise LimitReachedError(f"it takes more than {seconds:g} s of CPU time") from None
     except Exception as error:
         if exhausted_memory(error) is None:
             raise
@@ -62,5 +62,5 @@ def run_limited(function: Callable[[], Result], *, seconds: float, num_bytes: in
         is_running = False
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         if is_main:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, handler)

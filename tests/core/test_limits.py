@@ -37,12 +37,12 @@ def test_a_large_allocation_is_stopped() -> None:
 
 
 def test_what_a_function_returns_or_raises_passes_and_everything_is_as_before() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
     assert run_limited(lambda: 5, seconds=60, num_bytes=1 << 30) == 5
     with pytest.raises(KeyError):
         run_limited(lambda: {}["x"], seconds=60, num_bytes=1 << 30)
-    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)) == before
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
 def test_memory_is_bounded_in_another_thread_too() -> None:
