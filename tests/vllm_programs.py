@@ -22,8 +22,9 @@ from tests.support import ROOT
 PROGRAM = ROOT / "tests" / "plugin" / "vllm_forks.py"
 READ_FILES = "tests.readers.read_files"
 KERNEL_ERRORS = "tests.plugin.kernel_errors"
+KNOWN_MODELS = "tests.plugin.known_models"
 OWN = ("quantline_vllm.score", "quantline_vllm.bench", "quantline_vllm.server")
-MODULES = (*OWN, READ_FILES, KERNEL_ERRORS)
+MODULES = (*OWN, READ_FILES, KERNEL_ERRORS, KNOWN_MODELS)
 
 start_program = Daemon.__enter__  # as it is for a user
 

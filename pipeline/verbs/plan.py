@@ -6,22 +6,30 @@ to find one that is too short.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipeline.architectures.folds import require_folds
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.core.environments import installed_vllm
 from pipeline.core.errors import InputError
 from pipeline.core.formatting import NBSP, bytes_text
 from pipeline.core.workspace import Workspace
+from pipeline.engines.vllm_models import Support, vllm_support
 from pipeline.evaluation.held_out import read_held_out
 from pipeline.gguf.files import require_convertible
 from pipeline.licensing.licenses import data_rule, require_data_allowed
 from pipeline.licensing.reading import read_data_license
 from pipeline.licensing.rules import license_rules
-from pipeline.params.params import LLAMA_CPP, GgufParams, PackedVariant, Params
+from pipeline.params.params import (
+    LLAMA_CPP,
+    GgufParams,
+    PackedJudge,
+    PackedVariant,
+    Params,
+)
+from pipeline.params.reading import chosen_judge
 from pipeline.planning.capacity import capacity, measured_speed
-from pipeline.planning.model_source import examined_base
+from pipeline.planning.model_source import ExaminedBase, examined_base
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.quantization.coverage import implied_by_packing
@@ -46,7 +54,8 @@ def run(workspace: Workspace, params: Params) -> None:
         require_folds(source.architecture, params.variants.values())
         require_groups(source, params)
         read_held_out(workspace.root, evaluate, tokenizer_of(base.directory))
-        findings += llama_cpp_findings(base.directory, params)
+        findings += llama_cpp_findings(base, params)
+        findings += vllm_findings(source.architecture, params)
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(source, params, suite_tokens=tokens)
     speed, free = measured_speed(), capacity(workspace)
@@ -57,12 +66,16 @@ def run(workspace: Workspace, params: Params) -> None:
         raise InputError(reason)
 
 
-def llama_cpp_findings(directory: Path, params: Params) -> Iterator[Finding]:
+def llama_cpp_findings(base: ExaminedBase, params: Params) -> Iterator[Finding]:
     """Ask llama.cpp's converter about the model. Raises InputError where a variant needs it."""
     if LLAMA_CPP not in params.evaluate.controls:
         return
     try:
-        require_convertible(directory, pre_tokenizer=params.model.gguf_pre_tokenizer)
+        require_convertible(
+            base.directory,
+            pre_tokenizer=params.model.gguf_pre_tokenizer,
+            tensor_names=tuple(base.source.tensors),
+        )
     except InputError as error:
         if params.makes_gguf:
             raise
@@ -71,6 +84,32 @@ def llama_cpp_findings(directory: Path, params: Params) -> Iterator[Finding]:
             found=str(error).partition(";")[0],
             done="the base is not scored in llama.cpp, which no variant needs",
         )
+
+
+def vllm_findings(architecture: str, params: Params) -> Iterator[Finding]:
+    """Ask the installed vLLM about the model. Raises InputError where packed variants need it."""
+    support = vllm_support(architecture)
+    if support in (None, Support.OWN):
+        return
+    engine = f"vLLM {installed_vllm().version}"
+    if support is Support.BY_TRANSFORMERS:
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{engine} has no class of its own for {architecture}",
+            done="it runs transformers' class, which may be slower",
+        )
+        return
+    packed = [name for name, recipe in params.variants.items() if recipe.format != "gguf"]
+    if packed and chosen_judge(params.evaluate.packed_judge) is PackedJudge.VLLM:
+        raise InputError(
+            f"variants.{packed[0]}: {engine} does not have {architecture}, so it cannot score "
+            f"packed files; set evaluate.packed_judge to {PackedJudge.TRANSFORMERS}"
+        )
+    yield Finding(
+        file=CONFIG_FILE,
+        found=f"{engine} does not have {architecture}",
+        done="benchmark skips what vLLM would serve: the base and packed variants",
+    )
 
 
 def require_groups(source: Source, params: Params) -> None:

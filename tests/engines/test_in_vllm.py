@@ -1,5 +1,6 @@
 """vLLM scores by the weights that the files stand for, and says in one line why it cannot."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,16 +13,20 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.unpacked_model import unpacked_model
+from pipeline.core.environments import OFFLINE
 from pipeline.core.errors import FailureError, InputError
+from pipeline.core.process import run_program
 from pipeline.engines.distance import window_distance
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.in_vllm import VllmScorer
 from pipeline.engines.scorer import BrokenModelError, continuation_answers, window_logits
 from pipeline.engines.token_forest import Span
+from pipeline.engines.vllm_models import known_models
 from tests.engines.scored_models import random_ids, random_pairs
 from tests.models import tiny_llama
 from tests.packed_models import tiny_packed
 from tests.support import serve_python
+from tests.vllm_programs import KNOWN_MODELS
 
 # vLLM multiplies in the type of the checkpoint, float16; the reference in float32.
 LOGIT_ERROR = 0.03
@@ -93,6 +98,19 @@ def test_more_tokens_than_it_reads_are_refused(
         InputError, match=r"^tiny: a sequence of 1025 tokens; expected at most 1024"
     ):
         scorer.logits([Span(tuple(random_ids(1025, seed=1)), start=1000)])
+
+
+def test_vllm_itself_has_the_models_that_are_read_in_its_registry(tmp_path: Path) -> None:
+    run_program(
+        [serve_python(), "-m", KNOWN_MODELS], log_path=tmp_path / "log", environment=OFFLINE
+    )
+    known = set(json.loads((tmp_path / "log").read_text().splitlines()[-1]))
+    models = known_models()
+    assert models is not None
+    own, by_transformers = models
+    assert len(own) > 200
+    assert len(by_transformers) > 10
+    assert own | by_transformers <= known
 
 
 @pytest.mark.usefixtures("own_programs")
