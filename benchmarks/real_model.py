@@ -34,6 +34,7 @@ from pipeline.params.params import Params
 from pipeline.params.reading import read_workspace
 from pipeline.planning.capacity import fetched_source, measured_speed
 from pipeline.planning.plan import predict
+from pipeline.planning.source import Speed
 from pipeline.planning.stage_needs import StageNeed
 from pipeline.records.benchmarks import Benchmarks, served_models
 from pipeline.records.evaluation import EvaluationRecord
@@ -105,8 +106,9 @@ def main() -> None:
     if not workspace.params_path.is_file():
         make_workspace(workspace.root, str(model_dir))
     params = read_workspace(workspace)
+    speed = speed_before(workspace.root / "speed.json")
     costs = stage_costs(workspace, params)
-    rows = [*cost_rows(costs), *plan_rows(workspace, params, costs)]
+    rows = [*cost_rows(costs), *plan_rows(workspace, params, costs, speed)]
     rows += [*quality_rows(workspace, params), *speed_rows(workspace)]
     rows += usage_rows(workspace, work_dir / "pulled")
     rows.append(run_from_hub(workspace, model_dir, work_dir / "hub"))
@@ -169,6 +171,13 @@ def dvc_target(stage: str) -> str:
     return f"{verb}@{name}" if name else verb
 
 
+def speed_before(path: Path) -> Speed:
+    """Measure the speed of the machine as `plan` does, once for all calls."""
+    if not path.is_file():
+        path.write_text(json.dumps(asdict(measured_speed())))
+    return Speed(**json.loads(path.read_text()))
+
+
 def stage_costs(workspace: Workspace, params: Params) -> dict[str, StageCost]:
     """Run every stage that has no cost yet, by DVC; costs by the plan's name of the stage."""
     path = workspace.root / "costs.json"
@@ -201,12 +210,13 @@ def cost_rows(costs: dict[str, StageCost]) -> list[Row]:
     return [*rows, Row("all_stages_wall_s", total, None, None, "s")]
 
 
-def plan_rows(workspace: Workspace, params: Params, costs: dict[str, StageCost]) -> list[Row]:
+def plan_rows(
+    workspace: Workspace, params: Params, costs: dict[str, StageCost], speed: Speed
+) -> list[Row]:
     """Return the plan's predictions, and the worst ratio of time and of memory."""
     evaluate = params.evaluate
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)
     needs = predict(fetched_source(workspace), params, suite_tokens=tokens)
-    speed = measured_speed()
     seconds = {need.stage: need.duration(speed) for need in needs}
     rows = []
     for need in needs:

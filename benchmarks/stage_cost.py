@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 0.25
+SAMPLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StageCost:
     """The cost of a command.
 
     `peak_gib` is the largest memory of all its processes at one time, where memory that several of
-    them share counts once. It is sampled four times a second.
+    them share counts once. It is sampled every second.
     """
 
     wall_s: float

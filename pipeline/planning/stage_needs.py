@@ -6,6 +6,7 @@ products; other work is counted in constants that were measured with this code o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
@@ -33,7 +34,8 @@ START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
-SERVER_START_SECONDS = 90.0
+# The start of vLLM on a CPU and of llama.cpp's server, and the time that one step of each takes.
+VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS = 30.0, 2.0
 STEP_SECONDS = 0.02
 
 # Bits per weight of llama.cpp's file types, for Llama 3.1 8B:
@@ -58,7 +60,8 @@ class StageNeed:
 
     `gpu_memory` is the part of `memory` that is on the GPU, where there is one. `disk_temporary` is
     freed at the end of the stage. The work is `operations` of matrix products, `traffic`, the bytes
-    read from memory, and `seconds` that do not depend on the speed of the machine.
+    read from memory, and `seconds` that do not depend on the speed of the machine. A stage that
+    works in `rounds` begins no more of them after `budget_s`; each takes `round_seconds` at least.
     """
 
     stage: str
@@ -69,10 +72,15 @@ class StageNeed:
     operations: float = 0.0
     traffic: float = 0.0
     seconds: float = LIGHT_SECONDS
+    rounds: int = 1
+    round_seconds: float = 0.0
+    budget_s: float = inf
 
     def duration(self, speed: Speed) -> float:
         """Estimate the time in seconds, within about a factor of TIME_FACTOR."""
-        return self.seconds + self.operations / speed.operations + self.traffic / speed.memory_bytes
+        work = self.operations / speed.operations + self.traffic / speed.memory_bytes
+        work += self.rounds * self.round_seconds
+        return self.seconds + min(work, max(self.budget_s, work / self.rounds))
 
 
 def fetch_need(source: Source) -> StageNeed:
@@ -158,7 +166,7 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         disk_temporary=half if needs_file else 0,
         operations=operations,
         seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
-        + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
+        + in_vllm * (1 + (recipe is not None)) * VLLM_START_SECONDS
         + num_models * disk_seconds(whole) / 2,
     )
 
@@ -173,18 +181,23 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
     served = [2 * shape.num_weights]
     served += [variant_bytes(shape, recipe) for recipe in params.variants.values()]
     largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
-    requests_per_user = serve.requests_per_user * serve.max_rounds
     steps = tokens = 0
     for scenario in serve.scenarios.values():
-        tokens += sum(scenario.concurrency) * requests_per_user * scenario.context_tokens
-        steps += len(scenario.concurrency) * requests_per_user * scenario.output_tokens
+        requests = sum(scenario.concurrency) * serve.requests_per_user
+        tokens += requests * scenario.context_tokens
+        steps += len(scenario.concurrency) * serve.requests_per_user * scenario.output_tokens
+    num_gguf = sum(isinstance(recipe, GgufParams) for recipe in params.variants.values())
+    num_vllm = len(params.variants) - num_gguf + len(serve.base_dtypes)
     return StageNeed(
         "benchmark",
         memory=EVALUATOR_BYTES + largest,
         gpu_memory=largest,
-        operations=2.0 * len(served) * tokens * shape.num_weights,
-        traffic=float(steps * sum(served)),
-        seconds=START_SECONDS + len(served) * (SERVER_START_SECONDS + steps * STEP_SECONDS),
+        operations=2.0 * serve.max_rounds * len(served) * tokens * shape.num_weights,
+        traffic=float(serve.max_rounds * steps * sum(served)),
+        seconds=START_SECONDS + num_vllm * VLLM_START_SECONDS + num_gguf * LLAMA_CPP_START_SECONDS,
+        rounds=serve.max_rounds,
+        round_seconds=len(served) * steps * STEP_SECONDS,
+        budget_s=serve.time_budget_s,
     )
 
 
