@@ -21,6 +21,7 @@ from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.calibration.statistics import read_layer, write_layer
 from pipeline.checkpoint.layered_model import LayeredModel
 from pipeline.core.allocator import map_large_blocks, release_free_memory
+from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from pipeline.numerics.gram import GramAccumulator
 from pipeline.records.statistics import LayerStatistics, LinearStatistics
@@ -34,7 +35,8 @@ def calibrate_layers(
     """Write one file of statistics for each decoder layer into `work_dir`, a resumable directory.
 
     `windows` are equally long lists of token ids. Returns the records of the files, in the order of
-    the layers. Raises InputError for an architecture that cannot be run layer by layer.
+    the layers. Raises InputError for an architecture that cannot be run layer by layer, and for
+    inputs of a linear that are not finite.
     """
     map_large_blocks()
     batches = token_batches(windows, num_tokens=BATCH_TOKENS)
@@ -60,7 +62,10 @@ def calibrate_layers(
 
 
 def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator]) -> None:
-    """Write the statistics of a layer, and remove its inputs from `measurement`."""
+    """Write the statistics of a layer, and remove its inputs from `measurement`.
+
+    Raises InputError for inputs that are not finite.
+    """
     record = LayerStatistics(
         inputs=tuple(
             LinearStatistics(
@@ -76,4 +81,11 @@ def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator
     )
     # Each matrix is freed as soon as its triangle is packed.
     packed = {key: measurement.inputs.pop(key).accumulator.packed() for key in record.keys}
+    for entry in record.inputs:
+        if not packed[entry.key].isfinite().all():
+            raise InputError(
+                f"{path.stem}.{entry.linears[0]}: its inputs on the calibration text are not "
+                "finite numbers, so the model computes none; correct its config.json, or use "
+                "another checkpoint"
+            )
     write_layer(path, record, packed)

@@ -125,6 +125,19 @@ def calibration_sample(workspace: Workspace, params: Params, tokenizer: Any) -> 
     )
 
 
+def require_documents(workspace: Workspace, calibration: CalibrationParams, tokenizer: Any) -> None:
+    """Raise InputError unless one of the rows that are drawn first can be read as a document.
+
+    So data of another form, or chats without a chat template, are found before anything is made.
+    """
+    drawn = _Drawn(calibration, NgramIndex(), tokenizer)
+    with open_documents(workspace.root / calibration.text) as documents:
+        numbers = list(islice(drawn_order(documents.num_rows, seed=calibration.seed), FIRST_BATCH))
+        rows = documents.rows(numbers)
+        if next(drawn.clean(rows), None) is None:
+            drawn.require_few_skipped()
+
+
 def write_token_ids(path: Path, windows: Sequence[Sequence[int]]) -> None:
     """Write the windows as a JSON list of lists, for stages that read the same tokens again."""
     write_bytes(path, json.dumps([list(window) for window in windows]).encode() + b"\n")

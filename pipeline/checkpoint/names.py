@@ -45,6 +45,7 @@ LEGAL_FILE = re.compile(
 )
 LICENSE_TEXT = re.compile(rf"({_WHOSE}LICEN[SC]E|COPYING){_NAMED}", re.IGNORECASE)
 OF_WEIGHTS, OF_CODE = {"model", "models", "weight", "weights"}, {"code", "software", "source"}
+OF_OTHERS = {"third", "thirdparty", "data", "dataset", "datasets"}
 NUMBERED_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 WEIGHTS_SUFFIX = ".safetensors"
 ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,18 +68,19 @@ def sidecar_names(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(taken))
 
 
-def license_text(names: Collection[str]) -> str | None:
-    """Find the file with the text of the weights' license, by its name.
+def license_texts(names: Collection[str]) -> tuple[str, ...]:
+    """List the files that may have the text of the weights' license, the shortest name first.
 
-    A name that says so, as LICENSE-MODEL does, is preferred to a plain LICENSE, LICENCE or COPYING;
-    of several the shortest. The license of the code is never that of the weights.
+    Names that say so, as LICENSE-MODEL does, are preferred to a plain LICENSE, LICENCE or COPYING,
+    and these to LICENSE-THIRD-PARTY. The license of the code is never that of the weights.
     """
     texts = {
         name: set(re.split("[-_.]", name.lower())) for name in names if LICENSE_TEXT.fullmatch(name)
     }
     others = [name for name, words in texts.items() if not words & OF_CODE]
     stated = [name for name, words in texts.items() if words & OF_WEIGHTS]
-    return min(stated or others, key=lambda name: (len(name), name), default=None)
+    unsaid = [name for name in others if not texts[name] & OF_OTHERS]
+    return tuple(sorted(stated or unsaid or others, key=lambda name: (len(name), name)))
 
 
 def weight_names(names: Collection[str], *, shards: Collection[str] | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 from huggingface_hub.errors import StrictDataclassError
@@ -82,6 +83,7 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
         *_with_known_dtypes(mended),
         *_with_right_numbers(mended, config_class),
     ]
+    _require_numbers(mended)
     config = _configured(mended, config_class)
     if config.get_text_config() is not config:
         parts = sorted(key for key, value in mended.items() if isinstance(value, dict))
@@ -226,6 +228,20 @@ def _with_right_numbers(mended: Json, config_class: "type[PreTrainedConfig]") ->
 
 def _type_name(kind: Any) -> str:
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
+def _require_numbers(mended: Json) -> None:
+    """Raise InputError for NaN or Infinity in the place of a number: JSON has neither.
+
+    Bounds inside of lists may be infinite, as in the configurations of Mamba.
+    """
+    for key, value in mended.items():
+        for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(number, float) and not isfinite(number):
+                where = f"{key}.{name}" if name else key
+                raise InputError(
+                    f"{CONFIG_FILE}: {where} = {number}, expected a finite number; {USE_ANOTHER}"
+                )
 
 
 def _configured(mended: Json, config_class: "type[PreTrainedConfig]") -> "PreTrainedConfig":

@@ -41,18 +41,22 @@ def resolve(
     decision: LicenseDecision | None,
     *,
     multimodal: bool,
+    other_text: str | None = None,
 ) -> LicenseRule:
     """Return the rule that applies to a checkpoint.
 
     Without a `decision` it is the rule of the license text among its files, unless its card or its
-    base models contradict. `multimodal` says that the model reads more than text. Raises InputError
-    that names what a person must decide, and when the text is not the one that was decided on.
+    base models contradict. `multimodal` says that the model reads more than text, `other_text`
+    names a file with another license text. Raises InputError that names what a person must decide,
+    and when the text is not the one that was decided on.
     """
     if decision is not None:
         _require_same_text(facts, decision)
         return rules.decided(decision)
     rule = rules.by_text(facts.text_words_sha256) if facts.text_words_sha256 else None
     doubt = _doubt(facts, rules, rule)
+    if doubt is None and other_text is not None:
+        doubt = f"{facts.text_path} and {other_text} are two licenses, and either may apply"
     if doubt is None and rule and rule.multimodal_excludes_eu and multimodal:
         doubt = (
             f"the {rule.name} gives no rights in its multimodal models to persons and companies "

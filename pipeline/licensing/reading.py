@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
-from pipeline.checkpoint.names import CARD_FILE, license_text
+from pipeline.checkpoint.names import CARD_FILE, license_texts
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.files import file_sha256
 from pipeline.core.progress import note
@@ -32,7 +32,7 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
     YAML counts as stating nothing, and a note says so.
     """
     card = read_front_matter(model_dir / CARD_FILE)
-    text = license_text([path.name for path in model_dir.iterdir() if path.is_file()])
+    text = next(iter(_license_texts(model_dir)), None)
     return LicenseFacts(
         id=" AND ".join(_strings(card.get("license"))) or None,
         name=" AND ".join(_strings(card.get("license_name"))) or None,
@@ -42,6 +42,16 @@ def read_license_facts(model_dir: Path) -> LicenseFacts:
         text_words_sha256=words_sha256(read_text(model_dir / text)) if text else None,
         base_model=_strings(card.get("base_model")),
     )
+
+
+def other_license_text(model_dir: Path) -> str | None:
+    """Find a second license text of the weights with other words than the first; None without."""
+    words = {name: words_sha256(read_text(model_dir / name)) for name in _license_texts(model_dir)}
+    return next((name for name in words if words[name] != next(iter(words.values()))), None)
+
+
+def _license_texts(model_dir: Path) -> tuple[str, ...]:
+    return license_texts([path.name for path in model_dir.iterdir() if path.is_file()])
 
 
 def read_text(path: Path) -> str:

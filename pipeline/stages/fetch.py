@@ -43,7 +43,12 @@ from pipeline.intake.weights import (
     require_full_precision,
 )
 from pipeline.licensing.licenses import data_rule, require_allowed, require_data_allowed, resolve
-from pipeline.licensing.reading import read_data_license, read_decision, read_license_facts
+from pipeline.licensing.reading import (
+    other_license_text,
+    read_data_license,
+    read_decision,
+    read_license_facts,
+)
 from pipeline.licensing.rules import license_rules
 from pipeline.params.params import ModelParams, Params
 from pipeline.records.base import BaseManifest, read_base_manifest
@@ -97,7 +102,8 @@ def applied_license(
     decision = read_decision(workspace, params.model.license)
     multimodal = takes_more_than_text(model_dir)
     rules = license_rules()
-    rule = resolve(facts, rules, decision, multimodal=multimodal)
+    other_text = other_license_text(model_dir)
+    rule = resolve(facts, rules, decision, multimodal=multimodal, other_text=other_text)
     require_allowed(rule, params.release)
     note(f"fetch: {rule.name}")
     return rule.applied(decision)

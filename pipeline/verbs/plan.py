@@ -8,6 +8,7 @@ to find one that is too short.
 from collections.abc import Iterator
 
 from pipeline.architectures.folds import require_folds
+from pipeline.calibration.sample import require_documents
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.core.environments import installed_vllm
@@ -43,7 +44,8 @@ def run(workspace: Workspace, params: Params) -> None:
 
     Raises InputError after that when memory or disk cannot hold the run. Raises it before that for
     an architecture that cannot be quantized as the recipes say, for a held-out text that is too
-    short, and for calibration data whose license is unknown or forbids the release.
+    short, and for calibration data that cannot be read, or whose license is unknown or forbids the
+    release.
     """
     rules = license_rules()
     data_license = read_data_license(workspace, params.calibration.license, rules)
@@ -53,7 +55,10 @@ def run(workspace: Workspace, params: Params) -> None:
         source, findings = base.source, [*base.findings]
         require_folds(source.architecture, params.variants.values())
         require_groups(source, params)
-        read_held_out(workspace.root, evaluate, tokenizer_of(base.directory))
+        tokenizer = tokenizer_of(base.directory)
+        read_held_out(workspace.root, evaluate, tokenizer)
+        if params.calibration.dataset is None:
+            require_documents(workspace, params.calibration, tokenizer)
         findings += llama_cpp_findings(base, params)
         findings += vllm_findings(source.architecture, params)
     tokens = suite_tokens(workspace.root, evaluate.suite, max_documents=evaluate.max_documents)

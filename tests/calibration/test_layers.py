@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.architectures.folds import expert_number
@@ -193,3 +194,12 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     (model_dir / "config.json").write_text(config.replace('"hidden_size": 64', '"hidden_size": 32'))
     with pytest.raises(InputError, match="of another shape than"):
         streamed(model_dir, tmp_path / "work", token_windows())
+
+
+def test_inputs_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    model_dir = tiny_model(tmp_path / "model", "qwen3", dtype=torch.float32)
+    tensors = load_file(model_dir / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"].fill_(3e38)
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"^model.layers.1.self_attn.._proj: its inputs .* not fi"):
+        streamed(model_dir, tmp_path / "work", token_windows(samples=2))

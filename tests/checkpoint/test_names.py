@@ -5,7 +5,7 @@ import pytest
 from pipeline.checkpoint.names import (
     INDEX_FILE,
     WEIGHTS_FILE,
-    license_text,
+    license_texts,
     sidecar_names,
     weight_names,
 )
@@ -153,16 +153,18 @@ def test_numbered_shards_need_no_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "text"),
+    ("names", "texts"),
     [
-        (["LICENSE", "NOTICE", "README.md"], "LICENSE"),
-        (["LICENSE-CODE", "LICENSE-MODEL"], "LICENSE-MODEL"),
-        (["LICENSE", "MODEL_LICENSE"], "MODEL_LICENSE"),
-        (["LICENSE.txt", "LICENSE-CODE"], "LICENSE.txt"),
-        (["LICENSE-CODE"], None),
-        (["LICENSE-APACHE-2.0", "LICENSE-MIT"], "LICENSE-MIT"),
+        (["LICENSE", "NOTICE", "README.md"], ("LICENSE",)),
+        (["LICENSE-CODE", "LICENSE-MODEL"], ("LICENSE-MODEL",)),
+        (["LICENSE", "MODEL_LICENSE"], ("MODEL_LICENSE",)),
+        (["LICENSE.txt", "LICENSE-CODE"], ("LICENSE.txt",)),
+        (["LICENSE-CODE"], ()),
+        (["LICENSE", "LICENSE-third-party.txt"], ("LICENSE",)),
+        (["LICENSE-THIRD-PARTY"], ("LICENSE-THIRD-PARTY",)),
+        (["LICENSE-APACHE-2.0", "LICENSE-MIT"], ("LICENSE-MIT", "LICENSE-APACHE-2.0")),
     ],
 )
-def test_the_license_of_the_weights_counts(names: list[str], text: str | None) -> None:
-    assert license_text(names) == text
-    assert license_text(names[::-1]) == text
+def test_the_license_of_the_weights_counts(names: list[str], texts: tuple[str, ...]) -> None:
+    assert license_texts(names) == texts
+    assert license_texts(names[::-1]) == texts

@@ -251,3 +251,10 @@ def test_held_out_text_names_its_first_wrong_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["one", "", None]}), path)
     with pytest.raises(InputError, match=r"row 3: found {'text': None}; expected an object"):
         read_texts(path)
+
+
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl", "data.parquet"])
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(InputError, match=rf"{name}: a Git LFS pointer in place of the file"):
+        rows_of(tmp_path / name)

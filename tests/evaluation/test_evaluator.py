@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.checkpoint.tokenizer import tokenizer_of
-from pipeline.engines.scorer import LazyScorer, Scorer
+from pipeline.engines.scorer import BrokenModelError, LazyScorer, Scorer
 from pipeline.evaluation import evaluator as evaluator_module
-from pipeline.evaluation.evaluator import EvaluationResult, Evaluator, ScoredModel
+from pipeline.evaluation.evaluator import (
+    EvaluationResult,
+    Evaluator,
+    ScoredModel,
+    score_windows,
+)
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.params.reading import read_params
 from tests.engines.scored_models import open_transformers, random_ids, tiny_model_dir
@@ -98,3 +104,12 @@ def test_the_same_files_in_two_engines_are_two_references(tmp_path: Path) -> Non
 
 def distances(judgement: EvaluationResult) -> object:
     return judgement.distance
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_a_perplexity_beyond_any_number_is_one_line(has_base: bool) -> None:
+    sure_of_another = np.zeros((4, 8), np.float32)
+    sure_of_another[:, 7] = 2000
+    base = [np.zeros((4, 8), np.float32)] if has_base else None
+    with pytest.raises(BrokenModelError, match=r"^tiny: the perplexity of the held-out text"):
+        score_windows([[0, 1, 2, 3]], [sure_of_another], base, None, label="tiny")

@@ -1,6 +1,7 @@
 """config.json as transformers reads it: what is mended, what is refused, what stays as it is."""
 
 import json
+import math
 import random
 from typing import Any
 
@@ -161,3 +162,17 @@ def test_what_says_nothing_of_the_model_is_put_right(
 def test_a_model_without_logits_of_tokens_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"\['{name}'\] is no language model \(model_type llama"):
         changed(architectures=[name])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("rms_norm_eps", math.nan, "rms_norm_eps = nan"),
+        ("rope_theta", math.inf, "rope_theta = inf"),
+        ("rope_parameters", {"rope_theta": math.nan}, "rope_parameters.rope_theta = nan"),
+    ],
+)
+def test_what_is_no_number_is_refused(key: str, value: object, place: str) -> None:
+    with pytest.raises(InputError, match=rf"^config.json: {place}, expected a finite number"):
+        changed(**{key: value})
+    assert changed(time_step_limit=[0.0, math.inf]) == ({}, [])

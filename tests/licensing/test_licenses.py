@@ -155,6 +155,14 @@ def test_what_is_open_stops_until_a_person_decides(stated: LicenseFacts, expecte
     assert applied(stated, brought).id == "apache-2.0"
 
 
+def test_one_of_two_texts_is_chosen_by_a_person() -> None:
+    stated = facts("mit")
+    with pytest.raises(InputError, match=r"LICENSE and COPYING are two licenses, and either may"):
+        resolve(stated, RULES, None, multimodal=False, other_text="COPYING")
+    decided = resolve(stated, RULES, decision("mit"), multimodal=False, other_text="COPYING")
+    assert decided.id == "mit"
+
+
 def test_multimodal_llamas_are_not_for_europe() -> None:
     stated = facts("llama3.2", text="llama3.2")
     assert applied(stated).id == "llama3.2"

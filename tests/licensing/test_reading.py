@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.core.files import file_sha256
 from pipeline.core.workspace import Workspace
-from pipeline.licensing.reading import read_decision, read_license_facts
+from pipeline.licensing.reading import other_license_text, read_decision, read_license_facts
 from pipeline.records.licenses import LicenseFacts
 from pipeline.release.model_card import read_languages
 from tests.support import ROOT
@@ -124,6 +124,16 @@ def test_prefers_the_plain_name(tmp_path: Path) -> None:
     for name in ("LICENSE-third-party.txt", "LICENSE", "LICENSE.md"):
         (tmp_path / name).write_text(name)
     assert read_license_facts(tmp_path).text_path == "LICENSE"
+
+
+def test_a_second_text_counts_by_its_words(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("Use it well.")
+    (tmp_path / "LICENSE.md").write_text("# Use it\n*well*")
+    assert other_license_text(tmp_path) is None
+    (tmp_path / "LICENSE.md").write_text("Use it badly.")
+    assert other_license_text(tmp_path) == "LICENSE.md"
+    (tmp_path / "LICENSE").rename(tmp_path / "LICENSE-MODEL")
+    assert other_license_text(tmp_path) is None
 
 
 def test_without_any_file_nothing_is_stated(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.quantization.coverage import (
     require_covered,
 )
 from pipeline.quantization.grouping import plan_groups
-from pipeline.records.variant import TensorCoverage
+from pipeline.records.variant import TensorCoverage, bits_per_weight
 from tests.packed_models import packed_recipe
 
 UP, DOWN = (f"model.layers.0.mlp.{own}_proj.weight" for own in ("up", "down"))
@@ -43,6 +43,14 @@ def kept(name: str, *, shape: tuple[int, ...] = SHAPE, reason: str | None = None
 
 def test_a_variant_with_everything_passes() -> None:
     require_covered([quantized(UP), quantized(DOWN)], implied={UP, DOWN}, kept=())
+
+
+def test_a_tensor_without_values_has_no_bits() -> None:
+    row = kept_coverage(
+        "empty", shape=(0, 4), dtype="float16", num_bytes=0, folded=False, reason=None
+    )
+    assert row.bits_per_weight == 0
+    assert bits_per_weight([row, kept(UP)]) == bits_per_weight([kept(UP)])
 
 
 def test_what_the_recipe_keeps_is_not_missed() -> None:

@@ -509,3 +509,25 @@ def test_an_interrupted_run_is_followed_by_a_whole_one(
     assert not workspace.base_manifest_path.exists()
     fetch.run(workspace, params_for(str(model)))
     assert manifest_of(workspace).files == directory_records(workspace.base_dir)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "LICENSE", FIRST_SHARD])
+def test_a_pointer_of_git_lfs_is_named(workspace: Workspace, model: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
+    (model / name).write_text(pointer)
+    with pytest.raises(InputError, match=rf"{name}: a Git LFS pointer in place of the file; run"):
+        fetch.run(workspace, params_for(str(model)))
+
+
+def test_a_link_to_nothing_is_named(workspace: Workspace, model: Path) -> None:
+    (model / FIRST_SHARD).unlink()
+    (model / FIRST_SHARD).symlink_to("../../blobs/gone")
+    (model / "notes").symlink_to("gone")
+    with pytest.raises(InputError, match=rf"{FIRST_SHARD}: a link to ../../blobs/gone, where noth"):
+        fetch.run(workspace, params_for(str(model)))
+
+
+def test_a_repository_of_the_cache_is_no_commit(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "models--org--x" / "snapshots").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"name one of the directories in its snapshots$"):
+        fetch.run(workspace, params_for(str(tmp_path / "models--org--x")))

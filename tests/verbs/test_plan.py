@@ -81,6 +81,25 @@ def test_a_held_out_text_that_is_too_short_is_found_before_anything_else(
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "x", "completion": "y"},
+            r"found the keys \['prompt', 'completion'\]; expected",
+        ),
+        ({"messages": [{"role": "user", "content": "x"}]}, "the model has no chat template; use"),
+    ],
+)
+def test_calibration_data_of_another_form_is_found_before_anything_is_made(
+    workspace: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], message: str
+) -> None:
+    (workspace / "demo/data/calibration.jsonl").write_text(100 * (json.dumps(row) + "\n"))
+    assert main(["plan"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (workspace / "artifacts").exists()
+
+
 def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
