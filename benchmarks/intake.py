@@ -72,9 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         model_dir = arguments.model or made_model(Path(work) / "real")
-        numbers = (
-            range(arguments.cases) if arguments.case is None else [arguments.case]
-        )
+        numbers = range(arguments.cases) if arguments.case is None else [arguments.case]
         outcomes = []
         for outcome in fuzz(model_dir, Path(work), numbers):
             outcomes.append(outcome)
