@@ -69,13 +69,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a directory that make.py of the model made")
     parser.add_argument("--case", type=int, help="try one case and print what it says")
     parser.add_argument("--cases", type=int, default=NUM_CASES)
-    parser.add_argument("--first", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         model_dir = arguments.model or made_model(Path(work) / "real")
-        numbers = (
-            range(arguments.first, arguments.cases) if arguments.case is None else [arguments.case]
-        )
+        numbers = range(arguments.cases) if arguments.case is None else [arguments.case]
         outcomes = []
         for outcome in fuzz(model_dir, Path(work), numbers):
             outcomes.append(outcome)
