@@ -84,7 +84,7 @@ def _write_measurement(path: Path, measurement: LayerMeasurement[GramAccumulator
     for entry in record.inputs:
         if not packed[entry.key].isfinite().all():
             raise InputError(
-                f"{path.stem}.{entry.linears[0]}: its inputs on the calibration text are not "
+                f"{(*entry.linears, entry.key)[0]}: its inputs on the calibration text are not "
                 "finite numbers, so the model computes none; correct its config.json, or use "
                 "another checkpoint"
             )
