@@ -29,7 +29,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from benchmarks import intake_cases
+from benchmarks import intake_cases, intake_twins
 from benchmarks.mutations import INDEX, Mutation, mutated
 from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT
@@ -85,8 +85,9 @@ def main() -> None:
                     f"{outcome.peak_mib} MiB\n{lines}",
                     flush=True,
                 )
-    if arguments.case is None:
-        publish("intake", fuzz_rows(outcomes))
+        if arguments.case is None:
+            rows = [*fuzz_rows(outcomes), *intake_twins.rows(Path(work))]
+            publish("intake", rows, intake_twins.notes(Path(work)))
 
 
 def made_model(target: Path) -> Path:
