@@ -54,6 +54,7 @@ def main(request_path: str) -> None:
         request.output_path,
         model_name=request.model_name,
     )
+    model = getattr(model, "impl", model)  # Mistral 3's class only chooses another, which converts
     if request.pre_tokenizer is not None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
     set_own_vocabulary = model.set_vocab
@@ -93,8 +94,17 @@ def main(request_path: str) -> None:
     gguf.Metadata.load = staticmethod(stated_metadata)
     model.write()
     # In GGUF all experts of a layer are one tensor; its name is mapped without expert numbers.
-    names = {name: model.map_tensor_name(EXPERT.sub(".experts.", name)) for name in request.names}
+    names = {
+        name: model.map_tensor_name(EXPERT.sub(".experts.", of_text_model(model, name)))
+        for name in request.names
+    }
     request.names_path.write_text(json.dumps(names))
+
+
+def of_text_model(model: Any, name: str) -> str:
+    """Return the name of a weight without the part of a model that it is in."""
+    renamed = model.filter_tensors((name, lambda: None))
+    return name if renamed is None else str(renamed[0])
 
 
 def is_byte_level(model_dir: Path) -> bool:

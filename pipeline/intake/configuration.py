@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 
+from pipeline.architectures.folds import FOLDS
 from pipeline.checkpoint.checks import USE_ANOTHER
-from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE
+from pipeline.checkpoint.model_config import model_class, text_architecture
+from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE, TEXT_SECTION
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.records.intake import Finding
 
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 PADDING_KEY = "pad_token_id"
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)
+# The sizes of a text model that are read from config.json.
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 Json = dict[str, Any]
 
@@ -45,35 +57,88 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     """Mend the JSON object of config.json; what every tool can read stays as it is.
 
     Raises InputError for a model that transformers does not know or cannot configure, and for one
-    of several parts.
+    of several parts whose text model cannot be quantized.
     """
     config_class = _config_class(stated)
     mended = deepcopy(dict(stated))
-    findings = [
-        *_without_code(mended),
-        *_without_attention(mended),
-        *_with_right_numbers(mended, config_class),
-    ]
+    findings = [*_without_code(mended)]
+    for section, section_class in _sections(mended, config_class):
+        findings += _without_attention(section)
+        findings += _with_right_numbers(section, section_class)
     config = _configured(mended, config_class)
-    if config.get_text_config() is not config:
-        parts = sorted(key for key, value in mended.items() if isinstance(value, dict))
-        raise InputError(
-            f"{CONFIG_FILE}: {config_class.__name__} has several parts ({', '.join(parts)}), "
-            "expected a model of text alone; use a checkpoint of its text model"
+    text, section = config.get_text_config(), mended
+    if text is not config:
+        _require_text_part(config)
+        section = mended[TEXT_SECTION] = mended.get(TEXT_SECTION) or {}
+        findings += _with_stated_shape(section, text)
+        findings += with_known_tokens(mended, file=CONFIG_FILE, vocab_size=text.vocab_size)
+    elif mended.pop(TEXT_SECTION, None) is not None:
+        findings.append(
+            Finding(
+                file=CONFIG_FILE,
+                found=f"{TEXT_SECTION} is there, though {config_class.__name__} has no parts",
+                done="removed: some tools would read it instead of the rest",
+            )
         )
     findings += with_known_tokens(
-        mended,
+        section,
         file=CONFIG_FILE,
-        vocab_size=config.vocab_size,
-        default_padding=config.pad_token_id,
+        vocab_size=text.vocab_size,
+        default_padding=text.pad_token_id,
     )
-    return MendedConfiguration(mended, config.vocab_size, tuple(findings))
+    return MendedConfiguration(mended, text.vocab_size, tuple(findings))
+
+
+def _sections(
+    mended: Json, config_class: "type[PreTrainedConfig]"
+) -> Iterator[tuple[Json, "type[PreTrainedConfig]"]]:
+    """Yield the configuration and those of its parts whose class transformers knows."""
+    from transformers import CONFIG_MAPPING
+
+    yield mended, config_class
+    for key in config_class.sub_configs:
+        section = mended.get(key)
+        if isinstance(section, dict):
+            model_type = section.get("model_type")
+            if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
+                yield section, CONFIG_MAPPING[model_type]
+
+
+def _require_text_part(config: "PreTrainedConfig") -> None:
+    """Raise InputError unless the text part is of an architecture that is quantized here."""
+    architecture = text_architecture(config)
+    if config.get_text_config() is not getattr(config, TEXT_SECTION, None):
+        raise InputError(
+            f"{CONFIG_FILE}: {type(config).__name__} has several parts, and no {TEXT_SECTION} is "
+            "the text model; use a checkpoint of its text model"
+        )
+    if architecture not in FOLDS:
+        raise InputError(
+            f"{CONFIG_FILE}: the text part of {type(config).__name__} is {architecture}, expected "
+            f"one of {', '.join(FOLDS)}; use another model"
+        )
+
+
+def _with_stated_shape(section: Json, text: "PreTrainedConfig") -> Iterator[Finding]:
+    """State the sizes that a text part leaves to the defaults of transformers' class."""
+    left_out = {
+        key: value
+        for key in SHAPE_KEYS
+        if section.get(key) is None and type(value := getattr(text, key, None)) is int
+    }
+    if left_out:
+        section.update(left_out)
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{TEXT_SECTION} leaves out {', '.join(left_out)}",
+            done="written as transformers' defaults, for tools that have others",
+        )
 
 
 def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
     """Find transformers' class. Raises InputError unless it is of a causal language model."""
     # Imported only where a configuration is read: it takes seconds.
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING
 
     model_type = stated.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -85,7 +150,7 @@ def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
             )
         known = False
     else:
-        known = CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+        known = model_class(CONFIG_MAPPING[model_type]) is not None
     if not known:
         raise InputError(
             f"{CONFIG_FILE}: model_type {short_repr(model_type)} is no causal language model that "

@@ -17,6 +17,7 @@ from pipeline.checkpoint.names import (
     CODE_KEY,
     CONFIG_FILE,
     INDEX_FILE,
+    PROCESSOR_FILES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
 )
@@ -29,7 +30,13 @@ from pipeline.intake.tokenizer import largest_token, mend_tokenizer
 from pipeline.records.intake import Finding, Intake
 
 GENERATION_FILE = "generation_config.json"
-MENDED_FILES = (CONFIG_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE)
+MENDED_FILES = (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TEMPLATE_FILE,
+    *PROCESSOR_FILES,
+)
 
 
 def examine_small_files(directory: Path) -> Intake:
@@ -81,6 +88,7 @@ def _findings(directory: Path) -> Iterator[Finding]:
     yield from config.findings
     yield from _mend_generation(directory, config.vocab_size)
     yield from _mend_tokenizer_code(directory)
+    yield from _mend_processor_code(directory)
     check_tokenizer(directory)
     yield from mend_template(directory)
     yield from mend_tokenizer(directory)
@@ -102,6 +110,18 @@ def _mend_generation(directory: Path, vocab_size: int) -> Iterator[Finding]:
         if findings:
             write_json(path, generation)
         yield from findings
+
+
+def _mend_processor_code(directory: Path) -> Iterator[Finding]:
+    """Remove references to a processor's Python code: transformers has one for each model."""
+    for path in (directory / name for name in PROCESSOR_FILES):
+        if path.is_file() and CODE_KEY in (config := read_json_object(path)):
+            write_json(path, {key: value for key, value in config.items() if key != CODE_KEY})
+            yield Finding(
+                file=path.name,
+                found=f"{CODE_KEY} names Python code of the repository",
+                done="removed: code of a repository is never run",
+            )
 
 
 def _mend_tokenizer_code(directory: Path) -> Iterator[Finding]:

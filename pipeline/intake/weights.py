@@ -11,11 +11,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from pipeline.architectures.folds import LAYER_NAME
 from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
-from pipeline.checkpoint.model_parts import sources_by_parameter
+from pipeline.checkpoint.model_parts import sources_by_parameter, text_part, text_tensors
 from pipeline.checkpoint.reading import read_tensors
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
+from pipeline.records.base import TextPart
 from pipeline.records.intake import Finding
 
 CHECKED_VALUES = 1 << 24  # at a time
@@ -27,11 +28,12 @@ BUFFER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|masked_bias|attention\.
 class Accounting:
     """How the tensors of the files and the parameters of the model go together.
 
-    `unused` are the tensors that the model does not read, sorted; they stay in every packed
-    release as they are.
+    `unused` are the tensors that the text model does not read, sorted; they stay in every packed
+    release as they are. `text_part` is None where the whole model is of text.
     """
 
     unused: tuple[str, ...]
+    text_part: TextPart | None
     findings: tuple[Finding, ...]
 
 
@@ -62,14 +64,27 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
                 f"{name}: shape {tensors[name]}, expected {tuple(parameter.shape)} by "
                 f"config.json; {USE_ANOTHER}"
             )
-    used = {tensor for name in parameters for tensor in sources.get(name, ())}
-    unused = tuple(sorted(name for name in tensors if name not in used))
-    num_layers = model.config.num_hidden_layers
-    return Accounting(unused, tuple(_unused_findings(unused, num_layers=num_layers)))
+    read = text_tensors(model, sources)
+    unused = tuple(sorted(name for name in tensors if name not in read))
+    part = text_part(model, tuple(tensors))
+    num_layers = model.config.get_text_config().num_hidden_layers
+    return Accounting(unused, part, tuple(_unused_findings(unused, part, num_layers=num_layers)))
 
 
-def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Finding]:
-    """Say by kind what tensors are there that the model does not read."""
+def _unused_findings(
+    unused: Collection[str], part: TextPart | None, *, num_layers: int
+) -> Iterator[Finding]:
+    """Say by kind what tensors are there that the text model does not read."""
+    if part:
+        beside = [name for name in unused if part.is_of_other_part(name)]
+        unused = sorted(set(unused) - set(beside))
+        yield Finding(
+            file="weights",
+            found=f"{len(beside)} tensors of parts beside the text model: "
+            f"{printable(', '.join(part.other_parts))}",
+            done="kept as they are in packed variants, and not measured; a GGUF file has the text "
+            "model alone: no mmproj file is made",
+        )
     kinds: dict[str, list[str]] = {}
     for name in unused:
         layer = LAYER_NAME.match(name)

@@ -73,4 +73,7 @@ def require_room(workspace: Workspace, need: StageNeed) -> None:
 
 def fetched_source(workspace: Workspace) -> Source:
     """Read the shapes of the fetched base."""
-    return directory_source(workspace.base_dir, unused=read_base_manifest(workspace).unused_tensors)
+    base = read_base_manifest(workspace)
+    return directory_source(
+        workspace.base_dir, unused=base.unused_tensors, text_part=base.text_part
+    )

@@ -58,10 +58,16 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         for name in names:
             tensors |= checkpoint.shapes(name)
         accounting = account_for_tensors(work_dir, tensors)
-        used = {name: tensors[name] for name in tensors if name not in set(accounting.unused)}
         (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
         yield ExaminedBase(
-            source_of(work_dir, used, sizes, names),
+            source_of(
+                work_dir,
+                tensors,
+                sizes,
+                names,
+                unused=accounting.unused,
+                text_part=accounting.text_part,
+            ),
             (*named, *intake.findings, *accounting.findings),
             work_dir,
         )

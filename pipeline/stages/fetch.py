@@ -163,6 +163,7 @@ def collect(
         files=files,
         digest=tree_digest(files),
         unused_tensors=accounting.unused,
+        text_part=accounting.text_part,
         license=facts,
         applied_license=applied,
     )
