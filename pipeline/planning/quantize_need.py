@@ -44,6 +44,8 @@ GRID_SEARCH_STEPS = 20
 LIGHT_START_SECONDS = 3.0
 # Rounding and coordinate descent on one column: Python and small operations.
 COLUMN_SECONDS = 4e-5
+# Products of one layer reach half the speed of those that measure a machine, which are larger.
+PRODUCT_COST = 2.0
 # Operations for one weight in one step of a grid search, and in one step of alignment.
 GRID_OPERATIONS, ALIGN_STEP_OPERATIONS = 60, 25_000
 # Operations of llama.cpp for one weight of a K-quant with an importance matrix.
@@ -82,13 +84,17 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
     if recipe.scale_search:
         holding = max(holding, _layer_bytes(shape))
     full = 2 * shape.num_weights
-    errors = sum(4.0 * gram_entries(linear) * linear.rows for linear in linears)
+    operations = float(GGUF_OPERATIONS * shape.num_weights)
+    for linear in linears:
+        operations += 4.0 * gram_entries(linear) * linear.rows  # the errors that are reported
+        if recipe.scale_search:
+            operations += linear.num_copies * _scale_search_operations(linear)
     return StageNeed(
         stage,
         memory=2 * PROCESS_BYTES + holding,
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
-        operations=GGUF_OPERATIONS * shape.num_weights + errors,
+        operations=operations,
         seconds=LIGHT_START_SECONDS + CONVERTER_SECONDS + 2 * disk_seconds(full),
     )
 
@@ -175,14 +181,24 @@ def _aligning_bytes(shape: ModelShape, params: Params) -> int:
 
 def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:
     """Count the operations of the searches, GPTQ, refinement and the error that is reported."""
-    product = 2.0 * linear.rows * linear.width**2  # one ΔW G
+    product = _product_operations(linear)
     grid = GRID_OPERATIONS * linear.rows * linear.width
     operations = 2 * product
     if recipe.scale_search:
-        operations += GRID_SEARCH_STEPS * (product + grid)
+        operations += _scale_search_operations(linear)
     if recipe.clip_search:
         blocks = 2.0 * linear.rows * linear.width * (recipe.group_size or linear.width)
         operations += GRID_SEARCH_STEPS * (blocks + grid)
     if recipe.rounding is Rounding.GPTQ:
         operations += product / 2 + linear.width**3
     return operations + (1 + recipe.refine_sweeps) * product
+
+
+def _scale_search_operations(linear: InputShape) -> float:
+    grid = GRID_OPERATIONS * linear.rows * linear.width
+    return GRID_SEARCH_STEPS * (_product_operations(linear) + grid)
+
+
+def _product_operations(linear: InputShape) -> float:
+    """Count the operations of one ΔW G."""
+    return PRODUCT_COST * 2 * linear.rows * linear.width**2

@@ -6,10 +6,11 @@ products; other work is counted in constants that were measured with this code o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
-from pipeline.params.params import GgufParams, PackedJudge, Params, VariantParams
+from pipeline.params.params import GgufParams, GgufType, PackedJudge, Params, VariantParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
@@ -33,7 +34,8 @@ START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
-SERVER_START_SECONDS = 90.0
+# The start of vLLM on a CPU and of llama.cpp's server, and the time that one step of each takes.
+VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS = 30.0, 2.0
 STEP_SECONDS = 0.02
 
 # Bits per weight of llama.cpp's file types, for Llama 3.1 8B:
@@ -44,6 +46,10 @@ GGUF_BITS = {
     "IQ3_M": 3.77, "IQ3_S": 3.67, "IQ3_XS": 3.50, "IQ3_XXS": 3.26, "Q2_K": 3.16, "Q2_K_S": 2.97,
     "IQ2_M": 2.93, "IQ2_S": 2.75, "IQ2_XS": 2.59, "IQ2_XXS": 2.39, "IQ1_M": 2.15, "IQ1_S": 2.01,
 }  # fmt: skip
+# In rows that blocks of 256 weights do not divide, llama.cpp uses a type with blocks of 32: Q5_0,
+# Q5_1, Q8_0 or IQ4_NL (`tensor_type_fallback` in llama-quant.cpp). By the start of the type's name.
+FALLBACK_BITS = {"Q4_K": 5.5, "Q5_K": 6.0, "Q6_K": 8.5}
+LOW_FALLBACK_BITS, VOCABULARY_FALLBACK_BITS = 4.5, 8.5
 # Bits of the scale of a group; a zero point has as many bits as a weight.
 SCALE_BITS = 16
 
@@ -54,7 +60,8 @@ class StageNeed:
 
     `gpu_memory` is the part of `memory` that is on the GPU, where there is one. `disk_temporary` is
     freed at the end of the stage. The work is `operations` of matrix products, `traffic`, the bytes
-    read from memory, and `seconds` that do not depend on the speed of the machine.
+    read from memory, and `seconds` that do not depend on the speed of the machine. A stage that
+    works in `rounds` begins no more of them after `budget_s`; each takes `round_seconds` at least.
     """
 
     stage: str
@@ -65,10 +72,15 @@ class StageNeed:
     operations: float = 0.0
     traffic: float = 0.0
     seconds: float = LIGHT_SECONDS
+    rounds: int = 1
+    round_seconds: float = 0.0
+    budget_s: float = inf
 
     def duration(self, speed: Speed) -> float:
         """Estimate the time in seconds, within about a factor of TIME_FACTOR."""
-        return self.seconds + self.operations / speed.operations + self.traffic / speed.memory_bytes
+        work = self.operations / speed.operations + self.traffic / speed.memory_bytes
+        work += self.rounds * self.round_seconds
+        return self.seconds + min(work, max(self.budget_s, work / self.rounds))
 
 
 def fetch_need(source: Source) -> StageNeed:
@@ -156,7 +168,7 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         disk_temporary=half if needs_file else 0,
         operations=operations,
         seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
-        + in_vllm * (1 + (recipe is not None)) * SERVER_START_SECONDS
+        + in_vllm * (1 + (recipe is not None)) * VLLM_START_SECONDS
         + num_models * disk_seconds(whole) / 2,
     )
 
@@ -172,18 +184,23 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
     served = [2 * num_weights]
     served += [variant_bytes(shape, recipe) for recipe in params.variants.values()]
     largest = max(FLOAT32 * num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
-    requests_per_user = serve.requests_per_user * serve.max_rounds
     steps = tokens = 0
     for scenario in serve.scenarios.values():
-        tokens += sum(scenario.concurrency) * requests_per_user * scenario.context_tokens
-        steps += len(scenario.concurrency) * requests_per_user * scenario.output_tokens
+        requests = sum(scenario.concurrency) * serve.requests_per_user
+        tokens += requests * scenario.context_tokens
+        steps += len(scenario.concurrency) * serve.requests_per_user * scenario.output_tokens
+    num_gguf = sum(isinstance(recipe, GgufParams) for recipe in params.variants.values())
+    num_vllm = len(params.variants) - num_gguf + len(serve.base_dtypes)
     return StageNeed(
         "benchmark",
         memory=EVALUATOR_BYTES + largest,
         gpu_memory=largest,
-        operations=2.0 * len(served) * tokens * shape.num_weights,
-        traffic=float(steps * sum(served)),
-        seconds=START_SECONDS + len(served) * (SERVER_START_SECONDS + steps * STEP_SECONDS),
+        operations=2.0 * serve.max_rounds * len(served) * tokens * shape.num_weights,
+        traffic=float(serve.max_rounds * steps * sum(served)),
+        seconds=START_SECONDS + num_vllm * VLLM_START_SECONDS + num_gguf * LLAMA_CPP_START_SECONDS,
+        rounds=serve.max_rounds,
+        round_seconds=len(served) * steps * STEP_SECONDS,
+        budget_s=serve.time_budget_s,
     )
 
 
@@ -193,7 +210,7 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
     Tensors outside the linears, such as the vocabulary's, stay in 16 bits in packed formats.
     """
     if isinstance(recipe, GgufParams):
-        return round(shape.num_weights * GGUF_BITS[recipe.type.value] / 8)
+        return _gguf_bytes(shape, recipe.type)
     packed = 0.0
     per_group = SCALE_BITS + (0 if recipe.symmetric else recipe.num_bits)
     for linear in inputs_of(shape):
@@ -201,6 +218,19 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
         packed += linear.num_weights * (recipe.num_bits + per_group / group_size) / 8
     unquantized = shape.num_weights - shape.num_linear_weights + shape.num_kept_weights
     return round(packed + 2 * unquantized)
+
+
+def _gguf_bytes(shape: ModelShape, file_type: GgufType) -> int:
+    """Predict the bytes of a GGUF file's weights; rows that no block divides take more bits."""
+    usual = GGUF_BITS[file_type.value]
+    fallback = FALLBACK_BITS.get(file_type.value[:4], LOW_FALLBACK_BITS)
+    outside = shape.num_weights - shape.num_linear_weights
+    undivided = shape.hidden_size % file_type.block_weights
+    bits = outside * (VOCABULARY_FALLBACK_BITS if undivided else usual)
+    for linear in inputs_of(shape):
+        undivided = linear.width % file_type.block_weights
+        bits += linear.num_weights * (fallback if undivided else usual)
+    return round(bits / 8)
 
 
 def statistics_bytes(shape: ModelShape) -> int:

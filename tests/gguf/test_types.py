@@ -2,6 +2,7 @@
 
 import os
 from contextlib import closing
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.architectures.shapes import model_shape
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import FailureError
@@ -16,6 +18,7 @@ from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.token_forest import Span
 from pipeline.gguf import files as gguf
 from pipeline.params.params import GgufParams, GgufType
+from pipeline.planning.stage_needs import variant_bytes
 from pipeline.quantization.coverage import gguf_coverage
 from pipeline.stages import quantize
 from tests.models import tiny_llama
@@ -78,6 +81,23 @@ def test_llama_cpp_makes_and_reads_every_type(
         original = unpacked_model(base_dir)(input_ids=torch.tensor([IDS])).logits[0]
     likeness = torch.nn.functional.cosine_similarity(read, original).mean()
     assert likeness > (0.8 if kind.startswith(("IQ1", "IQ2", "Q2")) else 0.95)
+
+
+@pytest.mark.slow
+def test_the_plan_knows_the_size_of_files_whose_rows_no_block_divides(tmp_path: Path) -> None:
+    base_dir = tiny_llama(tmp_path / "base", hidden=192, intermediate=512, layers=2)
+    full_path = tmp_path / "full.gguf"
+    gguf.convert(base_dir, full_path, model_name="m", pre_tokenizer="gpt-2", weight_names=())
+    checkpoint = Checkpoint(base_dir)
+    shape = model_shape({name: checkpoint.shape(name) for name in checkpoint.names})
+    for kind in (GgufType.Q6_K, GgufType.Q5_K_M, GgufType.Q4_K_M, GgufType.Q3_K_M, GgufType.Q2_K):
+        path = tmp_path / f"{kind}.gguf"
+        gguf.quantize(full_path, path, kind, {})
+        weights = sum(
+            prod(tensor.shape) * tensor.bits_per_weight / 8 for tensor in gguf.read_tensors(path)
+        )
+        recipe = GgufParams(format="gguf", type=kind, scale_search=False, imatrix=False)
+        assert variant_bytes(shape, recipe) == pytest.approx(weights, rel=0.1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,60 @@
+"""Run a command and measure its time and memory, with all processes that it starts."""
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SAMPLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """The cost of a command.
+
+    `peak_gib` is the largest memory of all its processes at one time, where memory that several of
+    them share counts once. It is sampled every second.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_gib: float
+
+
+def run_measured(
+    command: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str]
+) -> StageCost:
+    """Run a command to its end. Raises CalledProcessError when it fails."""
+    started, cpu = time.monotonic(), children_cpu_s()
+    peak = 0
+    with subprocess.Popen(command, cwd=cwd, env=os.environ | environment) as process:
+        while True:
+            peak = max(peak, tree_bytes(process.pid))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SAMPLE_S)
+                break
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return StageCost(time.monotonic() - started, children_cpu_s() - cpu, peak / 2**30)
+
+
+def tree_bytes(pid: int) -> int:
+    """Sum the proportional set sizes of a process and its descendants, in bytes."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += member.memory_full_info().pss
+    return total
+
+
+def children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
