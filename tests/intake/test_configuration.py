@@ -108,8 +108,8 @@ def test_the_default_padding_of_a_class_may_be_outside_too() -> None:
     assert mended_configuration(stated).values == stated | {"pad_token_id": None}
 
 
-def test_a_model_of_several_parts_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"Qwen3_5Config has several parts \(text_config, vision_"):
+def test_a_model_whose_text_part_cannot_be_quantized_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="text part of Qwen3_5Config is Qwen3_5ForCausalLM, expec"):
         mended_configuration(
             {
                 "architectures": ["Qwen3_5ForConditionalGeneration"],
@@ -118,6 +118,12 @@ def test_a_model_of_several_parts_is_refused_by_name() -> None:
                 "vision_config": {},
             }
         )
+
+
+def test_a_section_for_another_kind_of_model_is_removed() -> None:
+    values, findings = changed(text_config={"hidden_size": 32})
+    assert values == {"text_config": ...}
+    assert findings[0].startswith("text_config is there, though LlamaConfig has no parts: removed")
 
 
 def test_whatever_a_key_holds_it_is_read_or_refused_in_one_line() -> None:
