@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from pipeline.core.errors import InputError
 from pipeline.intake.configuration import mended_configuration
-from tests.architecture_models import CONFIGS
+from tests.architecture_models import COMPOSITES, CONFIGS
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -118,6 +118,29 @@ def test_a_model_whose_text_part_cannot_be_quantized_is_refused_by_its_name() ->
                 "vision_config": {},
             }
         )
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_the_section_of_the_text_is_examined_like_the_rest(name: str) -> None:
+    stated = json.loads(COMPOSITES[name].to_json_string(use_diff=False))
+    own = type(COMPOSITES[name]).__name__.replace("Config", "ForConditionalGeneration")
+    stated |= {"architectures": [own]}
+    assert not any(
+        "architectures" in found.found for found in mended_configuration(stated).findings
+    )
+    odd = {"dtype": "auto", "return_dict": False, "_attn_implementation": "eager"}
+    stated["text_config"] |= odd
+    mended = mended_configuration(stated)
+    found = [finding.found for finding in mended.findings]
+    for key in odd:
+        assert key not in mended.values["text_config"]
+        assert any(text.startswith(f"text_config.{key} = ") for text in found)
+    for key, value in [("num_hidden_layers", 10**6), ("rms_norm_eps", math.nan)]:
+        section = stated["text_config"] | {key: value}
+        with pytest.raises(InputError, match=rf"^config.json: text_config.{key} = "):
+            mended_configuration(stated | {"text_config": section})
+    with pytest.raises(InputError, match=r"^config.json: text_config = 'x', expected an object"):
+        mended_configuration(stated | {"text_config": "x"})
 
 
 def test_a_section_for_another_kind_of_model_is_removed() -> None:
