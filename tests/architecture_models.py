@@ -6,24 +6,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CLASSES
 from transformers import (
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    Mistral3Config,
     MistralConfig,
     MixtralConfig,
     Phi3Config,
+    PixtralVisionConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SiglipVisionConfig,
     Starcoder2Config,
 )
 
 from pipeline.calibration.layers import calibrate_layers
 from pipeline.calibration.sample import write_token_ids
+from pipeline.checkpoint.model_config import model_class
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
 from pipeline.core.texts import token_ids_sha256
@@ -80,6 +84,33 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
 }
 
+# Text models inside others; the projections of images and their towers are kept.
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+COMPOSITES: dict[str, PreTrainedConfig] = {
+    "gemma3-vision": Gemma3Config(
+        # As in released models, where each sixth layer has full attention; llama.cpp assumes that.
+        text_config=CONFIGS["gemma3"].to_dict() | {"layer_types": ["sliding_attention"] * 2},
+        vision_config=SiglipVisionConfig(**VISION, vision_use_head=False).to_dict(),
+        mm_tokens_per_image=4,
+        image_token_index=7,
+        boi_token_index=8,
+        eoi_token_index=9,
+    ),
+    "mistral3": Mistral3Config(
+        text_config=MistralConfig(**SHAPE, head_dim=32, sliding_window=None).to_dict(),
+        vision_config=PixtralVisionConfig(**VISION).to_dict(),
+        image_token_index=7,
+        tie_word_embeddings=False,
+    ),
+}
+
 # Not in the table of folds; GPT-2's layers are not in a list named `layers` either.
 UNKNOWN = {
     "starcoder2": Starcoder2Config(**SHAPE),
@@ -89,9 +120,9 @@ UNKNOWN = {
 
 def tiny_model(path: Path, name: str, *, dtype: torch.dtype = torch.float16) -> Path:
     """Make the directory `path`: `config.json` and weights, scaled like trained ones."""
-    config = (CONFIGS | UNKNOWN)[name]
+    config = (CONFIGS | COMPOSITES | UNKNOWN)[name]
     torch.manual_seed(7)
-    model = CLASSES[type(config)](config)
+    model = model_class(type(config))(config)
     generator = torch.Generator().manual_seed(8)
     for parameter_name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.checkpoint.checks import read_config
+from pipeline.checkpoint.checks import read_config, read_json_object
+from pipeline.checkpoint.names import CONFIG_FILE, TEXT_SECTION
+from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.file_records import tree_digest
 from pipeline.core.files import directory_records, write_record
 from pipeline.core.machine import Machine
@@ -133,6 +135,14 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
     rules = license_rules()
     rule = rules.by_text(facts.text_words_sha256 or "") or rules.by_id("mit")
     assert rule is not None
+    apart = None
+    if TEXT_SECTION in read_json_object(workspace.base_dir / CONFIG_FILE):
+        # Imported only for models of several parts: it brings the code of all models.
+        from pipeline.intake.weights import account_for_tensors
+
+        checkpoint = Checkpoint(workspace.base_dir)
+        shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
+        apart = account_for_tensors(workspace.base_dir, shapes)
     write_record(
         workspace.base_manifest_path,
         BaseManifest(
@@ -141,8 +151,9 @@ def write_base_manifest(workspace: Workspace, *, source: str) -> None:
             architecture=read_config(workspace.base_dir).architecture,
             files=files,
             digest=tree_digest(files),
-            unused_tensors=(),
+            unused_tensors=apart.unused if apart else (),
             copied_tensors=(),
+            text_part=apart.text_part if apart else None,
             license=facts,
             applied_license=rule.applied(None),
         ),

@@ -49,12 +49,16 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The shape of a model; `vocab_size` × `hidden_size` is its largest matrix outside layers."""
+    """The shape of a text model; `vocab_size` × `hidden_size` is the largest matrix outside layers.
+
+    `num_kept_weights` are beside it in the files: other parts, which packed variants keep.
+    """
 
     layers: tuple[LayerShape, ...]
     num_weights: int
     hidden_size: int
     vocab_size: int
+    num_kept_weights: int = 0
 
     @property
     def num_linear_weights(self) -> int:

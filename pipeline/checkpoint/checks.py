@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -19,6 +20,7 @@ from pipeline.checkpoint.names import (
     CODE_KEY,
     CONFIG_FILE,
     INDEX_FILE,
+    TEXT_SECTION,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILES,
 )
@@ -84,6 +86,12 @@ def read_tokenizer_file(model_dir: Path) -> Tokenizer:
         return Tokenizer.from_file(str(model_dir / name))
 
 
+def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of the text model: a section of config.json, or all of it."""
+    section = config.get(TEXT_SECTION)
+    return section if isinstance(section, dict) else config
+
+
 def takes_more_than_text(model_dir: Path) -> bool:
     """Tell whether a model has parts for images or sound, by the sections of its config.json."""
     sections = read_json_object(model_dir / CONFIG_FILE)
@@ -97,7 +105,7 @@ def read_config(model_dir: Path) -> ModelConfig:
     """
     config = read_json_object(model_dir / CONFIG_FILE)
     for key in QUANTIZATION_KEYS:
-        if config.get(key) is not None:
+        if config.get(key) is not None or text_values(config).get(key) is not None:
             raise InputError(
                 f"{CONFIG_FILE}: has {key}, so it is quantized already; use the full-precision "
                 "model it was made from"

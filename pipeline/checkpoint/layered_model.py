@@ -4,7 +4,8 @@ The model is transformers' own class for the configuration, built without weight
 checkpoint is never run. To run one layer, its tensors are read from safetensors and converted by
 transformers' own rules. Then the body of the model is called while every other layer returns its
 input unchanged. So masks, position embeddings and sliding windows are exactly those that the model
-passes to the layer. Everything is computed in float32.
+passes to the layer. Everything is computed in float32. Of a model of several parts only the text
+model is run.
 
 Two kinds of models are refused with an InputError: those whose decoder layers are not in one list,
 and those whose layers return more than hidden states.
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
@@ -28,8 +29,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from pipeline.architectures.folds import split_layer_name
 from pipeline.checkpoint.checks import USE_ANOTHER
 from pipeline.checkpoint.library_errors import readable_library_errors
-from pipeline.checkpoint.model_config import model_config
-from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter
+from pipeline.checkpoint.model_config import model_class, model_config
+from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter, text_body
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError, short_repr
@@ -61,7 +62,7 @@ def empty_model(directory: Path) -> PreTrainedModel:
 
 def _built_model(directory: Path) -> PreTrainedModel:
     config = model_config(directory)
-    model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    model: PreTrainedModel = model_class(type(config))(config)
     return model
 
 
@@ -100,7 +101,7 @@ class LayeredModel:
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
-        self._body: PreTrainedModel = self._model.base_model
+        _, self._body = text_body(self._model)
         self._embedding = self._model.get_input_embeddings()
         self._embedding_name = next(
             name

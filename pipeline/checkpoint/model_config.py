@@ -4,7 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.checks import read_json_object, text_values
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.core.errors import InputError, short_repr
 
@@ -33,7 +33,7 @@ def model_config(directory: Path) -> "PreTrainedConfig":
     model_type = read_json_object(directory / CONFIG_FILE).get("model_type")
     library = load_transformers()
     classes = library.CONFIG_MAPPING
-    if model_type not in classes or classes[model_type] not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if model_type not in classes or model_class(classes[model_type]) is None:
         raise InputError(
             f"{directory}: model_type {short_repr(model_type)} is no causal language model that "
             f"transformers {version('transformers')} knows; use another model"
@@ -44,14 +44,38 @@ def model_config(directory: Path) -> "PreTrainedConfig":
     return config
 
 
+def model_class(config_class: type) -> Any:
+    """Return transformers' class of a language model with all its parts; None without one.
+
+    For some configurations of several parts transformers also has a class of the text part alone.
+    """
+    library = load_transformers()
+    whole = library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(config_class, None)
+    return whole or library.MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None)
+
+
+def has_several_parts(config: Any) -> bool:
+    """Tell whether the text model is a part of the model of a configuration."""
+    return config.get_text_config() is not config
+
+
+def text_architecture(config: Any) -> str:
+    """Name transformers' class for the text part of a configuration of several parts."""
+    library, kind = load_transformers(), type(config.get_text_config())
+    alone = library.MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, library.MODEL_MAPPING.get(kind, kind))
+    return str(alone.__name__)
+
+
 def vocabulary_size(directory: Path) -> int:
     """Return for how many tokens the model of a directory has logits.
 
     What config.json states is taken as it is: transformers is loaded only for a default of its own.
     Raises InputError as `model_config` does.
     """
-    stated = read_json_object(directory / CONFIG_FILE).get("vocab_size")
-    return stated if type(stated) is int else int(model_config(directory).vocab_size)
+    stated = text_values(read_json_object(directory / CONFIG_FILE)).get("vocab_size")
+    if type(stated) is int:
+        return stated
+    return int(model_config(directory).get_text_config().vocab_size)
 
 
 def context_tokens(config: Any) -> int:

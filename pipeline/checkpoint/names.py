@@ -16,6 +16,13 @@ INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CARD_FILE = "README.md"
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+TEXT_SECTION = "text_config"
+"""The key of a configuration of several parts that holds the one of its text model."""
 CODE_KEY = "auto_map"
 """The key of a configuration that names Python code of the repository."""
 
@@ -27,6 +34,7 @@ SIDECAR_FILES = frozenset(
         *TOKENIZER_FILES,
         TOKENIZER_CONFIG_FILE,
         CARD_FILE,
+        *PROCESSOR_FILES,
         "generation_config.json",
         "special_tokens_map.json",
         "added_tokens.json",

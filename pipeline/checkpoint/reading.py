@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.checkpoint.checks import read_json_object, read_shards
+from pipeline.checkpoint.checks import read_json_object, read_shards, text_values
 from pipeline.checkpoint.names import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.core.errors import FailureError, InputError, printable
@@ -36,6 +36,11 @@ class Checkpoint:
         by_name = sorted((name, file) for file, names in shards.items() for name in names)
         self._file_of = dict(by_name)
         self._header = cache(lambda file: read_header(directory / file))
+
+    @property
+    def text_values(self) -> Mapping[str, Any]:
+        """What config.json says of the text model."""
+        return text_values(self.config)
 
     @property
     def names(self) -> tuple[str, ...]:

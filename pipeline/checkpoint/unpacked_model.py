@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint.model_config import load_transformers, model_config
+from pipeline.checkpoint.model_config import model_class, model_config
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.stored_scheme import MARKS, StoredScheme, read_schemes
 from pipeline.checkpoint.unpacking import unpacked_integers, unpacked_weight
@@ -96,9 +96,8 @@ def unpacked_model(directory: Path) -> "PreTrainedModel":
     config = model_config(directory)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model_class = load_transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model: PreTrainedModel
-    model, loading = model_class.from_pretrained(
+    model, loading = model_class(type(config)).from_pretrained(
         None,
         config=config,
         state_dict=dict(unpacked_weights(directory)),
@@ -110,10 +109,15 @@ def unpacked_model(directory: Path) -> "PreTrainedModel":
             f"{directory}: has no {min(loading['missing_keys'])}; the checkpoint is incomplete: "
             "get it again"
         )
-    for name, scheme in packed_modules(Checkpoint(directory)).items():
+    # Imported where a model is loaded, as transformers itself is.
+    from pipeline.checkpoint.model_parts import module_names
+
+    packed = packed_modules(Checkpoint(directory))
+    names = module_names(model, tuple(packed))
+    for name, scheme in packed.items():
         if scheme.rounds_inputs:
             rounded = e4m3_by_token if scheme.layout is PackedLayout.FLOAT else int8_by_token
-            model.get_submodule(name).register_forward_pre_hook(
+            model.get_submodule(names[name]).register_forward_pre_hook(
                 lambda _, inputs, rounded=rounded: (rounded(inputs[0]), *inputs[1:])
             )
     return model.eval()

@@ -66,6 +66,7 @@ def main(request_path: str) -> None:
         request.output_path,
         model_name=request.model_name,
     )
+    model = getattr(model, "impl", model)  # Mistral 3's class only chooses another, which converts
     if request.pre_tokenizer is not None:
         model.get_vocab_base_pre = lambda tokenizer: request.pre_tokenizer
     set_own_vocabulary = model.set_vocab
@@ -82,20 +83,21 @@ def main(request_path: str) -> None:
             model._set_vocab_gpt2()
 
     model.set_vocab = set_vocabulary
-    if request.only_vocabulary:
-        for name in request.names:
-            noted_filter((name, None))
+    # Where no weights are there, none was filtered, and Mistral 3's other class filters unnoted.
+    dropped.update(
+        name for name in request.names if model.filter_tensors((name, lambda: None)) is None
+    )
     needed = dropped.difference(request.unused, request.copies)
     if needed:
         raise ValueError(f"it leaves out {min(needed)}, which the model reads")
     if request.only_vocabulary:
         model.set_vocab()
         return
-    for name in request.unused:
+    for name in (of_text_model(model, unused) for unused in request.unused):
         if name in model.model_tensors and not _has_place(model, name):
             del model.model_tensors[name]
-    for name in request.copies:
-        model.model_tensors.pop(name, None)
+    for copied in request.copies:
+        model.model_tensors.pop(of_text_model(model, copied), None)
     read_metadata = gguf.Metadata.load
 
     def stated_metadata(*arguments: Any) -> Any:
@@ -112,8 +114,17 @@ def main(request_path: str) -> None:
     gguf.Metadata.load = staticmethod(stated_metadata)
     model.write()
     # In GGUF all experts of a layer are one tensor; its name is mapped without expert numbers.
-    names = {name: model.map_tensor_name(EXPERT.sub(".experts.", name)) for name in request.names}
+    names = {
+        name: model.map_tensor_name(EXPERT.sub(".experts.", of_text_model(model, name)))
+        for name in request.names
+    }
     request.names_path.write_text(json.dumps(names))
+
+
+def of_text_model(model: Any, name: str) -> str:
+    """Return the name of a weight without the part of a model that it is in."""
+    renamed = model.filter_tensors((name, lambda: None))
+    return name if renamed is None else str(renamed[0])
 
 
 def is_byte_level(model_dir: Path) -> bool:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 
+from pipeline.architectures.folds import FOLDS
 from pipeline.checkpoint.checks import USE_ANOTHER
-from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE
+from pipeline.checkpoint.model_config import model_class, text_architecture
+from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE, TEXT_SECTION
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.limits import run_limited
 from pipeline.records.intake import Finding
@@ -46,10 +48,20 @@ OUTPUTS: dict[str, object] = {
     "output_attentions": False,
 }
 ARCHITECTURES_KEY = "architectures"
-LANGUAGE_MODEL, OF_PARTS = ("ForCausalLM", "LMHeadModel"), "ForConditionalGeneration"
+LANGUAGE_MODEL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DTYPE_KEYS = ("dtype", "torch_dtype")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)
+# The sizes of a text model that are read from config.json.
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 Json = dict[str, Any]
 
@@ -70,40 +82,103 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     """Mend the JSON object of config.json; what every tool can read stays as it is.
 
     Raises InputError for a model that transformers does not know or cannot configure, and for one
-    of several parts.
+    of several parts whose text model cannot be quantized.
     """
     config_class = _config_class(stated)
-    _require_sizes(stated)
     mended = deepcopy(dict(stated))
+    sections = tuple(_sections(mended, config_class))
+    for place, section, _ in sections:
+        _require_sizes(section, place)
     findings = [
         *_without_code(mended),
-        *_without_attention(mended),
-        *_without_outputs(mended),
-        *_with_own_architecture(mended),
-        *_with_known_dtypes(mended),
-        *_with_right_numbers(mended, config_class),
+        *_with_own_architecture(mended, config_class),
+        *_without_other_text(mended, config_class),
     ]
-    _require_numbers(mended)
-    config = _configured(mended, config_class)
-    if config.get_text_config() is not config:
-        parts = sorted(key for key, value in mended.items() if isinstance(value, dict))
-        raise InputError(
-            f"{CONFIG_FILE}: {config_class.__name__} has several parts ({', '.join(parts)}), "
-            "expected a model of text alone; use a checkpoint of its text model"
+    for place, section, section_class in sections:
+        mending = (
+            *_without_attention(section),
+            *_without_outputs(section),
+            *_with_known_dtypes(section),
+            *(_with_right_numbers(section, section_class) if section_class else ()),
         )
+        findings += [
+            finding.model_copy(update={"found": f"{place}{finding.found}"}) for finding in mending
+        ]
+        _require_numbers(section, place)
+    config = _configured(mended, config_class)
+    text, section = config.get_text_config(), mended
+    if text is not config:
+        _require_text_part(config)
+        section = mended[TEXT_SECTION] = mended.get(TEXT_SECTION) or {}
+        findings += _with_stated_shape(section, text)
+        findings += with_known_tokens(mended, file=CONFIG_FILE, vocab_size=text.vocab_size)
     findings += with_known_tokens(
-        mended,
+        section,
         file=CONFIG_FILE,
-        vocab_size=config.vocab_size,
-        default_padding=config.pad_token_id,
+        vocab_size=text.vocab_size,
+        default_padding=text.pad_token_id,
     )
-    return MendedConfiguration(mended, config.vocab_size, tuple(findings))
+    return MendedConfiguration(mended, text.vocab_size, tuple(findings))
+
+
+def _sections(
+    mended: Json, config_class: "type[PreTrainedConfig]"
+) -> Iterator[tuple[str, Json, "type[PreTrainedConfig] | None"]]:
+    """Yield the configuration and those of its parts: the place of each, its values, its class.
+
+    The class is None where its `model_type` is not stated or not known. Raises InputError for a
+    part that is no object.
+    """
+    from transformers import CONFIG_MAPPING
+
+    yield "", mended, config_class
+    for key in config_class.sub_configs:
+        section = mended.get(key)
+        if isinstance(section, dict):
+            model_type = section.get("model_type")
+            is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+            yield f"{key}.", section, CONFIG_MAPPING[model_type] if is_known else None
+        elif section is not None:
+            raise InputError(
+                f"{CONFIG_FILE}: {key} = {short_repr(section)}, expected an object; {USE_ANOTHER}"
+            )
+
+
+def _require_text_part(config: "PreTrainedConfig") -> None:
+    """Raise InputError unless the text part is of an architecture that is quantized here."""
+    architecture = text_architecture(config)
+    if config.get_text_config() is not getattr(config, TEXT_SECTION, None):
+        raise InputError(
+            f"{CONFIG_FILE}: {type(config).__name__} has several parts, and no {TEXT_SECTION} is "
+            "the text model; use a checkpoint of its text model"
+        )
+    if architecture not in FOLDS:
+        raise InputError(
+            f"{CONFIG_FILE}: the text part of {type(config).__name__} is {architecture}, expected "
+            f"one of {', '.join(FOLDS)}; use another model"
+        )
+
+
+def _with_stated_shape(section: Json, text: "PreTrainedConfig") -> Iterator[Finding]:
+    """State the sizes that a text part leaves to the defaults of transformers' class."""
+    left_out = {
+        key: value
+        for key in SHAPE_KEYS
+        if section.get(key) is None and type(value := getattr(text, key, None)) is int
+    }
+    if left_out:
+        section.update(left_out)
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{TEXT_SECTION} leaves out {', '.join(left_out)}",
+            done="written as transformers' defaults, for tools that have others",
+        )
 
 
 def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
     """Find transformers' class. Raises InputError unless it is of a causal language model."""
     # Imported only where a configuration is read: it takes seconds.
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING
 
     model_type = stated.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -115,7 +190,7 @@ def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
             )
         known = False
     else:
-        known = CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+        known = model_class(CONFIG_MAPPING[model_type]) is not None
     if not known:
         raise InputError(
             f"{CONFIG_FILE}: model_type {short_repr(model_type)} is no causal language model that "
@@ -125,13 +200,14 @@ def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
     return found
 
 
-def _require_sizes(stated: Mapping[str, Any]) -> None:
+def _require_sizes(section: Mapping[str, Any], place: str) -> None:
     """Raise InputError for a size that no model has, which would make libraries work for hours."""
     for key, most in SIZE_KEYS.items():
-        size = stated.get(key)
+        size = section.get(key)
         if isinstance(size, int | float) and not 0 < size <= most:
             raise InputError(
-                f"{CONFIG_FILE}: {key} = {short_repr(size)}, expected 1 to {most}; {USE_ANOTHER}"
+                f"{CONFIG_FILE}: {place}{key} = {short_repr(size)}, expected 1 to {most}; "
+                f"{USE_ANOTHER}"
             )
 
 
@@ -146,26 +222,36 @@ def _without_code(mended: Json) -> Iterator[Finding]:
         )
 
 
-def _with_own_architecture(mended: Json) -> Iterator[Finding]:
+def _with_own_architecture(
+    mended: Json, config_class: "type[PreTrainedConfig]"
+) -> Iterator[Finding]:
     """Name the class that transformers uses for the model_type: other tools go by its name.
 
     Raises InputError for a model that gives no logits of tokens, such as a classifier.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[mended["model_type"]]
-    own = (names,) if isinstance(names, str) else tuple(names)
+    own = model_class(config_class).__name__
     match mended.get(ARCHITECTURES_KEY):
-        case [str(stated), *_] if stated not in own and not stated.endswith(OF_PARTS):
+        case [str(stated), *_] if stated != own:
             where = f"{ARCHITECTURES_KEY} = {short_repr([stated])}"
-            expected = f"model_type {mended['model_type']} is {own[0]} in transformers"
+            expected = f"model_type {mended['model_type']} is {own} in transformers"
             if not stated.endswith(LANGUAGE_MODEL):
                 raise InputError(
                     f"{CONFIG_FILE}: {where} is no language model ({expected}); use the model that "
                     "it was made from"
                 )
-            mended[ARCHITECTURES_KEY] = [own[0]]
-            yield Finding(file=CONFIG_FILE, found=where, done=f"written as {own[0]}: {expected}")
+            mended[ARCHITECTURES_KEY] = [own]
+            yield Finding(file=CONFIG_FILE, found=where, done=f"written as {own}: {expected}")
+
+
+def _without_other_text(mended: Json, config_class: "type[PreTrainedConfig]") -> Iterator[Finding]:
+    """Remove the section of a text part from the configuration of a model without parts."""
+    if TEXT_SECTION not in config_class.sub_configs and mended.get(TEXT_SECTION) is not None:
+        del mended[TEXT_SECTION]
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{TEXT_SECTION} is there, though {config_class.__name__} has no parts",
+            done="removed: some tools would read it instead of the rest",
+        )
 
 
 def _without_attention(mended: Json) -> Iterator[Finding]:
@@ -230,15 +316,15 @@ def _type_name(kind: Any) -> str:
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
-def _require_numbers(mended: Json) -> None:
+def _require_numbers(section: Json, place: str) -> None:
     """Raise InputError for NaN or Infinity in the place of a number: JSON has neither.
 
     Bounds inside of lists may be infinite, as in the configurations of Mamba.
     """
-    for key, value in mended.items():
+    for key, value in section.items():
         for name, number in value.items() if isinstance(value, dict) else [("", value)]:
             if isinstance(number, float) and not isfinite(number):
-                where = f"{key}.{name}" if name else key
+                where = f"{place}{key}.{name}" if name else f"{place}{key}"
                 raise InputError(
                     f"{CONFIG_FILE}: {where} = {number}, expected a finite number; {USE_ANOTHER}"
                 )

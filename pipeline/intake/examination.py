@@ -12,6 +12,7 @@ from pipeline.checkpoint.checks import (
     check_tokenizer,
     read_config,
     read_json_object,
+    text_values,
 )
 from pipeline.checkpoint.names import (
     ADAPTER_FILE,
@@ -22,6 +23,7 @@ from pipeline.checkpoint.names import (
     INDEX_FILE,
     OTHER_WEIGHTS,
     PICKLE_SUFFIXES,
+    PROCESSOR_FILES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
     WEIGHTS_SUFFIX,
@@ -44,6 +46,7 @@ MENDED_FILES = (
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     TEMPLATE_FILE,
+    *PROCESSOR_FILES,
 )
 
 
@@ -129,7 +132,7 @@ def examine_values(
     config_path = directory / CONFIG_FILE
     before = file_record(config_path, directory)
     copies, findings = settle_heads(
-        directory, accounting.tied, architecture=read_config(directory).architecture
+        directory, accounting.tied, architecture=accounting.architecture
     )
     originals = {record.path: record for record in intake.originals}
     if file_record(config_path, directory) != before:
@@ -152,14 +155,26 @@ def _findings(directory: Path) -> Iterator[Finding]:
     yield from config.findings
     yield from mend_generation(directory, vocab_size=config.vocab_size)
     yield from _mend_tokenizer_code(directory)
+    yield from _mend_processor_code(directory)
     check_tokenizer(directory)
     yield from mend_template(directory)
-    ends = tuple(
-        read_json_object(directory / name).get(EOS_ID_KEY)
-        for name in (GENERATION_FILE, CONFIG_FILE)
-        if (directory / name).is_file()
-    )
+    stated = [config.values, text_values(config.values)]
+    if (directory / GENERATION_FILE).is_file():
+        stated.insert(0, read_json_object(directory / GENERATION_FILE))
+    ends = tuple(values.get(EOS_ID_KEY) for values in stated)
     yield from mend_tokenizer(directory, vocab_size=config.vocab_size, end_ids=ends)
+
+
+def _mend_processor_code(directory: Path) -> Iterator[Finding]:
+    """Remove references to a processor's Python code: transformers has one for each model."""
+    for path in (directory / name for name in PROCESSOR_FILES):
+        if path.is_file() and CODE_KEY in (config := read_json_object(path)):
+            write_json(path, {key: value for key, value in config.items() if key != CODE_KEY})
+            yield Finding(
+                file=path.name,
+                found=f"{CODE_KEY} names Python code of the repository",
+                done="removed: code of a repository is never run",
+            )
 
 
 def _mend_tokenizer_code(directory: Path) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from pipeline.checkpoint.checks import USE_ANOTHER, read_json_object
-from pipeline.checkpoint.names import CONFIG_FILE
+from pipeline.checkpoint.model_config import model_config
+from pipeline.checkpoint.names import CONFIG_FILE, TEXT_SECTION
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_json
@@ -72,8 +73,7 @@ def settle_heads(
             )
             continue
         require_own_head(pair.head, architecture)
-        config = read_json_object(directory / CONFIG_FILE)
-        write_json(directory / CONFIG_FILE, config | {TIED_KEY: False})
+        _write_tied(directory, False)
         findings.append(
             Finding(
                 file=CONFIG_FILE,
@@ -82,7 +82,27 @@ def settle_heads(
                 done=f"written as false: {pair.head} is the head, as in transformers and vLLM",
             )
         )
+    config = model_config(directory)
+    text, is_tied = config.get_text_config(), getattr(config, TIED_KEY, False)
+    if text is not config and getattr(text, TIED_KEY, False) is not is_tied:
+        _write_tied(directory, is_tied)
+        findings.append(
+            Finding(
+                file=CONFIG_FILE,
+                found=f"{TIED_KEY} is {not is_tied} for {TEXT_SECTION} alone, by which vLLM goes",
+                done=f"written as {is_tied}, by which transformers goes",
+            )
+        )
     return tuple(copies), tuple(findings)
+
+
+def _write_tied(directory: Path, is_tied: bool) -> None:
+    """State in config.json, and in its section for the text part, whether the head is tied."""
+    config = read_json_object(directory / CONFIG_FILE) | {TIED_KEY: is_tied}
+    section = config.get(TEXT_SECTION)
+    if isinstance(section, dict):
+        config[TEXT_SECTION] = section | {TIED_KEY: is_tied}
+    write_json(directory / CONFIG_FILE, config)
 
 
 def require_own_head(head: str, architecture: str) -> None:

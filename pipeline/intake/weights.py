@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from pipeline.architectures.folds import LAYER_NAME
 from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
-from pipeline.checkpoint.model_parts import sources_by_parameter
+from pipeline.checkpoint.model_parts import sources_by_parameter, text_part, text_tensors
 from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.reading import read_tensors
 from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
 from pipeline.intake.heads import TIED_KEY, TiedHead, require_own_head
+from pipeline.records.base import TextPart
 from pipeline.records.intake import Finding
 
 CHECKED_VALUES = 1 << 24  # at a time
@@ -30,12 +32,15 @@ BUFFER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|masked_bias|attention\.
 class Accounting:
     """How the tensors of the files and the parameters of the model go together.
 
-    `unused` are the tensors that the model does not read, sorted; they stay in every packed
-    release as they are. `tied` are heads that are in the files though config.json ties them.
+    `architecture` is transformers' class of the text model. `unused` are the tensors that it does
+    not read, sorted; they stay in every packed release as they are. `tied` are heads that are in
+    the files though config.json ties them. `text_part` is None where the whole model is of text.
     """
 
+    architecture: str
     unused: tuple[str, ...]
     tied: tuple[TiedHead, ...]
+    text_part: TextPart | None
     findings: tuple[Finding, ...]
 
 
@@ -90,11 +95,10 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
     sources = sources_by_parameter(model, tuple(tensors))
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
     heads = _head_names(model)
+    rules = get_model_conversion_mapping(model)
     # Of several parameters of a layer that are cut from one tensor, only the first is known.
-    are_cut = any(
-        len(getattr(rule, "target_patterns", ())) > 1
-        for rule in get_model_conversion_mapping(model)
-    )
+    are_cut = any(len(getattr(rule, "target_patterns", ())) > 1 for rule in rules)
+    are_converted = any(isinstance(rule, WeightConverter) for rule in rules)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in parameters.items():
         made_from = sources.get(name, ())
@@ -104,26 +108,33 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
                 f"has it; {USE_ANOTHER}"
                 + (f", or one whose config.json has {TIED_KEY} = true" if name in heads else "")
             )
-        if made_from == (name,) and tensors[name] != tuple(parameter.shape):
+        is_whole = made_from == (name,) or (len(made_from) == 1 and not are_converted)
+        if is_whole and tensors[made_from[0]] != tuple(parameter.shape):
             raise InputError(
-                f"{name}: shape {tensors[name]}, expected {tuple(parameter.shape)} by "
+                f"{made_from[0]}: shape {tensors[made_from[0]]}, expected "
+                f"{tuple(parameter.shape)} by "
                 f"config.json; {USE_ANOTHER}"
             )
-    used = {tensor for name in parameters for tensor in sources.get(name, ())}
-    unused = tuple(sorted(name for name in tensors if name not in used))
+    read = text_tensors(model, sources)
+    unused = tuple(sorted(name for name in tensors if name not in read))
+    part = text_part(model, tuple(tensors))
+    architecture = part.architecture if part else type(model).__name__
     if not heads & tied.keys():
         for name in heads:
-            require_own_head(name, type(model).__name__)
-    num_layers = model.config.num_hidden_layers
+            require_own_head(name, architecture)
+    num_layers = model.config.get_text_config().num_hidden_layers
     return Accounting(
+        architecture,
         unused,
         tuple(
             TiedHead(own, other)
             for name, tied_to in tied.items()
+            if name in heads
             for own in sources.get(name, ())
             for other in sources.get(tied_to, ())
         ),
-        tuple(_unused_findings(unused, num_layers=num_layers)),
+        part,
+        tuple(_unused_findings(unused, part, num_layers=num_layers)),
     )
 
 
@@ -134,8 +145,20 @@ def _head_names(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in parameters if parameter is weight}
 
 
-def _unused_findings(unused: Collection[str], *, num_layers: int) -> Iterator[Finding]:
-    """Say by kind what tensors are there that the model does not read."""
+def _unused_findings(
+    unused: Collection[str], part: TextPart | None, *, num_layers: int
+) -> Iterator[Finding]:
+    """Say by kind what tensors are there that the text model does not read."""
+    if part:
+        beside = [name for name in unused if part.is_of_other_part(name)]
+        unused = sorted(set(unused) - set(beside))
+        yield Finding(
+            file="weights",
+            found=f"{len(beside)} tensors of parts beside the text model: "
+            f"{printable(', '.join(part.other_parts))}",
+            done="kept as they are in packed variants, and not measured; a GGUF file has the text "
+            "model alone: no mmproj file is made",
+        )
     kinds: dict[str, list[str]] = {}
     for name in unused:
         layer = LAYER_NAME.match(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.checks import read_json_object, text_values
 from pipeline.checkpoint.names import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 from pipeline.core.errors import InputError, short_repr
 from pipeline.ollama.chat_template import ChatTemplate
@@ -21,7 +21,8 @@ MAX_ID = 1 << 32  # of the tokenizers library
 
 def read_modelfile_facts(model_dir: Path) -> ModelfileFacts:
     """Return the facts of the Hugging Face checkpoint in `model_dir`. Raises InputError."""
-    config = read_json_object(model_dir / CONFIG_FILE)
+    stated = read_json_object(model_dir / CONFIG_FILE)
+    config = {**stated, **text_values(stated)}
     generation = _optional(model_dir / GENERATION_FILE)
     context_tokens = config.get("max_position_embeddings")
     if not isinstance(context_tokens, int) or context_tokens < 1:

@@ -74,5 +74,9 @@ def require_room(workspace: Workspace, need: StageNeed) -> None:
 def fetched_source(workspace: Workspace) -> Source:
     """Read the shapes of the fetched base."""
     base = read_base_manifest(workspace)
-    unused = (*base.unused_tensors, *base.copied_tensors)
-    return directory_source(workspace.base_dir, unused=unused)
+    return directory_source(
+        workspace.base_dir,
+        unused=base.unused_tensors,
+        copies=base.copied_tensors,
+        text_part=base.text_part,
+    )

@@ -71,11 +71,18 @@ def examined_base(workspace: Workspace, model: ModelParams) -> Iterator[Examined
         shapes = {name: info.shape for name, info in tensors.items()}
         accounting = account_for_tensors(work_dir, shapes)
         require_full_precision(tensors, accounting.unused)
-        not_read = {*accounting.unused, *(pair.head for pair in accounting.tied)}
-        used = {name: shape for name, shape in shapes.items() if name not in not_read}
+        for pair in accounting.tied:
+            del shapes[pair.head]
         (work_dir / INDEX_FILE).unlink(missing_ok=True)  # its shards are not there
         yield ExaminedBase(
-            source_of(work_dir, used, sizes, names),
+            source_of(
+                work_dir,
+                shapes,
+                sizes,
+                names,
+                unused=accounting.unused,
+                text_part=accounting.text_part,
+            ),
             (
                 *named,
                 *index,

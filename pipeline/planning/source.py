@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.architectures.shapes import ModelShape
+from pipeline.records.base import TextPart
 
 
 @dataclass(frozen=True)
 class Source:
-    """The base checkpoint.
+    """The base checkpoint; `architecture` is that of its text model, `text_part` of several or all.
 
     `file_bytes` is the size of all its files. `experts_per_token` is the number of experts that
     process a token; None for a model without experts. `tensors` has the shapes, by name, of those
-    tensors that the model reads.
+    tensors that the text model reads.
     """
 
     architecture: str
@@ -20,6 +21,7 @@ class Source:
     file_bytes: int
     experts_per_token: int | None
     tensors: Mapping[str, tuple[int, ...]]
+    text_part: TextPart | None = None
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     engine. llama.cpp reads the base from a temporary GGUF file.
     """
     shape, evaluate = source.shape, params.evaluate
-    whole, half = FLOAT32 * shape.num_weights, 2 * shape.num_weights
+    # In transformers every part of a model is loaded.
+    num_weights = shape.num_weights + shape.num_kept_weights
+    whole, half = FLOAT32 * num_weights, 2 * num_weights
     recipe = params.variants.get(name)
     in_vllm = evaluate.packed_judge is PackedJudge.VLLM and not isinstance(recipe, GgufParams)
     num_controls = len(evaluate.controls) + in_vllm if recipe is None else 0
@@ -178,9 +180,10 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
     the other. Servers run side by side only where memory is left.
     """
     shape, serve = source.shape, params.serve
-    served = [2 * shape.num_weights]
+    num_weights = shape.num_weights + shape.num_kept_weights
+    served = [2 * num_weights]
     served += [variant_bytes(shape, recipe) for recipe in params.variants.values()]
-    largest = max(FLOAT32 * shape.num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
+    largest = max(FLOAT32 * num_weights, VLLM_BYTES + UNKNOWN_KV_BYTES + max(served))
     steps = tokens = 0
     for scenario in serve.scenarios.values():
         requests = sum(scenario.concurrency) * serve.requests_per_user
@@ -213,7 +216,8 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
     for linear in inputs_of(shape):
         group_size = recipe.group_size or linear.width
         packed += linear.num_weights * (recipe.num_bits + per_group / group_size) / 8
-    return round(packed + 2 * (shape.num_weights - shape.num_linear_weights))
+    unquantized = shape.num_weights - shape.num_linear_weights + shape.num_kept_weights
+    return round(packed + 2 * unquantized)
 
 
 def _gguf_bytes(shape: ModelShape, file_type: GgufType) -> int:

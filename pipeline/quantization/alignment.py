@@ -94,6 +94,9 @@ def _learned(
     quantizer: LayerQuantizer,
 ) -> dict[str, Tensor]:
     """Align, and return the stored tensors of all linears by name, and the errors of each."""
+    # Imported where models are loaded: it brings the code of all models.
+    from pipeline.checkpoint.model_parts import module_names
+
     packed = packed_integers(Checkpoint(model_dir))
     linears: dict[str, AlignedLinear] = {}
     grids: dict[str, Grid] = {}
@@ -104,7 +107,8 @@ def _learned(
     student, teacher = (
         unpacked_model(directory).to(quantizer.device) for directory in (model_dir, base.directory)
     )
-    aligner = Aligner(student, teacher, linears)
+    names = module_names(student, tuple(linears))
+    aligner = Aligner(student, teacher, {names[name]: linear for name, linear in linears.items()})
     for token_ids in track(steps, "align", total=len(steps)):
         aligner.step(token_ids.to(quantizer.device))
     aligned = aligner.integers
@@ -112,7 +116,7 @@ def _learned(
     learned: dict[str, Tensor] = {}
     for name, target, gram in _targets(base, quantizer):
         recipe = grouping.recipes[name]
-        linear = with_errors(target, aligned[name], grids[name], gram, recipe)
+        linear = with_errors(target, aligned[names[name]], grids[name], gram, recipe)
         stored = stored_tensors(linear.integers, linear.grid, recipe)
         learned |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         learned[f"{name}{ERRORS}"] = torch.tensor(

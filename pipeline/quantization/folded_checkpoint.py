@@ -12,7 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.architectures.folds import folds_of, head_dim_of, layer_folds, names_by_layer
+from pipeline.architectures.folds import (
+    folds_of,
+    head_dim_of,
+    layer_folds,
+    names_by_layer,
+    split_layer_name,
+)
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import INDEX_FILE
 from pipeline.checkpoint.reading import Checkpoint, save_tensors, shard_name, write_index
@@ -60,19 +66,20 @@ def write_folded(
     folds = folds_of(architecture)
     checkpoint = Checkpoint(base_dir)
     by_layer = names_by_layer(checkpoint.names)
+    measured = {place[0] for name in statistics.linears if (place := split_layer_name(name))}
     multipliers: dict[str, Tensor] = {}
     directory.mkdir()
     shards = track(by_layer.items(), "scale", total=len(by_layer))
     for number, (prefix, names) in enumerate(shards, start=1):
         layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
-        present = layer_folds(folds, layer.modules)
+        present = layer_folds(folds, layer.modules) if prefix in measured else ()
         if present:
             inputs = statistics.inputs(prefix, layer.modules, folds=present)
             folded = fold_layer(
                 replace(layer, inputs=inputs),
                 present,
                 {name: scheme for shared in inputs for name in shared.linears},
-                head_dim=head_dim_of(checkpoint.config),
+                head_dim=head_dim_of(checkpoint.text_values),
                 norm_dtype=torch.float32,
             )
             layer = folded.layer

@@ -56,7 +56,7 @@ def write_gguf(
                 symmetric=False,
             )
             source = write_folded(
-                base_dir, base.architecture, statistics, scheme, Path(work) / "folded"
+                base_dir, base.text_architecture, statistics, scheme, Path(work) / "folded"
             )
         full_path = Path(work) / "full.gguf"
         note("quantize: converting to GGUF")

@@ -22,6 +22,7 @@ from pipeline.params.variants import (
     PackedVariant,
     Scheme,
 )
+from pipeline.records.base import TextPart
 
 GROUP_SIZES = (256, 128, 64, 32, 16)
 WORD_BITS = 32
@@ -111,6 +112,15 @@ def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> 
             f"group_size = {recipe.group_size}: does not divide the {in_features[wrong]} inputs of "
             f"{wrong}, which backend {recipe.backend} needs; "
             + (f"use one of {', '.join(fitting)}" if fitting else "use the native backend")
+        )
+
+
+def require_text_alone(recipe: BackendParams, text_part: TextPart | None) -> None:
+    """Raise InputError where another quantizer would get a model of several parts."""
+    if text_part is not None:
+        raise InputError(
+            f"backend = {recipe.backend}: takes a model of text alone, and this one has "
+            f"{', '.join(text_part.other_parts)} beside the text; use the native backend"
         )
 
 

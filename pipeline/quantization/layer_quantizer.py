@@ -44,7 +44,7 @@ class LayerQuantizer:
         self._statistics = statistics
         self._grouping = grouping
         self._folds = folds_of(architecture) if recipe.scale_search else ()
-        self._head_dim = head_dim_of(checkpoint.config)
+        self._head_dim = head_dim_of(checkpoint.text_values)
         self._work_dir = work_dir
         self._keeps_scales = recipe.align_samples > 0
         self._quantized_inputs = None

@@ -34,7 +34,7 @@ from pipeline.core.progress import note
 from pipeline.core.workspace import Workspace
 from pipeline.params.other_quantizers import BackendParams, BackendRequest, BackendResult
 from pipeline.params.params import Params
-from pipeline.quantization.grouping import require_divisible
+from pipeline.quantization.grouping import require_divisible, require_text_alone
 from pipeline.quantization.other_coverage import measured_coverage
 from pipeline.records.base import BaseManifest
 from pipeline.records.variant import TensorCoverage
@@ -70,6 +70,7 @@ def write_with_backend(
     since it was measured; FailureError when the library fails, or leaves out a tensor or a linear.
     """
     linears = {name: statistics.in_features(name) for name in statistics.linears}
+    require_text_alone(recipe, base.text_part)
     require_divisible(recipe, linears)
     samples = calibration_samples(workspace, params, statistics)
     python = set_up_backend(recipe.backend)

@@ -41,7 +41,7 @@ from pipeline.quantization.coverage import (
 from pipeline.quantization.grouping import Grouping, plan_groups
 from pipeline.quantization.layer_quantizer import LayerQuantizer
 from pipeline.quantization.quantization_config import quantization_config
-from pipeline.records.base import BaseManifest
+from pipeline.records.base import BaseManifest, TextPart
 from pipeline.records.variant import LayerCoverage, TensorCoverage
 
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
@@ -69,7 +69,7 @@ def write_packed(
     grouping = plan_groups(recipe, shapes)
     finished_dir = model_dir.with_name("finished")
     quantizer = LayerQuantizer(
-        checkpoint, statistics, recipe, grouping, base.architecture, finished_dir
+        checkpoint, statistics, recipe, grouping, base.text_architecture, finished_dir
     )
     stored = [name for name in checkpoint.names if name not in base.copied_tensors]
     by_layer = names_by_layer(stored)
@@ -80,7 +80,7 @@ def write_packed(
     remaining = [unit for unit in units if not unit[0].exists()]
     for rows_path, shard_path, prefix, names in track(remaining, "quantize", total=len(remaining)):
         layer = DecoderLayer.of(prefix, checkpoint.tensors(names))
-        tensors, rows = _stored_layer(layer, quantizer.quantized(layer), grouping)
+        tensors, rows = _stored_layer(layer, quantizer.quantized(layer), grouping, base.text_part)
         save_tensors(shard_path, tensors)
         write_record(rows_path, LayerCoverage(rows=tuple(rows)))
         del layer, tensors
@@ -99,15 +99,18 @@ def write_packed(
     require_covered(coverage, implied=implied, kept=kept)
     write_index(model_dir)
     # config.json names the modules whose matrices are not quantized: in decoder layers, and those
-    # that the model does not read but an engine may, such as prediction heads.
+    # that the model does not read but an engine may, such as prediction heads. Parts beside the
+    # text model are named as a whole.
+    part, unused = base.text_part, set(base.unused_tensors)
     unquantized = [
         name.removesuffix(".weight")
         for name in stored
-        if (split_layer_name(name) or name in base.unused_tensors)
+        if (split_layer_name(name) or name in unused)
+        and not (part and part.is_of_other_part(name))
         and len(checkpoint.shape(name)) > 1
         and name.removesuffix(".weight") not in grouping.recipes
     ]
-    config = quantization_config(recipe, grouping, unquantized=unquantized)
+    config = quantization_config(recipe, grouping, unquantized=unquantized, text_part=part)
     _write_sidecars(base_dir, base, checkpoint.config | {CONFIG_KEY: config}, model_dir)
     learned_path = model_dir.with_name("learned.safetensors")
     if recipe.align_samples:
@@ -131,7 +134,10 @@ def write_packed(
 
 
 def _stored_layer(
-    layer: DecoderLayer, quantized: QuantizedLayer, grouping: Grouping
+    layer: DecoderLayer,
+    quantized: QuantizedLayer,
+    grouping: Grouping,
+    part: TextPart | None,
 ) -> tuple[dict[str, Tensor], list[TensorCoverage]]:
     """Return the tensors of a shard by name, and one row of coverage for each tensor of `layer`."""
     tensors: dict[str, Tensor] = {}
@@ -156,6 +162,9 @@ def _stored_layer(
             )
         else:
             tensors[name] = quantized.changed.get(local_name, tensor)
+            reason = grouping.kept.get(linear)
+            if part and part.is_of_other_part(name):
+                reason = "kept: of a part beside the text model"
             rows.append(
                 kept_coverage(
                     name,
@@ -163,7 +172,7 @@ def _stored_layer(
                     dtype=str(tensor.dtype).removeprefix("torch."),
                     num_bytes=tensor.nbytes,
                     folded=local_name in quantized.changed,
-                    reason=grouping.kept.get(linear),
+                    reason=reason,
                 )
             )
     return tensors, rows

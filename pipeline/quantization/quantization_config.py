@@ -7,7 +7,8 @@ value back.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from pipeline.params.variants import (
     AwqParams,
@@ -17,6 +18,7 @@ from pipeline.params.variants import (
     Scheme,
 )
 from pipeline.quantization.grouping import Grouping, fused_name
+from pipeline.records.base import TextPart
 
 LM_HEAD = "lm_head"
 PER_CHANNEL = -1
@@ -24,41 +26,71 @@ Config = dict[str, object]
 
 
 def quantization_config(
-    recipe: PackedVariant, grouping: Grouping, *, unquantized: Collection[str]
+    recipe: PackedVariant,
+    grouping: Grouping,
+    *,
+    unquantized: Collection[str],
+    text_part: TextPart | None = None,
 ) -> Config:
     """Make the value for config.json.
 
     `unquantized` are the modules inside decoder layers whose matrices are not quantized.
+    `text_part` is the part of several that is quantized. Its modules are named as in the files, and
+    as in transformers' model where that differs. The other parts are named as a whole.
     """
+    names = _Names(unquantized, text_part)
     match recipe:
         case AwqParams():
-            return _awq(recipe, grouping, unquantized)
+            return _awq(recipe, grouping, names)
         case GptqParams():
-            return _gptq(recipe, grouping, unquantized)
+            return _gptq(recipe, grouping, names)
         case CompressedTensorsParams():
-            return _compressed_tensors(recipe, grouping, unquantized)
+            return _compressed_tensors(recipe, grouping, names)
 
 
-def _awq(recipe: AwqParams, grouping: Grouping, unquantized: Collection[str]) -> Config:
-    """Make the value of format awq: all linears have one group size."""
+@dataclass(frozen=True)
+class _Names:
+    """The names of unquantized modules, for the matching of each format."""
+
+    unquantized: Collection[str]
+    text_part: TextPart | None
+
+    def of(self, modules: Iterable[str]) -> list[str]:
+        """Name each module as in the files and as in transformers' model, sorted."""
+        part, names = self.text_part, set(modules)
+        return sorted(names | {part.module_name(name) for name in names} if part else names)
+
+    @property
+    def other_parts(self) -> tuple[str, ...]:
+        return self.text_part.other_parts if self.text_part else ()
+
+
+def _awq(recipe: AwqParams, grouping: Grouping, names: _Names) -> Config:
+    """Make the value of format awq: all linears have one group size.
+
+    transformers compares the beginning of a name, vLLM any part of it.
+    """
+    parts = [name for part in names.other_parts for name in (part, f"model.{part}")]
+    skipped = [*parts, *names.of(names.unquantized)]
     return {
         "quant_method": recipe.format,
         "bits": recipe.num_bits,
         "group_size": next(iter(grouping.recipes.values())).group_size,
         "zero_point": True,
         "version": "gemm",
-        "modules_to_not_convert": [LM_HEAD, *sorted(unquantized)] if unquantized else None,
+        "modules_to_not_convert": [LM_HEAD, *skipped] if skipped else None,
     }
 
 
-def _gptq(recipe: GptqParams, grouping: Grouping, unquantized: Collection[str]) -> Config:
+def _gptq(recipe: GptqParams, grouping: Grouping, names: _Names) -> Config:
     """Make the value of format gptq.
 
     Unquantized modules are named twice, as they are stored and as an engine fuses them, so that
     every engine skips them.
     """
-    skipped = sorted({*unquantized, *map(fused_name, unquantized)})
+    skipped = names.of({*names.unquantized, *map(fused_name, names.unquantized)})
     rules: dict[str, Config] = {f"-:^{re.escape(name)}$": {} for name in skipped}
+    rules |= {f"-:{_anywhere(part)}": {} for part in names.other_parts}
     group_size = next(iter(grouping.recipes.values())).group_size
     return {
         "quant_method": recipe.format,
@@ -75,8 +107,13 @@ def _gptq(recipe: GptqParams, grouping: Grouping, unquantized: Collection[str]) 
     }
 
 
+def _anywhere(part: str) -> str:
+    """Make the regular expression of all modules of a part, whatever is before its name."""
+    return rf"^(.*\.)?{re.escape(part)}(\.|$)"
+
+
 def _compressed_tensors(
-    recipe: CompressedTensorsParams, grouping: Grouping, unquantized: Collection[str]
+    recipe: CompressedTensorsParams, grouping: Grouping, names: _Names
 ) -> Config:
     """Make the value of format compressed-tensors: one config group for each group size.
 
@@ -91,9 +128,9 @@ def _compressed_tensors(
     token = {"strategy": "token", "dynamic": True, "observer": None}
     inputs = _arguments(recipe, group_size=None) | token if recipe.rounds_inputs else None
     groups: dict[str, object] = {}
-    for number, (group_size, names) in enumerate(by_frequency):
+    for number, (group_size, linears) in enumerate(by_frequency):
         groups[f"group_{number}"] = {
-            "targets": sorted(names) if number else ["Linear"],
+            "targets": names.of(linears) if number else ["Linear"],
             "weights": _arguments(recipe, group_size=group_size),
             "input_activations": inputs,
             "output_activations": None,
@@ -105,7 +142,11 @@ def _compressed_tensors(
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": [LM_HEAD, *sorted(unquantized)],
+        "ignore": [
+            LM_HEAD,
+            *names.of(names.unquantized),
+            *(f"re:{_anywhere(part)}" for part in names.other_parts),
+        ],
         "config_groups": groups,
     }
 

@@ -10,7 +10,7 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
-from pipeline.checkpoint.checks import read_json_object
+from pipeline.checkpoint.checks import read_json_object, text_values
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.safetensors_header import read_header
 from pipeline.checkpoint.unpacked_model import unpacked_model
@@ -192,7 +192,7 @@ def num_weights(model_dir: Path) -> int:
 
 def kv_bytes_of(workspace: Workspace, serve: ServeParams, *, dtype: str) -> int:
     """Compute the bytes of KV cache for one longest request of every user at the same time."""
-    config = read_json_object(workspace.base_dir / CONFIG_FILE)
+    config = text_values(read_json_object(workspace.base_dir / CONFIG_FILE))
     numbers = {key: value for key, value in config.items() if isinstance(value, int)}
     blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1
     try:

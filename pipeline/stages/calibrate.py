@@ -34,7 +34,7 @@ def run(workspace: Workspace, params: Params) -> None:
     """
     calibration = params.calibration
     base = read_base_manifest(workspace)
-    require_folds(base.architecture, params.variants.values())
+    require_folds(base.text_architecture, params.variants.values())
     require_room(workspace, calibrate_need(fetched_source(workspace), params))
     sample = calibration_sample(workspace, params, tokenizer_of(workspace.base_dir))
     windows = sample.windows

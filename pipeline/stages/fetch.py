@@ -184,6 +184,7 @@ def collect(
         digest=tree_digest(files),
         unused_tensors=accounting.unused,
         copied_tensors=copies,
+        text_part=accounting.text_part,
         license=facts,
         applied_license=applied,
     )

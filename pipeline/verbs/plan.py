@@ -34,7 +34,7 @@ from pipeline.planning.model_source import ExaminedBase, examined_base
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.quantization.coverage import implied_by_packing
-from pipeline.quantization.grouping import plan_groups, require_divisible
+from pipeline.quantization.grouping import plan_groups, require_divisible, require_text_alone
 from pipeline.records.intake import Finding
 from pipeline.tasks.texts import suite_tokens
 
@@ -129,6 +129,7 @@ def require_groups(source: Source, params: Params) -> None:
             if isinstance(recipe, PackedVariant):
                 plan_groups(recipe, linears)
             elif not isinstance(recipe, GgufParams):
+                require_text_alone(recipe, source.text_part)
                 require_divisible(recipe, {linear: shape[1] for linear, shape in linears.items()})
         except InputError as error:
             raise InputError(f"variants.{name}: {error}") from error
@@ -138,8 +139,9 @@ def assumptions(source: Source, suite_size: int, speed: Speed, free: Capacity) -
     """Return the lines that state what the table is based on."""
     shape = source.shape
     gpu = f", {_bytes(free.gpu_memory)} of GPU memory" if free.gpu_memory is not None else ""
+    kept = f", {shape.num_kept_weights:,} kept beside them" if shape.num_kept_weights else ""
     return [
-        f"Model: {shape.num_weights:,} weights in {len(shape.layers)} layers, vocabulary "
+        f"Model: {shape.num_weights:,} weights in {len(shape.layers)} layers{kept}, vocabulary "
         f"{shape.vocab_size:,}, {_bytes(source.file_bytes)} of files.",
         f"Machine: {_bytes(free.memory)} of memory available{gpu}, {_bytes(free.disk)} of disk "
         f"free, {_bytes(free.written)} written by earlier runs.",

@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from pipeline.core.errors import InputError
 from pipeline.intake.configuration import mended_configuration
-from tests.architecture_models import CONFIGS
+from tests.architecture_models import COMPOSITES, CONFIGS
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -108,8 +108,8 @@ def test_the_default_padding_of_a_class_may_be_outside_too() -> None:
     assert mended_configuration(stated).values == stated | {"pad_token_id": None}
 
 
-def test_a_model_of_several_parts_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"Qwen3_5Config has several parts \(text_config, vision_"):
+def test_a_model_whose_text_part_cannot_be_quantized_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="text part of Qwen3_5Config is Qwen3_5ForCausalLM, expec"):
         mended_configuration(
             {
                 "architectures": ["Qwen3_5ForConditionalGeneration"],
@@ -118,6 +118,35 @@ def test_a_model_of_several_parts_is_refused_by_name() -> None:
                 "vision_config": {},
             }
         )
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_the_section_of_the_text_is_examined_like_the_rest(name: str) -> None:
+    stated = json.loads(COMPOSITES[name].to_json_string(use_diff=False))
+    own = type(COMPOSITES[name]).__name__.replace("Config", "ForConditionalGeneration")
+    stated |= {"architectures": [own]}
+    assert not any(
+        "architectures" in found.found for found in mended_configuration(stated).findings
+    )
+    odd = {"dtype": "auto", "return_dict": False, "_attn_implementation": "eager"}
+    stated["text_config"] |= odd
+    mended = mended_configuration(stated)
+    found = [finding.found for finding in mended.findings]
+    for key in odd:
+        assert key not in mended.values["text_config"]
+        assert any(text.startswith(f"text_config.{key} = ") for text in found)
+    for key, value in [("num_hidden_layers", 10**6), ("rms_norm_eps", math.nan)]:
+        section = stated["text_config"] | {key: value}
+        with pytest.raises(InputError, match=rf"^config.json: text_config.{key} = "):
+            mended_configuration(stated | {"text_config": section})
+    with pytest.raises(InputError, match=r"^config.json: text_config = 'x', expected an object"):
+        mended_configuration(stated | {"text_config": "x"})
+
+
+def test_a_section_for_another_kind_of_model_is_removed() -> None:
+    values, findings = changed(text_config={"hidden_size": 32})
+    assert values == {"text_config": ...}
+    assert findings[0].startswith("text_config is there, though LlamaConfig has no parts: removed")
 
 
 def test_whatever_a_key_holds_it_is_read_or_refused_in_one_line() -> None:

@@ -36,12 +36,21 @@ PICKLES = (
     "original/consolidated.00.pth: {} with pickled weights, which can run code when they are read: "
     "not taken: the weights in safetensors count"
 )
+SAMPLING = (
+    "generation_config.json: temperature = 0.6, top_p = 0.9, which engines apply to requests that "
+    "state no other values: goes into releases as it is; evaluation and benchmark state neutral "
+    "values"
+)
 
 
 def params_for(source: str | Path) -> Params:
     params = read_params(ROOT / PARAMS_FILE)
     return params.model_copy(
-        update={"model": params.model.model_copy(update={"source": str(source)})}
+        update={
+            "model": params.model.model_copy(update={"source": str(source)}),
+            # As the Llama license asks of what is passed on.
+            "release": params.release.model_copy(update={"name": "Llama-tiny"}),
+        }
     )
 
 
@@ -70,7 +79,7 @@ def test_a_llama_of_70b_is_examined_by_its_headers(
             name = f"hf:meta-llama/Llama-3.1-70B-Instruct@{COMMIT}"
             source, findings = examined(tmp_path, name)
         assert not any(name.endswith(".pth") for name in hub.downloads())
-    assert findings == [PICKLES.format("8 files")]
+    assert findings == [PICKLES.format("8 files"), SAMPLING]
     assert (len(source.tensors), source.shape.num_weights) == (723, 70_553_706_496)
     assert (len(source.shape.layers), source.shape.hidden_size) == (80, 8192)
 
@@ -87,14 +96,16 @@ def test_the_code_of_a_phi_is_neither_needed_nor_taken(tmp_path: Path) -> None:
 
 
 def test_a_qwen_of_two_kinds_of_attention_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^config\.json: .*Qwen3_5Config.*; use a[^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"^config\.json: the text part of Qwen3_5Config is [^\n]*; use a[^\n]*$"
+    ):
         examined(tmp_path, qwen_3_5(tmp_path / "model", QWEN_TINY))
 
 
 @pytest.mark.parametrize(
     ("make", "sizes", "license_id", "stop", "left"),
     [
-        (llama_3_1, LLAMA_TINY, "llama3.1", ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"], 1),
+        (llama_3_1, LLAMA_TINY, "llama3.1", ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"], 2),
         (phi_4_mini, PHI_TINY, "mit", ["<|end|>", "<|endoftext|>"], 2),
     ],
 )

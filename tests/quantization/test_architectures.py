@@ -76,7 +76,7 @@ def folded_tensors(workspace: Workspace) -> dict[str, Tensor]:
         schemes = {name: scheme for fold in present for name in fold.linears}
         inputs = statistics.inputs(prefix, layer.modules, folds=present)
         assert {name for it in inputs for name in it.linears} == set(schemes)
-        layer, head_dim = replace(layer, inputs=inputs), head_dim_of(checkpoint.config)
+        layer, head_dim = replace(layer, inputs=inputs), head_dim_of(checkpoint.text_values)
         scales = fold_layer(layer, present, schemes, head_dim=head_dim).scales
         # Searched scales of random weights are mild: make them far from 1.
         strong = {
