@@ -66,7 +66,7 @@ def write_folded(
     folds = folds_of(architecture)
     checkpoint = Checkpoint(base_dir)
     by_layer = names_by_layer(checkpoint.names)
-    measured = {layer[0] for name in statistics.linears if (layer := split_layer_name(name))}
+    measured = {split[0] for name in statistics.linears if (split := split_layer_name(name))}
     multipliers: dict[str, Tensor] = {}
     directory.mkdir()
     shards = track(by_layer.items(), "scale", total=len(by_layer))
