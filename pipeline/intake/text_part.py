@@ -1,4 +1,4 @@
-"""Find the text model inside a model of several parts, by transformers' class and the files' names."""
+"""Find the text model inside a model of several parts, and the tensors that it reads."""
 
 from collections.abc import Mapping, Sequence
 
