@@ -61,7 +61,7 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     """
     config_class = _config_class(stated)
     mended = deepcopy(dict(stated))
-    findings = [*_without_code(mended)]
+    findings = [*_without_code(mended), *_without_other_text(mended, config_class)]
     for section, section_class in _sections(mended, config_class):
         findings += _without_attention(section)
         findings += _with_right_numbers(section, section_class)
@@ -72,14 +72,6 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
         section = mended[TEXT_SECTION] = mended.get(TEXT_SECTION) or {}
         findings += _with_stated_shape(section, text)
         findings += with_known_tokens(mended, file=CONFIG_FILE, vocab_size=text.vocab_size)
-    elif mended.pop(TEXT_SECTION, None) is not None:
-        findings.append(
-            Finding(
-                file=CONFIG_FILE,
-                found=f"{TEXT_SECTION} is there, though {config_class.__name__} has no parts",
-                done="removed: some tools would read it instead of the rest",
-            )
-        )
     findings += with_known_tokens(
         section,
         file=CONFIG_FILE,
@@ -168,6 +160,17 @@ def _without_code(mended: Json) -> Iterator[Finding]:
             found=f"{CODE_KEY} names Python code of the repository",
             done=f"removed: transformers {version('transformers')} has the class "
             f"of {mended['model_type']} itself",
+        )
+
+
+def _without_other_text(mended: Json, config_class: "type[PreTrainedConfig]") -> Iterator[Finding]:
+    """Remove the section of a text part where the whole model is of text."""
+    if TEXT_SECTION not in config_class.sub_configs and TEXT_SECTION in mended:
+        del mended[TEXT_SECTION]
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{TEXT_SECTION} is there, though {config_class.__name__} has no parts",
+            done="removed: some tools would read it instead of the rest",
         )
 
 
