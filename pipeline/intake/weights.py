@@ -13,13 +13,14 @@ from transformers.core_model_loading import WeightConverter
 from pipeline.architectures.folds import LAYER_NAME
 from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
 from pipeline.checkpoint.layered_model import empty_model
-from pipeline.checkpoint.model_parts import sources_by_parameter, text_part, text_tensors
+from pipeline.checkpoint.model_parts import sources_by_parameter
 from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.reading import read_tensors
 from pipeline.checkpoint.safetensors_header import TensorInfo, read_header
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.progress import track
 from pipeline.intake.heads import TIED_KEY, TiedHead, require_own_head
+from pipeline.intake.text_part import text_part, text_tensors
 from pipeline.records.base import TextPart
 from pipeline.records.intake import Finding
 
