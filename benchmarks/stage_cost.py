@@ -21,8 +21,8 @@ class StageCost:
     """The cost of a command.
 
     `peak_gib` is the largest memory of all its processes at one time, where memory that several of
-    them share counts once. It is sampled every second, or less often where
-    that would slow the command down.
+    them share counts once. It is sampled every second, or less often where that would slow the
+    command down.
     """
 
     wall_s: float
