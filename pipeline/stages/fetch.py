@@ -163,10 +163,11 @@ def collect(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     accounting = account_for_tensors(download_dir, shapes)
     require_full_precision(tensors, accounting.unused)
+    if index:
+        write_index(download_dir)
     intake, copies = examine_values(download_dir, weights, accounting, intake)
     originals, added = intake.originals, intake.added
     if index:
-        write_index(download_dir)
         originals += tuple(file for file in records if file.path == INDEX_FILE)
         added += () if INDEX_FILE in sidecars else (INDEX_FILE,)
     intake = Intake(findings=(*named, *index, *intake.findings), originals=originals, added=added)
