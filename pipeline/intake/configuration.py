@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 
-from pipeline.architectures.folds import FOLDS
 from pipeline.checkpoint.checks import USE_ANOTHER
-from pipeline.checkpoint.model_config import model_class, text_architecture
+from pipeline.checkpoint.model_config import model_class
 from pipeline.checkpoint.names import CODE_KEY, CONFIG_FILE, TEXT_SECTION
 from pipeline.core.errors import InputError, printable, short_repr
 from pipeline.core.limits import run_limited
+from pipeline.intake.configuration_parts import (
+    require_text_part,
+    sections_of,
+    with_stated_shape,
+    without_other_text,
+)
 from pipeline.records.intake import Finding
 
 if TYPE_CHECKING:
@@ -52,16 +57,6 @@ LANGUAGE_MODEL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DTYPE_KEYS = ("dtype", "torch_dtype")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", PADDING_KEY)
-# The sizes of a text model that are read from config.json.
-SHAPE_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
 
 Json = dict[str, Any]
 
@@ -86,13 +81,13 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     """
     config_class = _config_class(stated)
     mended = deepcopy(dict(stated))
-    sections = tuple(_sections(mended, config_class))
+    sections = tuple(sections_of(mended, config_class))
     for place, section, _ in sections:
         _require_sizes(section, place)
     findings = [
         *_without_code(mended),
         *_with_own_architecture(mended, config_class),
-        *_without_other_text(mended, config_class),
+        *without_other_text(mended, config_class),
     ]
     for place, section, section_class in sections:
         mending = (
@@ -108,9 +103,9 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
     config = _configured(mended, config_class)
     text, section = config.get_text_config(), mended
     if text is not config:
-        _require_text_part(config)
+        require_text_part(config)
         section = mended[TEXT_SECTION] = mended.get(TEXT_SECTION) or {}
-        findings += _with_stated_shape(section, text)
+        findings += with_stated_shape(section, text)
         findings += with_known_tokens(mended, file=CONFIG_FILE, vocab_size=text.vocab_size)
     findings += with_known_tokens(
         section,
@@ -119,60 +114,6 @@ def mended_configuration(stated: Mapping[str, Any]) -> MendedConfiguration:
         default_padding=text.pad_token_id,
     )
     return MendedConfiguration(mended, text.vocab_size, tuple(findings))
-
-
-def _sections(
-    mended: Json, config_class: "type[PreTrainedConfig]"
-) -> Iterator[tuple[str, Json, "type[PreTrainedConfig] | None"]]:
-    """Yield the configuration and those of its parts: the place of each, its values, its class.
-
-    The class is None where its `model_type` is not stated or not known. Raises InputError for a
-    part that is no object.
-    """
-    from transformers import CONFIG_MAPPING
-
-    yield "", mended, config_class
-    for key in config_class.sub_configs:
-        section = mended.get(key)
-        if isinstance(section, dict):
-            model_type = section.get("model_type")
-            is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
-            yield f"{key}.", section, CONFIG_MAPPING[model_type] if is_known else None
-        elif section is not None:
-            raise InputError(
-                f"{CONFIG_FILE}: {key} = {short_repr(section)}, expected an object; {USE_ANOTHER}"
-            )
-
-
-def _require_text_part(config: "PreTrainedConfig") -> None:
-    """Raise InputError unless the text part is of an architecture that is quantized here."""
-    architecture = text_architecture(config)
-    if config.get_text_config() is not getattr(config, TEXT_SECTION, None):
-        raise InputError(
-            f"{CONFIG_FILE}: {type(config).__name__} has several parts, and no {TEXT_SECTION} is "
-            "the text model; use a checkpoint of its text model"
-        )
-    if architecture not in FOLDS:
-        raise InputError(
-            f"{CONFIG_FILE}: the text part of {type(config).__name__} is {architecture}, expected "
-            f"one of {', '.join(FOLDS)}; use another model"
-        )
-
-
-def _with_stated_shape(section: Json, text: "PreTrainedConfig") -> Iterator[Finding]:
-    """State the sizes that a text part leaves to the defaults of transformers' class."""
-    left_out = {
-        key: value
-        for key in SHAPE_KEYS
-        if section.get(key) is None and type(value := getattr(text, key, None)) is int
-    }
-    if left_out:
-        section.update(left_out)
-        yield Finding(
-            file=CONFIG_FILE,
-            found=f"{TEXT_SECTION} leaves out {', '.join(left_out)}",
-            done="written as transformers' defaults, for tools that have others",
-        )
 
 
 def _config_class(stated: Mapping[str, Any]) -> "type[PreTrainedConfig]":
@@ -241,17 +182,6 @@ def _with_own_architecture(
                 )
             mended[ARCHITECTURES_KEY] = [own]
             yield Finding(file=CONFIG_FILE, found=where, done=f"written as {own}: {expected}")
-
-
-def _without_other_text(mended: Json, config_class: "type[PreTrainedConfig]") -> Iterator[Finding]:
-    """Remove the section of a text part from the configuration of a model without parts."""
-    if TEXT_SECTION not in config_class.sub_configs and mended.get(TEXT_SECTION) is not None:
-        del mended[TEXT_SECTION]
-        yield Finding(
-            file=CONFIG_FILE,
-            found=f"{TEXT_SECTION} is there, though {config_class.__name__} has no parts",
-            done="removed: some tools would read it instead of the rest",
-        )
 
 
 def _without_attention(mended: Json) -> Iterator[Finding]:
