@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import readable_disk_errors
+from pipeline.core.files import readable_disk_errors, require_content
 from pipeline.core.formatting import NBSP, bytes_text
 
 DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".txt", ".raw")
@@ -44,8 +44,10 @@ def data_suffix(name: str) -> str | None:
 def plain_file(path: Path, work_dir: Path) -> Path:
     """Return `path` itself, or a new file in `work_dir` with its content when it is compressed.
 
-    Raises InputError for a compressed file that is damaged, cut off or expands beyond the limit.
+    Raises InputError for a pointer of Git LFS, and for a compressed file that is damaged, cut off or
+    expands beyond the limit.
     """
+    require_content(path)
     if not _is_compressed(path):
         return path
     number = sum(1 for _ in work_dir.iterdir())

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from pipeline.core.data_files import EXPECTED_SUFFIXES, data_suffix, plain_file
 from pipeline.core.errors import InputError, short_repr
-from pipeline.core.files import require_content
 from pipeline.core.texts import encodable
 
 ROW_KEYS: Final = ("messages", "conversations", "text")
@@ -108,7 +107,6 @@ def _open_file(path: Path, work_dir: Path) -> Documents:
     suffix = data_suffix(path.name)
     if suffix is None:
         raise InputError(f"{path}: unknown kind of text file; expected {EXPECTED_SUFFIXES}")
-    require_content(path)
     plain = plain_file(path, work_dir)
     if suffix == ".parquet":
         return _Parquet(path, plain)

@@ -7,9 +7,8 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
-
-import psutil
 
 from pipeline.core.system_errors import exhausted_memory
 
@@ -34,7 +33,8 @@ def run_limited(function: Callable[[], Result], *, seconds: float, num_bytes: in
     where signals arrive, and memory where the system can bound the address space.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = psutil.Process().memory_info().vms + num_bytes
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of the address space, proc(5)
+    allowed = pages * resource.getpagesize() + num_bytes
     bounds = [bound for bound in (soft, hard, allowed) if bound != resource.RLIM_INFINITY]
     is_main = threading.current_thread() is threading.main_thread()
     is_running = True

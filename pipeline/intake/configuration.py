@@ -155,12 +155,11 @@ def _require_sizes(section: Mapping[str, Any], place: str) -> None:
 def _without_code(mended: Json) -> Iterator[Finding]:
     """Remove the reference to Python files of the repository: transformers has the class."""
     if mended.pop(CODE_KEY, None) is not None:
-        yield Finding(
-            file=CONFIG_FILE,
-            found=f"{CODE_KEY} names Python code of the repository",
-            done=f"removed: transformers {version('transformers')} has the class "
-            f"of {mended['model_type']} itself",
+        has = (
+            f"transformers {version('transformers')} has the class of {mended['model_type']} itself"
         )
+        found = f"{CODE_KEY} names Python code of the repository"
+        yield Finding(file=CONFIG_FILE, found=found, done=f"removed: {has}")
 
 
 def _with_own_architecture(
