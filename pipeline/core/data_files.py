@@ -44,8 +44,8 @@ def data_suffix(name: str) -> str | None:
 def plain_file(path: Path, work_dir: Path) -> Path:
     """Return `path` itself, or a new file in `work_dir` with its content when it is compressed.
 
-    Raises InputError for a pointer of Git LFS, and for a compressed file that is damaged, cut off or
-    expands beyond the limit.
+    Raises InputError for a pointer of Git LFS, and for a compressed file that is damaged, cut off
+    or expands beyond the limit.
     """
     require_content(path)
     if not _is_compressed(path):

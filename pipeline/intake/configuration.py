@@ -63,10 +63,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class MendedConfiguration:
-    """The JSON object of config.json as every tool here can read it, and what was changed in it.
-
-    `vocab_size` is the number of rows of the embedding.
-    """
+    """A readable config.json and what was changed; `vocab_size` counts rows of the embedding."""
 
     values: Json
     vocab_size: int
@@ -155,11 +152,12 @@ def _require_sizes(section: Mapping[str, Any], place: str) -> None:
 def _without_code(mended: Json) -> Iterator[Finding]:
     """Remove the reference to Python files of the repository: transformers has the class."""
     if mended.pop(CODE_KEY, None) is not None:
-        has = (
-            f"transformers {version('transformers')} has the class of {mended['model_type']} itself"
+        library = f"transformers {version('transformers')}"
+        yield Finding(
+            file=CONFIG_FILE,
+            found=f"{CODE_KEY} names Python code of the repository",
+            done=f"removed: {library} has the class of {mended['model_type']} itself",
         )
-        found = f"{CODE_KEY} names Python code of the repository"
-        yield Finding(file=CONFIG_FILE, found=found, done=f"removed: {has}")
 
 
 def _with_own_architecture(
