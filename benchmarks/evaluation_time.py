@@ -10,7 +10,6 @@ variant changes, and DVC lists the stages that run again.
 """
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from benchmarks.result import Row, publish
+from benchmarks.stage_cost import children_cpu_s
 from benchmarks.workspace import copy_repository
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.checkpoint.unpacked_model import unpacked_model
@@ -123,11 +123,6 @@ def run(workspace: Workspace, *command: str | Path) -> Cost:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(workspace.root)}
     subprocess.run(command, cwd=workspace.root, env=environment, check=True)
     return Cost(time.monotonic() - started, children_cpu_s() - cpu)
-
-
-def children_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def total(costs: dict[str, Cost]) -> Cost:

@@ -24,6 +24,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks import babyllama
+from benchmarks.babyllama import PAIRS, PARADIGMS, SHARED_DIR
 from benchmarks.real_model_use import usage_rows
 from benchmarks.result import Row, publish
 from benchmarks.stage_cost import StageCost, run_measured
@@ -41,10 +43,8 @@ from pipeline.records.evaluation import EvaluationRecord
 from pipeline.tasks.texts import suite_tokens
 from tests.hub_server import COMMIT, Hub, serve_hub
 
-SHARED_DIR = ROOT.parent / "shared"
 DATA_DIR = SHARED_DIR / "data"
 MODEL_SCRIPT = SHARED_DIR / "models/smollm2-135m/make.py"
-PARADIGMS = ("anaphor_number_agreement", "determiner_noun_agreement_1", "principle_A_case_1")
 MIN_ARTICLE_CHARS = 500
 NUM_HELD_OUT_ARTICLES = 12
 SUITE = "real"
@@ -52,16 +52,9 @@ HUB_NAME = "local/smollm2"
 MIN_COMPARED_S = 10.0
 PROGRAMS = Path(sys.executable).parent
 
-PACKED = {
+PACKED = babyllama.PACKED | {
     "group_size": 64,  # 128 does not divide the model's 576 inputs
     "scale_search": True,
-    "clip_search": True,
-    "rounding": "gptq",
-    "refine_sweeps": 4,
-    "dampening_frac": 0.01,
-    "quantized_inputs": False,
-    "align_samples": 0,
-    "on_indivisible": "error",
 }
 GGUF = {"format": "gguf", "scale_search": True, "imatrix": True}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -71,26 +64,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gguf-q8-0": GGUF | {"type": "Q8_0", "scale_search": False},
     "gguf-q4-k-m": GGUF | {"type": "Q4_K_M"},
 }
-CHOICES: dict[str, Any] = {
-    "dataset_path": "json",
-    "test_split": "test",
-    "output_type": "multiple_choice",
-    "metadata": {"version": 1.0},
-}
 # https://arxiv.org/abs/1905.07830: the right one of four endings.
-HELLASWAG = CHOICES | {
+HELLASWAG: dict[str, Any] = babyllama.PAIRS | {
     "doc_to_text": "{{ctx}}",
+    "target_delimiter": " ",
     "doc_to_choice": "endings",
     "doc_to_target": "label",
     "metric_list": [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
-}
-# https://arxiv.org/abs/1912.00582: the grammatical one of two sentences.
-PAIRS = CHOICES | {
-    "doc_to_text": "",
-    "target_delimiter": "",
-    "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
-    "doc_to_target": 0,
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
 
 
