@@ -5,7 +5,7 @@ added_tokens.json can change what tokenizer.json says, and add tokens that the m
 """
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,25 @@ def mend_tokenizer(
     other files. Raises InputError where transformers reads text otherwise whatever the class, for a
     token without a row, and where no file says which token ends a text.
     """
+    yield from _mend_settings(directory)
     if (directory / TOKENIZER_FILE).is_file():
-        _require_stable_ids(directory)
-        _require_rows(of_file(directory), vocab_size, file=TOKENIZER_FILE)
-        yield from _mend_settings(directory)
-        yield from _mend_special_tokens(directory, vocab_size)
-        yield from _mend_class(directory)
+        content = read_json_object(directory / TOKENIZER_FILE)
+        ids = read_tokenizer_file(directory).get_vocab()
+        _require_stable_ids(content, ids)
+        _require_rows(ids, vocab_size, file=TOKENIZER_FILE)
+        yield from _mend_special_tokens(directory, ids, vocab_size)
+        tokenizer = yield from _mend_class(directory)
+        yield from _normalizer_findings(content)
     else:
-        yield from _mend_settings(directory)
-    tokenizer = library_tokenizer(directory)
+        tokenizer = library_tokenizer(directory)
+    ids = tokenizer.get_vocab()
     _require_rows(
-        tokenizer.get_vocab(),
+        ids,
         vocab_size,
         file=f"{TOKENIZER_CONFIG_FILE}, {SPECIAL_TOKENS_FILE} or added_tokens.json",
     )
     yield from _mend_end(directory, tokenizer, end_ids)
-    yield from _mend_ends(directory, set(tokenizer.get_vocab().values()))
-    if (directory / TOKENIZER_FILE).is_file():
-        yield from _normalizer_findings(directory)
+    yield from _mend_ends(directory, set(ids.values()))
 
 
 def _mend_ends(directory: Path, ids: Container[object]) -> Iterator[Finding]:
@@ -93,13 +94,13 @@ def _mend_ends(directory: Path, ids: Container[object]) -> Iterator[Finding]:
             )
 
 
-def _normalizer_findings(directory: Path) -> Iterator[Finding]:
-    """Say that llama.cpp does not change the form of letters as tokenizer.json asks for.
+def _normalizer_findings(content: Mapping[str, object]) -> Iterator[Finding]:
+    """Say that llama.cpp does not change the form of letters as `content` of the file asks for.
 
     Its source has no Unicode normalization for byte-level BPE
     (https://github.com/ggml-org/llama.cpp/issues/28845).
     """
-    normalizer = read_json_object(directory / TOKENIZER_FILE).get("normalizer")
+    normalizer = content.get("normalizer")
     parts = [normalizer] if isinstance(normalizer, dict) else []
     for part in parts:
         inner = part.get("normalizers")
@@ -114,25 +115,18 @@ def _normalizer_findings(directory: Path) -> Iterator[Finding]:
         )
 
 
-def of_file(directory: Path) -> dict[str, int]:
-    """Return the ids of all tokens of tokenizer.json, added tokens included."""
-    vocabulary: dict[str, int] = read_tokenizer_file(directory).get_vocab()
-    return vocabulary
-
-
-def _require_stable_ids(directory: Path) -> None:
+def _require_stable_ids(content: Mapping[str, object], ids: Mapping[str, int]) -> None:
     """Raise InputError for an added token that the library gives another id than the file.
 
-    The same for a model that reads a text in another way each time.
+    The same for a model that reads a text in another way each time. `content` is that of the file,
+    `ids` are those of the library.
     """
-    content = read_json_object(directory / TOKENIZER_FILE)
     model, stated = content.get("model"), content.get("added_tokens")
     if isinstance(model, dict) and model.get("dropout"):
         raise InputError(
             f"{TOKENIZER_FILE}: model.dropout = {short_repr(model['dropout'])} reads the same text "
             "in another way each time; set it to null in a copy of the model"
         )
-    ids = of_file(directory)
     for token in stated if isinstance(stated, list) else ():
         number = ids.get(str(token.get("content"))) if isinstance(token, dict) else None
         if number is not None and number != token.get("id"):
@@ -174,10 +168,13 @@ def _mend_settings(directory: Path) -> Iterator[Finding]:
         )
 
 
-def _mend_special_tokens(directory: Path, vocab_size: int) -> Iterator[Finding]:
+def _mend_special_tokens(
+    directory: Path, ids: Mapping[str, int], vocab_size: int
+) -> Iterator[Finding]:
     """Let both files name the same special tokens, and none that the embedding has no row for.
 
-    transformers prefers special_tokens_map.json, unless tokenizer_config.json lists added tokens.
+    `ids` are those of tokenizer.json. transformers prefers special_tokens_map.json, unless
+    tokenizer_config.json lists added tokens.
     """
     config_path, map_path = directory / TOKENIZER_CONFIG_FILE, directory / SPECIAL_TOKENS_FILE
     config, special = _read_optional(config_path), _read_optional(map_path)
@@ -192,7 +189,6 @@ def _mend_special_tokens(directory: Path, vocab_size: int) -> Iterator[Finding]:
                     f"has {short_repr(_text(special[key]))}",
                     done="written as there, as in transformers",
                 )
-    ids = of_file(directory)
     stated = {**special, **mended}
     if any(_text(stated.get(key)) not in {None, *ids} for key in SPECIAL_KEYS):
         ids = generic_tokenizer(directory).get_vocab()
@@ -213,24 +209,25 @@ def _mend_special_tokens(directory: Path, vocab_size: int) -> Iterator[Finding]:
         write_json(map_path, special)
 
 
-def _mend_class(directory: Path) -> Iterator[Finding]:
+def _mend_class(directory: Path) -> Generator[Finding, None, Any]:
     """Write the generic class where transformers reads text otherwise than tokenizer.json says.
 
     Where that is not enough, the list of added tokens goes too: tokenizer.json has them all.
+    Returns the tokenizer as transformers then loads it.
     """
-    wrong = _misreading(directory)
+    tokenizer, wrong = _loaded_and_checked(directory)
     if wrong is None:
-        return
+        return tokenizer
     path = directory / TOKENIZER_CONFIG_FILE
     config = _read_optional(path)
     stated = short_repr(config.get(CLASS_KEY))
     generic = config | {CLASS_KEY: GENERIC_CLASS}
     write_json(path, generic)
-    still_wrong = _misreading(directory)
+    tokenizer, still_wrong = _loaded_and_checked(directory)
     done = f"written as {GENERIC_CLASS}, which takes {TOKENIZER_FILE} as it is"
     if still_wrong and generic.pop(ADDED_KEY, None) is not None:
         write_json(path, generic)
-        still_wrong = _misreading(directory)
+        tokenizer, still_wrong = _loaded_and_checked(directory)
         done = f"{done}, and {ADDED_KEY} removed"
     if still_wrong:
         raise InputError(
@@ -242,15 +239,20 @@ def _mend_class(directory: Path) -> Iterator[Finding]:
         found=f"{CLASS_KEY} = {stated}, with which transformers {wrong}",
         done=done,
     )
+    return tokenizer
 
 
-def _misreading(directory: Path) -> str | None:
-    """Say what transformers does otherwise than tokenizer.json says; None where nothing."""
+def _loaded_and_checked(directory: Path) -> tuple[Any, str | None]:
+    """Load transformers' tokenizer; say what it does otherwise than tokenizer.json, or None."""
+    tokenizer = None
     try:
-        text = text_read_otherwise(directory, library_tokenizer(directory))
+        tokenizer = library_tokenizer(directory)
+        text = text_read_otherwise(directory, tokenizer)
     except InputError as error:
-        return f"fails ({str(error).removeprefix(f'{directory}: ').partition(';')[0]})"
-    return None if text is None else f"reads {short_repr(text)} otherwise than {TOKENIZER_FILE}"
+        return tokenizer, f"fails ({str(error).removeprefix(f'{directory}: ').partition(';')[0]})"
+    if text is None:
+        return tokenizer, None
+    return tokenizer, f"reads {short_repr(text)} otherwise than {TOKENIZER_FILE}"
 
 
 def _mend_end(directory: Path, tokenizer: Any, end_ids: tuple[object, ...]) -> Iterator[Finding]:
