@@ -22,10 +22,12 @@ class StageCost:
 
     `peak_gib` is the largest memory of all its processes at one time, where memory that several of
     them share counts once. It is sampled every second, or less often where that would slow the
-    command down.
+    command down. `stolen_s` is how long a processor of a virtual machine stood still on average,
+    because its host ran something else; it is part of `wall_s`.
     """
 
     wall_s: float
+    stolen_s: float
     cpu_s: float
     peak_gib: float
 
@@ -34,7 +36,7 @@ def run_measured(
     command: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str]
 ) -> StageCost:
     """Run a command to its end. Raises CalledProcessError when it fails."""
-    started, cpu = time.monotonic(), children_cpu_s()
+    started, stolen, cpu = time.monotonic(), stolen_s(), children_cpu_s()
     peak = 0
     with subprocess.Popen(command, cwd=cwd, env=os.environ | environment) as process:
         while process.poll() is None:
@@ -44,7 +46,12 @@ def run_measured(
                 process.wait(max(SAMPLE_S, SAMPLING_SHARE * (time.monotonic() - began)))
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return StageCost(time.monotonic() - started, children_cpu_s() - cpu, peak / 2**30)
+    return StageCost(
+        wall_s=time.monotonic() - started,
+        stolen_s=stolen_s() - stolen,
+        cpu_s=children_cpu_s() - cpu,
+        peak_gib=peak / 2**30,
+    )
 
 
 def tree_bytes(pid: int) -> int:
@@ -56,6 +63,15 @@ def tree_bytes(pid: int) -> int:
             with suppress(psutil.NoSuchProcess):
                 total += member.memory_full_info().pss
     return total
+
+
+def stolen_s() -> float:
+    """Return how long the processors of this machine have stood still, on average, since its start.
+
+    It is 0 where the system does not know.
+    """
+    stolen: float = getattr(psutil.cpu_times(), "steal", 0.0)
+    return stolen / (psutil.cpu_count() or 1)
 
 
 def children_cpu_s() -> float:
