@@ -208,7 +208,7 @@ def plan_rows(
     compared = [need for need in needs if costs[need.stage].wall_s >= MIN_COMPARED_S]
     took = {stage: cost.wall_s - cost.stolen_s for stage, cost in costs.items()}
     time_ratio = max(_off(took[need.stage], seconds[need.stage]) for need in compared)
-    memory_ratio = max(_off(costs[need.stage].peak_gib, _gib(need)) for need in compared)
+    memory_ratio = max(_memory_ratio(costs[need.stage].peak_gib, need) for need in compared)
     rows.append(Row("plan_time_ratio_worst", time_ratio, None, None, "ratio"))
     rows.append(Row("plan_memory_ratio_worst", memory_ratio, None, None, "ratio"))
     return rows
@@ -218,8 +218,10 @@ def _off(measured: float, predicted: float) -> float:
     return max(measured / predicted, predicted / measured)
 
 
-def _gib(need: StageNeed) -> float:
-    return need.memory / 2**30
+def _memory_ratio(peak_gib: float, need: StageNeed) -> float:
+    """Return how far a peak is off what plan says, which may be a range."""
+    least, most = need.memory / 2**30, max(need.memory, need.most_memory) / 2**30
+    return 1.0 if least <= peak_gib <= most else min(_off(peak_gib, least), _off(peak_gib, most))
 
 
 def quality_rows(workspace: Workspace, params: Params) -> list[Row]:

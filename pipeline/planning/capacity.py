@@ -51,14 +51,13 @@ def _speed_of(device: torch.device) -> Speed:
 
 
 def _seconds(work: Callable[[], float]) -> float:
-    """Return the shortest of several times of `work`, after one run that warms it up."""
+    """Return the mean time of `work` over MEASURED_SECONDS, after one run that warms it up."""
     work()
-    fastest = float("inf")
-    end = time.perf_counter() + MEASURED_SECONDS
-    while (start := time.perf_counter()) < end:
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < MEASURED_SECONDS:
         work()
-        fastest = min(fastest, time.perf_counter() - start)
-    return fastest
+        count += 1
+    return elapsed / count
 
 
 def require_room(workspace: Workspace, need: StageNeed) -> None:

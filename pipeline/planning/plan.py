@@ -111,7 +111,7 @@ def table(needs: tuple[StageNeed, ...], speed: Speed) -> list[str]:
     """Format the needs as a table: a heading, a line for each stage and one for the whole run."""
     rows = [("stage", "memory", "disk kept", "while it runs", "time, about")]
     for need in needs:
-        sizes = (_bytes(need.memory), _bytes(need.disk_kept), _bytes(need.disk_temporary))
+        sizes = (_memory(need), _bytes(need.disk_kept), _bytes(need.disk_temporary))
         rows.append((need.stage, *sizes, time_text(need.duration(speed))))
     total = sum(need.duration(speed) for need in needs)
     most = max(need.memory for need in needs)
@@ -123,6 +123,13 @@ def table(needs: tuple[StageNeed, ...], speed: Speed) -> list[str]:
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
+
+
+def _memory(need: StageNeed) -> str:
+    """Format the memory of a stage, and what it takes where so much is left."""
+    if need.most_memory <= need.memory:
+        return _bytes(need.memory)
+    return f"{_bytes(need.memory)} to {_bytes(need.most_memory)}"
 
 
 def time_text(seconds: float) -> str:

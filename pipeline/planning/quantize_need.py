@@ -13,6 +13,7 @@ from pipeline.planning.stage_needs import (
     FLOAT32,
     PROCESS_BYTES,
     START_SECONDS,
+    TORCH_BYTES,
     StageNeed,
     calibrate_need,
     disk_seconds,
@@ -41,7 +42,7 @@ BACKEND_PASSES = 25
 
 GRID_SEARCH_STEPS = 20
 # The start of a process that runs no model.
-LIGHT_START_SECONDS = 3.0
+LIGHT_START_SECONDS = 5.0
 # Rounding and coordinate descent on one column: Python and small operations.
 COLUMN_SECONDS = 4e-5
 # Products of one layer reach half the speed of those that measure a machine, which are larger.
@@ -69,8 +70,8 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
 def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
     """Predict the needs of a GGUF variant.
 
-    The largest object in memory is a scaled layer, a matrix in llama.cpp or one whose error is
-    computed. llama.cpp's converter runs beside quantline, as a second process.
+    The largest object in memory is a scaled layer, a matrix in llama.cpp, one whose error is
+    computed, or llama.cpp's converter with a matrix, which runs beside quantline.
     """
     linears = list(inputs_of(shape))
     compared = max(MATRIX_COPIES * one.width * one.rows + one.width**2 for one in linears)
@@ -80,7 +81,9 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
         for layer in shape.layers
     )
     largest = max(shape.largest_matrix, *stacked)
-    holding = FLOAT32 * max(compared, LLAMA_CPP_COPIES * largest)
+    holding = max(
+        FLOAT32 * max(compared, LLAMA_CPP_COPIES * largest), TORCH_BYTES + 2 * FLOAT32 * largest
+    )
     if recipe.scale_search:
         holding = max(holding, _layer_bytes(shape))
     full = 2 * shape.num_weights
@@ -91,7 +94,7 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
             operations += linear.num_copies * _scale_search_operations(linear)
     return StageNeed(
         stage,
-        memory=2 * PROCESS_BYTES + holding,
+        memory=TORCH_BYTES + holding,
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
         operations=operations,
@@ -146,7 +149,7 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         holding = max(holding, _aligning_bytes(shape, params))
     return StageNeed(
         stage,
-        memory=PROCESS_BYTES + holding,
+        memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
         gpu_memory=holding,
         disk_kept=kept,
         disk_temporary=2 * reading.disk_temporary if recipe.quantized_inputs else 0,

@@ -16,11 +16,10 @@ from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
 FLOAT32 = 4
 
-# Memory of Python with torch and transformers, and with lm-eval's tasks and llama.cpp too.
-PROCESS_BYTES = 600 << 20
-EVALUATOR_BYTES = 750 << 20
+# Memory of Python with torch, with transformers too, and with lm-eval's tasks and llama.cpp too.
+TORCH_BYTES, PROCESS_BYTES, EVALUATOR_BYTES = 350 << 20, 600 << 20, 750 << 20
 # A stage that handles files and records alone, without torch.
-LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 2.0
+LIGHT_BYTES, LIGHT_SECONDS = 150 << 20, 4.0
 # The process of vLLM that scores, with the KV cache of one pass.
 VLLM_SCORER_BYTES = 1 << 30
 # Activations of one batch: so many tokens, and so many tensors of the hidden size.
@@ -29,14 +28,24 @@ ACTIVATION_COPIES = 6
 # The largest batch of logits that `pipeline.engines.scorer` makes.
 LOGITS_BYTES = 1 << 29
 
-# The start of models of transformers; of a tokenizer, tasks and torch; of llama.cpp's converter.
-START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 10.0, 6.0, 8.0
+# The start of models of transformers, of a tokenizer, tasks and torch, of llama.cpp's converter;
+# and reading a tokenizer in all the ways in which tools read it.
+START_SECONDS, SCORER_START_SECONDS, CONVERTER_SECONDS = 12.0, 8.0, 12.0
+EXAMINATION_SECONDS = 6.0
+# The share of the speed of one large product that a stage reaches over all of its work.
+SUSTAINED_SHARE = 0.7
+# llama.cpp computes at half the speed of torch's products on CPUs, in 16 and in 8 bits.
+LLAMA_CPP_COST = 2.0
 # Log-probabilities and KL, per position and vocabulary entry.
 LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
-# The start of vLLM on a CPU and of llama.cpp's server, and the time that one step of each takes.
-VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS = 30.0, 2.0
-STEP_SECONDS = 0.02
+# The start of vLLM on a CPU and of llama.cpp's server, the texts that the answers of each are
+# compared with, and one step of each.
+VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS, TEXTS_SECONDS = 40.0, 3.0, 20.0
+STEP_SECONDS = 0.06
+# Servers leave a core to those who ask them: on a small machine that is half of its speed.
+SERVER_COST = 2.0
+LLAMA_CPP_SERVER_BYTES = 400 << 20
 
 # Bits per weight of llama.cpp's file types, for Llama 3.1 8B:
 # https://github.com/ggml-org/llama.cpp/blob/master/tools/quantize/README.md
@@ -59,13 +68,16 @@ class StageNeed:
     """The needs of one stage: peak memory and disk in bytes, and its work.
 
     `gpu_memory` is the part of `memory` that is on the GPU, where there is one. `disk_temporary` is
-    freed at the end of the stage. The work is `operations` of matrix products, `traffic`, the bytes
-    read from memory, and `seconds` that do not depend on the speed of the machine. A stage that
-    works in `rounds` begins no more of them after `budget_s`; each takes `round_seconds` at least.
+    freed at the end of the stage. `most_memory` is what the stage takes where so much is left; 0
+    where that is `memory`. The work is `operations` of matrix products, `traffic`, the bytes read
+    from memory, and `seconds` that do not depend on the speed of the machine. A stage that works in
+    `rounds` begins no more of them `budget_s` after the first, which warms up; the second takes
+    place in any case. Each takes `round_seconds` at least.
     """
 
     stage: str
     memory: int = LIGHT_BYTES
+    most_memory: int = 0
     gpu_memory: int = 0
     disk_kept: int = 0
     disk_temporary: int = 0
@@ -78,9 +90,11 @@ class StageNeed:
 
     def duration(self, speed: Speed) -> float:
         """Estimate the time in seconds, within about a factor of TIME_FACTOR."""
-        work = self.operations / speed.operations + self.traffic / speed.memory_bytes
+        work = self.operations / (SUSTAINED_SHARE * speed.operations)
+        work += self.traffic / speed.memory_bytes
         work += self.rounds * self.round_seconds
-        return self.seconds + min(work, max(self.budget_s, work / self.rounds))
+        one_round = work / self.rounds
+        return self.seconds + min(work, one_round + max(self.budget_s, one_round))
 
 
 def fetch_need(source: Source) -> StageNeed:
@@ -89,7 +103,7 @@ def fetch_need(source: Source) -> StageNeed:
         "fetch",
         memory=PROCESS_BYTES + FLOAT32 * source.shape.largest_matrix,
         disk_kept=source.file_bytes,
-        seconds=START_SECONDS + disk_seconds(source.file_bytes),
+        seconds=START_SECONDS + EXAMINATION_SECONDS + disk_seconds(source.file_bytes),
     )
 
 
@@ -136,8 +150,9 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     recipe = params.variants.get(name)
     in_vllm = evaluate.packed_judge is PackedJudge.VLLM and not isinstance(recipe, GgufParams)
     num_controls = len(evaluate.controls) + in_vllm if recipe is None else 0
-    num_models = 1 + (recipe is not None) + 2 * num_controls
-    models, on_gpu = (1 + (recipe is not None)) * whole, (1 + (recipe is not None)) * whole
+    num_judged = 1 if recipe is None else 2
+    num_models = num_judged + 2 * num_controls
+    models = on_gpu = num_judged * whole
     if isinstance(recipe, GgufParams):
         models, on_gpu = half + variant_bytes(shape, recipe), 0
     elif in_vllm and recipe is not None:
@@ -150,15 +165,21 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
     window_logits = evaluate.window_tokens * shape.vocab_size
     batch = min(LOGITS_BYTES, FLOAT32 * evaluate.batch_size * window_logits)
     logits = 4 * batch
-    window_tokens = num_models * evaluate.num_windows * evaluate.window_tokens
     logits_bytes = FLOAT32 * evaluate.num_windows * window_logits
     kept = (1 + num_controls) * logits_bytes if logits_bytes <= KEPT_LOGITS_BYTES else 0
     active = sum(
         linear.num_weights * _share_of_tokens(linear, source) for linear in inputs_of(shape)
     )
     head = shape.vocab_size * shape.hidden_size
-    operations = 2.0 * (window_tokens + (1 + num_controls) * suite_tokens) * (active + head)
-    operations += LOG_PROBABILITY_OPERATIONS * window_tokens * shape.vocab_size
+    windows = evaluate.num_windows * evaluate.window_tokens
+    judged, controlled = num_judged * windows + suite_tokens, 2 * windows + suite_tokens
+    tokens = judged + num_controls * controlled
+    in_llama_cpp = len(evaluate.controls) * controlled if recipe is None else 0
+    if isinstance(recipe, GgufParams):
+        in_llama_cpp = judged
+    work = tokens + (LLAMA_CPP_COST - 1) * in_llama_cpp
+    operations = 2.0 * work * (active + head)
+    operations += LOG_PROBABILITY_OPERATIONS * num_models * windows * shape.vocab_size
     return StageNeed(
         f"evaluate {name}",
         memory=EVALUATOR_BYTES + models + logits,
@@ -168,7 +189,7 @@ def evaluate_need(source: Source, params: Params, name: str, *, suite_tokens: in
         disk_temporary=half if needs_file else 0,
         operations=operations,
         seconds=(SCORER_START_SECONDS if isinstance(recipe, GgufParams) else START_SECONDS)
-        + in_vllm * (1 + (recipe is not None)) * VLLM_START_SECONDS
+        + in_vllm * num_judged * VLLM_START_SECONDS
         + num_models * disk_seconds(whole) / 2,
     )
 
@@ -191,14 +212,20 @@ def benchmark_need(source: Source, params: Params) -> StageNeed:
         steps += len(scenario.concurrency) * serve.requests_per_user * scenario.output_tokens
     num_gguf = sum(isinstance(recipe, GgufParams) for recipe in params.variants.values())
     num_vllm = len(params.variants) - num_gguf + len(serve.base_dtypes)
+    rounds = serve.max_rounds + 1
+    servers = num_vllm * VLLM_BYTES + num_gguf * LLAMA_CPP_SERVER_BYTES
     return StageNeed(
         "benchmark",
         memory=EVALUATOR_BYTES + largest,
+        most_memory=EVALUATOR_BYTES + max(largest, servers + sum(served)),
         gpu_memory=largest,
-        operations=2.0 * serve.max_rounds * len(served) * tokens * shape.num_weights,
-        traffic=float(serve.max_rounds * steps * sum(served)),
-        seconds=START_SECONDS + num_vllm * VLLM_START_SECONDS + num_gguf * LLAMA_CPP_START_SECONDS,
-        rounds=serve.max_rounds,
+        operations=2.0 * SERVER_COST * rounds * len(served) * tokens * shape.num_weights,
+        traffic=float(rounds * steps * sum(served)),
+        seconds=START_SECONDS
+        + num_vllm * VLLM_START_SECONDS
+        + num_gguf * LLAMA_CPP_START_SECONDS
+        + len(served) * TEXTS_SECONDS,
+        rounds=rounds,
         round_seconds=len(served) * steps * STEP_SECONDS,
         budget_s=serve.time_budget_s,
     )
