@@ -1,8 +1,10 @@
 """Chat with a server through OpenAI's own client: `python chat_client.py URL QUESTION`.
 
-It runs in the serving environment, which has the client. The server applies the chat template.
+It runs in the serving environment, which has the client. The server applies the chat template. The
+answer and the number of tokens of the prompt are printed as JSON.
 """
 
+import json
 import sys
 
 from openai import OpenAI
@@ -19,8 +21,15 @@ def main(url: str, question: str) -> None:
         max_tokens=MAX_TOKENS,
         temperature=0,
         stream=True,
+        stream_options={"include_usage": True},
     )
-    print("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices))
+    answer, prompt_tokens = "", None
+    for chunk in chunks:
+        if chunk.choices:
+            answer += chunk.choices[0].delta.content or ""
+        if chunk.usage:
+            prompt_tokens = chunk.usage.prompt_tokens
+    print(json.dumps({"answer": answer, "prompt_tokens": prompt_tokens}))
 
 
 if __name__ == "__main__":
