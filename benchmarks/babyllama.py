@@ -46,6 +46,7 @@ GPTQ = PACKED | {"format": "gptq", "num_bits": 4}
 ASYMMETRIC = PACKED | {"format": "compressed-tensors", "scheme": "W4A16_ASYM"}
 NEAREST = {"clip_search": False, "rounding": "nearest", "refine_sweeps": 0}
 UNREFINED = {"refine_sweeps": 0}
+GGUF = {"format": "gguf", "scale_search": False, "imatrix": True, "rounding": "gptq"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-rtn-w4-g32": AWQ | NEAREST,
     "awq-scales-w4-g32": AWQ | NEAREST | {"scale_search": True},
@@ -56,8 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ct-asym-unrefined-w4-g32": ASYMMETRIC | UNREFINED,
     "ct-asym-w4-g32": ASYMMETRIC,
     "gptq-w3-g32": GPTQ | {"num_bits": 3},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": True},
-    "gguf-q4-k-m": {"format": "gguf", "type": "Q4_K_M", "scale_search": False, "imatrix": True},
+    "gguf-q8-0": GGUF | {"type": "Q8_0"},
+    "gguf-q4-k-m": GGUF | {"type": "Q4_K_M"},
 }
 STORIES = {
     "task": "tinystories",

@@ -18,6 +18,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks import real_model
 from benchmarks.babyllama import MODEL_DIR, make_workspace
 from benchmarks.measured import Cost
 from benchmarks.result import commit
@@ -208,9 +209,12 @@ def make_run(
     cache_dir: Path,
     time_limit_s: float,
 ) -> Run:
-    """Make a calibrated workspace for `demo` or `babyllama` with these variants."""
+    """Make a calibrated workspace for `demo`, `babyllama` or `smollm2` with these variants."""
     if model == "babyllama":
         workspace = make_workspace(root, source=str(MODEL_DIR), variants=())
+    elif model == "smollm2":
+        workspace = Workspace(root)
+        real_model.make_workspace(root, str(real_model.made_model(cache_dir / model)))
     else:
         workspace = demo_workspace(root)
     yaml = YAML()

@@ -1,11 +1,11 @@
 """Compare the quality and the cost of quantline with those of other quantizers.
 
-`python -m benchmarks.quantizers` needs the directory `../shared` with babyllama and its text, and
+`python -m benchmarks.quantizers` needs `../shared` with models and texts, and
 sets up the environment of a backend when it is first used. Everything runs through the pipeline:
 the other quantizers are backends with the same calibration tokens, and the same evaluator scores
 their packed files. CPU seconds are of all processes of a quantizer with one thread each
 (OMP_NUM_THREADS=1), without imports. Wall seconds are of the whole stage. KL is the median over the
-calibration seeds, three for babyllama and one for the demo, with the smallest and the largest.
+calibration seeds, three for babyllama and one for the others, with the smallest and the largest.
 
 `--work-dir` keeps the results of other quantizers, so that a change of quantline does not run them
 again. Such a result says so in a note and has no CPU ratios, which need one run of both.
@@ -29,10 +29,11 @@ from pipeline.params.params import VariantParams
 
 Recipe = dict[str, Any]
 
-GROUP_SIZES = {"babyllama": 32, "demo": 128}
-# One seed for the demo: another quantizer takes up to a quarter of an hour on one sample of it.
-SEEDS = {"babyllama": (0, 1, 2), "demo": (0,)}
-TIME_LIMIT_S = 1200.0  # of one quantizer on one sample; autoawq may need it on a CPU
+GROUP_SIZES = {"babyllama": 32, "demo": 128, "smollm2": 64}
+# One seed where another quantizer takes a quarter of an hour or more on one sample.
+SEEDS = {"babyllama": (0, 1, 2), "demo": (0,), "smollm2": (0,)}
+# Of one quantizer on one sample; autoawq may need it on a CPU.
+TIME_LIMITS_S = {"babyllama": 1200.0, "demo": 1200.0, "smollm2": 7200.0}
 
 # quantline's own recipes. Each takes the group size of the model.
 AWQ: Recipe = PACKED | {
@@ -90,19 +91,22 @@ PEERS: dict[str, Recipe] = {
 }
 CPU_PEERS = ("llmcompressor-gptq-sym", "llmcompressor-awq")
 
-# llama.cpp's K-quants need rows that are multiples of 256: the demo has them.
+# llama.cpp's K-quants need rows that are multiples of 256; some matrices of SmolLM2 have them.
+GGUF_TYPES = {"demo": ("Q4_K_M", "Q2_K"), "smollm2": ("Q4_K_M", "Q3_K_M", "Q2_K")}
 GGUF: dict[str, Recipe] = {
     f"gguf-{kind.lower().replace('_', '-')}{suffix}": {
         "format": "gguf",
         "type": kind,
         "scale_search": scale_search,
         "imatrix": imatrix,
+        "rounding": rounding,
     }
-    for kind in ("Q4_K_M", "Q2_K")
-    for suffix, scale_search, imatrix in (
-        ("", False, True),
-        ("-plain", False, False),
-        ("-scaled", True, True),
+    for kind in GGUF_TYPES["smollm2"]
+    for suffix, scale_search, imatrix, rounding in (
+        ("", False, True, "llama.cpp"),
+        ("-plain", False, False, "llama.cpp"),
+        ("-scaled", True, True, "llama.cpp"),
+        ("-ours", True, True, "gptq"),
     )
 }
 
@@ -128,7 +132,12 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
     "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),
     "kl_q2_k_scaled": ("gguf-q2-k-scaled", ("gguf-q2-k",)),
+    "kl_gguf_q4_k_m": ("gguf-q4-k-m-ours", ("gguf-q4-k-m",)),
+    "kl_gguf_q3_k_m": ("gguf-q3-k-m-ours", ("gguf-q3-k-m",)),
+    "kl_gguf_q2_k": ("gguf-q2-k-ours", ("gguf-q2-k",)),
 }
+# The models whose keys have no suffix, by the start of the key; the first that fits counts.
+MAIN_MODELS = {"kl_gguf": "smollm2", "kl_q": "demo", "": "babyllama"}
 
 
 @dataclass
@@ -162,7 +171,7 @@ def main() -> None:
                     seed=seed,
                     variants=recipes,
                     cache_dir=chosen.work_dir or Path(scratch) / "outcomes",
-                    time_limit_s=TIME_LIMIT_S,
+                    time_limit_s=TIME_LIMITS_S[model],
                 )
                 for seed in SEEDS[model][: chosen.num_seeds]
             ]
@@ -185,7 +194,9 @@ def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dic
         name: recipe | {"group_size": GROUP_SIZES[model]} for name, recipe in (OURS | PEERS).items()
     }
     recipes = {}
-    for name, recipe in (sized | (GGUF if model == "demo" else {})).items():
+    types = GGUF_TYPES.get(model, ())
+    gguf = {name: recipe for name, recipe in GGUF.items() if recipe["type"] in types}
+    for name, recipe in (sized | gguf).items():
         if only and name not in only:
             continue
         try:
@@ -202,7 +213,7 @@ def outcome_of(model: str, name: str, runs: Sequence[Run], notes: list[str]) -> 
         note(f"{model}: {name}: seed {seed}")
         measurement, cached = run.measure(name)
         if measurement is None:
-            notes.append(f"{model}: {name}: not done within {TIME_LIMIT_S:.0f} s; no figures")
+            notes.append(f"{model}: {name}: not done within {run.time_limit_s:.0f} s; no figures")
             break
         outcome.measurements.append(measurement)
         outcome.cached |= cached
@@ -230,15 +241,13 @@ def median(measurements: Sequence[Measurement], field: str) -> float:
 
 
 def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list[str]) -> list[Row]:
-    """Make the compared rows; keys of the demo end with its name, unless only the demo has them."""
-    suffix = "" if model == "babyllama" else f"_{model}"
+    """Make the compared rows; keys end with the model's name, but for those of a main model."""
     rows = []
     for key, (ours, others) in KL_RATIOS.items():
         known = [median(outcomes[name].measurements, "kl") for name in others if name in outcomes]
         if ours in outcomes and known:
             ratio = median(outcomes[ours].measurements, "kl") / min(known)
-            own_key = key if ours in GGUF else f"{key}{suffix}"
-            rows.append(Row(own_key, ratio, None, None, "ratio of KL"))
+            rows.append(Row(key_for(key, model), ratio, None, None, "ratio of KL"))
     peers = [outcomes[name] for name in CPU_PEERS if name in outcomes]
     if len(peers) < len(CPU_PEERS) or any(peer.cached for peer in peers):
         notes.append(f"{model}: no CPU ratios: {' and '.join(CPU_PEERS)} did not run this time")
@@ -247,8 +256,14 @@ def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list
     for key, names in CPU_SETS.items():
         if all(name in outcomes for name in names):
             ours_s = cpu_s_of_all(run, names)
-            rows.append(Row(f"{key}{suffix}", ours_s / peers_s, None, None, "ratio of CPU s"))
+            rows.append(Row(key_for(key, model), ours_s / peers_s, None, None, "ratio of CPU s"))
     return rows
+
+
+def key_for(key: str, model: str) -> str:
+    """Return the key of a compared row of a model."""
+    main = next(main for start, main in MAIN_MODELS.items() if key.startswith(start))
+    return key if model == main else f"{key}_{model}"
 
 
 def cpu_s_of_all(run: Run, names: Sequence[str]) -> float:

@@ -57,7 +57,7 @@ PACKED = babyllama.PACKED | {
     "group_size": 64,  # 128 does not divide the model's 576 inputs
     "scale_search": True,
 }
-GGUF = {"format": "gguf", "scale_search": True, "imatrix": True}
+GGUF = {"format": "gguf", "scale_search": True, "imatrix": True, "rounding": "gptq"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-w4-g64": PACKED | {"format": "awq", "num_bits": 4},
     "gptq-w4-g64": PACKED | {"format": "gptq", "num_bits": 4},
@@ -79,10 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, required=True)
     work_dir = parser.parse_args().work_dir.resolve()
-    model_dir = work_dir / "model"
-    if not model_dir.is_dir():
-        work_dir.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, MODEL_SCRIPT, model_dir], check=True)
+    model_dir = made_model(work_dir / "model")
     workspace = Workspace(work_dir / "local")
     if not workspace.params_path.is_file():
         make_workspace(workspace.root, str(model_dir))
@@ -94,6 +91,14 @@ def main() -> None:
     rows += usage_rows(workspace, work_dir / "pulled")
     rows.append(run_from_hub(workspace, model_dir, work_dir / "hub"))
     publish("real_model", rows)
+
+
+def made_model(model_dir: Path) -> Path:
+    """Make the model by its script where it is not there yet."""
+    if not model_dir.is_dir():
+        model_dir.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, MODEL_SCRIPT, model_dir], check=True)
+    return model_dir
 
 
 def make_workspace(root: Path, source: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from pipeline.core.errors import FailureError, InputError, printable
 from pipeline.core.process import run_program
+from pipeline.gguf.bit_layouts import Bytes
 from pipeline.gguf.convert import ConversionRequest
 from pipeline.params.params import GgufType
 
@@ -57,6 +59,11 @@ class GgufTensor:
         """Read and dequantize the tensor, float32. Nothing is cached between calls."""
         values = np.array(dequantize(self.stored.data, self.stored.tensor_type), np.float32)
         return torch.from_numpy(values).view(self.shape)
+
+    def rows(self) -> Bytes:
+        """View the stored bytes as rows × bytes of a row; they are those of the file."""
+        stored: Bytes = self.stored.data
+        return stored.reshape(prod(self.shape[:-1]), -1)
 
 
 def tool_versions() -> dict[str, str]:
@@ -225,9 +232,12 @@ def _importance_entries(importance: Mapping[str, Vector]) -> ctypes.Array[ctypes
     return entries
 
 
-def read_tensors(path: Path) -> Iterator[GgufTensor]:
-    """Yield every tensor of a GGUF file, in the order of the file."""
-    for tensor in GGUFReader(path).tensors:
+def read_tensors(path: Path, *, writable: bool = False) -> Iterator[GgufTensor]:
+    """Yield every tensor of a GGUF file, in the order of the file.
+
+    With `writable`, what is written into `rows()` goes into the file.
+    """
+    for tensor in GGUFReader(path, "r+" if writable else "r").tensors:
         block_weights, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
         yield GgufTensor(
             name=tensor.name,

@@ -6,16 +6,28 @@ independent, so linears that read the same input are rounded together as one sta
 grid is given; `pipeline.numerics.grid` makes it.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
-
-from pipeline.numerics.grid import Grid
 
 BLOCK_COLUMNS = 128
 
 
+class RoundingGrid(Protocol):
+    """What a grid has to say so that weights can be rounded on it; `Grid` explains the names."""
+
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def zero(self) -> Tensor: ...
+    @property
+    def group_size(self) -> int: ...
+    def snap_(self, levels: Tensor) -> Tensor: ...
+
+
 def round_with_feedback(
-    weight: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: float
+    weight: Tensor, gram: Tensor, grid: RoundingGrid, *, dampening_frac: float
 ) -> Tensor:
     """Round `weight` (float32, out × in) to integers of `grid`, returned in float32, out × in.
 
@@ -29,7 +41,7 @@ def round_with_feedback(
     scales, zeros = (part.T.contiguous().unbind() for part in (grid.scale, grid.zero))
     remaining = weight.T[order]
     integers = torch.empty_like(remaining)
-    integers_of, column_at, largest = integers.unbind(), order.tolist(), grid.largest
+    integers_of, column_at = integers.unbind(), order.tolist()
     for start in range(0, len(column_at), BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, len(column_at))
         block, within = remaining[start:end], feedback[start:end, start:end]
@@ -41,7 +53,7 @@ def round_with_feedback(
             group = column // grid.group_size
             scale, zero = scales[group], zeros[group]
             chosen = torch.div(values, scale, out=integers_of[column])
-            chosen.add_(zero).round_().clamp_(0, largest)
+            grid.snap_(chosen.add_(zero))
             torch.sub(values, (chosen - zero).mul_(scale), out=error).div_(divisor)
             block[i + 1 :].addr_(pushed[i + 1 :], error, alpha=-1)
         remaining[end:].addmm_(feedback[start:end, end:].T, errors, alpha=-1)

@@ -45,7 +45,11 @@ class Grid:
     def round(self, weight: Tensor) -> Tensor:
         """Round a weight (float32, out × in) to the nearest integers, float32 in 0 … `largest`."""
         groups = _by_group(weight, self.group_size) / self.scale.unsqueeze(-1)
-        return groups.add_(self.zero.unsqueeze(-1)).round_().clamp_(0, self.largest).flatten(1)
+        return self.snap_(groups.add_(self.zero.unsqueeze(-1))).flatten(1)
+
+    def snap_(self, integers: Tensor) -> Tensor:
+        """Round numbers to the integers of the grid, in place."""
+        return integers.round_().clamp_(0, self.largest)
 
     def values(self, integers: Tensor) -> Tensor:
         """Compute the weights that integers (out × in) stand for, float32, out × in."""

@@ -10,6 +10,7 @@ is quadratic: with R = (W − Ŵ) G the best value of one weight is ŵⱼ + Rⱼ
 of a group's scale is (q̃ᵀ R) / (q̃ᵀ G q̃) over the group's columns, q̃ = q − zero. E never rises.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -39,7 +40,7 @@ def refine(
             block = gram[columns, columns]
             before = (chosen[columns] - zeros[group]) * scales[group]
             inside = residual[columns].clone()
-            _descend(chosen[columns], inside, block, scales[group], grid.largest)
+            descend_columns(chosen[columns], inside, block, scales[group], grid.snap_)
             centred = chosen[columns] - zeros[group]
             scales[group] = _refit(centred, inside, block, scales[group])
             moved = centred * scales[group] - before
@@ -47,12 +48,17 @@ def refine(
     return chosen.T, replace(grid, scale=scales.T.contiguous())
 
 
-def _descend(
-    integers: Tensor, residual: Tensor, block: Tensor, scale: Tensor, largest: int
+def descend_columns(
+    integers: Tensor,
+    residual: Tensor,
+    block: Tensor,
+    scale: Tensor,
+    snap_: Callable[[Tensor], Tensor],
 ) -> None:
     """Pass once over the columns of a group, in place.
 
     `integers` and `residual` are group_size × rows; `block` is the group's diagonal block of G.
+    `snap_` rounds numbers to those of the grid, in place.
     """
     curvature = block.diagonal()
     steps = (curvature.unsqueeze(-1) * scale).unbind()
@@ -67,7 +73,7 @@ def _descend(
     for is_flat, chosen, slope, influence, step in columns:
         if is_flat:
             continue
-        best = (slope / step).add_(chosen).round_().clamp_(0, largest)
+        best = snap_((slope / step).add_(chosen))
         moved = (best - chosen).mul_(scale)
         chosen.copy_(best)
         residual.addr_(influence, moved, alpha=-1)

@@ -24,12 +24,21 @@ PositiveInt = Annotated[int, Field(gt=0)]
 # backward pass; a sample that is longer is a batch of its own.
 ALIGN_STEP_TOKENS = 3072
 ALIGN_BATCH_TOKENS = 1024
+# How often levels and scales of a GGUF file are improved in turn.
+GGUF_REFINE_SWEEPS = 4
 
 
 class Rounding(StrEnum):
     """The rounding of weights to integers, once their group has a scale."""
 
     NEAREST = "nearest"
+    GPTQ = "gptq"
+
+
+class GgufRounding(StrEnum):
+    """The rounding inside the blocks of a GGUF file: that of llama.cpp, or GPTQ and refinement."""
+
+    LLAMA_CPP = "llama.cpp"
     GPTQ = "gptq"
 
 
@@ -245,16 +254,18 @@ class GgufType(StrEnum):
 
 
 class GgufParams(Record):
-    """A GGUF file, made by llama.cpp.
+    """A GGUF file, written by llama.cpp.
 
     `scale_search` folds AWQ's per-channel scales into the model that llama.cpp quantizes.
-    `imatrix` gives the calibration statistics to its quantizer.
+    `imatrix` gives the calibration statistics to its quantizer. `rounding` says who finds the
+    integers and the scales inside its blocks; those of IQ1, IQ2 and IQ3 stay llama.cpp's.
     """
 
     format: Literal["gguf"]
     type: GgufType
     scale_search: bool
     imatrix: bool
+    rounding: GgufRounding
 
     @field_validator("imatrix")
     @classmethod

@@ -5,7 +5,12 @@ from math import ceil
 from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
-from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
+from pipeline.params.variants import (
+    ALIGN_BATCH_TOKENS,
+    ALIGN_STEP_TOKENS,
+    GGUF_REFINE_SWEEPS,
+    GgufRounding,
+)
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
@@ -87,18 +92,24 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
     if recipe.scale_search:
         holding = max(holding, _layer_bytes(shape))
     full = 2 * shape.num_weights
-    operations = float(GGUF_OPERATIONS * shape.num_weights)
+    operations, columns = float(GGUF_OPERATIONS * shape.num_weights), 0
     for linear in linears:
         operations += 4.0 * gram_entries(linear) * linear.rows  # the errors that are reported
         if recipe.scale_search:
             operations += linear.num_copies * _scale_search_operations(linear)
+        if recipe.rounding is GgufRounding.GPTQ:
+            operations += linear.num_copies * _rounding_again_operations(linear)
+            columns += linear.num_copies * (1 + GGUF_REFINE_SWEEPS) * linear.width
     return StageNeed(
         stage,
         memory=TORCH_BYTES + holding,
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=full * (2 if recipe.scale_search else 1),
         operations=operations,
-        seconds=LIGHT_START_SECONDS + CONVERTER_SECONDS + 2 * disk_seconds(full),
+        seconds=LIGHT_START_SECONDS
+        + CONVERTER_SECONDS
+        + 2 * disk_seconds(full)
+        + columns * COLUMN_SECONDS,
     )
 
 
@@ -195,6 +206,21 @@ def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:
     if recipe.rounding is Rounding.GPTQ:
         operations += product / 2 + linear.width**3
     return operations + (1 + recipe.refine_sweeps) * product
+
+
+def _rounding_again_operations(linear: InputShape) -> float:
+    """Count the operations of GPTQ and refinement inside blocks, and of both errors.
+
+    A sweep refits the scales too, by products inside of blocks.
+    """
+    product = _product_operations(linear)
+    grid = GRID_OPERATIONS * linear.rows * linear.width
+    return (
+        product / 2
+        + linear.width**3
+        + (3 + GGUF_REFINE_SWEEPS) * product
+        + (2 * GGUF_REFINE_SWEEPS * grid)
+    )
 
 
 def _scale_search_operations(linear: InputShape) -> float:

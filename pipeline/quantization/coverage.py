@@ -10,7 +10,7 @@ from math import prod
 from pipeline.architectures.folds import split_layer_name
 from pipeline.core.errors import FailureError
 from pipeline.params.linear_recipe import LinearRecipe
-from pipeline.params.variants import GgufParams, PackedLayout
+from pipeline.params.variants import GgufParams, GgufRounding, PackedLayout
 from pipeline.records.variant import FULL_PRECISION_TYPES, TensorCoverage
 
 # Linears that choose experts. They are a few thousandths of the weights; no release quantizes them.
@@ -126,6 +126,7 @@ def gguf_coverage(
     stored_type: str,
     tensor_bits: float,
     relative_error: float | None,
+    error_ratio: float | None,
     recipe: GgufParams,
 ) -> TensorCoverage:
     """Describe a tensor of a GGUF file, and say so where llama.cpp fell back to another type.
@@ -142,6 +143,8 @@ def gguf_coverage(
         )
     elif stored_type in FULL_PRECISION_TYPES:
         reason = "kept by llama.cpp"
+    elif recipe.rounding is GgufRounding.GPTQ and relative_error and error_ratio is None:
+        reason = f"rounded by llama.cpp: the numbers of {stored_type} are in a codebook"
     else:
         reason = None
     return TensorCoverage(
@@ -150,6 +153,6 @@ def gguf_coverage(
         scheme=stored_type,
         bits_per_weight=tensor_bits,
         relative_error=relative_error,
-        error_ratio=None,
+        error_ratio=error_ratio,
         reason=reason,
     )

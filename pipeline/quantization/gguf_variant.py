@@ -1,4 +1,4 @@
-"""Make a GGUF variant: fold scales, convert and quantize by llama.cpp, then measure the result.
+"""Make a GGUF variant: fold scales, convert and quantize by llama.cpp, round again, and measure.
 
 Scales and the importance matrix come from the statistics. The errors are measured on the file that
 was written, against the F16 file it was made from. Reading and writing the format is in
@@ -6,6 +6,7 @@ was written, against the F16 file it was made from. Reading and writing the form
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +22,10 @@ from pipeline.gguf import files as gguf
 from pipeline.numerics.gram import output_error
 from pipeline.params.linear_recipe import GroupScheme
 from pipeline.params.params import GgufParams
+from pipeline.params.variants import GgufRounding
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
+from pipeline.quantization.gguf_rounding import round_file
 from pipeline.records.base import BaseManifest
 from pipeline.records.variant import TensorCoverage
 
@@ -82,7 +85,13 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.type}.gguf"
         note(f"quantize: {recipe.type} by llama.cpp")
         gguf.quantize(full_path, output_path, recipe.type, importance)
-        coverage = _gguf_rows(full_path, output_path, linears_of, source, statistics, recipe)
+        error_ratios: Mapping[str, float] = {}
+        if recipe.rounding is GgufRounding.GPTQ:
+            gram_of = partial(source.gram, statistics)
+            error_ratios = round_file(full_path, output_path, linears_of, gram_of)
+        coverage = _gguf_rows(
+            full_path, output_path, linears_of, source, statistics, recipe, error_ratios
+        )
         require_covered(coverage, implied=linears_of, kept=())
         return tuple(coverage)
 
@@ -108,6 +117,7 @@ def _gguf_rows(
     source: FoldedCheckpoint,
     statistics: Statistics,
     recipe: GgufParams,
+    error_ratios: Mapping[str, float],
 ) -> list[TensorCoverage]:
     """Measure each tensor on the file that was written, one at a time, and describe it."""
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
@@ -125,6 +135,7 @@ def _gguf_rows(
                 stored_type=tensor.type,
                 tensor_bits=tensor.bits_per_weight,
                 relative_error=error,
+                error_ratio=error_ratios.get(tensor.name),
                 recipe=recipe,
             )
         )

@@ -13,8 +13,9 @@ class TensorCoverage(Record):
 
     `scheme` is the stored type (`W4A16 asymmetric g128`, `Q4_K`, `float16`). `relative_error` is
     tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), where G is known. `error_ratio` is tr(ΔW G ΔWᵀ) divided by that of
-    plain rounding to nearest with the range of each group, where there are groups. `reason` says
-    why a tensor was not quantized, or has another type than the recipe's.
+    plain rounding: to nearest with the range of each group, where there are groups, or in GGUF by
+    llama.cpp. `reason` says why a tensor was not quantized, or has another type than the recipe's,
+    or other rounding.
     """
 
     name: str

@@ -191,7 +191,7 @@ def tensor_lines(coverage: Sequence[TensorCoverage]) -> list[str]:
         )
         for tensor in worst
     ]
-    return aligned([("tensor", "stored as", "relative error", "of rounding to nearest"), *rows])
+    return aligned([("tensor", "stored as", "relative error", "of plain rounding"), *rows])
 
 
 def shortened(text: str) -> str:

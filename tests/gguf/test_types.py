@@ -18,6 +18,7 @@ from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.token_forest import Span
 from pipeline.gguf import files as gguf
 from pipeline.params.params import GgufParams, GgufType
+from pipeline.params.variants import GgufRounding
 from pipeline.planning.stage_needs import variant_bytes
 from pipeline.quantization.coverage import gguf_coverage
 from pipeline.stages import quantize
@@ -67,7 +68,14 @@ def test_llama_cpp_makes_and_reads_every_type(
             stored_type=tensor.type,
             tensor_bits=tensor.bits_per_weight,
             relative_error=None,
-            recipe=GgufParams(format="gguf", type=kind, scale_search=False, imatrix=True),
+            error_ratio=None,
+            recipe=GgufParams(
+                format="gguf",
+                type=kind,
+                scale_search=False,
+                imatrix=True,
+                rounding=GgufRounding.LLAMA_CPP,
+            ),
         )
         for tensor in gguf.read_tensors(path)
     ]
@@ -96,7 +104,13 @@ def test_the_plan_knows_the_size_of_files_whose_rows_no_block_divides(tmp_path: 
         weights = sum(
             prod(tensor.shape) * tensor.bits_per_weight / 8 for tensor in gguf.read_tensors(path)
         )
-        recipe = GgufParams(format="gguf", type=kind, scale_search=False, imatrix=False)
+        recipe = GgufParams(
+            format="gguf",
+            type=kind,
+            scale_search=False,
+            imatrix=False,
+            rounding=GgufRounding.LLAMA_CPP,
+        )
         assert variant_bytes(shape, recipe) == pytest.approx(weights, rel=0.1)
 
 

@@ -75,6 +75,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
 
 
 VARIANT, GGUF = "variants.awq-w4-g128", "variants.gguf-q8-0"
+KEYS = "format: gguf, scale_search: false, imatrix: true, rounding: gptq"
 WRONG_VALUES = [
     ("source", "null", "model.source = None: Input should be a valid string"),
     ("source", "''", "model.source = '': String should have at least 1 character"),
@@ -198,24 +199,24 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
             "params.yaml: variants.a.imatrix: missing",
         ),
         (
-            "{a: {format: gguf, type: Q8_0, scale_search: false, imatrix: true, num_bits: 4}}",
+            f"{{a: {{{KEYS}, type: Q8_0, num_bits: 4}}}}",
             "params.yaml: variants.a.num_bits: unknown key",
         ),
         (
-            "{a: {format: gguf, type: IQ2_XS, scale_search: false, imatrix: false}}",
+            f"{{a: {{{KEYS}, type: IQ2_XS}}}}".replace("true", "false"),
             "params.yaml: variants.a.imatrix = False: IQ2_XS is unusable without an importance "
             "matrix; expected true",
         ),
         (
-            "{A_b: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
+            f"{{A_b: {{{KEYS}, type: Q8_0}}}}",
             "params.yaml: variants.A_b: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{../x: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
+            f"{{../x: {{{KEYS}, type: Q8_0}}}}",
             "params.yaml: variants.../x: expected a name in kebab-case, such as awq-w4-g128",
         ),
         (
-            "{base: {format: gguf, type: Q8_0, scale_search: false, imatrix: true}}",
+            f"{{base: {{{KEYS}, type: Q8_0}}}}",
             "params.yaml: variants.base: this name means the unquantized checkpoint",
         ),
     ],
@@ -259,7 +260,7 @@ def test_a_variant_takes_at_most_five_lines() -> None:
 def test_a_wrong_shared_value_is_named_where_it_was_written(
     tmp_path: Path, presets: str, variant: str, line: int, expected: str
 ) -> None:
-    whole = "format: gguf, scale_search: false, imatrix: true, type"
+    whole = f"{KEYS}, type"
     text = f"{PRESETS}:\n{presets}\n\nvariants:\n  a: {{{variant}}}\n".replace("TYPE", whole)
     rest = without_section(PRESETS, without_section("variants"))
     number, problem = line_and_problem(error_of(tmp_path, f"{text}{rest}"))

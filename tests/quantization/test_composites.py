@@ -25,7 +25,7 @@ from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.token_forest import Span
 from pipeline.params.params import GgufParams, GgufType
 from pipeline.params.reading import read_params
-from pipeline.params.variants import PackedLayout
+from pipeline.params.variants import GgufRounding, PackedLayout
 from pipeline.planning.model_source import examined_base
 from pipeline.quantization.gguf_variant import write_gguf
 from pipeline.quantization.packed_checkpoint import write_packed
@@ -184,7 +184,11 @@ def test_other_programs_read_the_release(
 @pytest.mark.parametrize("scale_search", [False, True])
 def test_a_gguf_file_has_the_text_part(base: Workspace, tmp_path: Path, scale_search: bool) -> None:
     recipe = GgufParams(
-        format="gguf", type=GgufType("Q8_0"), scale_search=scale_search, imatrix=True
+        format="gguf",
+        type=GgufType("Q8_0"),
+        scale_search=scale_search,
+        imatrix=True,
+        rounding=GgufRounding.GPTQ,
     )
     model_dir = tmp_path / "model"
     model_dir.mkdir()

@@ -5,6 +5,7 @@ import pytest
 from pipeline.core.errors import FailureError
 from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.params import GgufParams, GgufType
+from pipeline.params.variants import GgufRounding
 from pipeline.quantization.coverage import (
     gguf_coverage,
     implied_by_packing,
@@ -144,6 +145,13 @@ def test_fallbacks_of_llama_cpp_are_named(
         stored_type=stored,
         tensor_bits=4.5,
         relative_error=None,
-        recipe=GgufParams(format="gguf", type=GgufType(kind), scale_search=False, imatrix=True),
+        error_ratio=None,
+        recipe=GgufParams(
+            format="gguf",
+            type=GgufType(kind),
+            scale_search=False,
+            imatrix=True,
+            rounding=GgufRounding.LLAMA_CPP,
+        ),
     )
     assert made.reason == reason

@@ -46,9 +46,10 @@ INTEGERS = {
     "align_samples": 0,
     "on_indivisible": "error",
 }
+GGUF = {"format": "gguf", "scale_search": False, "imatrix": False, "rounding": "gptq"}
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
-    "gguf-q8-0": {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": False},
+    "gguf-q8-0": GGUF | {"type": "Q8_0"},
 }
 # Of other words than the evaluation, which must not be calibrated on.
 CALIBRATION_TEXT = " ".join(f"hill {number} has {number + 2} goats" for number in range(99))

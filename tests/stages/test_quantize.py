@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -62,9 +63,9 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
     return recipe | changes
 
 
-def gguf(file_type: str, *, scale_search: bool = False, imatrix: bool = True) -> dict[str, object]:
-    recipe = {"format": "gguf", "type": file_type}
-    return recipe | {"scale_search": scale_search, "imatrix": imatrix}
+def gguf(file_type: str, **changes: object) -> dict[str, object]:
+    recipe = {"format": "gguf", "type": file_type, "scale_search": False, "imatrix": True}
+    return recipe | {"rounding": "llama.cpp"} | changes
 
 
 def calibrated(root: Path, params: Params, **model: int) -> Workspace:
@@ -93,6 +94,7 @@ def all_params() -> Params:
             "gptq": packed("gptq"),
             "gguf-q8-0": gguf("Q8_0"),
             "gguf-q4-k-m": gguf("Q4_K_M"),
+            "gguf-rounded": gguf("Q4_K_M", rounding="gptq"),
         }
     )
 
@@ -212,7 +214,7 @@ def mixture(root: Path, name: str) -> None:
 
 def test_all_experts_of_a_layer_are_one_tensor_of_a_gguf_file(tmp_path: Path) -> None:
     mixture(tmp_path, "mixtral")
-    params = params_for({"it": gguf("Q8_0", scale_search=True)})
+    params = params_for({"it": gguf("Q8_0", scale_search=True, rounding="gptq")})
     made = calibrated(tmp_path, params)
     quantize.run(made, params, "it")
     rows = {row.name: row for row in record_of(made, "it").coverage}
@@ -222,6 +224,8 @@ def test_all_experts_of_a_layer_are_one_tensor_of_a_gguf_file(tmp_path: Path) ->
         assert row.scheme == "Q8_0"
         assert row.relative_error is not None
         assert 0 < row.relative_error < 1e-4
+        assert row.error_ratio is not None
+        assert row.error_ratio < 0.9
 
 
 def test_what_llama_cpp_has_no_tensor_for_is_one_line(tmp_path: Path) -> None:
@@ -262,7 +266,45 @@ def test_the_imatrix_changes_the_file(workspace: Workspace) -> None:
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m"])
+def test_rounding_again_changes_the_linears_and_nothing_else(workspace: Workspace) -> None:
+    theirs, ours = record_of(workspace, "gguf-q4-k-m"), record_of(workspace, "gguf-rounded")
+    for old, new in zip(theirs.coverage, ours.coverage, strict=True):
+        assert (old.name, old.scheme, old.bits_per_weight) == (
+            new.name,
+            new.scheme,
+            new.bits_per_weight,
+        )
+        if old.relative_error:
+            assert new.relative_error is not None
+            assert new.relative_error < old.relative_error
+            assert new.error_ratio == pytest.approx(new.relative_error / old.relative_error, 1e-3)
+    paths = [workspace.model_dir(record.name) / "model-Q4_K_M.gguf" for record in (theirs, ours)]
+    files = [{tensor.name: tensor for tensor in read_tensors(path)} for path in paths]
+    start = min(int(tensor.stored.data_offset) for tensor in files[0].values())
+    assert paths[0].read_bytes()[:start] == paths[1].read_bytes()[:start]
+    errors = {row.name: row.relative_error for row in ours.coverage}
+    changed = {
+        name
+        for name, tensor in files[0].items()
+        if not np.array_equal(tensor.stored.data, files[1][name].stored.data)
+    }
+    assert changed == {name for name, error in errors.items() if error is not None}
+
+
+def test_types_with_a_codebook_stay_as_llama_cpp_rounds_them(workspace: Workspace) -> None:
+    params = params_for({"ours": gguf("IQ2_XS", rounding="gptq")})
+    quantize.run(workspace, params, "ours")
+    rows = [row for row in record_of(workspace, "ours").coverage if row.relative_error]
+    kept = {row.scheme for row in rows if row.error_ratio is None}
+    assert "IQ2_XS" in kept
+    for row in rows:
+        if row.error_ratio is None:
+            assert row.reason == (
+                f"rounded by llama.cpp: the numbers of {row.scheme} are in a codebook"
+            )
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m", "gguf-rounded"])
 def test_the_same_inputs_give_the_same_bytes(
     workspace: Workspace, all_params: Params, name: str
 ) -> None:
