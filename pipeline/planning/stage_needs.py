@@ -41,7 +41,7 @@ LOG_PROBABILITY_OPERATIONS = 300
 DISK_BYTES_PER_SECOND = 200e6
 # The start of vLLM on a CPU and of llama.cpp's server, the texts that the answers of each are
 # compared with, and one step of each.
-VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS, TEXTS_SECONDS = 40.0, 3.0, 20.0
+VLLM_START_SECONDS, LLAMA_CPP_START_SECONDS, TEXTS_SECONDS = 25.0, 3.0, 8.0
 STEP_SECONDS = 0.06
 # Servers leave a core to those who ask them: on a small machine that is half of its speed.
 SERVER_COST = 2.0
