@@ -13,8 +13,6 @@ import re
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,13 +29,13 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import intake_cases, intake_twins
 from benchmarks.mutations import INDEX, Mutation, mutated
+from benchmarks.real_model import made_model
 from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT
 from pipeline.core.progress import track
 from pipeline.core.workspace import PARAMS_FILE
 from tests.forks import ForkServer, fork_server
 
-MAKE_MODEL = ROOT.parent / "shared" / "models" / "smollm2-135m" / "make.py"
 NUM_CASES, NUM_WORKERS, SEED = 2050, 3, 0
 SHARE_WITH_GGUF = 0.006  # a start of llama.cpp's converter takes longer than 20 other cases
 NUM_TOKENS, NUM_LAYERS = 1000, 2
@@ -88,11 +86,6 @@ def main() -> None:
         if arguments.case is None:
             rows = [*fuzz_rows(outcomes), *intake_twins.rows(Path(work))]
             publish("intake", rows, intake_twins.notes(Path(work)))
-
-
-def made_model(target: Path) -> Path:
-    subprocess.run([sys.executable, MAKE_MODEL, target], check=True, stdout=subprocess.DEVNULL)
-    return target
 
 
 def fuzz_rows(outcomes: Sequence[Outcome]) -> list[Row]:

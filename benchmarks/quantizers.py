@@ -1,8 +1,8 @@
 """Compare the quality and the cost of quantline with those of other quantizers.
 
-`python -m benchmarks.quantizers` needs `../shared` with models and texts, and
-sets up the environment of a backend when it is first used. Everything runs through the pipeline:
-the other quantizers are backends with the same calibration tokens, and the same evaluator scores
+`python -m benchmarks.quantizers` needs `../shared` with models and texts, and sets up the
+environment of a backend when it is first used. Everything runs through the pipeline: the other
+quantizers are backends with the same calibration tokens, and the same evaluator scores
 their packed files. CPU seconds are of all processes of a quantizer with one thread each
 (OMP_NUM_THREADS=1), without imports. Wall seconds are of the whole stage. KL is the median over the
 calibration seeds, three for babyllama and one for the others, with the smallest and the largest.
