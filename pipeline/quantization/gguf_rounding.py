@@ -38,7 +38,7 @@ def round_file(
     """Round tensors of the quantized file `path` again, in place, for the weights of `full_path`.
 
     `linears_of` has the linears that a tensor stacks; `gram_of` loads G of one. Returns, by tensor,
-    tr(ΔW G ΔWᵀ) divided by that of llama.cpp's rounding. Tensors whose type has a codebook stay.
+    tr(ΔW G ΔWᵀ) of llama.cpp's rounding. Tensors whose type has a codebook stay.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
@@ -47,36 +47,30 @@ def round_file(
         for tensor in gguf.read_tensors(path, writable=True)
         if tensor.name in linears_of and tensor.type in BLOCK_TYPES
     ]
-    ratios = {}
+    errors_before = {}
     for tensor in track(chosen, "round", total=len(chosen)):
         kind, linears = BLOCK_TYPES[tensor.type], linears_of[tensor.name]
         weights = full[tensor.name].values().flatten(0, -2).chunk(len(linears))
         before = tensor.values().flatten(0, -2).chunk(len(linears))
         rows = tensor.rows()
-        old_error = new_error = 0.0
-        start = 0
+        error, start = 0.0, 0
         for linear, weight, old in zip(linears, weights, before, strict=True):
             gram, weight = gram_of(linear).to(device), weight.to(device)
             stored = rows[start : start + len(weight)]
             start += len(weight)
-            values = _round_matrix(kind, stored, weight, gram)
-            old_error += float(output_error(old.to(device) - weight, gram))
-            new_error += float(output_error(values - weight, gram))
-        ratios[tensor.name] = new_error / old_error if old_error > 0 else 1.0
-    return ratios
+            error += float(output_error(old.to(device) - weight, gram))
+            _round_matrix(kind, stored, weight, gram)
+        errors_before[tensor.name] = error
+    return errors_before
 
 
-def _round_matrix(kind: BlockType, stored: Bytes, weight: Tensor, gram: Tensor) -> Tensor:
-    """Round a matrix (float32, out × in) again; `stored` is changed in place, out × bytes of a row.
-
-    Returns the new weights, float32, out × in.
-    """
+def _round_matrix(kind: BlockType, stored: Bytes, weight: Tensor, gram: Tensor) -> None:
+    """Round a matrix (float32, out × in) again; `stored`, out × bytes of a row, is changed."""
     grid = grid_of(kind, read_blocks(kind, stored), weight.device)
     levels = round_in_blocks(
         weight, gram, grid, sweeps=GGUF_REFINE_SWEEPS, dampening_frac=DAMPENING_FRAC
     )
     write_blocks(kind, blocks_of(kind, grid, levels), stored)
-    return grid.values(levels).T
 
 
 def grid_of(kind: BlockType, blocks: Blocks, device: torch.device) -> BlockGrid:

@@ -85,12 +85,12 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.type}.gguf"
         note(f"quantize: {recipe.type} by llama.cpp")
         gguf.quantize(full_path, output_path, recipe.type, importance)
-        error_ratios: Mapping[str, float] = {}
+        errors_before: Mapping[str, float] = {}
         if recipe.rounding is GgufRounding.GPTQ:
             gram_of = partial(source.gram, statistics)
-            error_ratios = round_file(full_path, output_path, linears_of, gram_of)
+            errors_before = round_file(full_path, output_path, linears_of, gram_of)
         coverage = _gguf_rows(
-            full_path, output_path, linears_of, source, statistics, recipe, error_ratios
+            full_path, output_path, linears_of, source, statistics, recipe, errors_before
         )
         require_covered(coverage, implied=linears_of, kept=())
         return tuple(coverage)
@@ -117,43 +117,49 @@ def _gguf_rows(
     source: FoldedCheckpoint,
     statistics: Statistics,
     recipe: GgufParams,
-    error_ratios: Mapping[str, float],
+    errors_before: Mapping[str, float],
 ) -> list[TensorCoverage]:
-    """Measure each tensor on the file that was written, one at a time, and describe it."""
+    """Measure each tensor on the file that was written, one at a time, and describe it.
+
+    `errors_before` has tr(ΔW G ΔWᵀ) of llama.cpp's rounding of those that were rounded again.
+    """
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     rows = []
     for tensor in gguf.read_tensors(output_path):
-        error = None
+        relative = ratio = None
         if linears := linears_of.get(tensor.name):
             original = full[tensor.name].values()
             change = tensor.values() - original
-            error = _relative_error(change, original, linears, source, statistics)
+            error, power = _error_and_power(change, original, linears, source, statistics)
+            relative = error / power if power > 0 else 0.0
+            before = errors_before.get(tensor.name)
+            ratio = None if before is None else error / before if before > 0 else 1.0
         rows.append(
             gguf_coverage(
                 tensor.name,
                 shape=tensor.shape,
                 stored_type=tensor.type,
                 tensor_bits=tensor.bits_per_weight,
-                relative_error=error,
-                error_ratio=error_ratios.get(tensor.name),
+                relative_error=relative,
+                error_ratio=ratio,
                 recipe=recipe,
             )
         )
     return rows
 
 
-def _relative_error(
+def _error_and_power(
     change: Tensor,
     original: Tensor,
     linears: Sequence[str],
     source: FoldedCheckpoint,
     statistics: Statistics,
-) -> float:
-    """Compute tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), both summed over the linears that a tensor stacks."""
+) -> tuple[float, float]:
+    """Compute tr(ΔW G ΔWᵀ) and tr(W G Wᵀ), both summed over the linears that a tensor stacks."""
     error = power = 0.0
     parts = (stack.flatten(0, -2).chunk(len(linears)) for stack in (change, original))
     for linear, delta, weight in zip(linears, *parts, strict=True):
         gram = source.gram(statistics, linear)
         error += float(output_error(delta, gram))
         power += float(output_error(weight, gram))
-    return error / power if power > 0 else 0.0
+    return error, power
