@@ -16,15 +16,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
-from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.architectures.folds import split_layer_name
 from pipeline.checkpoint.checks import USE_ANOTHER
@@ -35,6 +33,10 @@ from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError, short_repr
 from pipeline.core.limits import run_limited
+from pipeline.core.transformers_library import load_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 META = torch.device("meta")
 MAX_SECONDS, MAX_BYTES = 60.0, 1 << 32
@@ -49,7 +51,7 @@ def require_layered(directory: Path) -> None:
     decoder_layers(empty_model(directory))
 
 
-def empty_model(directory: Path) -> PreTrainedModel:
+def empty_model(directory: Path) -> "PreTrainedModel":
     """Build the model of a configuration on the meta device: its tensors have no values.
 
     Raises InputError where the class of the model does not take the configuration.
@@ -60,7 +62,7 @@ def empty_model(directory: Path) -> PreTrainedModel:
         )
 
 
-def _built_model(directory: Path) -> PreTrainedModel:
+def _built_model(directory: Path) -> "PreTrainedModel":
     config = model_config(directory)
     model: PreTrainedModel = model_class(type(config))(config)
     return model
@@ -189,7 +191,7 @@ class LayeredModel:
                 name: replaced[name] if name in replaced else self._checkpoint.tensor(name)
                 for name in names
             },
-            LoadStateDictConfig(
+            load_transformers().modeling_utils.LoadStateDictConfig(
                 device_map={"": self._device},
                 dtype=torch.float32,
                 weight_mapping=get_model_conversion_mapping(self._model),

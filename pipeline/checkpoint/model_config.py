@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.checks import read_json_object, text_values
 from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.core.errors import InputError, short_repr
+from pipeline.core.transformers_library import load_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 DEFAULT_CONTEXT = 2048
 """Context of a model whose configuration names none, in tokens; lm-eval's default."""
-
-
-def load_transformers() -> Any:
-    """Import transformers, when a model is loaded: the import of its models takes seconds."""
-    import transformers
-
-    # Loading is quick beside everything else here; its progress bar would only fill logs.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
 
 
 def model_config(directory: Path) -> "PreTrainedConfig":

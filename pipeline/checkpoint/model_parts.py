@@ -5,23 +5,26 @@ The names here come from its own conversion tables. No weight is read.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from pipeline.checkpoint.model_config import has_several_parts
 from pipeline.core.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def text_body(model: PreTrainedModel) -> tuple[str, nn.Module]:
+
+def text_body(model: "PreTrainedModel") -> tuple[str, nn.Module]:
     """Return the text model without its output projection, and its name in the whole model."""
     body = model.get_decoder() if has_several_parts(model.config) else model.base_model
     return next((name, module) for name, module in model.named_modules() if module is body)
 
 
-def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
     """Find the list of decoder layers of the text model, and its name in the whole model.
 
     Raises InputError unless there is exactly one.
@@ -41,7 +44,7 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def sources_by_parameter(
-    model: PreTrainedModel, tensors: Sequence[str]
+    model: "PreTrainedModel", tensors: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Map each parameter to the tensors of a checkpoint that it is made from.
 
@@ -60,7 +63,7 @@ def sources_by_parameter(
     return sources
 
 
-def module_names(model: PreTrainedModel, stored: Sequence[str]) -> dict[str, str]:
+def module_names(model: "PreTrainedModel", stored: Sequence[str]) -> dict[str, str]:
     """Map linears by their name in the files to their name in the model of several parts."""
     if not has_several_parts(model.config):
         return {name: name for name in stored}

@@ -15,6 +15,7 @@ from pipeline.checkpoint.checks import USE_ANOTHER, read_json_object, read_token
 from pipeline.checkpoint.library_errors import readable_library_errors
 from pipeline.checkpoint.names import CODE_KEY, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 from pipeline.core.errors import short_repr
+from pipeline.core.transformers_library import load_transformers
 
 TOKENIZER_FILE = TOKENIZER_FILES[0]
 CLASS_KEY = "tokenizer_class"
@@ -65,9 +66,7 @@ def library_tokenizer(directory: Path) -> Any:
     Raises InputError when there is none that loads.
     """
     # Imported where it is needed: it brings the code of all models, which takes six seconds.
-    from transformers import AutoTokenizer
-
-    return _loaded(AutoTokenizer, directory, trust_remote_code=False)
+    return _loaded(load_transformers().AutoTokenizer, directory, trust_remote_code=False)
 
 
 def _loaded(kind: Any, directory: Path, **options: bool) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.record import Record
+from pipeline.core.transformers_library import load_transformers
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
@@ -45,6 +46,7 @@ def main(request_path: str) -> None:
     """Write the GGUF file and the names that the request asks for."""
     request = ConversionRequest.from_bytes(Path(request_path).read_bytes(), source=request_path)
     sys.path[:0] = [str(request.converter_dir), str(request.converter_dir / "gguf-py")]
+    load_transformers()
     import conversion  # type: ignore[import-not-found]
     import gguf
 

@@ -1,17 +1,20 @@
 """Find the text model inside a model of several parts, and the tensors that it reads."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from pipeline.architectures.folds import split_layer_name
 from pipeline.checkpoint.model_config import has_several_parts, text_architecture
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter, text_body
 from pipeline.records.base import TextPart, first_name
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def text_tensors(model: PreTrainedModel, sources: Mapping[str, tuple[str, ...]]) -> set[str]:
+
+def text_tensors(model: "PreTrainedModel", sources: Mapping[str, tuple[str, ...]]) -> set[str]:
     """List the tensors that the text model reads: those of its body and its output projection.
 
     `sources` are the tensors of each parameter.
@@ -30,7 +33,7 @@ def text_tensors(model: PreTrainedModel, sources: Mapping[str, tuple[str, ...]])
     }
 
 
-def text_part(model: PreTrainedModel, tensors: Sequence[str]) -> TextPart | None:
+def text_part(model: "PreTrainedModel", tensors: Sequence[str]) -> TextPart | None:
     """Describe the text part of a model with these tensors; None where the whole is of text."""
     if not has_several_parts(model.config):
         return None

@@ -4,9 +4,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
@@ -23,6 +23,9 @@ from pipeline.intake.heads import TIED_KEY, TiedHead, require_own_head
 from pipeline.intake.text_part import text_part, text_tensors
 from pipeline.records.base import TextPart
 from pipeline.records.intake import Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHECKED_VALUES = 1 << 24  # at a time
 PREDICTION_HEAD = re.compile(r"(^|\.)(mtp|nextn|eagle|medusa)[._]")
@@ -139,7 +142,7 @@ def account_for_tensors(directory: Path, tensors: Mapping[str, tuple[int, ...]])
     )
 
 
-def _head_names(model: PreTrainedModel) -> set[str]:
+def _head_names(model: "PreTrainedModel") -> set[str]:
     """Return the names of the parameter that makes logits; the embedding's is one if it is tied."""
     weight = getattr(model.get_output_embeddings(), "weight", None)
     parameters = model.named_parameters(remove_duplicate=False)
