@@ -6,6 +6,7 @@ package index does not have them together. Only this process imports them. `pipe
 starts it and reports its errors.
 """
 
+import gc
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from pipeline.core.record import Record
 from pipeline.core.transformers_library import load_transformers
 
+GARBAGE_THRESHOLD = 10_000  # as in pipeline.cli: modules load faster
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -46,6 +48,7 @@ def main(request_path: str) -> None:
     """Write the GGUF file and the names that the request asks for."""
     request = ConversionRequest.from_bytes(Path(request_path).read_bytes(), source=request_path)
     sys.path[:0] = [str(request.converter_dir), str(request.converter_dir / "gguf-py")]
+    gc.set_threshold(GARBAGE_THRESHOLD)
     load_transformers()
     import conversion  # type: ignore[import-not-found]
     import gguf

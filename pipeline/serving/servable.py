@@ -98,19 +98,23 @@ def _endpoints(serve: ServeParams, models: dict[str, ServableModel]) -> Iterator
         yield ServableModel(name, None, reference.path, reference.file_type, endpoint)
 
 
+def scorer_bytes(workspace: Workspace, model: ServableModel, packed_judge: PackedJudge) -> int:
+    """Return the bytes of memory that the engine that scored this model takes for it."""
+    if model.file_type is not None:
+        return weight_bytes(model)
+    if packed_judge is PackedJudge.VLLM:
+        return VLLM_BYTES + weight_bytes(model)
+    return WIDTHS["float32"] * num_weights(workspace.base_dir)
+
+
 def scorer_of(workspace: Workspace, model: ServableModel, packed_judge: PackedJudge) -> Scorer:
     """Load the engine that scored this model; a checkpoint was scored by `packed_judge`.
 
     Raises FailureError when too little memory is free. Without that check the system would end this
     process instead of refusing the memory.
     """
-    name, free = model.name, memory_for_servers
-    if model.file_type is not None:
-        needed, free = weight_bytes(model), available_memory
-    elif packed_judge is PackedJudge.VLLM:
-        needed = VLLM_BYTES + weight_bytes(model)
-    else:
-        needed = WIDTHS["float32"] * num_weights(workspace.base_dir)
+    name, needed = model.name, scorer_bytes(workspace, model, packed_judge)
+    free = memory_for_servers if model.file_type is None else available_memory
     if (free_bytes := free()) < needed:
         needed_text, free_text = (
             bytes_text(count).replace(NBSP, " ") for count in (needed, free_bytes)

@@ -48,13 +48,16 @@ class ServerPool:
     def is_running(self, name: str) -> bool:
         return name in self._servers
 
-    def launch(self, specs: Sequence[ServerSpec]) -> int:
+    def launch(self, specs: Sequence[ServerSpec], *, spare_bytes: int = 0) -> int:
         """Start servers side by side, in this order, as long as memory lasts; return how many.
 
-        Call it while no other server starts: memory counts as free until that server has taken it.
+        Those that run count, and `spare_bytes` are left free. Call it while no other server starts:
+        memory counts as free until that server has taken it.
         """
-        free = self._free_bytes()
+        free = self._free_bytes() - spare_bytes
         for number, spec in enumerate(specs):
+            if self.is_running(spec.name):
+                continue
             free -= spec.needed_bytes
             if free < 0:
                 return number

@@ -2,14 +2,14 @@
 
 vLLM serves checkpoints and llama.cpp serves GGUF files. One load generator sends requests to all of
 them through the same API. Before the load, a parity check compares greedy texts of the server with
-those of the engine that scored the same files. That engine runs before any server and releases its
-memory. The base runs in the fastest of `serve.base_dtypes`. Servers start side by side, first the
-base's, then all others. Loads run only while nothing starts: all models in rounds, one load after
-the other, until their ratios to the base are precise enough or the time is spent. The report
-computes the costs.
+those of the engine that scored the same files. The base runs in the fastest of `serve.base_dtypes`.
+Servers start side by side, first the base's, then all others. The base's start while the texts are
+made, if memory has room for both. Loads run only while nothing starts and no text is made: all
+models in rounds, one load after the other, until their ratios to the base are precise enough or the
+time is spent. The report computes the costs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, repeat
@@ -38,12 +38,13 @@ from pipeline.serving.servable import (
     SPARE_TOKENS,
     ServableModel,
     kv_bytes_of,
+    scorer_bytes,
     scorer_of,
     servable_models,
     server_spec,
 )
 from pipeline.serving.server import chosen_port
-from pipeline.serving.server_pool import ServerPool
+from pipeline.serving.server_pool import ServerPool, ServerSpec
 from pipeline.serving.vllm import AUTO_DTYPE
 
 NUM_PARITY_PROMPTS = 8
@@ -54,8 +55,7 @@ PARITY_PROMPT_TOKENS = 32
 class BenchmarkRun:
     """Hold the settings, servers and load generator that all model runs share.
 
-    `references` has the texts of the engine that scored the model at a path. `ports` has one for
-    each server, None for a free one.
+    `references` has the texts of the engine that scored the model at a path.
     """
 
     workspace: Workspace
@@ -63,7 +63,6 @@ class BenchmarkRun:
     base_digest: str
     prompts: Prompts
     references: Mapping[Path, Reference]
-    ports: Iterator[int | None]
     pool: ServerPool
     generator: LoadGenerator
 
@@ -84,20 +83,26 @@ def run(workspace: Workspace, params: Params) -> None:
     chosen_port(serve.port)
     ports = repeat(None) if serve.port is None else count(serve.port)
     prompts = prompts_of(workspace, params, num_prompts=NUM_PARITY_PROMPTS)
-    references = _references(workspace, params, models, prompts)
+    base_specs: dict[str, ServerSpec] = {
+        dtype: server_spec(workspace, serve, models[0], port=next(ports), dtype=dtype)
+        for dtype in serve.base_dtypes
+    }
     generator = LoadGenerator(
         workspace.base_dir,
         service_level=serve.service_level,
         log_path=workspace.benchmarks_path.with_suffix(".logs") / "load.log",
     )
     with ServerPool(free_bytes=memory_for_servers) as pool, generator:
+        references = _references(workspace, params, models, prompts, pool, [*base_specs.values()])
         base_digest = read_base_manifest(workspace).digest
-        shared = BenchmarkRun(
-            workspace, serve, base_digest, prompts, references, ports, pool, generator
-        )
+        shared = BenchmarkRun(workspace, serve, base_digest, prompts, references, pool, generator)
         base_model, *other_models = models
-        base = _fastest_base(shared, base_model)
-        others = [_model_run(shared, model, _dtype(model, base)) for model in other_models]
+        base = _fastest_base(shared, base_model, base_specs)
+        others = []
+        for model in other_models:
+            dtype = _dtype(model, base)
+            spec = server_spec(workspace, serve, model, port=next(ports), dtype=dtype)
+            others.append(_model_run(shared, model, dtype, spec))
         _start_and_warm_up(shared, others)
         model_runs = [base, *others]
         _run_rounds(shared, model_runs)
@@ -124,10 +129,20 @@ def prompts_of(workspace: Workspace, params: Params, *, num_prompts: int) -> Pro
 
 
 def _references(
-    workspace: Workspace, params: Params, models: Sequence[ServableModel], prompts: Prompts
+    workspace: Workspace,
+    params: Params,
+    models: Sequence[ServableModel],
+    prompts: Prompts,
+    pool: ServerPool,
+    first_specs: Sequence[ServerSpec],
 ) -> dict[Path, Reference]:
-    """Let the engine that scored each model write its texts; one model is loaded at a time."""
+    """Let the engine that scored each model write its texts; one model is loaded at a time.
+
+    Meanwhile the servers of `first_specs` start, as far as memory has room for them beside it.
+    """
     packed_judge = chosen_judge(params.evaluate.packed_judge)
+    largest = max(scorer_bytes(workspace, model, packed_judge) for model in models)
+    pool.launch(first_specs, spare_bytes=largest)
     references: dict[Path, Reference] = {}
     for model in models:
         if model.path in references:  # an endpoint serves the same weights
@@ -141,10 +156,15 @@ def _references(
     return references
 
 
-def _fastest_base(shared: BenchmarkRun, model: ServableModel) -> ModelRun:
+def _fastest_base(
+    shared: BenchmarkRun, model: ServableModel, specs: Mapping[str, ServerSpec]
+) -> ModelRun:
     """Serve the base in each activation type, and keep only the fastest in the warm-up."""
-    model_runs = [_model_run(shared, model, dtype) for dtype in shared.serve.base_dtypes]
+    model_runs = [_model_run(shared, model, dtype, spec) for dtype, spec in specs.items()]
     _start_and_warm_up(shared, model_runs)
+    for one in model_runs:
+        if one.refusal is not None:
+            shared.pool.stop(one.spec.name)
     fastest, *slower = sorted(model_runs, key=lambda one: -one.warm_up_tokens_per_s)
     for one in slower:
         shared.pool.stop(one.spec.name)
@@ -163,7 +183,9 @@ def _dtype(model: ServableModel, base: ModelRun) -> str:
     return base.server.dtype if is_ours and base.server is not None else AUTO_DTYPE
 
 
-def _model_run(shared: BenchmarkRun, model: ServableModel, dtype: str) -> ModelRun:
+def _model_run(
+    shared: BenchmarkRun, model: ServableModel, dtype: str, spec: ServerSpec
+) -> ModelRun:
     """Plan to serve a model; refuse one whose context is too short for the load."""
     reference = shared.references[model.path]
     needed = shared.serve.context_tokens + SPARE_TOKENS
@@ -176,7 +198,7 @@ def _model_run(shared: BenchmarkRun, model: ServableModel, dtype: str) -> ModelR
         note(f"benchmark: {model.name}: skipped: {refusal}")
     return ModelRun(
         model,
-        server_spec(shared.workspace, shared.serve, model, port=next(shared.ports), dtype=dtype),
+        spec,
         kv_bytes_of(shared.workspace, shared.serve, dtype=dtype),
         reference,
         refusal=refusal,
