@@ -46,7 +46,13 @@ GPTQ = PACKED | {"format": "gptq", "num_bits": 4}
 ASYMMETRIC = PACKED | {"format": "compressed-tensors", "scheme": "W4A16_ASYM"}
 NEAREST = {"clip_search": False, "rounding": "nearest", "refine_sweeps": 0}
 UNREFINED = {"refine_sweeps": 0}
-GGUF = {"format": "gguf", "scale_search": False, "imatrix": True, "rounding": "gptq"}
+GGUF = {
+    "format": "gguf",
+    "scale_search": False,
+    "imatrix": True,
+    "rounding": "gptq",
+    "quantized_inputs": False,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-rtn-w4-g32": AWQ | NEAREST,
     "awq-scales-w4-g32": AWQ | NEAREST | {"scale_search": True},

@@ -100,13 +100,15 @@ GGUF: dict[str, Recipe] = {
         "scale_search": scale_search,
         "imatrix": imatrix,
         "rounding": rounding,
+        "quantized_inputs": quantized_inputs,
     }
     for kind in GGUF_TYPES["smollm2"]
-    for suffix, scale_search, imatrix, rounding in (
-        ("", False, True, "llama.cpp"),
-        ("-plain", False, False, "llama.cpp"),
-        ("-scaled", True, True, "llama.cpp"),
-        ("-ours", True, True, "gptq"),
+    for suffix, scale_search, imatrix, rounding, quantized_inputs in (
+        ("", False, True, "llama.cpp", False),
+        ("-plain", False, False, "llama.cpp", False),
+        ("-scaled", True, True, "llama.cpp", False),
+        ("-ours", True, True, "gptq", False),
+        ("-ours-corrected", True, True, "gptq", True),
     )
 }
 
@@ -135,6 +137,9 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_gguf_q4_k_m": ("gguf-q4-k-m-ours", ("gguf-q4-k-m",)),
     "kl_gguf_q3_k_m": ("gguf-q3-k-m-ours", ("gguf-q3-k-m",)),
     "kl_gguf_q2_k": ("gguf-q2-k-ours", ("gguf-q2-k",)),
+    "kl_gguf_q4_k_m_corrected": ("gguf-q4-k-m-ours-corrected", ("gguf-q4-k-m",)),
+    "kl_gguf_q3_k_m_corrected": ("gguf-q3-k-m-ours-corrected", ("gguf-q3-k-m",)),
+    "kl_gguf_q2_k_corrected": ("gguf-q2-k-ours-corrected", ("gguf-q2-k",)),
 }
 # The models whose keys have no suffix, by the start of the key; the first that fits counts.
 MAIN_MODELS = {"kl_gguf": "smollm2", "kl_q": "demo", "": "babyllama"}

@@ -57,7 +57,7 @@ PACKED = babyllama.PACKED | {
     "group_size": 64,  # 128 does not divide the model's 576 inputs
     "scale_search": True,
 }
-GGUF = {"format": "gguf", "scale_search": True, "imatrix": True, "rounding": "gptq"}
+GGUF = babyllama.GGUF | {"scale_search": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-w4-g64": PACKED | {"format": "awq", "num_bits": 4},
     "gptq-w4-g64": PACKED | {"format": "gptq", "num_bits": 4},

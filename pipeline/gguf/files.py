@@ -57,8 +57,11 @@ class GgufTensor:
 
     def values(self) -> Tensor:
         """Read and dequantize the tensor, float32. Nothing is cached between calls."""
-        values = np.array(dequantize(self.stored.data, self.stored.tensor_type), np.float32)
-        return torch.from_numpy(values).view(self.shape)
+        return self.decoded(self.stored.data).view(self.shape)
+
+    def decoded(self, rows: Bytes) -> Tensor:
+        """Dequantize some of the tensor's stored rows, float32."""
+        return torch.from_numpy(np.array(dequantize(rows, self.stored.tensor_type), np.float32))
 
     def rows(self) -> Bytes:
         """View the stored bytes as rows × bytes of a row; they are those of the file."""

@@ -47,6 +47,14 @@ class QuantizedLayer:
     changed: dict[str, Tensor]
     scales: dict[str, Tensor]
 
+    def values(self) -> dict[str, Tensor]:
+        """Return the tensors of the layer that are not the base's, by local name."""
+        weights = {
+            f"{name}.weight": linear.grid.values(linear.integers)
+            for name, linear in self.linears.items()
+        }
+        return weights | self.changed
+
 
 def quantize_layer(
     layer: DecoderLayer,

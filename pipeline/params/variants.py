@@ -259,6 +259,7 @@ class GgufParams(Record):
     `scale_search` folds AWQ's per-channel scales into the model that llama.cpp quantizes.
     `imatrix` gives the calibration statistics to its quantizer. `rounding` says who finds the
     integers and the scales inside its blocks; those of IQ1, IQ2 and IQ3 stay llama.cpp's.
+    `quantized_inputs` is as in `PackedParams`.
     """
 
     format: Literal["gguf"]
@@ -266,6 +267,16 @@ class GgufParams(Record):
     scale_search: bool
     imatrix: bool
     rounding: GgufRounding
+    quantized_inputs: bool
+
+    @field_validator("quantized_inputs")
+    @classmethod
+    def _rounded_here(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("rounding") is GgufRounding.LLAMA_CPP:
+            raise ValueError(
+                "llama.cpp knows no inputs; set rounding to gptq, or quantized_inputs to false"
+            )
+        return value
 
     @field_validator("imatrix")
     @classmethod

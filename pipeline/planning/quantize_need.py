@@ -66,18 +66,20 @@ def quantize_need(source: Source, params: Params, name: str) -> StageNeed:
     """
     recipe, stage = params.variants[name], f"quantize {name}"
     if isinstance(recipe, GgufParams):
-        return _gguf_need(stage, source.shape, recipe)
+        return _gguf_need(stage, source, params, recipe)
     if isinstance(recipe, BackendWeights):
         return _backend_need(stage, source.shape, params, recipe)
     return _packed_need(stage, source, params, recipe)
 
 
-def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
+def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -> StageNeed:
     """Predict the needs of a GGUF variant.
 
     The largest object in memory is a scaled layer, a matrix in llama.cpp, one whose error is
-    computed, or llama.cpp's converter with a matrix, which runs beside quantline.
+    computed, llama.cpp's converter with a matrix, which runs beside quantline, or the quantized
+    inputs of a layer.
     """
+    shape = source.shape
     linears = list(inputs_of(shape))
     compared = max(MATRIX_COPIES * one.width * one.rows + one.width**2 for one in linears)
     # A GGUF file stacks the experts of a layer into three tensors.
@@ -100,11 +102,17 @@ def _gguf_need(stage: str, shape: ModelShape, recipe: GgufParams) -> StageNeed:
         if recipe.rounding is GgufRounding.GPTQ:
             operations += linear.num_copies * _rounding_again_operations(linear)
             columns += linear.num_copies * (1 + GGUF_REFINE_SWEEPS) * linear.width
+    disk_temporary = full * (2 if recipe.scale_search else 1)
+    if recipe.quantized_inputs:
+        inputs = _inputs_need(source, params)
+        operations += inputs.operations
+        holding = max(holding, inputs.gpu_memory)
+        disk_temporary += inputs.disk_temporary
     return StageNeed(
         stage,
-        memory=TORCH_BYTES + holding,
+        memory=(PROCESS_BYTES if recipe.quantized_inputs else TORCH_BYTES) + holding,
         disk_kept=variant_bytes(shape, recipe),
-        disk_temporary=full * (2 if recipe.scale_search else 1),
+        disk_temporary=disk_temporary,
         operations=operations,
         seconds=LIGHT_START_SECONDS
         + CONVERTER_SECONDS
@@ -144,11 +152,12 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
     holding = _layer_bytes(shape)
     runs_model = recipe.quantized_inputs or recipe.align_samples
     start = START_SECONDS if runs_model else LIGHT_START_SECONDS
-    reading = calibrate_need(source, params)
+    disk_temporary = 0
     if recipe.quantized_inputs:
-        operations += INPUT_PASSES * reading.operations
-        moments = max(sum(map(gram_entries, layer.inputs)) for layer in shape.layers)
-        holding = max(holding, reading.gpu_memory + 2 * FLOAT32 * moments)
+        inputs = _inputs_need(source, params)
+        operations += inputs.operations
+        holding = max(holding, inputs.gpu_memory)
+        disk_temporary = inputs.disk_temporary
     if recipe.align_samples:
         tokens = recipe.align_samples * params.calibration.max_seq_length
         head = shape.vocab_size * shape.hidden_size
@@ -163,9 +172,24 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
         gpu_memory=holding,
         disk_kept=kept,
-        disk_temporary=2 * reading.disk_temporary if recipe.quantized_inputs else 0,
+        disk_temporary=disk_temporary,
         operations=operations,
         seconds=start + 2 * disk_seconds(kept) + columns * COLUMN_SECONDS,
+    )
+
+
+def _inputs_need(source: Source, params: Params) -> StageNeed:
+    """Predict what measuring quantized inputs adds: passes, moments of a layer, and states."""
+    reading = calibrate_need(source, params)
+    moments = max(sum(map(gram_entries, layer.inputs)) for layer in source.shape.layers)
+    return StageNeed(
+        reading.stage,
+        memory=0,
+        gpu_memory=reading.gpu_memory + 2 * FLOAT32 * moments,
+        disk_kept=0,
+        disk_temporary=2 * reading.disk_temporary,
+        operations=INPUT_PASSES * reading.operations,
+        seconds=0.0,
     )
 
 

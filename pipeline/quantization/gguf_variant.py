@@ -5,12 +5,13 @@ was written, against the F16 file it was made from. Reading and writing the form
 `pipeline.gguf`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import expert_number
@@ -25,7 +26,13 @@ from pipeline.params.params import GgufParams
 from pipeline.params.variants import GgufRounding
 from pipeline.quantization.coverage import gguf_coverage, require_covered
 from pipeline.quantization.folded_checkpoint import FoldedCheckpoint, write_folded
-from pipeline.quantization.gguf_rounding import round_file
+from pipeline.quantization.gguf_rounding import (
+    DAMPENING_FRAC,
+    TensorErrors,
+    round_file,
+    round_file_by_layer,
+)
+from pipeline.quantization.grouping import require_no_experts
 from pipeline.records.base import BaseManifest
 from pipeline.records.variant import TensorCoverage
 
@@ -45,7 +52,8 @@ def write_gguf(
 
     `model_name` becomes the file's `general.name`; `metadata` are its other `general.…` values.
     Returns one row for each tensor. Raises InputError when the recipe asks for scales and the
-    folding of the architecture is unknown; FailureError when llama.cpp leaves a linear unquantized.
+    folding of the architecture is unknown, and for quantized inputs of a model with experts;
+    FailureError when llama.cpp leaves a linear unquantized.
     """
     num_copies = 4 if recipe.scale_search else 3
     require_free_space(model_dir, num_copies * Checkpoint(base_dir).weight_bytes)
@@ -85,13 +93,29 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.type}.gguf"
         note(f"quantize: {recipe.type} by llama.cpp")
         gguf.quantize(full_path, output_path, recipe.type, importance)
-        errors_before: Mapping[str, float] = {}
-        if recipe.rounding is GgufRounding.GPTQ:
-            gram_of = partial(source.gram, statistics)
-            errors_before = round_file(full_path, output_path, linears_of, gram_of)
-        coverage = _gguf_rows(
-            full_path, output_path, linears_of, source, statistics, recipe, errors_before
-        )
+        gram_of = partial(source.gram, statistics)
+        errors: Mapping[str, TensorErrors] = {}
+        if recipe.quantized_inputs:
+            require_no_experts(statistics.linears)
+            # Imported only where it is needed: it loads transformers, which takes seconds.
+            from pipeline.quantization.quantized_inputs import QuantizedInputs
+
+            errors = round_file_by_layer(
+                full_path,
+                output_path,
+                linears_of,
+                Checkpoint(source.directory),
+                QuantizedInputs(
+                    source.directory,
+                    statistics.token_ids(),
+                    Path(work),
+                    device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                    dampening_frac=DAMPENING_FRAC,
+                ),
+            )
+        elif recipe.rounding is GgufRounding.GPTQ:
+            errors = round_file(full_path, output_path, linears_of, gram_of)
+        coverage = _gguf_rows(full_path, output_path, linears_of, gram_of, recipe, errors)
         require_covered(coverage, implied=linears_of, kept=())
         return tuple(coverage)
 
@@ -114,26 +138,28 @@ def _gguf_rows(
     full_path: Path,
     output_path: Path,
     linears_of: Mapping[str, Sequence[str]],
-    source: FoldedCheckpoint,
-    statistics: Statistics,
+    gram_of: Callable[[str], Tensor],
     recipe: GgufParams,
-    errors_before: Mapping[str, float],
+    errors: Mapping[str, TensorErrors],
 ) -> list[TensorCoverage]:
-    """Measure each tensor on the file that was written, one at a time, and describe it.
+    """Describe each tensor of the file that was written, with its error.
 
-    `errors_before` has tr(ΔW G ΔWᵀ) of llama.cpp's rounding of those that were rounded again.
+    `errors` has those of the tensors that were rounded again; the others are measured here.
     """
     full = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     rows = []
     for tensor in gguf.read_tensors(output_path):
         relative = ratio = None
         if linears := linears_of.get(tensor.name):
-            original = full[tensor.name].values()
-            change = tensor.values() - original
-            error, power = _error_and_power(change, original, linears, source, statistics)
+            found = errors.get(tensor.name)
+            if found is None:
+                original = full[tensor.name].values()
+                change = tensor.values() - original
+                error, power = _error_and_power(change, original, linears, gram_of)
+            else:
+                error, power, before = found.error, found.power, found.llama_cpp_error
+                ratio = error / before if before > 0 else 1.0
             relative = error / power if power > 0 else 0.0
-            before = errors_before.get(tensor.name)
-            ratio = None if before is None else error / before if before > 0 else 1.0
         rows.append(
             gguf_coverage(
                 tensor.name,
@@ -152,14 +178,13 @@ def _error_and_power(
     change: Tensor,
     original: Tensor,
     linears: Sequence[str],
-    source: FoldedCheckpoint,
-    statistics: Statistics,
+    gram_of: Callable[[str], Tensor],
 ) -> tuple[float, float]:
     """Compute tr(ΔW G ΔWᵀ) and tr(W G Wᵀ), both summed over the linears that a tensor stacks."""
     error = power = 0.0
     parts = (stack.flatten(0, -2).chunk(len(linears)) for stack in (change, original))
     for linear, delta, weight in zip(linears, *parts, strict=True):
-        gram = source.gram(statistics, linear)
+        gram = gram_of(linear)
         error += float(output_error(delta, gram))
         power += float(output_error(weight, gram))
     return error, power

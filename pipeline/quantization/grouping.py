@@ -6,7 +6,7 @@ words.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import lcm
 from types import MappingProxyType
@@ -74,11 +74,8 @@ def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
             f"scheme = {recipe.scheme}: {expert} is an expert, whose activations cannot be rounded "
             "in the evaluation; use W8A16 or a 4-bit scheme for this model"
         )
-    if expert and recipe.quantized_inputs:
-        raise InputError(
-            f"quantized_inputs = true: {expert} is an expert, which gets other tokens than in the "
-            "base; set it to false"
-        )
+    if recipe.quantized_inputs:
+        require_no_experts(shapes)
     problems = {
         name: problem
         for name, shape in shapes.items()
@@ -112,6 +109,15 @@ def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> 
             f"group_size = {recipe.group_size}: does not divide the {in_features[wrong]} inputs of "
             f"{wrong}, which backend {recipe.backend} needs; "
             + (f"use one of {', '.join(fitting)}" if fitting else "use the native backend")
+        )
+
+
+def require_no_experts(linears: Iterable[str]) -> None:
+    """Raise InputError where a recipe of quantized inputs meets experts."""
+    if expert := next((name for name in linears if EXPERTS.match(name)), None):
+        raise InputError(
+            f"quantized_inputs = true: {expert} is an expert, which gets other tokens than in the "
+            "base; set it to false"
         )
 
 

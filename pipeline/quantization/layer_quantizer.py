@@ -75,7 +75,7 @@ class LayerQuantizer:
             if self._keeps_scales and folds:
                 save_tensors(self._scales_path(layer.prefix), quantized.scales)
         if self._quantized_inputs:
-            self._quantized_inputs.advance(layer.prefix, quantized)
+            self._quantized_inputs.advance(layer.prefix, quantized.values())
         return quantized
 
     @torch.no_grad()

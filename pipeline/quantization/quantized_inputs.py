@@ -6,7 +6,7 @@ of a layer. That gives the base's states for the next layer, and the moments for
 `pipeline.numerics.drift`. When the layer is quantized, the second stream runs through the quantized
 weights. The states are on disk, so that memory grows neither with tokens nor with layers. The
 states that enter a layer are kept until the next layer begins, so that a layer can be repeated
-after a kill. Quantizing itself is in `pipeline.numerics.layer`.
+after a kill. Quantizing itself is elsewhere.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,6 @@ from pipeline.calibration.layers import BATCH_TOKENS
 from pipeline.checkpoint.layered_model import LayeredModel
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.drift import DriftAccumulator, compensate_drift
-from pipeline.numerics.layer import QuantizedLayer
 
 
 class QuantizedInputs:
@@ -85,17 +84,16 @@ class QuantizedInputs:
             )
         return replace(layer, tensors=tensors, inputs=tuple(inputs))
 
-    def advance(self, prefix: str, quantized: QuantizedLayer) -> None:
-        """Run the second stream through the quantized layer; do nothing outside all layers."""
+    def advance(self, prefix: str, quantized: Mapping[str, Tensor]) -> None:
+        """Run the second stream through the layer with `quantized` tensors, by local name.
+
+        Does nothing outside all layers.
+        """
         index = self._index_of.get(prefix)
         if index is None or index + 1 == len(self._model.layers):
             return
-        values = {
-            f"{name}.weight": linear.grid.values(linear.integers)
-            for name, linear in quantized.linears.items()
-        }
-        self._run(self._quantized, index, values | quantized.changed)
-        if not quantized.linears:  # nothing was measured, so the base's states are not there yet
+        self._run(self._quantized, index, quantized)
+        if not quantized:  # nothing was measured, so the base's states are not there yet
             self._run(self._base, index, {})
 
     def _run(self, stream: HiddenStates, index: int, replaced: Mapping[str, Tensor]) -> None:

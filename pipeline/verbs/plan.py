@@ -34,7 +34,12 @@ from pipeline.planning.model_source import ExaminedBase, examined_base
 from pipeline.planning.plan import TIME_FACTOR, Capacity, predict, refusal, table
 from pipeline.planning.source import Source, Speed
 from pipeline.quantization.coverage import implied_by_packing
-from pipeline.quantization.grouping import plan_groups, require_divisible, require_text_alone
+from pipeline.quantization.grouping import (
+    plan_groups,
+    require_divisible,
+    require_no_experts,
+    require_text_alone,
+)
 from pipeline.records.intake import Finding
 from pipeline.tasks.texts import suite_tokens
 
@@ -128,7 +133,10 @@ def require_groups(source: Source, params: Params) -> None:
         try:
             if isinstance(recipe, PackedVariant):
                 plan_groups(recipe, linears)
-            elif not isinstance(recipe, GgufParams):
+            elif isinstance(recipe, GgufParams):
+                if recipe.quantized_inputs:
+                    require_no_experts(linears)
+            else:
                 require_text_alone(recipe, source.text_part)
                 require_divisible(recipe, {linear: shape[1] for linear, shape in linears.items()})
         except InputError as error:

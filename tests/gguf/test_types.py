@@ -75,6 +75,7 @@ def test_llama_cpp_makes_and_reads_every_type(
                 scale_search=False,
                 imatrix=True,
                 rounding=GgufRounding.LLAMA_CPP,
+                quantized_inputs=False,
             ),
         )
         for tensor in gguf.read_tensors(path)
@@ -110,6 +111,7 @@ def test_the_plan_knows_the_size_of_files_whose_rows_no_block_divides(tmp_path: 
             scale_search=False,
             imatrix=False,
             rounding=GgufRounding.LLAMA_CPP,
+            quantized_inputs=False,
         )
         assert variant_bytes(shape, recipe) == pytest.approx(weights, rel=0.1)
 

@@ -75,7 +75,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
 
 
 VARIANT, GGUF = "variants.awq-w4-g128", "variants.gguf-q8-0"
-KEYS = "format: gguf, scale_search: false, imatrix: true, rounding: gptq"
+KEYS = "format: gguf, scale_search: false, imatrix: true, rounding: gptq, quantized_inputs: false"
 WRONG_VALUES = [
     ("source", "null", "model.source = None: Input should be a valid string"),
     ("source", "''", "model.source = '': String should have at least 1 character"),
@@ -206,6 +206,13 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
             f"{{a: {{{KEYS}, type: IQ2_XS}}}}".replace("true", "false"),
             "params.yaml: variants.a.imatrix = False: IQ2_XS is unusable without an importance "
             "matrix; expected true",
+        ),
+        (
+            f"{{a: {{{KEYS}, type: Q8_0}}}}".replace("gptq", "llama.cpp").replace(
+                "inputs: false", "inputs: true"
+            ),
+            "params.yaml: variants.a.quantized_inputs = True: llama.cpp knows no inputs; set "
+            "rounding to gptq, or quantized_inputs to false",
         ),
         (
             f"{{A_b: {{{KEYS}, type: Q8_0}}}}",

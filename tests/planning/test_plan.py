@@ -114,18 +114,18 @@ def test_aligning_takes_all_at_once_and_is_refused_with_the_numbers() -> None:
     )
 
 
-def test_quantized_inputs_take_passes_and_states_but_no_model() -> None:
-    plain = params().variants["awq-w4-g128"].model_dump(mode="json")
-    corrected = {"awq-w4-g128": plain | {"quantized_inputs": True}}
+@pytest.mark.parametrize("name", ["awq-w4-g128", "gguf-q4-k-m"])
+def test_quantized_inputs_take_passes_and_states_but_no_model(name: str) -> None:
+    plain = params().variants[name].model_dump(mode="json")
+    corrected = {name: plain | {"quantized_inputs": True}}
     for layers in (4, 64):
         shapes = llama_3_8b(layers=layers)
         before, after = (
-            needs_of(shapes, variants=it)["quantize awq-w4-g128"]
-            for it in ({"awq-w4-g128": plain}, corrected)
+            needs_of(shapes, variants=it)[f"quantize {name}"] for it in ({name: plain}, corrected)
         )
         reading = needs_of(shapes)["calibrate"]
         assert after.operations == before.operations + 3 * reading.operations
-        assert after.disk_temporary == 2 * reading.disk_temporary
+        assert after.disk_temporary == before.disk_temporary + 2 * reading.disk_temporary
         assert before.memory <= after.memory < 9 * GIB
 
 

@@ -189,6 +189,7 @@ def test_a_gguf_file_has_the_text_part(base: Workspace, tmp_path: Path, scale_se
         scale_search=scale_search,
         imatrix=True,
         rounding=GgufRounding.GPTQ,
+        quantized_inputs=False,
     )
     model_dir = tmp_path / "model"
     model_dir.mkdir()

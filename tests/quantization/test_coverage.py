@@ -152,6 +152,7 @@ def test_fallbacks_of_llama_cpp_are_named(
             scale_search=False,
             imatrix=True,
             rounding=GgufRounding.LLAMA_CPP,
+            quantized_inputs=False,
         ),
     )
     assert made.reason == reason

@@ -1,6 +1,7 @@
 """Quantized inputs: those that the quantized model really has, and what they are good for."""
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,23 @@ from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.names import WEIGHTS_FILE
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.unpacked_model import unpacked_model
+from pipeline.core.errors import FailureError
 from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
+from pipeline.engines.in_llama_cpp import LlamaCppScorer
+from pipeline.engines.scorer import Span
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.drift import DriftAccumulator, compensate_drift
 from pipeline.numerics.grid import range_grid
 from pipeline.numerics.layer import QuantizedLayer, QuantizedLinear
 from pipeline.params.linear_recipe import GroupScheme
+from pipeline.params.variants import GgufParams, GgufRounding, GgufType
+from pipeline.quantization.gguf_rounding import round_file_by_layer
+from pipeline.quantization.gguf_variant import write_gguf
 from pipeline.quantization.packed_checkpoint import write_packed
 from pipeline.quantization.quantized_inputs import QuantizedInputs
 from tests.architecture_models import CONFIGS, base_manifest, calibrated_model, token_windows
+from tests.models import tiny_llama
 from tests.packed_models import packed_recipe
 
 CPU = torch.device("cpu")
@@ -77,11 +85,10 @@ def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> 
         torch.testing.assert_close(grams(after)[linear], gram, rtol=1e-4, atol=1e-5)
         assert torch.equal(after.weight(linear), before[first].weight(linear).float())
     made = rounded(before[first])
-    served.advance(first, made)
+    served.advance(first, made.values())
     after = served.compensated(before[second], grams(before[second]))
 
-    values = {f"{it}.weight": q.grid.values(q.integers) for it, q in made.linears.items()}
-    stored = {f"{first}.{it}": value for it, value in (values | made.changed).items()}
+    stored = {f"{first}.{it}": value for it, value in made.values().items()}
     changed = tmp_path / "changed"
     shutil.copytree(workspace.base_dir, changed)
     save_file(load_file(workspace.base_dir / WEIGHTS_FILE) | stored, changed / WEIGHTS_FILE)
@@ -139,11 +146,84 @@ def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
     assert Checkpoint(better).names == Checkpoint(plain).names
 
 
+def gguf_of(workspace: Workspace, name: str, **changes: bool) -> Path:
+    """A GGUF variant of the tiny model, beside its base; the tokenizer is another tiny model's."""
+    if not (workspace.base_dir / "tokenizer.json").exists():
+        other = tiny_llama(workspace.root / "other")
+        for sidecar in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(other / sidecar, workspace.base_dir)
+    recipe = GgufParams(
+        format="gguf",
+        type=GgufType("Q4_0"),
+        scale_search=changes.get("scale_search", False),
+        imatrix=True,
+        rounding=GgufRounding.GPTQ,
+        quantized_inputs=changes.get("quantized_inputs", False),
+    )
+    model_dir = workspace.root / name / "model"
+    model_dir.mkdir(parents=True)
+    coverage = write_gguf(
+        workspace.base_dir,
+        base_manifest(workspace),
+        recipe,
+        Statistics(workspace),
+        model_dir,
+        model_name="tiny",
+        metadata={},
+        pre_tokenizer="gpt-2",
+    )
+    ratios = [row.error_ratio for row in coverage if row.relative_error is not None]
+    assert all(ratio is not None and 0 < ratio < 1 for ratio in ratios), ratios
+    assert [it.name for it in model_dir.parent.iterdir()] == ["model"]
+    return model_dir / "model-Q4_0.gguf"
+
+
+def llama_cpp_log_probabilities(path: Path, windows: list[list[int]]) -> Tensor:
+    with closing(LlamaCppScorer(path, label=path.name)) as scorer:
+        logits = scorer.logits([Span(ids=tuple(window), start=0) for window in windows])
+    return torch.stack([torch.from_numpy(rows) for rows in logits]).log_softmax(-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale_search", [False, True])
+def test_a_gguf_file_of_quantized_inputs_is_nearer_to_the_base(
+    tmp_path: Path, scale_search: bool
+) -> None:
+    """Its q_proj and k_proj have their rows in another order than the checkpoint's."""
+    workspace = calibrated_model(tmp_path, "llama", samples=96)
+    plain, better, again = (
+        gguf_of(workspace, name, scale_search=scale_search, quantized_inputs=name != "plain")
+        for name in ("plain", "better", "again")
+    )
+    windows = token_windows(samples=64, seed=1)
+    base = log_probabilities(workspace.base_dir, windows)
+    kl = [
+        float((base.exp() * (base - llama_cpp_log_probabilities(it, windows))).sum(-1).mean())
+        for it in (plain, better)
+    ]
+    assert 0 < kl[1] < 0.99 * kl[0], kl
+    assert better.read_bytes() == again.read_bytes()
+    assert better.stat().st_size == plain.stat().st_size
+
+
+def test_a_file_with_other_rows_than_the_checkpoint_is_one_line(tmp_path: Path) -> None:
+    workspace = calibrated_model(tmp_path, "llama", samples=96)
+    full = gguf_of(workspace, "plain")
+    checkpoint = Checkpoint(workspace.base_dir)
+    inputs = QuantizedInputs(
+        workspace.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
+    )
+    linears_of = {"blk.0.ffn_up.weight": ["model.layers.0.mlp.up_proj"]}
+    expected = r"^blk\.0\.ffn_up\.weight: .* set quantized_inputs to false$"
+    with pytest.raises(FailureError, match=expected):
+        round_file_by_layer(full, full, linears_of, checkpoint, inputs)
+
+
 def test_layers_of_which_nothing_is_quantized_pass_both_on(tmp_path: Path) -> None:
     workspace = calibrated_model(tmp_path, "llama")
     served = QuantizedInputs(
         workspace.base_dir, token_windows(), tmp_path / "work", device=CPU, dampening_frac=FRACTION
     )
-    served.advance("model.layers.0", QuantizedLayer({}, {}, {}))
+    served.advance("model.layers.0", {})
     base, quantized = sorted((tmp_path / "work").glob("*/00001.states"))
     assert base.read_bytes() == quantized.read_bytes()

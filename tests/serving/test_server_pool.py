@@ -75,6 +75,15 @@ def test_the_longest_unused_server_makes_room() -> None:
         assert not pool.is_running("b")
 
 
+def test_what_runs_is_not_started_again_and_spare_memory_is_left() -> None:
+    memory = Memory()
+    specs = [memory.spec(name, 4) for name in ("a", "b")]
+    with ServerPool(free_bytes=memory.free) as pool:
+        assert pool.launch(specs, spare_bytes=4 * GIB) == 1
+        assert pool.launch(specs) == 2
+        assert memory.events == ["+a", "+b"]
+
+
 def test_servers_start_side_by_side_as_long_as_all_of_them_will_fit() -> None:
     memory = Memory()
     specs = [memory.spec(name, 4, answers_at_once=False) for name in ("a", "b", "c")]

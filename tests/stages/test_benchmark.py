@@ -158,7 +158,7 @@ def test_memory_that_torch_does_not_get_is_one_line(
 
 
 @pytest.mark.slow
-def test_all_texts_are_written_and_models_closed_before_a_server_starts(
+def test_all_texts_are_written_and_models_closed_before_a_server_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file's once, one model at a time; an endpoint is compared with what it serves."""

@@ -46,7 +46,13 @@ INTEGERS = {
     "align_samples": 0,
     "on_indivisible": "error",
 }
-GGUF = {"format": "gguf", "scale_search": False, "imatrix": False, "rounding": "gptq"}
+GGUF = {
+    "format": "gguf",
+    "scale_search": False,
+    "imatrix": False,
+    "rounding": "gptq",
+    "quantized_inputs": False,
+}
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},
     "gguf-q8-0": GGUF | {"type": "Q8_0"},

@@ -65,7 +65,7 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
 
 def gguf(file_type: str, **changes: object) -> dict[str, object]:
     recipe = {"format": "gguf", "type": file_type, "scale_search": False, "imatrix": True}
-    return recipe | {"rounding": "llama.cpp"} | changes
+    return recipe | {"rounding": "llama.cpp", "quantized_inputs": False} | changes
 
 
 def calibrated(root: Path, params: Params, **model: int) -> Workspace:
