@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.numerics.gptq import dampened
+from pipeline.numerics.gram import dampened
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
 from pipeline.params.variants import ALIGN_BATCH_TOKENS

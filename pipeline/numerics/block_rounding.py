@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.numerics.block_grid import TINY_SCALE, BlockGrid, as_float16
-from pipeline.numerics.gptq import dampened, round_with_feedback
+from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gram import dampened
 from pipeline.numerics.refine import descend_columns
 
 PANEL = 256  # inputs whose changes are applied to all others by one product

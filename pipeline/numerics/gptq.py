@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.numerics.gram import cholesky_factor
+
 BLOCK_COLUMNS = 128
 
 
@@ -60,14 +62,6 @@ def round_with_feedback(
     return integers.T
 
 
-def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
-    """Copy G with the share `dampening_frac` of its mean diagonal added to the diagonal."""
-    result = gram.clone()
-    mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    result.diagonal().add_(dampening_frac * mean)
-    return result
-
-
 def _inverse_cholesky(gram: Tensor, order: Tensor, dampening_frac: float) -> Tensor:
     """Compute the upper Cholesky factor of the inverse of the dampened G, permuted by `order`.
 
@@ -77,7 +71,7 @@ def _inverse_cholesky(gram: Tensor, order: Tensor, dampening_frac: float) -> Ten
     matrices of the size of G, because each step works in place or frees its source.
     """
     backwards = order.flip(0)
-    factor = torch.linalg.cholesky(dampened(gram, dampening_frac)[backwards][:, backwards])
+    factor = cholesky_factor(gram, dampening_frac, order=backwards)
     # Laid out by columns, so that the solve needs no copy.
     inverse = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device).mT
     torch.linalg.solve_triangular(factor, inverse, upper=False, out=inverse)

@@ -8,7 +8,10 @@ nothing else.
 import torch
 from torch import Tensor
 
+from pipeline.core.progress import note
+
 BLOCK = 1024
+SMALLEST_MEAN = 1e-30  # of the diagonal of G; products of smaller ones are no normal float32
 STRIPS, MIN_STRIP_ROWS = 8, 64
 """G is summed in strips of rows that start at the diagonal. Few strips are fast; more strips
 compute less of the lower triangle, which is not used."""
@@ -83,6 +86,42 @@ def packed_diagonal(packed: Tensor, size: int) -> Tensor:
     """Return the diagonal of the matrix that `pack_upper` wrote, without making the matrix."""
     rows = torch.arange(size, device=packed.device)
     return packed[rows * size - rows * (rows - 1) // 2]
+
+
+def dampened(gram: Tensor, dampening_frac: float) -> Tensor:
+    """Copy G with the share `dampening_frac` of its mean diagonal added to the diagonal.
+
+    Of inputs that are always zero, whose errors count nothing, the mean is taken as 1.
+    """
+    result = gram.clone()
+    mean = gram.diagonal().mean()
+    result.diagonal().add_(dampening_frac * torch.where(mean > SMALLEST_MEAN, mean, 1.0))
+    return result
+
+
+def cholesky_factor(gram: Tensor, dampening_frac: float, *, order: Tensor | None = None) -> Tensor:
+    """Compute the lower Cholesky factor of the dampened G, float32, with the channels in `order`.
+
+    Rounding errors of float32 can leave G without one, as for inputs of which one channel is far
+    larger than all others. Then the dampening is raised tenfold until there is one, and this is
+    said. With a share of 1 there always is, since no eigenvalue of G is larger than its trace.
+    """
+    frac = dampening_frac
+    while True:
+        matrix = dampened(gram, frac)
+        if order is not None:
+            matrix = matrix[order][:, order]
+        factor: Tensor
+        factor, failed_at = torch.linalg.cholesky_ex(matrix)
+        if not failed_at:
+            break
+        frac *= 10
+    if frac > dampening_frac:
+        note(
+            f"dampening_frac = {dampening_frac:g}: too little for the second moments of an input "
+            f"of {len(gram)} channels; {frac:g} was taken"
+        )
+    return factor
 
 
 def output_error(delta: Tensor, gram: Tensor) -> Tensor:

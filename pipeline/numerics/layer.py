@@ -14,8 +14,8 @@ from pipeline.architectures.folds import Fold
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.fold import fold_layer
 from pipeline.numerics.fp8 import round_channels
-from pipeline.numerics.gptq import dampened, round_with_feedback
-from pipeline.numerics.gram import output_error
+from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gram import dampened, output_error
 from pipeline.numerics.grid import Grid, range_grid, search_clip
 from pipeline.numerics.refine import refine
 from pipeline.params.linear_recipe import LinearRecipe

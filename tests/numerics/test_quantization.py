@@ -1,5 +1,7 @@
 """The numerics keep their promises on random layers: what each algorithm minimises gets smaller."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import (
     BLOCK,
     GramAccumulator,
+    cholesky_factor,
     output_error,
     pack_upper,
     packed_diagonal,
@@ -227,6 +230,28 @@ def test_feedback_is_the_textbook_algorithm() -> None:
         round_with_feedback(matrix, gram, grid, dampening_frac=0.01),
         textbook_gptq(matrix, gram, grid, dampening_frac=0.01),
     )
+
+
+def test_moments_without_a_factor_are_dampened_more_and_it_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Few tokens, one channel far larger than all others, and next to no dampening."""
+    samples = inputs(256, seed=15, tokens=64)
+    samples[:, 7] *= 100
+    gram, matrix = gram_of(samples), weight(16, 256, seed=16)
+    grid = range_grid(matrix, GroupScheme(num_bits=4, group_size=32, symmetric=True))
+    plain = output_error(grid.values(grid.round(matrix)) - matrix, gram)
+    integers = round_with_feedback(matrix, gram, grid, dampening_frac=1e-12)
+    assert output_error(grid.values(integers) - matrix, gram) < plain
+    expected = r"dampening_frac = 1e-12: too little for .* of 256 channels; 1e-\d+ was taken"
+    assert re.search(expected, capsys.readouterr().err)
+    round_with_feedback(matrix, gram, grid, dampening_frac=0.01)
+    assert capsys.readouterr().err == ""
+
+
+def test_inputs_that_are_always_zero_have_a_factor() -> None:
+    factor = cholesky_factor(torch.zeros(8, 8), 0.01)
+    torch.testing.assert_close(factor, 0.1 * torch.eye(8))
 
 
 def textbook_gptq(matrix: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: float) -> Tensor:

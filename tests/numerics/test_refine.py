@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.numerics.gptq import dampened, round_with_feedback
-from pipeline.numerics.gram import output_error
+from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gram import dampened, output_error
 from pipeline.numerics.grid import Grid, range_grid, storable
 from pipeline.numerics.refine import refine
 from pipeline.params.linear_recipe import GroupScheme

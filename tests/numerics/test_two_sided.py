@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.numerics.gptq import dampened, round_with_feedback
+from pipeline.numerics.gptq import round_with_feedback
+from pipeline.numerics.gram import dampened
 from pipeline.numerics.grid import Grid, range_grid
 from pipeline.numerics.refine import refine
 from pipeline.numerics.two_sided import descend

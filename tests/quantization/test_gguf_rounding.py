@@ -15,8 +15,7 @@ from pipeline.gguf.bit_layouts import Bytes
 from pipeline.gguf.block_types import BLOCK_TYPES, read_blocks, write_blocks
 from pipeline.numerics.block_grid import BlockGrid
 from pipeline.numerics.block_rounding import refine_in_blocks, round_in_blocks
-from pipeline.numerics.gptq import dampened
-from pipeline.numerics.gram import output_error
+from pipeline.numerics.gram import dampened, output_error
 from pipeline.quantization.gguf_rounding import blocks_of, grid_of
 from tests.numerics.test_quantization import gram_of, inputs, weight
 
