@@ -13,7 +13,7 @@ setup:
 # `inputs` always counts as changed: it is run first, and then nothing else may have changed.
 repro: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH"; quantline inputs || exit; \
-	if [ "$$(dvc status --json)" = '$(NOTHING_CHANGED)' ]; then \
+	if [ -f dvc.lock ] && [ "$$(dvc status --json)" = '$(NOTHING_CHANGED)' ]; then \
 	  echo "Nothing has changed since the last run; the report is artifacts/report/index.html"; \
 	else \
 	  quantline plan && dvc repro; \

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipeline.core.errors import INTERRUPTED, INTERRUPTED_EXIT_CODE
 
-GARBAGE_THRESHOLD = 10_000
+GARBAGE_THRESHOLD = 50_000
 """New objects before Python looks for garbage. Modules make objects that stay: looking among them
 as often as it does by itself takes a sixth of the time in which they load."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.core.record import Record
 from pipeline.core.transformers_library import load_transformers
 
-GARBAGE_THRESHOLD = 10_000  # as in pipeline.cli: modules load faster
+GARBAGE_THRESHOLD = 50_000  # as in pipeline.cli: modules load faster
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
