@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.errors import InputError
 from pipeline.numerics.gram import dampened
 from pipeline.numerics.grid import Grid
 from pipeline.numerics.two_sided import descend
@@ -132,7 +133,8 @@ class Aligner:
     def step(self, token_ids: Tensor) -> float:
         """Make one step on `token_ids` (int64, samples × tokens).
 
-        Returns L on these tokens before the step, in nats.
+        Returns L on these tokens before the step, in nats. Raises InputError for a model whose
+        gradients are not finite.
         """
         if not self._stacks:
             self._stacks = list(_stacked(self._linears, self._curvatures(token_ids)))
@@ -177,6 +179,12 @@ class Aligner:
                 moments[name].addmm_(rows.T, rows, alpha=1 / token_ids.numel())
         for handle in handles:
             handle.remove()
+        for name, moment in moments.items():
+            if not moment.isfinite().all():
+                raise InputError(
+                    f"{name}: the gradient at its output is not finite, so the model cannot be "
+                    "aligned; set align_samples to 0"
+                )
         return moments
 
     def _backward(self, token_ids: Tensor) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.errors import InputError
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.grid import range_grid
 from pipeline.params.linear_recipe import GroupScheme
@@ -105,3 +106,12 @@ def test_alignment_repeats_to_the_last_integer() -> None:
             aligner.step(token_ids())
         ends.append(aligner.integers)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in NAMES)
+
+
+def test_a_model_whose_gradients_are_no_numbers_is_one_line() -> None:
+    base = Predictor()
+    student, linears = rounded(base)
+    student.head.weight.data[0, 0] = torch.inf
+    expected = r"^first: the gradient at its output is not finite, .*; set align_samples to 0$"
+    with pytest.raises(InputError, match=expected):
+        Aligner(student, base, linears).step(token_ids())
