@@ -36,7 +36,7 @@ from pipeline.intake.generation import GENERATION_FILE, mend_generation
 from pipeline.intake.heads import settle_heads
 from pipeline.intake.template import TEMPLATE_FILE, mend_template
 from pipeline.intake.tokenizer import EOS_ID_KEY, SPECIAL_TOKENS_FILE, mend_tokenizer
-from pipeline.intake.weights import Accounting, require_finite
+from pipeline.intake.weights import Accounting, require_storable
 from pipeline.records.intake import Finding, Intake
 
 SAFE_COUNT = "not taken: the weights in safetensors count"
@@ -128,7 +128,7 @@ def examine_values(
     Returns the whole record and the tensors that are copies of others. Raises InputError for values
     that are no numbers, and for an output head that vLLM would not read.
     """
-    require_finite(directory, weights)
+    require_storable(directory, weights)
     config_path = directory / CONFIG_FILE
     before = file_record(config_path, directory)
     copies, findings = settle_heads(

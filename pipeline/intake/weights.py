@@ -27,6 +27,7 @@ from pipeline.records.intake import Finding
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 CHECKED_VALUES = 1 << 24  # at a time
 PREDICTION_HEAD = re.compile(r"(^|\.)(mtp|nextn|eagle|medusa)[._]")
 BUFFER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|masked_bias|attention\.bias)$")
@@ -183,16 +184,26 @@ def _unused_findings(
         )
 
 
-def require_finite(directory: Path, files: Collection[str]) -> None:
-    """Raise InputError, naming the tensor, where a weight is infinite or not a number."""
+def require_storable(directory: Path, files: Collection[str]) -> None:
+    """Raise InputError, naming the tensor, where a weight is infinite or not a number.
+
+    It is also raised for a matrix with values beyond float16's. The files of variants hold float16:
+    packed ones their scales, and the GGUF file that llama.cpp quantizes all matrices.
+    """
     for file in track(files, "fetch: files with checked values", total=len(files)):
         path = directory / file
         for name, info in read_header(path).items():
             if info.dtype not in FULL_PRECISION:
                 continue
-            values = read_tensors(path, [name], remedy="get the file again")[name].flatten()
-            if not all(torch.isfinite(part).all() for part in torch.split(values, CHECKED_VALUES)):
-                raise InputError(
-                    f"{file}: tensor {short_repr(name)} has values that are infinite or no "
-                    f"numbers; {USE_ANOTHER}"
-                )
+            values = read_tensors(path, [name], remedy="get the file again")[name]
+            is_matrix = values.ndim > 1 and name.endswith(".weight")  # and no mask
+            parts = torch.split(values.flatten(), CHECKED_VALUES) if values.numel() else ()
+            for low, high in map(torch.aminmax, parts):
+                largest = torch.maximum(-low, high)
+                if not largest.isfinite():
+                    problem = "values that are infinite or no numbers"
+                elif is_matrix and largest > LARGEST_FLOAT16:
+                    problem = f"values beyond {LARGEST_FLOAT16:.0f}, the largest of float16"
+                else:
+                    continue
+                raise InputError(f"{file}: tensor {short_repr(name)} has {problem}; {USE_ANOTHER}")

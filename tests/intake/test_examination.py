@@ -19,8 +19,8 @@ from pipeline.intake.examination import examine_file_names, examine_other_files,
 from pipeline.intake.weights import (
     account_for_tensors,
     examine_index,
-    require_finite,
     require_full_precision,
+    require_storable,
 )
 from tests.models import tiny_llama
 
@@ -55,7 +55,7 @@ def test_a_plain_checkpoint_stays_as_it_is(model: Path) -> None:
     assert (intake.findings, intake.originals, intake.added) == ((), (), ())
     accounting = account_for_tensors(model, shapes(model))
     assert (accounting.unused, accounting.findings) == ((), ())
-    require_finite(model, [WEIGHTS])
+    require_storable(model, [WEIGHTS])
     assert directory_records(model) == before
 
 
@@ -158,7 +158,20 @@ def test_a_value_that_is_no_number_is_refused_by_name(model: Path, value: float)
     spoiled[3, 5] = value
     edit_tensors(model, model__layers__1__mlp__up_proj__weight=spoiled)
     with pytest.raises(InputError, match=r"tensor 'model.layers.1.mlp.up_proj.weight' has values"):
-        require_finite(model, [WEIGHTS])
+        require_storable(model, [WEIGHTS])
+
+
+def test_a_matrix_beyond_float16_is_refused_by_name_and_a_vector_is_not(model: Path) -> None:
+    norm, up = "model.layers.1.input_layernorm.weight", "model.layers.1.mlp.up_proj.weight"
+    found = load_file(model / WEIGHTS)
+    edit_tensors(model, **{norm.replace(".", "__"): found[norm].float() * 1e6})
+    require_storable(model, [WEIGHTS])
+    spoiled = found[up].to(torch.bfloat16)
+    spoiled[3, 5] = -7e4
+    edit_tensors(model, **{up.replace(".", "__"): spoiled})
+    expected = r"tensor 'model.layers.1.mlp.up_proj.weight' has values beyond 65504, the largest of"
+    with pytest.raises(InputError, match=expected):
+        require_storable(model, [WEIGHTS])
 
 
 def test_one_form_of_the_weights_counts() -> None:
