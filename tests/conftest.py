@@ -1,6 +1,5 @@
 """Settings of every test run, and the workspace that tests of releases begin with."""
 
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline.cli import GARBAGE_THRESHOLD
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.workspace import Workspace
@@ -23,9 +21,6 @@ from tests.vllm_programs import forked_programs, start_program
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-# As in pipeline.cli: what modules make stays, and looking for garbage in it takes time.
-gc.set_threshold(GARBAGE_THRESHOLD)
 
 AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
 """The converter imports it late: it brings in most of transformers."""

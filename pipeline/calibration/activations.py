@@ -1,10 +1,10 @@
 """Measure the inputs of the linears of one decoder layer, once for each distinct input.
 
-All tokens count alike, although the first of a text has massive activations in many models: in
-SmolLM2-135M it alone is nearly all of G of three down_proj. Tokens weighted by 1 / |y|², with y the
-state in which they leave the layer, were tried for a Q4_K_M file (SmolLM2, 10 windows of 512
-tokens). KL is .0219 without weights, .0346 with them, .0230 where attention's inputs have none, and
-.0223 where only o_proj and down_proj have them: all other tokens attend to the first.
+All tokens count alike. The first of a text can have massive activations: in three layers of
+SmolLM2-135M one direction has .70 to 1.00 of the trace of G of down_proj. Tokens weighted by
+1 / |y|², with y the state in which they leave the layer, were tried for a Q4_K_M file (SmolLM2, 10
+windows of 512 tokens). KL is .0219 without weights, .0346 with them, .0230 where attention's inputs
+have none, and .0223 where only o_proj and down_proj have them.
 
 A linear has the name that it has in the checkpoint. transformers keeps the experts of a mixture in
 one parameter. They are measured one by one, on the tokens that the router sends to each, and all

@@ -8,6 +8,7 @@ nothing else.
 import torch
 from torch import Tensor
 
+from pipeline.core.errors import InputError
 from pipeline.core.progress import note
 
 BLOCK = 1024
@@ -104,7 +105,7 @@ def cholesky_factor(gram: Tensor, dampening_frac: float, *, order: Tensor | None
 
     Rounding errors of float32 can leave G without one, as for inputs of which one channel is far
     larger than all others. Then the dampening is raised tenfold until there is one, and this is
-    said. With a share of 1 there always is, since no eigenvalue of G is larger than its trace.
+    said. Raises InputError for a G that is not finite, which has none.
     """
     frac = dampening_frac
     while True:
@@ -115,6 +116,11 @@ def cholesky_factor(gram: Tensor, dampening_frac: float, *, order: Tensor | None
         factor, failed_at = torch.linalg.cholesky_ex(matrix)
         if not failed_at:
             break
+        if not gram.isfinite().all():
+            raise InputError(
+                f"the inputs of a linear, {len(gram)} channels, are not finite numbers; set "
+                "quantized_inputs to false, or use another checkpoint"
+            )
         frac *= 10
     if frac > dampening_frac:
         note(

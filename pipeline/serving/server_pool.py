@@ -51,9 +51,11 @@ class ServerPool:
     def launch(self, specs: Sequence[ServerSpec], *, spare_bytes: int = 0) -> int:
         """Start servers side by side, in this order, as long as memory lasts; return how many.
 
-        Those that run count, and `spare_bytes` are left free. Call it while no other server starts:
-        memory counts as free until that server has taken it.
+        Those that run count, and `spare_bytes` are left free. Servers that start are waited for
+        first: memory counts as free until they have taken it.
         """
+        if not all(self.is_running(spec.name) for spec in specs):
+            _wait_for([answer for answer, _ in self._servers.values()])
         free = self._free_bytes() - spare_bytes
         for number, spec in enumerate(specs):
             if self.is_running(spec.name):

@@ -162,10 +162,9 @@ def _fastest_base(
     """Serve the base in each activation type, and keep only the fastest in the warm-up."""
     model_runs = [_model_run(shared, model, dtype, spec) for dtype, spec in specs.items()]
     _start_and_warm_up(shared, model_runs)
-    for one in model_runs:
-        if one.refusal is not None:
-            shared.pool.stop(one.spec.name)
     fastest, *slower = sorted(model_runs, key=lambda one: -one.warm_up_tokens_per_s)
+    if fastest.refusal is not None:  # its server started before that was known
+        shared.pool.stop(fastest.spec.name)
     for one in slower:
         shared.pool.stop(one.spec.name)
         if one.server is not None and one.parity_check is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.architectures.folds import GATED_FOLDS
+from pipeline.core.errors import InputError
 from pipeline.numerics.decoder_layer import DecoderLayer, SharedInput
 from pipeline.numerics.gptq import round_with_feedback
 from pipeline.numerics.gram import (
@@ -252,6 +253,13 @@ def test_moments_without_a_factor_are_dampened_more_and_it_is_said(
 def test_inputs_that_are_always_zero_have_a_factor() -> None:
     factor = cholesky_factor(torch.zeros(8, 8), 0.01)
     torch.testing.assert_close(factor, 0.1 * torch.eye(8))
+
+
+def test_moments_that_are_no_numbers_are_one_line() -> None:
+    gram = torch.eye(8)
+    gram[3, 3] = torch.nan
+    with pytest.raises(InputError, match=r"8 channels, are not finite numbers; set quantized_inp"):
+        cholesky_factor(gram, 0.01)
 
 
 def textbook_gptq(matrix: Tensor, gram: Tensor, grid: Grid, *, dampening_frac: float) -> Tensor:

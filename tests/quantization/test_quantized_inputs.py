@@ -122,6 +122,10 @@ def log_probabilities(model_dir: Path, windows: list[list[int]]) -> Tensor:
     return logits.log_softmax(-1)
 
 
+def mean_kl(base: Tensor, variant: Tensor) -> float:
+    return float((base.exp() * (base - variant)).sum(-1).mean())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_name", "changes"), [("awq", {"scale_search": True}), ("gptq", {"num_bits": 3})]
@@ -137,16 +141,15 @@ def test_a_variant_of_quantized_inputs_is_nearer_to_the_base(
     )
     windows = token_windows(samples=64, seed=1)
     base = log_probabilities(workspace.base_dir, windows)
-    kl = [
-        float((base.exp() * (base - log_probabilities(it, windows))).sum(-1).mean())
-        for it in (plain, better)
-    ]
+    kl = [mean_kl(base, log_probabilities(it, windows)) for it in (plain, better)]
     assert 0 < kl[1] < 0.97 * kl[0], kl
     assert directory_records(better) == directory_records(again)
     assert Checkpoint(better).names == Checkpoint(plain).names
 
 
-def gguf_of(workspace: Workspace, name: str, **changes: bool) -> Path:
+def gguf_of(
+    workspace: Workspace, name: str, *, scale_search: bool = False, quantized_inputs: bool = False
+) -> Path:
     """A GGUF variant of the tiny model, beside its base; the tokenizer is another tiny model's."""
     if not (workspace.base_dir / "tokenizer.json").exists():
         other = tiny_llama(workspace.root / "other")
@@ -155,10 +158,10 @@ def gguf_of(workspace: Workspace, name: str, **changes: bool) -> Path:
     recipe = GgufParams(
         format="gguf",
         type=GgufType("Q4_0"),
-        scale_search=changes.get("scale_search", False),
+        scale_search=scale_search,
         imatrix=True,
         rounding=GgufRounding.GPTQ,
-        quantized_inputs=changes.get("quantized_inputs", False),
+        quantized_inputs=quantized_inputs,
     )
     model_dir = workspace.root / name / "model"
     model_dir.mkdir(parents=True)
@@ -197,10 +200,7 @@ def test_a_gguf_file_of_quantized_inputs_is_nearer_to_the_base(
     )
     windows = token_windows(samples=64, seed=1)
     base = log_probabilities(workspace.base_dir, windows)
-    kl = [
-        float((base.exp() * (base - llama_cpp_log_probabilities(it, windows))).sum(-1).mean())
-        for it in (plain, better)
-    ]
+    kl = [mean_kl(base, llama_cpp_log_probabilities(it, windows)) for it in (plain, better)]
     assert 0 < kl[1] < 0.99 * kl[0], kl
     assert better.read_bytes() == again.read_bytes()
     assert better.stat().st_size == plain.stat().st_size
