@@ -52,6 +52,7 @@ GGUF = {
     "imatrix": True,
     "rounding": "gptq",
     "quantized_inputs": False,
+    "align_samples": 0,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "awq-rtn-w4-g32": AWQ | NEAREST,

@@ -48,7 +48,7 @@ def shorten(workspace: Workspace) -> None:
     assert len(suite["tasks"]) == len(kept)
     yaml.dump(suites, suites_path)
     params = yaml.load(workspace.params_path)
-    params["evaluate"]["num_windows"] = 16
+    params["evaluate"] |= {"num_windows": 16, "max_documents": 250}
     params["serve"] |= {"max_rounds": 3, "time_budget_s": 5}
     yaml.dump(params, workspace.params_path)
 

@@ -221,7 +221,7 @@ def write_variant(
             if (workspace.base_dir / sidecar).exists():
                 (model_dir / sidecar).write_bytes((workspace.base_dir / sidecar).read_bytes())
     files = directory_records(model_dir)
-    scheme = recipe.type.value if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
+    scheme = recipe.label if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(
         name=name,
         recipe=recipe,

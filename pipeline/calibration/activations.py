@@ -92,15 +92,13 @@ def record_inputs(
     measurement = LayerMeasurement(new_accumulator)
     mixtures: list[_Mixture] = []
     handles = []
+    for module, linears in linear_modules(layer):
+        handle = module.register_forward_pre_hook(
+            lambda _, inputs, linears=linears: measurement.record(linears, inputs[0])
+        )
+        handles.append(handle)
     for path, module in layer.module.named_modules():
-        if isinstance(module, nn.Linear):
-            linears = _linear_names(layer.sources.get(f"{path}.weight", ()))
-            if linears:
-                handle = module.register_forward_pre_hook(
-                    lambda _, inputs, linears=linears: measurement.record(linears, inputs[0])
-                )
-                handles.append(handle)
-        elif _is_mixture(module):
+        if _is_mixture(module):
             mixture = _Mixture(module, path, layer)
             module.forward = mixture.forward
             mixtures.append(mixture)
@@ -113,6 +111,15 @@ def record_inputs(
             handle.remove()
         for mixture in mixtures:
             del mixture.module.forward
+
+
+def linear_modules(layer: LayerModule) -> Iterator[tuple[nn.Linear, list[str]]]:
+    """Yield the linears of a layer, each with its names in the checkpoint."""
+    for path, module in layer.module.named_modules():
+        if isinstance(module, nn.Linear):
+            names = _linear_names(layer.sources.get(f"{path}.weight", ()))
+            if names:
+                yield module, names
 
 
 def _linear_names(tensors: Sequence[str]) -> list[str]:

@@ -23,6 +23,8 @@ from pipeline.numerics.decoder_layer import SharedInput
 from pipeline.numerics.gram import packed_diagonal, unpack_upper
 from pipeline.records.statistics import LayerStatistics, LinearStatistics, StatisticsRecord
 
+# The key of the input of the output head, which no linear of a layer reads.
+HEAD = "head"
 RECORD_KEY = "statistics"
 DELETE_AND_MEASURE = "the file is damaged: delete it and run `quantline calibrate` again"
 CPU = torch.device("cpu")
@@ -55,6 +57,13 @@ class Statistics:
         self._of_linear: dict[str, LinearStatistics] = {
             linear: entry for entry in self.record.inputs for linear in entry.linears
         }
+        heads = [entry for entry in self.record.inputs if entry.key == HEAD]
+        if not heads:
+            raise InputError(
+                f"{workspace.statistics_path}: has no statistics of the output head, so it is of "
+                "an older version; run `quantline calibrate` again"
+            )
+        self._head = heads[0]
 
     def token_ids(self) -> list[list[int]]:
         """Read the windows of token ids that were measured, which are equally long.
@@ -110,13 +119,16 @@ class Statistics:
         return tuple(found)
 
     def gram(self, linear: str) -> Tensor:
-        """Load G of a linear's input, float32, in_features × in_features."""
-        return self._load(self._of_linear[linear])
+        """Load G of the input of a linear or of HEAD, float32, in_features × in_features."""
+        return self._load(self._entry(linear))
 
     def diagonal(self, linear: str) -> Tensor:
-        """Load diag G, the mean of x² for each input channel: llama.cpp's importance matrix."""
-        entry = self._of_linear[linear]
+        """Load the diagonal of that G, the mean of x²: llama.cpp's importance matrix."""
+        entry = self._entry(linear)
         return packed_diagonal(self._packed(entry), entry.in_features)
+
+    def _entry(self, linear: str) -> LinearStatistics:
+        return self._head if linear == HEAD else self._of_linear[linear]
 
     def _load(self, entry: LinearStatistics) -> Tensor:
         return unpack_upper(self._packed(entry), entry.in_features)

@@ -12,11 +12,11 @@ and those whose layers return more than hidden states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -25,52 +25,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 
 from pipeline.architectures.folds import split_layer_name
-from pipeline.checkpoint.checks import USE_ANOTHER
-from pipeline.checkpoint.library_errors import readable_library_errors
-from pipeline.checkpoint.model_config import model_class, model_config
+from pipeline.checkpoint.empty_model import META, built_model, readable_model_errors
 from pipeline.checkpoint.model_parts import decoder_layers, sources_by_parameter, text_body
-from pipeline.checkpoint.names import CONFIG_FILE
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError, short_repr
-from pipeline.core.limits import run_limited
 from pipeline.core.transformers_library import load_transformers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-META = torch.device("meta")
-MAX_SECONDS, MAX_BYTES = 60.0, 1 << 32
-
-
-def require_layered(directory: Path) -> None:
-    """Raise InputError for an architecture without exactly one list of decoder layers.
-
-    Only config.json is read. Whether the model calls its layers one after the other, and does
-    nothing else between them, shows only when they run.
-    """
-    decoder_layers(empty_model(directory))
-
-
-def empty_model(directory: Path) -> "PreTrainedModel":
-    """Build the model of a configuration on the meta device: its tensors have no values.
-
-    Raises InputError where the class of the model does not take the configuration.
-    """
-    with _readable_model_errors(), META:
-        return run_limited(
-            lambda: _built_model(directory), seconds=MAX_SECONDS, num_bytes=MAX_BYTES
-        )
-
-
-def _built_model(directory: Path) -> "PreTrainedModel":
-    config = model_config(directory)
-    model: PreTrainedModel = model_class(type(config))(config)
-    return model
-
-
-def _readable_model_errors() -> AbstractContextManager[None]:
-    what = f"{CONFIG_FILE}: transformers cannot build a model of it"
-    return readable_library_errors(what, USE_ANOTHER)
 
 
 @dataclass(frozen=True)
@@ -86,6 +45,11 @@ class LayerModule:
     sources: dict[str, tuple[str, ...]]
 
 
+def _through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stand for a layer that is left out."""
+    return hidden_states
+
+
 class LayeredModel:
     """A causal language model whose decoder layers are loaded one by one."""
 
@@ -95,10 +59,10 @@ class LayeredModel:
         Raises InputError for an architecture that transformers or this class does not know.
         """
         self._checkpoint = Checkpoint(directory)
-        self._device = device
+        self.device = device
         # Its buffers have values, which are computed from the configuration.
-        with _readable_model_errors(), init_empty_weights(include_buffers=False):
-            self._model = _built_model(directory)
+        with readable_model_errors(), init_empty_weights(include_buffers=False):
+            self._model = built_model(directory)
         self._model.eval()
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):
@@ -135,7 +99,7 @@ class LayeredModel:
             return hidden_states
 
         with self._looked_up_embeddings(), self._only(0, first), self._known_to_work():
-            self._body(input_ids=ids.to(self._device), use_cache=False)
+            self._body(input_ids=ids.to(self.device), use_cache=False)
         return seen[0]
 
     def run(self, index: int, states: Tensor) -> Tensor:
@@ -144,7 +108,7 @@ class LayeredModel:
         Raises InputError for a layer that returns more than its hidden states.
         """
         layer = self.layers[index].module
-        states = states.to(self._device)
+        states = states.to(self.device)
         made: list[Tensor] = []
 
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -160,6 +124,49 @@ class LayeredModel:
         with self._only(index, forward), self._known_to_work():
             self._body(inputs_embeds=states, use_cache=False)
         return made[0]
+
+    def head_input(self, states: Tensor) -> Tensor:
+        """Compute what the output head reads from states that leave the last layer.
+
+        Both are batch × tokens × hidden, float32.
+        """
+        with self._only(None, _through), self._known_to_work():
+            output = self._body(inputs_embeds=states.to(self.device), use_cache=False)
+        made: Tensor = output.last_hidden_state
+        return made
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Compute the logits of states that leave the last layer, with the head loaded.
+
+        Returns batch × tokens × vocabulary.
+        """
+        with self._only(None, _through), self._known_to_work():
+            output = self._model(inputs_embeds=states.to(self.device), use_cache=False)
+        logits: Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def head_loaded(self) -> Iterator[None]:
+        """Load the output head, which may be the embeddings, and free it at the block's end."""
+        head, empty = self._model.get_output_embeddings(), self._embedding.weight
+        name = next(name for name, it in self._model.named_parameters() if it is head.weight)
+        if self._sources.get(name):
+            self._load([name])
+        else:
+            self._load([self._embedding_name])
+            head.weight, self._embedding.weight = self._embedding.weight, empty
+        try:
+            yield
+        finally:
+            head.weight = nn.Parameter(head.weight.to(META), requires_grad=False)
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The stored embeddings, vocabulary × hidden, mapped from the file."""
+        sources = self._sources.get(self._embedding_name, ())
+        if len(sources) != 1:
+            raise self._missing(self._embedding_name)
+        return self._checkpoint.tensor(sources[0])
 
     @contextmanager
     def loaded(
@@ -192,7 +199,7 @@ class LayeredModel:
                 for name in names
             },
             load_transformers().modeling_utils.LoadStateDictConfig(
-                device_map={"": self._device},
+                device_map={"": self.device},
                 dtype=torch.float32,
                 weight_mapping=get_model_conversion_mapping(self._model),
             ),
@@ -210,16 +217,12 @@ class LayeredModel:
         )
 
     @contextmanager
-    def _only(self, index: int, forward: Callable[..., Tensor]) -> Iterator[None]:
-        """Let layer `index` call `forward`, and every other layer return its input unchanged."""
-
-        def through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return hidden_states
-
+    def _only(self, index: int | None, forward: Callable[..., Tensor]) -> Iterator[None]:
+        """Let layer `index`, if any, call `forward`; others return their input unchanged."""
         modules = [layer.module for layer in self.layers]
         try:
             for number, module in enumerate(modules):
-                module.forward = forward if number == index else through
+                module.forward = forward if number == index else _through
             yield
         finally:
             for module in modules:
@@ -240,15 +243,12 @@ class LayeredModel:
     def _looked_up_embeddings(self) -> Iterator[None]:
         """Let the embedding read only the rows that are looked up, from the mapped file."""
         embedding = self._embedding
-        sources = self._sources.get(self._embedding_name, ())
-        if len(sources) != 1:
-            raise self._missing(self._embedding_name)
-        table, empty = self._checkpoint.tensor(sources[0]), embedding.weight
+        table, empty = self.embedding_table, embedding.weight
         embedding.padding_idx = None  # it matters in training alone
 
         def forward(ids: Tensor) -> Tensor:
             rows, places = torch.unique(ids, return_inverse=True)
-            used = table[rows.cpu()].to(self._device, torch.float32)
+            used = table[rows.cpu()].to(self.device, torch.float32)
             embedding.weight = nn.Parameter(used, requires_grad=False)
             looked_up: Tensor = type(embedding).forward(embedding, places)
             return looked_up

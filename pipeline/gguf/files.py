@@ -18,12 +18,13 @@ from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import torch
-from gguf import GGML_QUANT_SIZES, GGUFReader, ReaderTensor
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, LlamaFileType, ReaderTensor
 from gguf.quants import dequantize
 from llama_cpp._logger import llama_log_callback
 from torch import Tensor
@@ -42,6 +43,9 @@ EXCEPTION = re.compile(r"^(\w+(?:Error|Exception))(?:: (.*))?$", re.MULTILINE)
 OF_THE_MACHINE = ("OSError", "PermissionError", "MemoryError", "ModuleNotFoundError")
 UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([\w.]+)'")
 
+# The names that every file has for the embeddings and the output head.
+EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
+
 Vector = npt.NDArray[np.float32]
 
 
@@ -54,6 +58,10 @@ class GgufTensor:
     type: str
     bits_per_weight: float
     stored: ReaderTensor
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.stored.n_bytes)
 
     def values(self) -> Tensor:
         """Read and dequantize the tensor, float32. Nothing is cached between calls."""
@@ -178,9 +186,15 @@ def _run_converter(request: ConversionRequest, work_dir: Path) -> None:
 
 
 def quantize(
-    source_path: Path, output_path: Path, file_type: GgufType, importance: Mapping[str, Vector]
+    source_path: Path,
+    output_path: Path,
+    file_type: GgufType,
+    importance: Mapping[str, Vector],
+    types: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Quantize a GGUF file with llama.cpp, on all cores that this process may use.
+
+    `types` has the GGML types of tensors that do not get those of `file_type`.
 
     Every row of a tensor is quantized independently, so the number of threads changes no byte.
     `importance` has, by GGUF tensor name, the mean of x² for each input channel (llama.cpp's
@@ -194,6 +208,11 @@ def quantize(
         parameters.imatrix = ctypes.cast(
             entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data)
         )
+    overrides = (llama_cpp.llama_model_tensor_override * (len(types) + 1))()
+    for override, (name, kind) in zip(overrides, types.items(), strict=False):
+        override.pattern = f"^{re.escape(name)}$".encode()
+        override.type = GGMLQuantizationType[kind]
+    parameters.tt_overrides = overrides
     with captured_log() as lines:
         code = llama_cpp.llama_model_quantize(
             str(source_path).encode(), str(output_path).encode(), ctypes.byref(parameters)
@@ -205,6 +224,15 @@ def quantize(
             f"llama.cpp could not write {file_type}: {last_words} "
             f"({free_mib:.0f} MiB of disk are free)"
         )
+
+
+def state_file_type(path: Path, kind: str) -> None:
+    """Let `general.file_type` say that most weights of a file have the GGML type `kind`."""
+    members = LlamaFileType.__members__
+    number = members.get(f"MOSTLY_{kind}") or members[f"MOSTLY_{kind}_M"]
+    field = GGUFReader(path, "r+").get_field("general.file_type")
+    assert field is not None
+    field.parts[field.data[0]][0] = number
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from transformers.core_model_loading import WeightConverter
 
 from pipeline.architectures.folds import LAYER_NAME
 from pipeline.checkpoint.checks import FULL_PRECISION, USE_ANOTHER
-from pipeline.checkpoint.layered_model import empty_model
+from pipeline.checkpoint.empty_model import empty_model
 from pipeline.checkpoint.model_parts import sources_by_parameter
 from pipeline.checkpoint.names import INDEX_FILE, WEIGHTS_FILE
 from pipeline.checkpoint.reading import read_tensors

@@ -26,7 +26,7 @@ random models worse.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +64,16 @@ class AlignedLinear:
 
 
 class _Stack:
-    """Linears of one shape and group size, stacked along a new first dimension, with S of each."""
+    """Linears of one shape and kind of grid, stacked along a new first dimension; S of each."""
 
     def __init__(
         self, names: Sequence[str], linears: Sequence[AlignedLinear], curvatures: Sequence[Tensor]
     ) -> None:
-        first = linears[0].grid
         self.names = names
-        self._grid = Grid(
+        self._grid = replace(
+            linears[0].grid,
             scale=torch.cat([linear.grid.scale for linear in linears]),
             zero=torch.cat([linear.grid.zero for linear in linears]),
-            num_bits=first.num_bits,
-            group_size=first.group_size,
         )
         self.integers = torch.stack([linear.integers for linear in linears])
         self._inputs = torch.stack([dampened(linear.gram, INPUT_DAMPENING) for linear in linears])
@@ -226,14 +224,16 @@ class Aligner:
 
 
 def _stacked(linears: dict[str, AlignedLinear], curvatures: dict[str, Tensor]) -> Iterator[_Stack]:
-    """Stack linears of one shape and group size, up to STACKED_WEIGHTS weights in each stack.
+    """Stack linears of one shape and kind of grid, up to STACKED_WEIGHTS weights in each stack.
 
     Empties both dicts.
     """
-    names_of: dict[tuple[torch.Size, int], list[str]] = {}
+    names_of: dict[tuple[torch.Size, int, int, int], list[str]] = {}
     for name, linear in linears.items():
-        names_of.setdefault((linear.integers.shape, linear.grid.group_size), []).append(name)
-    for (shape, _), names in names_of.items():
+        grid = linear.grid
+        kind = (linear.integers.shape, grid.group_size, grid.num_bits, grid.lowest)
+        names_of.setdefault(kind, []).append(name)
+    for (shape, *_), names in names_of.items():
         num_linears = max(1, STACKED_WEIGHTS // shape.numel())
         for start in range(0, len(names), num_linears):
             members = names[start : start + num_linears]

@@ -21,12 +21,17 @@ CLIP_LARGEST_SHRINK = 0.5
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales and zero points, float32 and integer-valued float32, both out_features × groups."""
+    """Scales and zero points, float32 and integer-valued float32, both out_features × groups.
+
+    The integers go from `lowest` to 2^num_bits − 1. Alignment also uses zero points that are not
+    integers: those of GGUF.
+    """
 
     scale: Tensor
     zero: Tensor
     num_bits: int
     group_size: int
+    lowest: int = 0
 
     def split(self, num_rows: list[int]) -> list["Grid"]:
         """Split the grid of a stacked matrix into those of its parts, by their numbers of rows."""
@@ -43,13 +48,13 @@ class Grid:
         return int(2**self.num_bits) - 1
 
     def round(self, weight: Tensor) -> Tensor:
-        """Round a weight (float32, out × in) to the nearest integers, float32 in 0 … `largest`."""
+        """Round a weight (float32, out × in) to the nearest integers of the grid, float32."""
         groups = _by_group(weight, self.group_size) / self.scale.unsqueeze(-1)
         return self.snap_(groups.add_(self.zero.unsqueeze(-1))).flatten(1)
 
     def snap_(self, integers: Tensor) -> Tensor:
         """Round numbers to the integers of the grid, in place."""
-        return integers.round_().clamp_(0, self.largest)
+        return integers.round_().clamp_(self.lowest, self.largest)
 
     def values(self, integers: Tensor) -> Tensor:
         """Compute the weights that integers (out × in) stand for, float32, out × in."""

@@ -39,7 +39,7 @@ def descend(
     scale = grid.scale.repeat_interleave(grid.group_size, dim=1).view_as(residual)
     loss_of_step = outputs.diagonal(dim1=1, dim2=2)[:, :, None] * scale
     loss_of_step.mul_(inputs.diagonal(dim1=1, dim2=2)[:, None]).mul_(scale / 2)
-    lowest, highest = _slope_bounds(integers, grid.largest)
+    lowest, highest = _slope_bounds(integers, grid)
     slope, gains = torch.empty_like(residual), torch.empty_like(residual)
     stacks = (residual, scale, integers, lowest, highest, slope)
     flat = [stack.view(len(stack), -1) for stack in stacks]
@@ -59,19 +59,19 @@ def descend(
         if gain <= LEAST_GAIN * first_gain:
             break
         flat_integers.scatter_add_(1, places, steps.mul_(made))
-        lowest_now, highest_now = _slope_bounds(flat_integers.gather(1, places), grid.largest)
+        lowest_now, highest_now = _slope_bounds(flat_integers.gather(1, places), grid)
         flat_lowest.scatter_(1, places, lowest_now)
         flat_highest.scatter_(1, places, highest_now)
         change = of_rows.mul_((moved * made)[:, :, None])
         residual.baddbmm_(change.transpose(1, 2), of_columns, alpha=-1)
 
 
-def _slope_bounds(integers: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+def _slope_bounds(integers: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return the bounds of a slope, lowest and highest, that keep every step inside the grid."""
     unbounded = torch.full_like(integers, torch.inf)
     return (
-        unbounded.neg().masked_fill_(integers <= 0, 0.0),
-        unbounded.masked_fill_(integers >= largest, 0.0),
+        unbounded.neg().masked_fill_(integers <= grid.lowest, 0.0),
+        unbounded.masked_fill_(integers >= grid.largest, 0.0),
     )
 
 

@@ -16,12 +16,11 @@ from pipeline.core.record import Record
 from pipeline.core.workspace import BASE, DATASET_DIR
 from pipeline.params.fields import PositiveInt, Text, matching
 from pipeline.params.gate import GateParams
+from pipeline.params.gguf_variants import GgufParams, GgufType
 from pipeline.params.serving import EconomicsParams, ServeParams
 from pipeline.params.variants import (
     AwqParams,
     CompressedTensorsParams,
-    GgufParams,
-    GgufType,
     GptqParams,
     PackedVariant,
     Rounding,

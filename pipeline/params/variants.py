@@ -17,6 +17,8 @@ from pydantic import (
 )
 
 from pipeline.core.record import Record
+from pipeline.params.fields import AlignSamples
+from pipeline.params.gguf_variants import GgufParams
 from pipeline.params.other_quantizers import BackendParams, kind_of_recipe, without_native
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -24,21 +26,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 # backward pass; a sample that is longer is a batch of its own.
 ALIGN_STEP_TOKENS = 3072
 ALIGN_BATCH_TOKENS = 1024
-# How often levels and scales of a GGUF file are improved in turn.
-GGUF_REFINE_SWEEPS = 4
 
 
 class Rounding(StrEnum):
     """The rounding of weights to integers, once their group has a scale."""
 
     NEAREST = "nearest"
-    GPTQ = "gptq"
-
-
-class GgufRounding(StrEnum):
-    """The rounding inside the blocks of a GGUF file: that of llama.cpp, or GPTQ and refinement."""
-
-    LLAMA_CPP = "llama.cpp"
     GPTQ = "gptq"
 
 
@@ -85,18 +78,8 @@ class PackedParams(Record):
     refine_sweeps: Annotated[int, Field(ge=0, le=100)]
     dampening_frac: Annotated[float, Field(gt=0.0, lt=1.0)]
     quantized_inputs: bool
-    align_samples: Annotated[int, Field(ge=0, le=100_000)]
+    align_samples: AlignSamples
     on_indivisible: OnIndivisible
-
-    @field_validator("align_samples")
-    @classmethod
-    def _starts_from_the_base(cls, value: int, info: ValidationInfo) -> int:
-        if value and info.data.get("quantized_inputs"):
-            raise ValueError(
-                "alignment starts from the base's weights and makes up for the layers before by "
-                "itself; set quantized_inputs to false"
-            )
-        return value
 
 
 class AwqParams(PackedParams):
@@ -201,89 +184,6 @@ class CompressedTensorsParams(PackedParams):
                 f"{scheme} rounds the activations, so each output channel has one scale; "
                 "expected null"
             )
-        return value
-
-
-class GgufType(StrEnum):
-    """The llama.cpp file types that quantline makes (`LLAMA_FTYPE_MOSTLY_…`)."""
-
-    Q8_0 = "Q8_0"
-    Q6_K = "Q6_K"
-    Q5_K_M = "Q5_K_M"
-    Q5_K_S = "Q5_K_S"
-    Q4_K_M = "Q4_K_M"
-    Q4_K_S = "Q4_K_S"
-    Q4_0 = "Q4_0"
-    Q3_K_L = "Q3_K_L"
-    Q3_K_M = "Q3_K_M"
-    Q3_K_S = "Q3_K_S"
-    Q2_K = "Q2_K"
-    Q2_K_S = "Q2_K_S"
-    IQ4_NL = "IQ4_NL"
-    IQ4_XS = "IQ4_XS"
-    IQ3_M = "IQ3_M"
-    IQ3_S = "IQ3_S"
-    IQ3_XS = "IQ3_XS"
-    IQ3_XXS = "IQ3_XXS"
-    IQ2_M = "IQ2_M"
-    IQ2_S = "IQ2_S"
-    IQ2_XS = "IQ2_XS"
-    IQ2_XXS = "IQ2_XXS"
-    IQ1_M = "IQ1_M"
-    IQ1_S = "IQ1_S"
-
-    @property
-    def needs_imatrix(self) -> bool:
-        """Whether llama.cpp refuses to make this type without an importance matrix."""
-        return self.startswith(("IQ1_", "IQ2_", "IQ3_X")) or self is GgufType.Q2_K_S
-
-    @property
-    def block_weights(self) -> int:
-        """The number of weights in a block; other types take rows that it does not divide."""
-        return 32 if self in (GgufType.Q8_0, GgufType.Q4_0, GgufType.IQ4_NL) else 256
-
-    @property
-    def num_bits(self) -> int:
-        """The number of bits of most of its weights: the digit in its name."""
-        return int(self.removeprefix("I")[1])
-
-    @property
-    def scale_group(self) -> int:
-        """The number of weights in a row that share a scale, in most of its tensors."""
-        return 16 if self.startswith(("Q2_", "Q3_", "Q6_")) else 32
-
-
-class GgufParams(Record):
-    """A GGUF file, written by llama.cpp.
-
-    `scale_search` folds AWQ's per-channel scales into the model that llama.cpp quantizes.
-    `imatrix` gives the calibration statistics to its quantizer. `rounding` says who finds the
-    integers and the scales inside its blocks; those of IQ1, IQ2 and IQ3 stay llama.cpp's.
-    `quantized_inputs` is as in `PackedParams`.
-    """
-
-    format: Literal["gguf"]
-    type: GgufType
-    scale_search: bool
-    imatrix: bool
-    rounding: GgufRounding
-    quantized_inputs: bool
-
-    @field_validator("quantized_inputs")
-    @classmethod
-    def _rounded_here(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("rounding") is GgufRounding.LLAMA_CPP:
-            raise ValueError(
-                "llama.cpp knows no inputs; set rounding to gptq, or quantized_inputs to false"
-            )
-        return value
-
-    @field_validator("imatrix")
-    @classmethod
-    def _imatrix_where_needed(cls, value: bool, info: ValidationInfo) -> bool:
-        kind = info.data.get("type")
-        if isinstance(kind, GgufType) and kind.needs_imatrix and not value:
-            raise ValueError(f"{kind} is unusable without an importance matrix; expected true")
         return value
 
 

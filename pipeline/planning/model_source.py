@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.checkpoint.checks import check_headers, read_shards
-from pipeline.checkpoint.layered_model import require_layered
+from pipeline.checkpoint.empty_model import require_layered
 from pipeline.checkpoint.names import INDEX_FILE, sidecar_names, weight_names
 from pipeline.core.workspace import Workspace
 from pipeline.intake.examination import (

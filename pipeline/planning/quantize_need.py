@@ -3,14 +3,10 @@
 from math import ceil
 
 from pipeline.architectures.shapes import InputShape, ModelShape
+from pipeline.params.gguf_variants import GGUF_REFINE_SWEEPS, GgufRounding
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
-from pipeline.params.variants import (
-    ALIGN_BATCH_TOKENS,
-    ALIGN_STEP_TOKENS,
-    GGUF_REFINE_SWEEPS,
-    GgufRounding,
-)
+from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
@@ -76,8 +72,8 @@ def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -
     """Predict the needs of a GGUF variant.
 
     The largest object in memory is a scaled layer, a matrix in llama.cpp, one whose error is
-    computed, llama.cpp's converter with a matrix, which runs beside quantline, or the quantized
-    inputs of a layer.
+    computed, llama.cpp's converter with a matrix, which runs beside quantline, the quantized inputs
+    of a layer, or two models in alignment.
     """
     shape = source.shape
     linears = list(inputs_of(shape))
@@ -108,9 +104,13 @@ def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -
         operations += inputs.operations
         holding = max(holding, inputs.gpu_memory)
         disk_temporary += inputs.disk_temporary
+    if recipe.align_samples:
+        operations += _aligning_operations(shape, params, recipe.align_samples)
+        holding = max(holding, _aligning_bytes(shape, params))
+    runs_model = recipe.quantized_inputs or recipe.align_samples
     return StageNeed(
         stage,
-        memory=(PROCESS_BYTES if recipe.quantized_inputs else TORCH_BYTES) + holding,
+        memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
         disk_kept=variant_bytes(shape, recipe),
         disk_temporary=disk_temporary,
         operations=operations,
@@ -159,13 +159,7 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         holding = max(holding, inputs.gpu_memory)
         disk_temporary = inputs.disk_temporary
     if recipe.align_samples:
-        tokens = recipe.align_samples * params.calibration.max_seq_length
-        head = shape.vocab_size * shape.hidden_size
-        # A forward pass of the base; a forward and a backward pass, of twice the work, of the
-        # variant.
-        operations += 4 * 2.0 * tokens * (shape.num_linear_weights + head)
-        num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
-        operations += num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
+        operations += _aligning_operations(shape, params, recipe.align_samples)
         holding = max(holding, _aligning_bytes(shape, params))
     return StageNeed(
         stage,
@@ -201,6 +195,19 @@ def _layer_bytes(shape: ModelShape) -> int:
         + GRAM_COPIES * max(linear.width**2 for linear in layer.inputs)
         for layer in shape.layers
     )
+
+
+def _aligning_operations(shape: ModelShape, params: Params, num_samples: int) -> float:
+    """Count the operations of aligning by `num_samples` samples.
+
+    They are a forward pass of the base; a forward and a backward pass, of twice the work, of the
+    variant; and the steps.
+    """
+    tokens = num_samples * params.calibration.max_seq_length
+    head = shape.vocab_size * shape.hidden_size
+    passes = 4 * 2.0 * tokens * (shape.num_linear_weights + head)
+    num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
+    return passes + num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
 
 
 def _aligning_bytes(shape: ModelShape, params: Params) -> int:

@@ -17,7 +17,6 @@ from torch import Tensor
 from pipeline.architectures.folds import names_by_layer
 from pipeline.checkpoint.reading import Checkpoint, read_tensors, save_tensors
 from pipeline.checkpoint.unpacked_model import packed_integers, unpacked_model
-from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.decoder_layer import DecoderLayer
@@ -31,16 +30,6 @@ from pipeline.quantization.layer_quantizer import DELETE_AND_QUANTIZE, LayerQuan
 SEED = 0
 ERRORS = ".errors"
 ERROR_FIELDS = ("relative_error", "error_ratio")
-EXPERTS = ".experts."
-
-
-def require_alignable(linears: Sequence[str], *, num_samples: int) -> None:
-    """Raise InputError for a model whose linears are not all modules of their own."""
-    if num_samples and any(EXPERTS in name for name in linears):
-        raise InputError(
-            f"align_samples = {num_samples}: the experts of a mixture cannot be aligned; set it "
-            "to 0"
-        )
 
 
 def steps_of(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]:

@@ -9,10 +9,12 @@ from math import prod
 
 from pipeline.architectures.folds import split_layer_name
 from pipeline.core.errors import FailureError
+from pipeline.params.gguf_variants import GgufParams, GgufRounding
 from pipeline.params.linear_recipe import LinearRecipe
-from pipeline.params.variants import GgufParams, GgufRounding, PackedLayout
+from pipeline.params.variants import PackedLayout
 from pipeline.records.variant import FULL_PRECISION_TYPES, TensorCoverage
 
+SMALLEST_BLOCK = 32
 # Linears that choose experts. They are a few thousandths of the weights; no release quantizes them.
 ROUTER_NAMES = ("gate", "router", "shared_expert_gate")
 
@@ -133,7 +135,7 @@ def gguf_coverage(
 
     llama.cpp mixes types by design: a type that differs from the recipe's is no fallback by itself.
     """
-    block_weights = recipe.type.block_weights
+    block_weights = recipe.type.block_weights if recipe.type else SMALLEST_BLOCK
     if len(shape) == 1:
         reason = "kept: a vector"
     elif shape[-1] % block_weights:

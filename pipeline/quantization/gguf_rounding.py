@@ -33,12 +33,14 @@ from pipeline.numerics.block_grid import BlockGrid, BlockLayout
 from pipeline.numerics.block_rounding import round_in_blocks
 from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.gram import output_error
-from pipeline.params.variants import GGUF_REFINE_SWEEPS
+from pipeline.params.gguf_variants import GGUF_REFINE_SWEEPS
 
 if TYPE_CHECKING:
     from pipeline.quantization.quantized_inputs import QuantizedInputs
 
 DAMPENING_FRAC = 0.01
+# Weights that are rounded together.
+PART_WEIGHTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def round_file_by_layer(
         compensated = inputs.compensated(layer, tensors) if tensors else layer
         gram_of = {name: shared.gram for shared in compensated.inputs for name in shared.linears}
         for name, tensor in tensors.items():
-            order = _row_order(full[tensor.name].values(), layer.weight(name), what=tensor.name)
+            order = row_order(full[tensor.name].values(), layer.weight(name), what=tensor.name)
             if tensor.type in BLOCK_TYPES:
                 target = compensated.weight(name)[order]
                 errors[tensor.name] = _round_tensor(tensor, [target], [gram_of[name]])
@@ -118,7 +120,7 @@ def _quantized(path: Path, linears_of: Mapping[str, Sequence[str]]) -> Iterator[
             yield tensor
 
 
-def _row_order(stored: Tensor, weight: Tensor, *, what: str) -> Tensor:
+def row_order(stored: Tensor, weight: Tensor, *, what: str) -> Tensor:
     """Find for each row of `stored`, as float16, which row of `weight` it is, int64.
 
     Raises FailureError, about the tensor `what`, where a row is not there.
@@ -131,8 +133,8 @@ def _row_order(stored: Tensor, weight: Tensor, *, what: str) -> Tensor:
         return torch.tensor([places[row].pop() for row in rows])
     except (KeyError, IndexError) as error:
         raise FailureError(
-            f"{what}: llama.cpp's converter changed its values, so it cannot be rounded for "
-            "quantized inputs; set quantized_inputs to false"
+            f"{what}: llama.cpp's converter changed its values, so it can only be rounded by "
+            "itself; set quantized_inputs to false and align_samples to 0"
         ) from error
 
 
@@ -143,15 +145,17 @@ def _round_tensor(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, rows, start = BLOCK_TYPES[tensor.type], tensor.rows(), 0
     error = power = error_before = 0.0
-    before = tensor.values().flatten(0, -2).chunk(len(targets))
-    for target, gram, old in zip(targets, grams, before, strict=True):
-        target, gram = target.to(device), gram.to(device)
-        stored = rows[start : start + len(target)]
-        start += len(target)
-        error_before += float(output_error(old.to(device) - target, gram))
-        power += float(output_error(target, gram))
-        _round_matrix(kind, stored, target, gram)
-        error += float(output_error(tensor.decoded(stored).to(device) - target, gram))
+    for target, gram in zip(targets, grams, strict=True):
+        gram = gram.to(device)
+        # Rows are independent of each other, so memory holds a part of a vocabulary at a time.
+        for part in torch.split(target, max(1, PART_WEIGHTS // target.shape[1])):
+            wanted = part.to(device)
+            stored = rows[start : start + len(wanted)]
+            start += len(wanted)
+            error_before += float(output_error(tensor.decoded(stored).to(device) - wanted, gram))
+            power += float(output_error(wanted, gram))
+            _round_matrix(kind, stored, wanted, gram)
+            error += float(output_error(tensor.decoded(stored).to(device) - wanted, gram))
     return TensorErrors(error, power, error_before)
 
 

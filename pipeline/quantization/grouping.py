@@ -12,6 +12,7 @@ from math import lcm
 from types import MappingProxyType
 
 from pipeline.core.errors import InputError
+from pipeline.params.gguf_variants import GgufParams
 from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.other_quantizers import BackendParams
 from pipeline.params.variants import (
@@ -74,8 +75,7 @@ def plan_groups(recipe: PackedVariant, shapes: Mapping[str, Shape]) -> Grouping:
             f"scheme = {recipe.scheme}: {expert} is an expert, whose activations cannot be rounded "
             "in the evaluation; use W8A16 or a 4-bit scheme for this model"
         )
-    if recipe.quantized_inputs:
-        require_no_experts(shapes)
+    require_no_experts(recipe, shapes)
     problems = {
         name: problem
         for name, shape in shapes.items()
@@ -112,12 +112,25 @@ def require_divisible(recipe: BackendParams, in_features: Mapping[str, int]) -> 
         )
 
 
-def require_no_experts(linears: Iterable[str]) -> None:
-    """Raise InputError where a recipe of quantized inputs meets experts."""
-    if expert := next((name for name in linears if EXPERTS.match(name)), None):
+def require_no_experts(recipe: PackedVariant | GgufParams, linears: Iterable[str]) -> None:
+    """Raise InputError where a recipe meets experts that it cannot handle."""
+    expert = next((name for name in linears if EXPERTS.match(name)), None)
+    if expert is None:
+        return
+    if recipe.quantized_inputs:
         raise InputError(
             f"quantized_inputs = true: {expert} is an expert, which gets other tokens than in the "
             "base; set it to false"
+        )
+    if recipe.align_samples:
+        raise InputError(
+            f"align_samples = {recipe.align_samples}: the experts of a mixture cannot be aligned; "
+            "set it to 0"
+        )
+    if isinstance(recipe, GgufParams) and recipe.budget:
+        raise InputError(
+            f"budget: {expert} is an expert, whose sensitivity is not measured; state a type "
+            "instead of it"
         )
 
 

@@ -31,7 +31,7 @@ from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.layer import QuantizedLayer
 from pipeline.numerics.packing.stored import stored_tensors
 from pipeline.params.params import PackedVariant
-from pipeline.quantization.alignment import align_checkpoint, require_alignable, steps_of
+from pipeline.quantization.alignment import align_checkpoint, steps_of
 from pipeline.quantization.coverage import (
     implied_by_packing,
     kept_coverage,
@@ -63,7 +63,6 @@ def write_packed(
     quantized than the recipe implies.
     """
     map_large_blocks()
-    require_alignable(statistics.linears, num_samples=recipe.align_samples)
     checkpoint = Checkpoint(base_dir)
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
     grouping = plan_groups(recipe, shapes)

@@ -46,9 +46,9 @@ class ResultRow:
 
 
 def quantization_name(recipe: VariantParams) -> str:
-    """Return a scheme (`W4A16`), a llama.cpp type (`Q4_K_M`), or the format: `awq` or `gptq`."""
+    """Return a scheme (`W4A16`), a type of llama.cpp (`Q4_K_M`, `mixed`), or `awq` or `gptq`."""
     if isinstance(recipe, GgufParams):
-        return recipe.type.value
+        return recipe.label
     if isinstance(recipe, LlmCompressorParams):
         return f"W{recipe.num_bits}A16" + ("" if recipe.symmetric else "_ASYM")
     return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
@@ -58,7 +58,7 @@ def training_text(recipe: VariantParams) -> str:
     """Return what gradients changed, and for how many steps or on how many samples."""
     if isinstance(recipe, AutoRoundParams):
         return f"the rounding was trained, {recipe.iterations} steps for each layer"
-    if isinstance(recipe, PackedParams) and recipe.align_samples:
+    if isinstance(recipe, PackedParams | GgufParams) and recipe.align_samples:
         return f"the rounding was trained, on {recipe.align_samples} samples of its data"
     return "nothing was trained"
 

@@ -32,9 +32,8 @@ from pipeline.serving import endpoint as endpoint_server
 from pipeline.serving import llama_cpp, vllm
 from pipeline.serving.kv_cache import (
     LLAMA_CPP_BYTES,
-    UNKNOWN_KV_BYTES,
     VLLM_BYTES,
-    kv_cache_bytes,
+    kv_bytes_of_config,
 )
 from pipeline.serving.server_pool import ServerSpec
 
@@ -83,7 +82,7 @@ def _variant(workspace: Workspace, variant: VariantRecord) -> ServableModel:
     if not isinstance(variant.recipe, GgufParams):
         return ServableModel(variant.name, variant.digest, model_dir, file_type=None)
     (file,) = (file.path for file in variant.files if file.path.endswith(".gguf"))
-    file_type = variant.recipe.type.value
+    file_type = variant.recipe.label
     return ServableModel(variant.name, variant.digest, model_dir / file, file_type=file_type)
 
 
@@ -197,16 +196,6 @@ def num_weights(model_dir: Path) -> int:
 def kv_bytes_of(workspace: Workspace, serve: ServeParams, *, dtype: str) -> int:
     """Compute the bytes of KV cache for one longest request of every user at the same time."""
     config = text_values(read_json_object(workspace.base_dir / CONFIG_FILE))
-    numbers = {key: value for key, value in config.items() if isinstance(value, int)}
     blocks = -(-(serve.context_tokens + SPARE_TOKENS) // BLOCK_TOKENS) + 1
-    try:
-        heads = numbers["num_attention_heads"]
-        return kv_cache_bytes(
-            serve.max_users * blocks * BLOCK_TOKENS,
-            num_layers=numbers["num_hidden_layers"],
-            num_key_value_heads=numbers.get("num_key_value_heads", heads),
-            head_dim=numbers.get("head_dim") or numbers["hidden_size"] // heads,
-            bytes_per_value=WIDTHS.get(dtype, USUAL_WIDTH),
-        )
-    except KeyError:
-        return UNKNOWN_KV_BYTES
+    num_tokens = serve.max_users * blocks * BLOCK_TOKENS
+    return kv_bytes_of_config(config, num_tokens, bytes_per_value=WIDTHS.get(dtype, USUAL_WIDTH))

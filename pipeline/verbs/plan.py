@@ -134,8 +134,7 @@ def require_groups(source: Source, params: Params) -> None:
             if isinstance(recipe, PackedVariant):
                 plan_groups(recipe, linears)
             elif isinstance(recipe, GgufParams):
-                if recipe.quantized_inputs:
-                    require_no_experts(linears)
+                require_no_experts(recipe, linears)
             else:
                 require_text_alone(recipe, source.text_part)
                 require_divisible(recipe, {linear: shape[1] for linear, shape in linears.items()})

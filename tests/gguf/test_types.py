@@ -17,8 +17,8 @@ from pipeline.core.errors import FailureError
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.token_forest import Span
 from pipeline.gguf import files as gguf
+from pipeline.params.gguf_variants import GgufRounding
 from pipeline.params.params import GgufParams, GgufType
-from pipeline.params.variants import GgufRounding
 from pipeline.planning.stage_needs import variant_bytes
 from pipeline.quantization.coverage import gguf_coverage
 from pipeline.stages import quantize
@@ -76,6 +76,7 @@ def test_llama_cpp_makes_and_reads_every_type(
                 imatrix=True,
                 rounding=GgufRounding.LLAMA_CPP,
                 quantized_inputs=False,
+                align_samples=0,
             ),
         )
         for tensor in gguf.read_tensors(path)
@@ -112,6 +113,7 @@ def test_the_plan_knows_the_size_of_files_whose_rows_no_block_divides(tmp_path: 
             imatrix=False,
             rounding=GgufRounding.LLAMA_CPP,
             quantized_inputs=False,
+            align_samples=0,
         )
         assert variant_bytes(shape, recipe) == pytest.approx(weights, rel=0.1)
 

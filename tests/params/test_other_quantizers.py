@@ -42,7 +42,7 @@ def test_a_recipe_of_a_backend_survives_its_file(recipe: dict[str, Any]) -> None
 
 def test_native_is_what_the_absence_of_a_backend_says() -> None:
     recipe = {"format": "gguf", "type": "Q8_0", "scale_search": False, "imatrix": True}
-    recipe |= {"rounding": "gptq", "quantized_inputs": False}
+    recipe |= {"rounding": "gptq", "quantized_inputs": False, "align_samples": 0}
     assert params_with(recipe | {"backend": "native"}) == params_with(recipe)
     assert isinstance(params_with(recipe).variants["a"], GgufParams)
 

@@ -75,7 +75,10 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
 
 
 VARIANT, GGUF = "variants.awq-w4-g128", "variants.gguf-q8-0"
-KEYS = "format: gguf, scale_search: false, imatrix: true, rounding: gptq, quantized_inputs: false"
+KEYS = (
+    "format: gguf, scale_search: false, imatrix: true, rounding: gptq, quantized_inputs: false, "
+    "align_samples: 0"
+)
 WRONG_VALUES = [
     ("source", "null", "model.source = None: Input should be a valid string"),
     ("source", "''", "model.source = '': String should have at least 1 character"),
@@ -213,6 +216,53 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
             ),
             "params.yaml: variants.a.quantized_inputs = True: llama.cpp knows no inputs; set "
             "rounding to gptq, or quantized_inputs to false",
+        ),
+        (
+            f"{{a: {{{KEYS}, type: Q8_0}}}}".replace("gptq", "llama.cpp").replace(
+                "samples: 0", "samples: 9"
+            ),
+            "params.yaml: variants.a.align_samples = 9: llama.cpp knows no inputs; set "
+            "rounding to gptq, or align_samples to 0",
+        ),
+        (
+            f"{{a: {{{KEYS}, type: IQ4_XS}}}}".replace("samples: 0", "samples: 9"),
+            "params.yaml: variants.a.align_samples = 9: IQ4_XS has no consecutive levels to align; "
+            "set align_samples to 0",
+        ),
+        (
+            f"{{a: {{{KEYS}, type: Q8_0}}}}".replace("inputs: false", "inputs: true").replace(
+                "samples: 0", "samples: 9"
+            ),
+            "params.yaml: variants.a.align_samples = 9: alignment starts from the base's weights "
+            "and makes up for the layers before by itself; set quantized_inputs to false",
+        ),
+        (
+            f"{{a: {{{KEYS}}}}}",
+            "params.yaml: variants.a.type: missing",
+        ),
+        (
+            f"{{a: {{{KEYS}, type: Q8_0, budget: {{size: 4 GB}}}}}}",
+            "params.yaml: variants.a.type = 'Q8_0': a budget decides the type of each tensor; "
+            "leave out one of the two",
+        ),
+        (
+            f"{{a: {{{KEYS}, budget: {{size: 4.2 Gb}}}}}}",
+            "params.yaml: variants.a.budget.size = '4.2 Gb': expected a size, such as 4.2 GB or "
+            "900 MiB",
+        ),
+        (
+            f"{{a: {{{KEYS}, budget: {{bits_per_weight: 40}}}}}}",
+            "params.yaml: variants.a.budget.bits_per_weight = 40: Input should be less than or "
+            "equal to 16",
+        ),
+        (
+            f"{{a: {{{KEYS}, budget: {{fits: 8 GB, users: 1}}}}}}",
+            "params.yaml: variants.a.budget.context_tokens: missing",
+        ),
+        (
+            f"{{a: {{{KEYS}, budget: {{bits: 4}}}}}}",
+            "params.yaml: variants.a.budget = {'bits': 4}: expected size, bits_per_weight, or fits "
+            "with context_tokens and users",
         ),
         (
             f"{{A_b: {{{KEYS}, type: Q8_0}}}}",

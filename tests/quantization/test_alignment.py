@@ -1,4 +1,4 @@
-"""Alignment of a packed checkpoint: what is refused, and what is done only once.
+"""Alignment of a packed checkpoint: what is done only once.
 
 What alignment is good for is in tests/stages/test_quantize.py.
 """
@@ -10,19 +10,10 @@ from torch import Tensor
 
 from pipeline.architectures.folds import GATED_FOLDS
 from pipeline.calibration.statistics import Statistics
-from pipeline.core.errors import InputError
 from pipeline.numerics import fold
-from pipeline.quantization.alignment import require_alignable
 from pipeline.quantization.packed_checkpoint import write_packed
 from tests.architecture_models import base_manifest, calibrated_model
 from tests.packed_models import packed_recipe
-
-
-def test_experts_of_a_mixture_are_refused() -> None:
-    linears = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.experts.3.up_proj"]
-    require_alignable(linears, num_samples=0)
-    with pytest.raises(InputError, match="align_samples = 2: the experts of a mixture cannot"):
-        require_alignable(linears, num_samples=2)
 
 
 def test_scales_are_searched_once_and_folded_again(

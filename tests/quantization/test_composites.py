@@ -16,16 +16,17 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from benchmarks.engine import every_format
 from pipeline.architectures.folds import split_layer_name
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.layered_model import empty_model
+from pipeline.checkpoint.empty_model import empty_model
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.unpacked_model import packed_modules, unpacked_model, unpacked_weights
 from pipeline.core.workspace import Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.token_forest import Span
+from pipeline.params.gguf_variants import GgufRounding
 from pipeline.params.params import GgufParams, GgufType
 from pipeline.params.reading import read_params
-from pipeline.params.variants import GgufRounding, PackedLayout
+from pipeline.params.variants import PackedLayout
 from pipeline.planning.model_source import examined_base
 from pipeline.quantization.gguf_variant import write_gguf
 from pipeline.quantization.packed_checkpoint import write_packed
@@ -190,6 +191,7 @@ def test_a_gguf_file_has_the_text_part(base: Workspace, tmp_path: Path, scale_se
         imatrix=True,
         rounding=GgufRounding.GPTQ,
         quantized_inputs=False,
+        align_samples=0,
     )
     model_dir = tmp_path / "model"
     model_dir.mkdir()

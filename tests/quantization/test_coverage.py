@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.core.errors import FailureError
+from pipeline.params.gguf_variants import GgufRounding
 from pipeline.params.linear_recipe import LinearRecipe
 from pipeline.params.params import GgufParams, GgufType
-from pipeline.params.variants import GgufRounding
 from pipeline.quantization.coverage import (
     gguf_coverage,
     implied_by_packing,
@@ -153,6 +153,7 @@ def test_fallbacks_of_llama_cpp_are_named(
             imatrix=True,
             rounding=GgufRounding.LLAMA_CPP,
             quantized_inputs=False,
+            align_samples=0,
         ),
     )
     assert made.reason == reason

@@ -4,8 +4,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.errors import InputError
-from pipeline.params.params import PackedVariant
-from pipeline.quantization.grouping import Grouping, fused_name, plan_groups
+from pipeline.params.params import GgufParams, PackedVariant
+from pipeline.quantization.grouping import Grouping, fused_name, plan_groups, require_no_experts
+from tests.gguf_variants import gguf_recipe
 from tests.packed_models import packed_recipe
 
 LAYER = "model.layers.0"
@@ -165,13 +166,30 @@ def test_awq_has_four_bits_and_groups() -> None:
             )
 
 
-def test_experts_have_no_quantized_inputs() -> None:
-    recipe = packed_recipe("awq", group_size=32, quantized_inputs=True)
-    dense = {f"{LAYER}.mlp.up_proj": (64, 64)}
-    assert set(plan_groups(recipe, dense).recipes) == set(dense)
-    expert = {f"{LAYER}.mlp.experts.0.up_proj": (64, 64)}
-    with pytest.raises(InputError, match=r"^quantized_inputs = true: .* gets other .*set it to fa"):
-        plan_groups(recipe, dense | expert)
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (
+            packed_recipe("awq", group_size=32, quantized_inputs=True),
+            "quantized_inputs = true: .* is an expert, which gets other tokens .*; set it to false",
+        ),
+        (
+            packed_recipe("awq", group_size=32, align_samples=2),
+            "align_samples = 2: the experts of a mixture cannot be aligned; set it to 0",
+        ),
+        (
+            gguf_recipe(None, budget={"bits_per_weight": 4.5}),
+            "budget: .* is an expert, whose sensitivity is not measured; state a type .* it",
+        ),
+    ],
+)
+def test_what_experts_do_not_allow_is_refused(
+    recipe: PackedVariant | GgufParams, expected: str
+) -> None:
+    dense, expert = f"{LAYER}.mlp.up_proj", f"{LAYER}.mlp.experts.0.up_proj"
+    require_no_experts(recipe, [dense])
+    with pytest.raises(InputError, match=f"^{expected}$"):
+        require_no_experts(recipe, [dense, expert])
 
 
 @pytest.mark.parametrize("name", ["W8A8", "FP8_DYNAMIC"])

@@ -52,6 +52,7 @@ GGUF = {
     "imatrix": False,
     "rounding": "gptq",
     "quantized_inputs": False,
+    "align_samples": 0,
 }
 VARIANTS = {
     "awq-w4": INTEGERS | {"format": "awq", "scale_search": False},

@@ -65,7 +65,8 @@ def packed(format_name: str, **changes: object) -> dict[str, object]:
 
 def gguf(file_type: str, **changes: object) -> dict[str, object]:
     recipe = {"format": "gguf", "type": file_type, "scale_search": False, "imatrix": True}
-    return recipe | {"rounding": "llama.cpp", "quantized_inputs": False} | changes
+    recipe |= {"rounding": "llama.cpp", "quantized_inputs": False, "align_samples": 0}
+    return recipe | changes
 
 
 def calibrated(root: Path, params: Params, **model: int) -> Workspace:

@@ -56,7 +56,10 @@ def finished_layers(target: Path) -> dict[str, int]:
         for pattern in ("*.safetensors", "finished/*.json")
         for path in work.glob(pattern)
     ]
-    return {path.name: path.stat().st_mtime_ns for path in paths if path.stem != "learned"}
+    # The head is measured and done with the last layer.
+    return {
+        path.name: path.stat().st_mtime_ns for path in paths if path.stem not in ("learned", "head")
+    }
 
 
 def finishes(

@@ -1,0 +1,78 @@
+"""Choose a type for each part of a model, so that the predicted loss is least under a budget.
+
+It is the multiple-choice knapsack problem: each part takes one of its choices, the bytes are
+limited, and losses add up. HiGHS solves it as an integer program, with a bound on what any other
+choice could gain.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from pipeline.core.errors import FailureError, InputError
+from pipeline.core.formatting import bytes_text
+
+# The solver stops when its solution is within this share of its bound.
+LARGEST_GAP = 1e-3
+TIME_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A type that a part can have: its bytes, and the loss that it is predicted to cause."""
+
+    type: str
+    num_bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The choice of each part, by name. No other allocation has a loss below `least_loss`."""
+
+    chosen: Mapping[str, Choice]
+    least_loss: float
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(choice.num_bytes for choice in self.chosen.values())
+
+    @property
+    def loss(self) -> float:
+        return sum(choice.loss for choice in self.chosen.values())
+
+
+def allocate(choices: Mapping[str, Sequence[Choice]], num_bytes: int, *, what: str) -> Allocation:
+    """Choose one of the choices of each part, at most `num_bytes` together.
+
+    Raises InputError about `what` where even the smallest choices are larger.
+    """
+    smallest = sum(min(choice.num_bytes for choice in of_part) for of_part in choices.values())
+    if smallest > num_bytes:
+        raise InputError(
+            f"{what}: leaves {bytes_text(max(num_bytes, 0))} for the weights, and the smallest "
+            f"types take {bytes_text(smallest)}; state a larger budget"
+        )
+    flat = [choice for of_part in choices.values() for choice in of_part]
+    part_of = [number for number, of_part in enumerate(choices.values()) for _ in of_part]
+    losses = np.array([choice.loss for choice in flat])
+    sizes = np.array([choice.num_bytes for choice in flat], np.float64)
+    one_each = csr_array((np.ones(len(flat)), (part_of, np.arange(len(flat)))))
+    unit = losses.max(initial=0.0) or 1.0
+    found = milp(
+        losses / unit,
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(sizes[None] / num_bytes, -np.inf, 1),
+        ],
+        integrality=np.ones(len(flat)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": LARGEST_GAP, "time_limit": TIME_LIMIT_S},
+    )
+    if found.x is None:
+        raise FailureError(f"{what}: no types found for it: {found.message}")
+    taken = (choice for choice, share in zip(flat, found.x, strict=True) if share > 0.5)
+    return Allocation(dict(zip(choices, taken, strict=True)), float(found.mip_dual_bound * unit))
