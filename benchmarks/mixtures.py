@@ -24,14 +24,14 @@ from pipeline.core.workspace import Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.scorer import window_logits
 from pipeline.gguf import files as gguf
-from pipeline.params.gguf_variants import GgufType
+from pipeline.params.gguf_variants import BUDGET_SAMPLES, GgufType
 from pipeline.quantization.bit_allocation import Choice
-from pipeline.quantization.gguf_budget import NUM_SAMPLES, choices_of
+from pipeline.quantization.gguf_budget import choices_of
 from pipeline.quantization.gguf_rounding import row_order
 from pipeline.quantization.gguf_variant import linears_by_tensor
 from pipeline.records.base import read_base_manifest
 
-NUM_MIXTURES = 20
+NUM_MIXTURES, NUM_WINDOWS = 20, 4
 BATCH_SIZE = 8
 # The weights of smollm2 were rounded to Q4_1 before it was made: these types would change nothing.
 LEFT_OUT = ("Q4_1", "Q5_1")
@@ -58,7 +58,7 @@ def rank_correlation(workspace: Workspace, windows: Sequence[Sequence[int]]) -> 
         linears_of = linears_by_tensor(names)
         sensitivities = measure_sensitivities(
             workspace.base_dir,
-            statistics.token_ids()[:NUM_SAMPLES],
+            statistics.token_ids()[:BUDGET_SAMPLES],
             torch.device("cpu"),
             Path(work),
         )

@@ -85,6 +85,17 @@ GGUF: dict[str, Recipe] = {
     )
 }
 
+# The size of llama.cpp's Q4_K_M file. The weights of smollm2 were rounded to Q4_1 before it was
+# made, so that a budget that finds this type loses little: the figure flatters.
+BUDGETS: dict[str, dict[str, Recipe]] = {
+    "smollm2": {
+        "gguf-budget": {
+            key: value for key, value in GGUF["gguf-q4-k-m-ours"].items() if key != "type"
+        }
+        | {"budget": {"size": "105.4 MB"}},
+    },
+}
+
 # KL of the first over the least KL of the others.
 KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_awq_llmcompressor": ("ours-awq", ("llmcompressor-awq",)),
@@ -107,6 +118,7 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_q2_k_imatrix": ("gguf-q2-k", ("gguf-q2-k-plain",)),
     "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),
     "kl_q2_k_scaled": ("gguf-q2-k-scaled", ("gguf-q2-k",)),
+    "kl_budget_q4_k_m": ("gguf-budget", ("gguf-q4-k-m",)),
 } | {
     f"kl_gguf_{kind.lower()}{way.replace('-', '_')}": (
         f"gguf-{kind.lower().replace('_', '-')}-ours{way}",
@@ -116,4 +128,4 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     for way in ("", "-corrected", "-aligned")
 }
 # The models whose keys have no suffix, by the start of the key; the first that fits counts.
-MAIN_MODELS = {"kl_gguf": "smollm2", "kl_q": "demo", "": "babyllama"}
+MAIN_MODELS = {"kl_gguf": "smollm2", "kl_budget": "smollm2", "kl_q": "demo", "": "babyllama"}

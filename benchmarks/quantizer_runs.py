@@ -114,18 +114,23 @@ class Run:
             sys.exit(f"{' '.join(tasks)}: exit code {process.returncode}; its output is above")
         return [Cost(**cost) for cost in json.loads(output.splitlines()[-1])]
 
+    def held_out(self) -> list[list[int]]:
+        """Read the windows of token ids of the evaluation text."""
+        evaluate = read_workspace(self.workspace).evaluate
+        return token_windows(
+            read_texts(self.workspace.root / evaluate.text),
+            tokenizer_of(self.workspace.base_dir).encode,
+            window_tokens=evaluate.window_tokens,
+            num_windows=evaluate.num_windows,
+            source=evaluate.text,
+        )
+
     def _evaluate(self, name: str, cost: Cost) -> Measurement:
         params = read_workspace(self.workspace)
         recipe = params.variants[name]
         evaluate = params.evaluate
         tokenizer = tokenizer_of(self.workspace.base_dir)
-        windows = token_windows(
-            read_texts(self.workspace.root / evaluate.text),
-            tokenizer.encode,
-            window_tokens=evaluate.window_tokens,
-            num_windows=evaluate.num_windows,
-            source=evaluate.text,
-        )
+        windows = self.held_out()
         with (
             closing(_scorer(self.workspace, name)) as scorer,
             closing(_scorer(self.workspace, BASE)) as base,

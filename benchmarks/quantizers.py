@@ -20,7 +20,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.mixtures import NUM_WINDOWS, rank_correlation
 from benchmarks.quantizer_recipes import (
+    BUDGETS,
     CPU_PEERS,
     CPU_SETS,
     GGUF,
@@ -85,6 +87,8 @@ def main() -> None:
             compared = summary_rows(model, made, runs[0], notes)
             print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
             rows += compared + raw_rows(model, made)
+            if model in BUDGETS and not chosen.only:
+                rows += rank_correlation(runs[0].workspace, runs[0].held_out()[:NUM_WINDOWS])
     if chosen.model and not chosen.only:
         republish("quantizers", rows, notes, what=chosen.model)
     elif not chosen.only:
@@ -99,7 +103,7 @@ def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dic
     recipes = {}
     types = GGUF_TYPES.get(model, ())
     gguf = {name: recipe for name, recipe in GGUF.items() if recipe["type"] in types}
-    for name, recipe in (sized | gguf).items():
+    for name, recipe in (sized | gguf | BUDGETS.get(model, {})).items():
         if only and name not in only:
             continue
         try:

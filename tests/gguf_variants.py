@@ -41,7 +41,7 @@ def gguf_of(
             shutil.copy(other / sidecar, workspace.base_dir)
     model_dir = workspace.root / name / "model"
     model_dir.mkdir(parents=True)
-    coverage = write_gguf(
+    coverage, _ = write_gguf(
         workspace.base_dir,
         base_manifest(workspace),
         gguf_recipe(kind, **changes),

@@ -2,20 +2,18 @@
 
 import pytest
 
-from benchmarks.quantizer_runs import IMPORTS, Measurement
-from benchmarks.quantizers import (
+from benchmarks.quantizer_recipes import (
+    BUDGETS,
     CPU_PEERS,
     CPU_SETS,
     GGUF,
     GGUF_TYPES,
-    GROUP_SIZES,
     KL_RATIOS,
     OURS,
     PEERS,
-    Outcome,
-    raw_rows,
-    recipes_for,
 )
+from benchmarks.quantizer_runs import IMPORTS, Measurement
+from benchmarks.quantizers import GROUP_SIZES, Outcome, raw_rows, recipes_for
 
 
 @pytest.mark.parametrize("model", GROUP_SIZES)
@@ -36,7 +34,7 @@ def test_a_recipe_that_cannot_be_expressed_is_noted(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_compared_is_in_the_tables() -> None:
-    known = OURS | PEERS | GGUF
+    known = OURS | PEERS | GGUF | {it: None for own in BUDGETS.values() for it in own}
     for ours, others in KL_RATIOS.values():
         assert {ours, *others} <= set(known)
     assert {*CPU_PEERS, *(name for names in CPU_SETS.values() for name in names)} <= set(known)

@@ -224,6 +224,7 @@ def write_variant(
     scheme = recipe.label if isinstance(recipe, GgufParams) else "W4A16 symmetric g128"
     record = VariantRecord(
         name=name,
+        allocation=None,
         recipe=recipe,
         base_digest=base_digest(workspace),
         statistics_digest=SHA,

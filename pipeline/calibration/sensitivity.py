@@ -24,8 +24,8 @@ from pipeline.calibration.hidden_states import HiddenStates, token_batches
 from pipeline.checkpoint.layered_model import LayeredModel, LayerModule
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
+from pipeline.params.gguf_variants import BUDGET_BATCH_TOKENS
 
-BATCH_TOKENS = 1024  # the logits of a batch and their gradients are in memory
 SEED = 0
 
 
@@ -52,7 +52,7 @@ def measure_sensitivities(
     `work_dir` gets the states and gradients; the caller removes it. Raises InputError for an
     architecture that cannot be run layer by layer, and for gradients that are not finite.
     """
-    batches = token_batches(windows, num_tokens=BATCH_TOKENS)
+    batches = token_batches(windows, num_tokens=BUDGET_BATCH_TOKENS)
     num_tokens = sum(batch.numel() for batch in batches)
     model = LayeredModel(model_dir, device)
     num_layers = len(model.layers)

@@ -10,6 +10,10 @@ from pipeline.core.record import Record
 from pipeline.params.budgets import Budget
 from pipeline.params.fields import AlignSamples
 
+# Calibration samples by which a budget measures sensitivities, which are means over all tokens and
+# outputs of a matrix; and the tokens of a batch, whose logits are in memory.
+BUDGET_SAMPLES = 16
+BUDGET_BATCH_TOKENS = 1024
 # How often levels and scales of a GGUF file are improved in turn.
 GGUF_REFINE_SWEEPS = 4
 

@@ -3,7 +3,12 @@
 from math import ceil
 
 from pipeline.architectures.shapes import InputShape, ModelShape
-from pipeline.params.gguf_variants import GGUF_REFINE_SWEEPS, GgufRounding
+from pipeline.params.gguf_variants import (
+    BUDGET_BATCH_TOKENS,
+    BUDGET_SAMPLES,
+    GGUF_REFINE_SWEEPS,
+    GgufRounding,
+)
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
 from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
@@ -73,7 +78,7 @@ def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -
 
     The largest object in memory is a scaled layer, a matrix in llama.cpp, one whose error is
     computed, llama.cpp's converter with a matrix, which runs beside quantline, the quantized inputs
-    of a layer, or two models in alignment.
+    of a layer, what sensitivities need, or two models in alignment.
     """
     shape = source.shape
     linears = list(inputs_of(shape))
@@ -107,7 +112,12 @@ def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -
     if recipe.align_samples:
         operations += _aligning_operations(shape, params, recipe.align_samples)
         holding = max(holding, _aligning_bytes(shape, params))
-    runs_model = recipe.quantized_inputs or recipe.align_samples
+    if recipe.budget:
+        sensitivities = _sensitivities_need(source, params)
+        operations += sensitivities.operations
+        holding = max(holding, sensitivities.gpu_memory)
+        disk_temporary += sensitivities.disk_temporary
+    runs_model = recipe.quantized_inputs or recipe.align_samples or recipe.budget
     return StageNeed(
         stage,
         memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
@@ -169,6 +179,32 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         disk_temporary=disk_temporary,
         operations=operations,
         seconds=start + 2 * disk_seconds(kept) + columns * COLUMN_SECONDS,
+    )
+
+
+def _sensitivities_need(source: Source, params: Params) -> StageNeed:
+    """Predict what a budget adds: two passes forward and one backward, of twice the work.
+
+    The head with a batch of logits, or a layer with the activations for its gradient, is in memory.
+    States and gradients of all layers are on disk. Each matrix is rounded to every type in part.
+    """
+    shape, length = source.shape, params.calibration.max_seq_length
+    tokens = BUDGET_SAMPLES * length
+    head = shape.vocab_size * shape.hidden_size
+    batch = max(BUDGET_BATCH_TOKENS, length)
+    activations = max(
+        sum(LINEAR_COPIES * (linear.width + linear.rows) for linear in layer.inputs)
+        for layer in shape.layers
+    )
+    holding = FLOAT32 * max(
+        head + batch * LOGITS_COPIES * shape.vocab_size,
+        max(layer.num_weights for layer in shape.layers) + batch * activations,
+    )
+    return StageNeed(
+        "sensitivities",
+        gpu_memory=holding,
+        disk_temporary=2 * FLOAT32 * tokens * shape.hidden_size * (len(shape.layers) + 1),
+        operations=4 * 2.0 * tokens * (shape.num_linear_weights + head),
     )
 
 

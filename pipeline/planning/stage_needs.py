@@ -265,11 +265,10 @@ def _gguf_bytes(shape: ModelShape, file_type: GgufType) -> int:
 
 
 def statistics_bytes(shape: ModelShape) -> int:
-    """Return the bytes of the upper triangles of every G in float32."""
-    return sum(
-        FLOAT32 * linear.num_copies * linear.width * (linear.width + 1) // 2
-        for linear in inputs_of(shape)
-    )
+    """Return the bytes of the upper triangles of every G in float32, that of the head included."""
+    widths = [shape.hidden_size]
+    widths += [linear.width for linear in inputs_of(shape) for _ in range(linear.num_copies)]
+    return sum(FLOAT32 * width * (width + 1) // 2 for width in widths)
 
 
 def inputs_of(shape: ModelShape) -> Iterator[InputShape]:

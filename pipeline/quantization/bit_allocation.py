@@ -76,3 +76,16 @@ def allocate(choices: Mapping[str, Sequence[Choice]], num_bytes: int, *, what: s
         raise FailureError(f"{what}: no types found for it: {found.message}")
     taken = (choice for choice, share in zip(flat, found.x, strict=True) if share > 0.5)
     return Allocation(dict(zip(choices, taken, strict=True)), float(found.mip_dual_bound * unit))
+
+
+def curve_of(choices: Mapping[str, Sequence[Choice]], *, num_points: int) -> list[Allocation]:
+    """List the best allocations for sizes from the smallest to the largest, evenly apart."""
+    smallest, largest = (
+        sum(end(choice.num_bytes for choice in of_part) for of_part in choices.values())
+        for end in (min, max)
+    )
+    step = (largest - smallest) / (num_points - 1)
+    return [
+        allocate(choices, round(smallest + number * step), what="curve")
+        for number in range(num_points)
+    ]

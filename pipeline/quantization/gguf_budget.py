@@ -22,8 +22,10 @@ from pipeline.core.progress import note, track
 from pipeline.gguf import files as gguf
 from pipeline.gguf.row_rounding import divides, rounded_rows, row_bytes
 from pipeline.params.budgets import BitsBudget, Budget, MemoryBudget, SizeBudget, size_bytes
-from pipeline.quantization.bit_allocation import Choice, allocate
+from pipeline.params.gguf_variants import BUDGET_SAMPLES
+from pipeline.quantization.bit_allocation import Choice, allocate, curve_of
 from pipeline.quantization.gguf_rounding import row_order
+from pipeline.records.variant import BitAllocation, PredictedLoss
 from pipeline.serving.kv_cache import LLAMA_CPP_BYTES, kv_bytes_of_config
 
 # The types that are tried, by the number of weights that rows must divide by.
@@ -32,8 +34,7 @@ TYPES = {
     32: ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
 }
 NUM_ROWS = 256
-# Calibration samples for the sensitivities: they are means over all tokens and outputs of a matrix.
-NUM_SAMPLES = 16
+CURVE_POINTS = 12
 KV_BYTES_PER_VALUE = 2.0  # llama.cpp's default is float16
 
 
@@ -44,14 +45,14 @@ def types_for_budget(
     linears_of: Mapping[str, Sequence[str]],
     gram_of: Callable[[str], Tensor],
     statistics: Statistics,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], BitAllocation]:
     """Choose the GGML type of each matrix of the F16 file of `source` for a budget.
 
     `linears_of` has the one linear of each tensor; `gram_of` loads G of a linear, and of HEAD.
     Raises InputError for a budget that the smallest types exceed.
     """
     tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
-    windows = statistics.token_ids()[:NUM_SAMPLES]
+    windows = statistics.token_ids()[:BUDGET_SAMPLES]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sensitivities = measure_sensitivities(source.directory, windows, device, full_path.parent)
     order_of = {
@@ -70,7 +71,17 @@ def types_for_budget(
         f"quantize: {allocation.num_bytes / num_bytes:.1%} of the budget is used; predicted KL "
         f"{allocation.loss:.4f} nats per token"
     )
-    return {name: choice.type for name, choice in allocation.chosen.items()}
+    types = {name: choice.type for name, choice in allocation.chosen.items()}
+    record = BitAllocation(
+        budget=num_bytes,
+        chosen=PredictedLoss(num_bytes=allocation.num_bytes, predicted_kl=allocation.loss),
+        least_kl=allocation.least_loss,
+        curve=tuple(
+            PredictedLoss(num_bytes=point.num_bytes, predicted_kl=point.loss)
+            for point in curve_of(choices, num_points=CURVE_POINTS)
+        ),
+    )
+    return types, record
 
 
 def weight_bytes(

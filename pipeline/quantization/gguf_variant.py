@@ -39,7 +39,7 @@ from pipeline.quantization.gguf_rounding import (
 )
 from pipeline.quantization.grouping import require_no_experts
 from pipeline.records.base import BaseManifest
-from pipeline.records.variant import TensorCoverage
+from pipeline.records.variant import BitAllocation, TensorCoverage
 
 # Bits and group size of most blocks where a budget decides.
 MIXED = (4, 32)
@@ -55,13 +55,13 @@ def write_gguf(
     model_name: str,
     metadata: Mapping[str, str],
     pre_tokenizer: str | None,
-) -> tuple[TensorCoverage, ...]:
+) -> tuple[tuple[TensorCoverage, ...], BitAllocation | None]:
     """Write `model-LABEL.gguf` into `model_dir`, with diag G as the importance matrix.
 
     `model_name` becomes the file's `general.name`; `metadata` are its other `general.…` values.
-    Returns one row for each tensor. Raises InputError when the recipe asks for scales and the
-    folding of the architecture is unknown, and for quantized inputs or alignment of a model with
-    experts; FailureError when llama.cpp leaves a linear unquantized.
+    Returns one row for each tensor, and the choice of their types by a budget, if any. Raises
+    InputError when the recipe asks for scales and the folding of the architecture is unknown, and
+    for what experts do not allow; FailureError when llama.cpp leaves a linear unquantized.
     """
     require_no_experts(recipe, statistics.linears)
     num_copies = 4 if recipe.scale_search else 3
@@ -101,12 +101,13 @@ def write_gguf(
         output_path = model_dir / f"model-{recipe.label}.gguf"
         gram_of = partial(source.gram, statistics)
         types: dict[str, str] = {}
+        allocation = None
         if recipe.budget:
             # Imported only where it is needed: it loads transformers, which takes seconds.
             from pipeline.quantization.gguf_budget import types_for_budget
 
             checkpoint = Checkpoint(source.directory)
-            types = types_for_budget(
+            types, allocation = types_for_budget(
                 recipe.budget, checkpoint, full_path, linears_of, gram_of, statistics
             )
         note(f"quantize: {recipe.label} by llama.cpp")
@@ -117,7 +118,7 @@ def write_gguf(
         )
         coverage = _gguf_rows(full_path, output_path, measured, gram_of, recipe, errors)
         require_covered(coverage, implied=linears_of, kept=())
-        return tuple(coverage)
+        return tuple(coverage), allocation
 
 
 def _head_of(full_path: Path) -> dict[str, list[str]]:

@@ -33,10 +33,34 @@ class LayerCoverage(Record):
     rows: tuple[TensorCoverage, ...]
 
 
+class PredictedLoss(Record):
+    """The bytes of all matrices with types of their own, and the KL predicted for their rounding.
+
+    The KL is in nats per token.
+    """
+
+    num_bytes: int
+    predicted_kl: float
+
+
+class BitAllocation(Record):
+    """The choice of a type for each matrix under a budget of bytes.
+
+    No other choice has a predicted KL below `least_kl`. `curve` has the best choices for other
+    budgets, by their size.
+    """
+
+    budget: int
+    chosen: PredictedLoss
+    least_kl: float
+    curve: tuple[PredictedLoss, ...]
+
+
 class VariantRecord(Record):
     """One quantized variant: its recipe, the digests of its inputs, and its files.
 
-    `tools` are the versions of programs by name; the first one found the integers.
+    `tools` are the versions of programs by name; the first one found the integers. `allocation` is
+    of a recipe with a budget.
     """
 
     name: str
@@ -48,6 +72,7 @@ class VariantRecord(Record):
     digest: Sha256
     bits_per_weight: float
     coverage: tuple[TensorCoverage, ...]
+    allocation: BitAllocation | None
 
     @property
     def quantizer(self) -> str:

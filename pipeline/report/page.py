@@ -14,6 +14,7 @@ from pipeline.economics.cost_model import CostModel, cost_curves, cost_model
 from pipeline.records.benchmarks import Benchmarks, LoadResult, served_models
 from pipeline.records.rounds import Estimate, estimate
 from pipeline.records.wording import base_reference
+from pipeline.report.bits import bits_sections
 from pipeline.report.costs import break_even_rows, cost_lines, cost_rows, cost_sentence
 from pipeline.report.decision import (
     base_advantages,
@@ -83,6 +84,7 @@ def render_report(facts: Facts) -> str:
         reference=facts.base_evaluation.backend,
         controls=control_rows(facts.base_evaluation),
         coverage=coverage_rows(facts),
+        bits=bits_sections(facts.variants),
         pulls=pull_commands(facts),
         provenance=provenance_rows(facts),
     )

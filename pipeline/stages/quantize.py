@@ -57,8 +57,9 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
     with _work_directory(workspace, name, recipe, statistics) as work_dir:
         model_dir = work_dir / "model"
         model_dir.mkdir(exist_ok=True)
+        allocation = None
         if isinstance(recipe, GgufParams):
-            coverage = write_gguf(
+            coverage, allocation = write_gguf(
                 workspace.base_dir,
                 base,
                 recipe,
@@ -89,6 +90,7 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
             digest=tree_digest(files),
             bits_per_weight=bits_per_weight(coverage),
             coverage=coverage,
+            allocation=allocation,
         )
         write_record(work_dir / workspace.variant_path(name).name, record)
     note(f"quantize: {name}: {record.bits_per_weight:.2f} bits per weight")

@@ -81,8 +81,9 @@ def test_sizes_on_disk_are_those_of_published_files() -> None:
     assert variant_bytes(shape, recipes["awq-w4-g128"]) == pytest.approx(5.73e9, rel=0.02)
     assert variant_bytes(shape, recipes["gguf-q4-k-m"]) == pytest.approx(4.58 * GIB, rel=0.01)
     assert variant_bytes(shape, recipes["gguf-q8-0"]) == pytest.approx(7.95 * GIB, rel=0.01)
-    # 32 layers of three 4096 × 4096 triangles and one of 14336 × 14336, float32.
-    assert statistics_bytes(shape) == 32 * 4 * (3 * 4096 * 4097 + 14336 * 14337) // 2
+    # 32 layers of three 4096 × 4096 triangles and one of 14336 × 14336, and the head, float32.
+    layers = 32 * 4 * (3 * 4096 * 4097 + 14336 * 14337) // 2
+    assert statistics_bytes(shape) == layers + 4 * 4096 * 4097 // 2
 
 
 def test_memory_follows_what_each_stage_holds(llama: dict[str, StageNeed]) -> None:
@@ -127,6 +128,30 @@ def test_quantized_inputs_take_passes_and_states_but_no_model(name: str) -> None
         assert after.operations == before.operations + 3 * reading.operations
         assert after.disk_temporary == before.disk_temporary + 2 * reading.disk_temporary
         assert before.memory <= after.memory < 9 * GIB
+
+
+def test_a_budget_is_the_size_and_needs_no_whole_model() -> None:
+    plain = params().variants["gguf-q4-k-m"].model_dump(mode="json")
+    mixed = {"gguf-q4-k-m": plain | {"type": None, "budget": {"size": "4.2 GB"}}}
+    for layers in (4, 64):
+        shapes = llama_3_8b(layers=layers)
+        need = needs_of(shapes, variants=mixed)["quantize gguf-q4-k-m"]
+        assert need.disk_kept == 4_200_000_000
+        assert need.memory < 9 * GIB
+        states = 2 * 4 * 4096 * 16 * params().calibration.max_seq_length * (layers + 1)
+        assert need.disk_temporary > states
+
+
+def test_aligning_a_gguf_file_takes_what_aligning_takes() -> None:
+    variants = params().variants
+    needs = {
+        name: needs_of(
+            llama_3_8b(), variants={name: variants[name].model_dump() | {"align_samples": 4}}
+        )[f"quantize {name}"]
+        for name in ("awq-w4-g128", "gguf-q4-k-m")
+    }
+    assert needs["gguf-q4-k-m"].memory == needs["awq-w4-g128"].memory
+    assert needs["gguf-q4-k-m"].operations > needs["awq-w4-g128"].operations / 2
 
 
 @pytest.mark.parametrize(

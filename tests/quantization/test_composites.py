@@ -195,7 +195,7 @@ def test_a_gguf_file_has_the_text_part(base: Workspace, tmp_path: Path, scale_se
     )
     model_dir = tmp_path / "model"
     model_dir.mkdir()
-    coverage = write_gguf(
+    coverage, _ = write_gguf(
         base.base_dir,
         base_manifest(base),
         recipe,
