@@ -163,12 +163,17 @@ def report() -> None:
     run(*_workspace())
 
 
-@command(BESIDE_THE_GRAPH, "plan")
-def plan() -> None:
+@command(BESIDE_THE_GRAPH, "plan", "plan --fits '8 GB'")
+def plan(
+    fits: Annotated[str, typer.Option(help="Print the best GGUF types for this memory.")] = "",
+) -> None:
     """Predict memory, disk and time of a run, and refuse one that cannot fit."""
-    from pipeline.verbs.plan import run
+    from pipeline.verbs import best_types, plan
 
-    run(*_workspace())
+    if fits:
+        best_types.run(*_workspace(), fits)
+    else:
+        plan.run(*_workspace())
 
 
 @command(BESIDE_THE_GRAPH, "explain gguf-q2-k")

@@ -84,13 +84,12 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _sentence(allocation: BitAllocation) -> str:
-    chosen, least = allocation.chosen, allocation.least_kl
-    gap = 1 - least / chosen.predicted_kl if chosen.predicted_kl > 0 else 0.0
+    chosen = allocation.chosen
     return (
         f"Its matrices take {bytes_text(chosen.num_bytes)} of the {bytes_text(allocation.budget)} "
-        f"that the budget leaves for them. The predicted KL divergence of their rounding by "
-        f"llama.cpp is {significant(chosen.predicted_kl)} nats per token; no other choice of types "
-        f"is predicted to lose less than {100 * gap:.1f} % below that."
+        "that the budget leaves for them. The predicted KL divergence of rounding them by "
+        f"llama.cpp is {significant(chosen.predicted_kl)} nats per token. No choice of types that "
+        f"fits is predicted to lose less than {significant(allocation.least_kl)}."
     )
 
 
@@ -103,7 +102,7 @@ def _chart(name: str, allocation: BitAllocation) -> Markup:
     curve = tuple(place(point.num_bytes, point.predicted_kl) for point in allocation.curve)
     chosen = place(allocation.chosen.num_bytes, allocation.chosen.predicted_kl)
     return lines(
-        [Line(label="best types for a size", points=curve), Line(label=name, points=(chosen,))],
+        [Line(label="best for a size", points=curve), Line(label=name, points=(chosen,))],
         title=f"{name}: size of the matrices and predicted KL divergence",
         x_label=unit,
         y_label="predicted KL divergence",

@@ -56,8 +56,11 @@ LEGEND: Final = {
     "symbolSize": 60,
     "symbolStrokeWidth": 2,
 }
-# Short names of thousands, millions and so on: d3's own says G where readers of prices expect B.
-SHORT_NUMBER: Final = "replace(format(datum.value, '~s'), 'G', 'B')"
+# Short names of thousands, millions and so on: d3's own says G where readers of prices expect B,
+# and has prefixes below one, where readers expect decimals.
+SHORT_NUMBER: Final = (
+    "datum.value < 1 ? format(datum.value, '~g') : replace(format(datum.value, '~s'), 'G', 'B')"
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.params.params import Params
 from pipeline.params.prices import PriceList
 from pipeline.params.reading import read_prices
 from pipeline.records.selection import Verdict
-from pipeline.records.variant import VariantRecord
+from pipeline.records.variant import BitAllocation, PredictedLoss, VariantRecord
 from pipeline.stages import package, publish, report
 from tests.support import require_program
 from tests.workspace import MadeRun, make_workspace, write_benchmarks
@@ -29,6 +29,7 @@ VERDICTS = {
     "gguf-q4-k-m": Verdict.APPROVED,
     "gguf-q2-k": Verdict.REJECTED,
 }
+MIXED = "gguf-q4-k-m"
 SKIPPED = {"gguf-q4-k-m": "head size 16 is not one that the engine supports"}
 BROWSER_TIMEOUT_S = 60
 QUIET_BROWSER = [
@@ -40,10 +41,30 @@ QUIET_BROWSER = [
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
     made = make_workspace(tmp_path_factory.mktemp("report") / "workspace", VERDICTS)
+    choose_types(made.workspace.variant_path(MIXED))
     package.run(made.workspace, made.params)
     publish.run(made.workspace, made.params)
     write_benchmarks(made, speeds={"base": 15.5, "awq-w4-g128": 24.0}, skipped=SKIPPED)
     return made
+
+
+def choose_types(variant_path: Path) -> None:
+    """Let the record of a variant say that a budget chose its types."""
+    losses = [PredictedLoss(num_bytes=n << 20, predicted_kl=500 / n**3) for n in range(40, 120, 8)]
+    allocation = BitAllocation(
+        budget=73 << 20, chosen=losses[4], least_kl=0.0013, curve=tuple(losses)
+    )
+    record = VariantRecord.from_bytes(variant_path.read_bytes(), source=variant_path.name)
+    types = {"ffn_up": ("Q4_K", "Q6_K"), "attn_v": ("Q6_K", "Q8_0"), "attn_q": ("Q4_K", "Q4_K")}
+    matrices = [
+        record.coverage[-1].model_copy(
+            update={"name": f"blk.{layer}.{kind}.weight", "scheme": of_kind[layer % 3 == 0]}
+        )
+        for kind, of_kind in types.items()
+        for layer in range(14)
+    ]
+    changed = {"allocation": allocation, "coverage": (*record.coverage[:2], *matrices)}
+    variant_path.write_bytes(record.model_copy(update=changed).to_bytes())
 
 
 @pytest.fixture
@@ -98,6 +119,14 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
             self.text += data.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_types_that_a_budget_chose_are_shown_with_their_layers(html: str) -> None:
+    text = Page(html).text
+    assert f"{MIXED}: bits where they count" in text
+    assert "72.0 MiB of the 73.0 MiB" in text
+    assert "Q6_K in layers 0, 3, 6, 9, 12" in text
+    assert text.count("bits where they count") == 1
 
 
 def test_every_verdict_has_its_reason_its_numbers_and_its_reference(
@@ -208,7 +237,7 @@ def test_what_was_served_is_shown_and_what_was_not_says_why(html: str) -> None:
     assert "41.7 / 62.5 / 83.3" in text
     assert f"not measured: {SKIPPED['gguf-q4-k-m']}" in text
     assert "2 cores of Imaginary 9000" in text
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 5
     assert "awq-w4-g128: 136 at 32</title>" in html
 
 
