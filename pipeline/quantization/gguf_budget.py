@@ -30,8 +30,8 @@ from pipeline.serving.kv_cache import LLAMA_CPP_BYTES, kv_bytes_of_config
 
 # The types that are tried, by the number of weights that rows must divide by.
 TYPES = {
-    256: ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),
-    32: ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    256: ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),
+    32: ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
 }
 NUM_ROWS = 256
 CURVE_POINTS = 12
