@@ -168,12 +168,9 @@ def plan(
     fits: Annotated[str, typer.Option(help="Print the best GGUF types for this memory.")] = "",
 ) -> None:
     """Predict memory, disk and time of a run, and refuse one that cannot fit."""
-    from pipeline.verbs import best_types, plan
+    from pipeline.verbs.plan import run
 
-    if fits:
-        best_types.run(*_workspace(), fits)
-    else:
-        plan.run(*_workspace())
+    run(*_workspace(), fits)
 
 
 @command(BESIDE_THE_GRAPH, "explain gguf-q2-k")

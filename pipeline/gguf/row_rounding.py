@@ -4,8 +4,9 @@ The function is `ggml_quantize_chunk` of `ggml.h`, which llama.cpp itself calls 
 """
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -13,8 +14,6 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
-
-LIBRARY = Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"
 
 
 def row_bytes(kind: str, width: int) -> int:
@@ -51,8 +50,8 @@ def rounded_rows(kind: str, rows: Tensor, importance: Tensor | None) -> Tensor:
 
 
 @cache
-def _quantize_chunk() -> "ctypes._NamedFuncPointer":
-    function = ctypes.CDLL(str(LIBRARY)).ggml_quantize_chunk
+def _quantize_chunk() -> Callable[..., int]:
+    function: Any = llama_cpp.llama_cpp._lib.ggml_quantize_chunk
     function.restype = ctypes.c_size_t
     function.argtypes = [
         ctypes.c_int,
@@ -63,4 +62,5 @@ def _quantize_chunk() -> "ctypes._NamedFuncPointer":
         ctypes.c_int64,
         ctypes.c_void_p,
     ]
-    return function
+    found: Callable[..., int] = function
+    return found

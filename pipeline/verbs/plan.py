@@ -44,14 +44,20 @@ from pipeline.records.intake import Finding
 from pipeline.tasks.texts import suite_tokens
 
 
-def run(workspace: Workspace, params: Params) -> None:
-    """Print the plan.
+def run(workspace: Workspace, params: Params, fits: str = "") -> None:
+    """Print the plan, or for `fits` the best types of a GGUF file for this memory.
 
     Raises InputError after that when memory or disk cannot hold the run. Raises it before that for
     an architecture that cannot be quantized as the recipes say, for a held-out text that is too
     short, and for calibration data that cannot be read, or whose license is unknown or forbids the
     release.
     """
+    if fits:
+        # Imported only where it is needed: it loads transformers, which takes seconds.
+        from pipeline.planning.best_types import print_best_types
+
+        print_best_types(workspace, params, fits)
+        return
     rules = license_rules()
     data_license = read_data_license(workspace, params.calibration.license, rules)
     require_data_allowed(data_rule(data_license, rules), params.release)

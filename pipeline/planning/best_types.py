@@ -27,7 +27,7 @@ from pipeline.records.variant import BitAllocation, TensorCoverage
 from pipeline.report.bits import kind_rows
 
 
-def run(workspace: Workspace, params: Params, fits: str) -> None:
+def print_best_types(workspace: Workspace, params: Params, fits: str) -> None:
     """Print the types, their size and predicted loss, and those of other sizes.
 
     `fits` is a size, such as `8 GB`. Contexts and users are those of `serve`. Raises InputError for

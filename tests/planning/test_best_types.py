@@ -8,8 +8,8 @@ from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.errors import InputError
 from pipeline.core.workspace import Workspace
 from pipeline.params.params import Params
+from pipeline.planning.best_types import print_best_types
 from pipeline.serving.kv_cache import LLAMA_CPP_BYTES, kv_bytes_of_config
-from pipeline.verbs import best_types
 from tests.stages.test_quantize import calibrated, gguf, params_for
 
 
@@ -34,7 +34,7 @@ def test_more_memory_loses_less_and_every_kind_is_named(
     for share in (0.4, 0.5):  # of the float16 weights
         own = share * checkpoint.weight_bytes
         fits = f"{(LLAMA_CPP_BYTES + cache + own) / 1e6:.3f} MB"
-        best_types.run(workspace, params, fits)
+        print_best_types(workspace, params, fits)
         first, *lines = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ").splitlines()
         assert first.startswith(f"{fits}, {params.serve.max_users} users with ")
         found = re.search(r"predicted KL ([\d.e-]+) nats per token$", first)
@@ -58,4 +58,4 @@ def test_a_wrong_memory_is_one_line(
     workspace: Workspace, params: Params, fits: str, expected: str
 ) -> None:
     with pytest.raises(InputError, match=f"^{expected}$"):
-        best_types.run(workspace, params, fits)
+        print_best_types(workspace, params, fits)
