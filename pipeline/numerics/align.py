@@ -147,6 +147,15 @@ class Aligner:
                     self._weights[name].grad = None
         return loss / token_ids.numel()
 
+    @torch.no_grad()
+    def loss(self, token_ids: Tensor) -> float:
+        """Compute L on `token_ids` with the present integers, in nats per token."""
+        total = 0.0
+        for batch in _batches(token_ids):
+            wanted = _log_probabilities(self._teacher, batch)
+            total += _kl(wanted, _log_probabilities(self._student, batch)).sum().item()
+        return total / token_ids.numel()
+
     def _curvatures(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Estimate S by module name, float32, out × out.
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from pipeline.architectures.folds import names_by_layer
 from pipeline.checkpoint.reading import Checkpoint, read_tensors, save_tensors
 from pipeline.checkpoint.unpacked_model import packed_integers, unpacked_model
+from pipeline.core.errors import InputError
+from pipeline.core.formatting import significant
 from pipeline.core.progress import track
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.decoder_layer import DecoderLayer
@@ -28,6 +30,9 @@ from pipeline.quantization.grouping import Grouping
 from pipeline.quantization.layer_quantizer import DELETE_AND_QUANTIZE, LayerQuantizer
 
 SEED = 0
+# A step whose KL is so many times that of the first one ends alignment. Other tokens have another
+# KL; a rise of so little, in nats per token, is the noise of float32.
+DIVERGED, SMALLEST_RISE = 4.0, 1e-5
 ERRORS = ".errors"
 ERROR_FIELDS = ("relative_error", "error_ratio")
 
@@ -44,6 +49,33 @@ def steps_of(windows: Sequence[Sequence[int]], num_samples: int) -> list[Tensor]
         order += random_order.sample(range(len(windows)), len(windows))
     token_ids = torch.tensor([list(windows[number]) for number in order[:num_samples]])
     return list(token_ids.tensor_split(ceil(token_ids.numel() / ALIGN_STEP_TOKENS)))
+
+
+def make_steps(aligner: Aligner, steps: Sequence[Tensor], device: torch.device) -> None:
+    """Let `aligner` make all `steps` of token ids, samples × tokens.
+
+    Raises InputError where the KL to the base rises: in a step to many times the first one, or at
+    the end on the tokens of the first step.
+    """
+    num_samples = sum(len(token_ids) for token_ids in steps)
+    first = steps[0].to(device)
+    before = None
+    for token_ids in track(steps, "align", total=len(steps)):
+        loss = aligner.step(token_ids.to(device))
+        before = loss if before is None else before
+        if not loss <= DIVERGED * before + SMALLEST_RISE:
+            raise _no_gain(num_samples, before, loss)
+    after = aligner.loss(first)
+    if before is not None and not after <= before + SMALLEST_RISE:
+        raise _no_gain(num_samples, before, after)
+
+
+def _no_gain(num_samples: int, before: float, after: float) -> InputError:
+    return InputError(
+        f"align_samples = {num_samples}: alignment raised the KL to the base from "
+        f"{significant(before)} to {significant(after)} nats per token, so this model cannot be "
+        "aligned; set it to 0"
+    )
 
 
 def align_checkpoint(
@@ -98,8 +130,7 @@ def _learned(
     )
     names = module_names(student, tuple(linears))
     aligner = Aligner(student, teacher, {names[name]: linear for name, linear in linears.items()})
-    for token_ids in track(steps, "align", total=len(steps)):
-        aligner.step(token_ids.to(quantizer.device))
+    make_steps(aligner, steps, quantizer.device)
     aligned = aligner.integers
     del aligner, student, teacher
     learned: dict[str, Tensor] = {}

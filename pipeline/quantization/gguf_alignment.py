@@ -16,12 +16,12 @@ from torch import Tensor
 
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.unpacked_model import unpacked_model
-from pipeline.core.progress import track
 from pipeline.gguf import files as gguf
 from pipeline.gguf.block_types import BLOCK_TYPES, read_blocks, write_blocks
 from pipeline.numerics.align import AlignedLinear, Aligner
 from pipeline.numerics.gram import output_error
 from pipeline.numerics.grid import Grid
+from pipeline.quantization.alignment import make_steps
 from pipeline.quantization.gguf_rounding import grid_of, row_order
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def align_file(
 
     `full_path` is the F16 file of `source`, which computes the same as the base. `linears_of` has
     the one linear of each tensor, and `gram_of` loads its G. Returns tr(ΔW G ΔWᵀ) of each tensor
-    that was aligned. Raises FailureError for a tensor whose rows are not those of its linear.
+    that was aligned. Raises FailureError for a tensor whose rows are not those of its linear, and
+    InputError where alignment raises the KL.
     """
     # Imported where models are loaded: it brings the code of all models.
     from pipeline.checkpoint.model_parts import module_names
@@ -108,8 +109,7 @@ def align_file(
             )
     del full
     aligner = Aligner(student.to(device), teacher.to(device), linears)
-    for token_ids in track(steps, "align", total=len(steps)):
-        aligner.step(token_ids.to(device))
+    make_steps(aligner, steps, device)
     integers_of = aligner.integers
     del aligner, student, teacher
     errors = {}

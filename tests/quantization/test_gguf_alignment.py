@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pipeline.checkpoint.unpacked_model import unpacked_model
+from pipeline.core.errors import InputError
 from pipeline.gguf import files as gguf
 from pipeline.gguf.block_types import BLOCK_TYPES, read_blocks
+from pipeline.numerics import align
 from tests.architecture_models import calibrated_model, token_windows
 from tests.gguf_variants import gguf_of, llama_cpp_log_probabilities, mean_kl
 
@@ -47,6 +49,19 @@ def test_an_aligned_file_is_nearer_to_the_base(
         for part in changed_parts(before, after)
     }
     assert changed == {"levels"}
+
+
+def test_alignment_that_makes_it_worse_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(align, "STEP_SHARE", 3e4)
+    workspace = calibrated_model(tmp_path, "llama")
+    expected = (
+        r"^align_samples = 512: alignment raised the KL to the base from [\d.e-]+ to [\d.e-]+ nats "
+        r"per token, so this model cannot be aligned; set it to 0$"
+    )
+    with pytest.raises(InputError, match=expected):
+        gguf_of(workspace, "aligned", align_samples=512)
 
 
 def changed_parts(before: gguf.GgufTensor, after: gguf.GgufTensor) -> set[str]:
