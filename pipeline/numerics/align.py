@@ -41,8 +41,10 @@ from pipeline.params.variants import ALIGN_BATCH_TOKENS
 # As a share of the step that minimises L, by its slope and curvature along the first step. This
 # is less than a hundredth of the full step, because all matrices respond to the same error.
 STEP_SHARE = 1.5
-# The curvature is estimated from the KL after this share of a step.
-TRIAL = 0.01
+# The curvature is estimated from the KL after this share of a step; of a tenth of it where that KL,
+# in nats, is too large to be of second order, and so on.
+TRIAL, SMALLEST_TRIAL = 0.01, 1e-7
+LARGEST_TRIAL_KL = 0.1
 # A token whose KL is this many times the mean has half the weight.
 OUTLIER = 8.0
 SMALLEST_KL = 1e-12  # smaller values are the noise of float32
@@ -227,8 +229,15 @@ class Aligner:
             slope += float((gradient * direction).sum())
             for name, step in zip(stack.names, direction, strict=True):
                 self._weights[name].sub_(step, alpha=TRIAL)
+        trial = TRIAL
         by_token = _kl(before, _log_probabilities(self._student, batch))
-        curvature = 2 * float((by_token * _token_weights(by_token)).mean()) / TRIAL**2
+        while not by_token.mean() < LARGEST_TRIAL_KL and trial > SMALLEST_TRIAL:
+            trial /= 10
+            for stack in self._stacks:
+                for name, value in zip(stack.names, stack.values, strict=True):
+                    self._weights[name].lerp_(value, 0.9)
+            by_token = _kl(before, _log_probabilities(self._student, batch))
+        curvature = 2 * float((by_token * _token_weights(by_token)).mean()) / trial**2
         return STEP_SHARE * slope / curvature if curvature > 0 else 0.0
 
 
