@@ -16,7 +16,6 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.result import Row
-from pipeline.calibration.sensitivity import measure_sensitivities
 from pipeline.calibration.statistics import Statistics
 from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.progress import track
@@ -24,10 +23,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.scorer import window_logits
 from pipeline.gguf import files as gguf
-from pipeline.params.gguf_variants import BUDGET_SAMPLES, GgufType
+from pipeline.params.gguf_variants import GgufType
 from pipeline.quantization.bit_allocation import Choice
 from pipeline.quantization.gguf_budget import choices_of
-from pipeline.quantization.gguf_rounding import row_order
 from pipeline.quantization.gguf_variant import linears_by_tensor
 from pipeline.records.base import read_base_manifest
 
@@ -42,8 +40,7 @@ def rank_correlation(workspace: Workspace, windows: Sequence[Sequence[int]]) -> 
 
     `windows` are token ids of text that calibration did not read.
     """
-    base, checkpoint = read_base_manifest(workspace), Checkpoint(workspace.base_dir)
-    statistics = Statistics(workspace)
+    base, statistics = read_base_manifest(workspace), Statistics(workspace)
     with TemporaryDirectory() as work:
         full_path, mixed_path = Path(work) / "full.gguf", Path(work) / "mixed.gguf"
         names = gguf.convert(
@@ -56,24 +53,12 @@ def rank_correlation(workspace: Workspace, windows: Sequence[Sequence[int]]) -> 
             weight_names=tuple(f"{name}.weight" for name in statistics.linears),
         )
         linears_of = linears_by_tensor(names)
-        sensitivities = measure_sensitivities(
-            workspace.base_dir,
-            statistics.token_ids()[:BUDGET_SAMPLES],
-            torch.device("cpu"),
-            Path(work),
+        found = choices_of(
+            Checkpoint(workspace.base_dir), full_path, linears_of, statistics.gram, statistics
         )
-        tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
-        order_of = {
-            name: row_order(
-                tensors[name].values(), checkpoint.tensor(f"{linear}.weight"), what=name
-            )
-            for name, (linear,) in linears_of.items()
-        }
         choices = {
             name: [choice for choice in of_tensor if choice.type not in LEFT_OUT]
-            for name, of_tensor in choices_of(
-                tensors, linears_of, statistics.gram, order_of, sensitivities
-            ).items()
+            for name, of_tensor in found.items()
         }
         importance = {
             name: statistics.diagonal(linear).numpy() for name, (linear,) in linears_of.items()
@@ -86,8 +71,8 @@ def rank_correlation(workspace: Workspace, windows: Sequence[Sequence[int]]) -> 
             types = {name: choice.type for name, choice in mixture.items()}
             gguf.quantize(full_path, mixed_path, GgufType.Q8_0, importance, types)
             predicted.append(sum(choice.loss for choice in mixture.values()))
-            found = _log_probabilities(mixed_path, windows)
-            kl = (np.exp(reference) * (reference - found)).sum(-1).mean()
+            own = _log_probabilities(mixed_path, windows)
+            kl = (np.exp(reference) * (reference - own)).sum(-1).mean()
             real.append(float(kl))
     ratios = sorted(np.divide(predicted, real))
     correlation = float(spearmanr(predicted, real).statistic)

@@ -23,7 +23,7 @@ from pipeline.params.params import Params
 from pipeline.quantization.gguf_variant import linears_by_tensor
 from pipeline.quantization.grouping import require_no_experts
 from pipeline.records.base import read_base_manifest
-from pipeline.records.variant import BitAllocation, TensorCoverage
+from pipeline.records.variant import BitAllocation
 from pipeline.report.bits import kind_rows
 
 
@@ -85,19 +85,8 @@ def best_types_lines(
 ) -> list[str]:
     """Write the choice as lines of text: the types by kind of matrix, and the curve."""
     chosen = allocation.chosen
-    coverage = [
-        TensorCoverage(
-            name=name,
-            shape=shapes[name],
-            scheme=kind,
-            bits_per_weight=0.0,
-            relative_error=None,
-            error_ratio=None,
-            reason=None,
-        )
-        for name, kind in types.items()
-    ]
-    kinds = {row.kind: "; ".join(row.types) for row in kind_rows(coverage)}
+    tensors = ((name, shapes[name], kind) for name, kind in types.items())
+    kinds = {row.kind: "; ".join(row.types) for row in kind_rows(tensors)}
     width = max(map(len, kinds))
     return [
         f"{budget.fits}, {budget.users} users with {budget.context_tokens:,} tokens each: "

@@ -21,7 +21,7 @@ from pipeline.checkpoint.reading import Checkpoint
 from pipeline.core.progress import note, track
 from pipeline.gguf import files as gguf
 from pipeline.gguf.row_rounding import divides, rounded_rows, row_bytes
-from pipeline.params.budgets import BitsBudget, Budget, MemoryBudget, SizeBudget, size_bytes
+from pipeline.params.budgets import BitsBudget, Budget, MemoryBudget, largest_bytes
 from pipeline.params.gguf_variants import BUDGET_SAMPLES
 from pipeline.quantization.bit_allocation import Choice, allocate, curve_of
 from pipeline.quantization.gguf_rounding import row_order
@@ -51,15 +51,8 @@ def types_for_budget(
     `linears_of` has the one linear of each tensor; `gram_of` loads G of a linear, and of HEAD.
     Raises InputError for a budget that the smallest types exceed.
     """
+    choices = choices_of(source, full_path, linears_of, gram_of, statistics)
     tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
-    windows = statistics.token_ids()[:BUDGET_SAMPLES]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sensitivities = measure_sensitivities(source.directory, windows, device, full_path.parent)
-    order_of = {
-        name: row_order(tensors[name].values(), source.tensor(f"{linear}.weight"), what=name)
-        for name, (linear,) in linears_of.items()
-    }
-    choices = choices_of(tensors, linears_of, gram_of, order_of, sensitivities)
     kept = [tensor for name, tensor in tensors.items() if name not in choices]
     num_weights = sum(prod(tensor.shape) for tensor in tensors.values())
     header_bytes = full_path.stat().st_size - sum(tensor.num_bytes for tensor in tensors.values())
@@ -92,29 +85,35 @@ def weight_bytes(
     `header_bytes` are those of the file beside its tensors, and `config` has the values of
     config.json.
     """
-    match budget:
-        case BitsBudget():
-            return int(budget.bits_per_weight * num_weights / 8)
-        case SizeBudget():
-            return size_bytes(budget.size) - header_bytes
-        case MemoryBudget():
-            num_tokens = budget.context_tokens * budget.users
-            cache = kv_bytes_of_config(config, num_tokens, bytes_per_value=KV_BYTES_PER_VALUE)
-            return size_bytes(budget.fits) - LLAMA_CPP_BYTES - cache - header_bytes
+    most = largest_bytes(budget, num_weights)
+    if isinstance(budget, BitsBudget):
+        return most
+    if isinstance(budget, MemoryBudget):
+        num_tokens = budget.context_tokens * budget.users
+        most -= kv_bytes_of_config(config, num_tokens, bytes_per_value=KV_BYTES_PER_VALUE)
+        most -= LLAMA_CPP_BYTES
+    return most - header_bytes
 
 
 def choices_of(
-    tensors: Mapping[str, gguf.GgufTensor],
+    source: Checkpoint,
+    full_path: Path,
     linears_of: Mapping[str, Sequence[str]],
     gram_of: Callable[[str], Tensor],
-    order_of: Mapping[str, Tensor],
-    sensitivities: Sensitivities,
+    statistics: Statistics,
 ) -> dict[str, list[Choice]]:
-    """List the types that each matrix of an F16 file can have, with their bytes and losses.
+    """List the types that each matrix of the F16 file of `source` can have, with bytes and losses.
 
-    `order_of` has for each row of a tensor which row of its linear it is. A tensor whose rows no
-    block divides is left out.
+    Sensitivities are measured first. A tensor whose rows no block divides is left out.
     """
+    tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
+    windows = statistics.token_ids()[:BUDGET_SAMPLES]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sensitivities = measure_sensitivities(source.directory, windows, device, full_path.parent)
+    order_of = {
+        name: row_order(tensors[name].values(), source.tensor(f"{linear}.weight"), what=name)
+        for name, (linear,) in linears_of.items()
+    }
     chosen = [
         tensor
         for tensor in tensors.values()
@@ -146,6 +145,7 @@ def _terms(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the weights of a tensor's rows, and the metric of its columns: a matrix or a diagonal.
 
+    `order_of` has for each row of a tensor which row of its linear it is.
     Embeddings that are the output head too have two such terms.
     """
     if name in linears_of:

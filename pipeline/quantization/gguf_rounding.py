@@ -134,7 +134,7 @@ def row_order(stored: Tensor, weight: Tensor, *, what: str) -> Tensor:
     except (KeyError, IndexError) as error:
         raise FailureError(
             f"{what}: llama.cpp's converter changed its values, so it can only be rounded by "
-            "itself; set quantized_inputs to false and align_samples to 0"
+            "itself; set quantized_inputs to false and align_samples to 0, and state a type"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Say how a budget spread its bits: the types of each kind of matrix, and size against loss."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -9,7 +9,7 @@ from math import prod
 from markupsafe import Markup
 
 from pipeline.core.formatting import bytes_text, significant, unit_of
-from pipeline.records.variant import BitAllocation, TensorCoverage, VariantRecord
+from pipeline.records.variant import BitAllocation, VariantRecord
 from pipeline.report.svg_charts import Line, lines
 
 SMALLEST_KL = 1e-9  # a logarithmic axis has no zero
@@ -41,7 +41,7 @@ def bits_sections(variants: Mapping[str, VariantRecord]) -> tuple[BitsSection, .
         BitsSection(
             name=name,
             sentence=_sentence(record.allocation),
-            kinds=kind_rows(record.coverage),
+            kinds=kind_rows((row.name, row.shape, row.scheme) for row in record.coverage),
             chart=_chart(name, record.allocation),
         )
         for name, record in variants.items()
@@ -49,18 +49,21 @@ def bits_sections(variants: Mapping[str, VariantRecord]) -> tuple[BitsSection, .
     )
 
 
-def kind_rows(coverage: Sequence[TensorCoverage]) -> tuple[KindRow, ...]:
-    """List the types of each kind of matrix of a GGUF file, the largest kinds first."""
+def kind_rows(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[KindRow, ...]:
+    """List the types of each kind of matrix of a GGUF file, the largest kinds first.
+
+    `tensors` have a name, a shape and a type; vectors are left out.
+    """
     layers: dict[str, dict[str, list[int]]] = {}
     num_weights: dict[str, int] = {}
-    for row in coverage:
-        if len(row.shape) < 2:
+    for name, shape, stored_type in tensors:
+        if len(shape) < 2:
             continue
-        place = LAYER.fullmatch(row.name)
-        kind = place[2] if place else row.name.removesuffix(".weight")
-        of_type = layers.setdefault(kind, {}).setdefault(row.scheme, [])
+        place = LAYER.fullmatch(name)
+        kind = place[2] if place else name.removesuffix(".weight")
+        of_type = layers.setdefault(kind, {}).setdefault(stored_type, [])
         of_type += [int(place[1])] if place else []
-        num_weights[kind] = num_weights.get(kind, 0) + prod(row.shape)
+        num_weights[kind] = num_weights.get(kind, 0) + prod(shape)
     return tuple(
         KindRow(
             kind,
