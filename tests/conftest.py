@@ -1,10 +1,12 @@
 """Settings of every test run, and the workspace that tests of releases begin with."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from socket import socket
 
 import pytest
 from xdist.remote import Producer
@@ -14,16 +16,16 @@ from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
-from tests.forks import ForkServer, fork_server
+from tests.forks import ForkServer, Libraries, forked_program, started_libraries
 from tests.registry_server import use_registry, write_packages
 from tests.support import ROOT
+from tests.vllm_programs import fork_server as vllm_fork_server
 from tests.vllm_programs import forked_programs, start_program
 
 # As in pipeline.cli: idle threads of torch sleep instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-AUTO_TOKENIZER = "transformers.models.auto.tokenization_auto"
-"""The converter imports it late: it brings in most of transformers."""
+CONVERTER = "pipeline.gguf.convert"
 
 # They take minutes: what begins with them does not end with one of them alone.
 LONGEST = ("vllm", "tests/test_babyllama.py")
@@ -79,16 +81,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@pytest.fixture(scope="session")
+def libraries() -> Iterator[Callable[[], Libraries]]:
+    """Libraries are imported once for all servers of forks."""
+    with ExitStack() as running:
+        yield cache(lambda: running.enter_context(started_libraries()))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def one_converter() -> Iterator[None]:
+def converter(libraries: Callable[[], Libraries]) -> Iterator[Callable[[], ForkServer]]:
     """llama.cpp's converter is imported once for all conversions; each runs in its own process."""
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
 
         @cache
         def server() -> ForkServer:
             paths = (gguf.CONVERTER_DIR, gguf.CONVERTER_DIR / "gguf-py")
-            modules = ("conversion", "gguf", "pipeline.gguf.convert", AUTO_TOKENIZER)
-            return running.enter_context(fork_server(*modules, paths=paths))
+            modules = ("conversion", "gguf", CONVERTER)
+            return running.enter_context(libraries().fork_server(*modules, paths=paths))
 
         def run_converter(
             command: Sequence[str | Path], *, log_path: Path, environment: Mapping[str, str]
@@ -99,14 +108,32 @@ def one_converter() -> Iterator[None]:
                 raise FailureError(f"{module}: {exit_text(code)}: {last_lines(log_path)}")
 
         patch.setattr(gguf, "run_program", run_converter)
-        yield
+        yield server
+
+
+@pytest.fixture(scope="session")
+def python_of_forks(
+    converter: Callable[[], ForkServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A python for other processes that shares the converter with this one."""
+    path = tmp_path_factory.mktemp("python") / "python"
+
+    def run(arguments: list[str], log_path: Path) -> int:
+        _, module, request_path = arguments
+        return converter().run(module, "main", request_path, log_path=log_path)
+
+    forked = f'"-m {CONVERTER} "*'
+    with forked_program(path, run, forked=forked, otherwise=sys.executable):
+        yield path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_vllm() -> Iterator[None]:
+def vllm_server() -> Iterator[Callable[[], socket]]:
     """vLLM is imported once for all of its programs; each runs in its own process."""
-    with forked_programs():
-        yield
+    with ExitStack() as running:
+        server = cache(lambda: running.enter_context(vllm_fork_server()))
+        with forked_programs(server):
+            yield server
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from socket import socket
 
 import pytest
 from ruamel.yaml import YAML
@@ -18,31 +18,26 @@ from pipeline.core.workspace import Workspace
 from pipeline.params.suites import SUITES_FILE
 from pipeline.records.selection import Selection
 from pipeline.records.variant import VariantRecord
-from tests.forks import ForkServer, fork_server
+from tests.forks import ForkServer, Libraries, forked_program
 from tests.hub_server import COMMIT, Hub, serve_hub
 from tests.support import serve_python, shared_dir
 
 REPO = "EN10/BabyLlama"
 VARIANTS = ("awq-w4-g32", "gguf-q4-k-m")  # one of each kind: the graph runs both alike
-
-
-QUANTLINE = """#!/bin/sh
-[ "$1" = fetch ] && exec {python} -m pipeline.cli "$@"
-echo "$*" > {directory}/requests
-read code < {directory}/answers
-cat {directory}/log
-exit "$code"
-"""
 STAGES = (
+    "pipeline.commands",
     *(f"pipeline.stages.{name}" for name in ("calibrate", "quantize", "evaluate", "benchmark")),
     "pipeline.quantization.other_quantizers",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",
 )
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(
+    tmp_path_factory: pytest.TempPathFactory,
+    libraries: Callable[[], Libraries],
+    python_of_forks: Path,
+    vllm_server: Callable[[], socket],
+) -> Workspace:
     """The workspace after one `dvc repro` against a hub on this machine."""
     model_dir = shared_dir() / "models" / "babyllama-105"
     serve_python()
@@ -50,10 +45,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = make_workspace(root, source=f"hf:{REPO}@{COMMIT}", variants=VARIANTS)
     shorten(made)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    bin_dir = tmp_path_factory.mktemp("bin")
-    with serve_hub(Hub({REPO: model_dir})) as hub, forked_stages(bin_dir, root):
+    quantline = tmp_path_factory.mktemp("bin") / "quantline"
+    with (
+        serve_hub(Hub({REPO: model_dir})) as hub,
+        libraries().fork_server("tests.vllm_programs", *STAGES, python=python_of_forks) as forks,
+        forked_stages(quantline, root, forks, vllm_server()),
+    ):
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(root / "hf")}
-        result = dvc_repro(root, **environment, PATH=str(bin_dir))
+        result = dvc_repro(root, **environment, PATH=str(quantline.parent))
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return made
 
@@ -75,32 +74,24 @@ def shorten(workspace: Workspace) -> None:
 
 
 @contextmanager
-def forked_stages(directory: Path, root: Path) -> Iterator[None]:
-    """A `quantline` in `directory` runs each stage in a fork, without the seconds of its imports.
+def forked_stages(path: Path, root: Path, forks: ForkServer, vllm: socket) -> Iterator[None]:
+    """A `quantline` at `path` runs each stage in a fork, without the seconds of its imports.
 
     fetch is the real program, because it is not offline. tests/test_graph.py and tests/test_cli.py
-    start the others as a user does.
+    start the others as a user does. `vllm` is asked for vLLM's programs.
     """
-    requests, answers, log_path = (directory / name for name in ("requests", "answers", "log"))
-    for pipe in (requests, answers):
-        os.mkfifo(pipe)
-    program = directory / "quantline"
-    program.write_text(QUANTLINE.format(directory=directory, python=sys.executable))
-    program.chmod(0o755)
 
-    def serve(forks: ForkServer) -> None:
-        while command := requests.read_text().split():
-            code = forks.run("pipeline.cli", "main", ["-C", str(root), *command], log_path=log_path)
-            answers.write_text(f"{code}\n")
+    def run(command: list[str], log_path: Path) -> int:
+        return forks.run(
+            "tests.vllm_programs",
+            "run_command",
+            ["-C", str(root), *command],
+            log_path=log_path,
+            files=[vllm.fileno()],
+        )
 
-    with fork_server("pipeline.commands", *STAGES) as forks:
-        thread = Thread(target=serve, args=(forks,))
-        thread.start()
-        try:
-            yield
-        finally:
-            requests.write_text("")
-            thread.join()
+    with forked_program(path, run, forked="[!f]*", otherwise=f"{sys.executable} -m pipeline.cli"):
+        yield
 
 
 def dvc_repro(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:

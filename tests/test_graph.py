@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import main
 from tests.evaluation_files import HELD_OUT, write_evaluation_files
-from tests.forks import fork_server
+from tests.forks import Libraries
 from tests.imports import PACKAGE, closure, layer
 from tests.models import tiny_llama
 from tests.support import ROOT
@@ -204,15 +204,6 @@ def test_a_release_name_quantizes_gguf_alone_again(recorded: Path, tmp_path: Pat
     assert again == {"quantize@gguf-q8-0", "quantize@gguf-q4-k-m", "quantize@gguf-q2-k"}
 
 
-# What takes long to import and more than one stage uses.
-LIBRARIES = (
-    "typer",
-    "torch",
-    "llama_cpp",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",
-    "lm_eval.tasks",
-)
 START = ("cli", "commands", "cli_app", "__init__")
 COMMANDS = {
     "inputs": ["inputs"],
@@ -230,7 +221,9 @@ COMMANDS = {
 
 
 @pytest.mark.slow
-def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path) -> None:
+def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(
+    tmp_path: Path, libraries: Callable[[], Libraries], python_of_forks: Path
+) -> None:
     """The context of the model is too short for the load, so that benchmark starts no server."""
     root = tmp_path / "workspace"
     root.mkdir()
@@ -250,7 +243,7 @@ def test_a_run_loads_no_module_that_its_stage_does_not_depend_on(tmp_path: Path)
     guards = {it for path in PACKAGE.glob("planning/*.py") for it in closure(path)}
     log_path, loaded_path = tmp_path / "log", tmp_path / "loaded.json"
     # Each runs in a fork of a process that has loaded nothing of this package.
-    with fork_server(*LIBRARIES) as forks:
+    with libraries().fork_server(python=python_of_forks) as forks:
         for name, command in COMMANDS.items():
             arguments = (str(loaded_path), ["-C", str(root), *command])
             code = forks.run("tests.loaded_modules", "run", *arguments, log_path=log_path)

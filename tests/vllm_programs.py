@@ -8,13 +8,13 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.core.environments import ENVIRONMENT, OFFLINE, SERVE_PYTHON
 from pipeline.core.process import Daemon
 from tests.support import ROOT
@@ -70,31 +70,33 @@ def fork_server() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def forked_programs() -> Iterator[None]:
-    """Let every Daemon of a vLLM program be a fork. vLLM is imported when the first one starts."""
-    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+def forked_programs(server: Callable[[], socket.socket]) -> Iterator[None]:
+    """Let every Daemon of a vLLM program be a fork by the server of `fork_server`."""
 
-        @cache
-        def server() -> socket.socket:
-            return running.enter_context(fork_server())
+    def start(daemon: Daemon) -> Daemon:
+        python, *arguments = daemon._command
+        if (python, *arguments[:1]) != (str(SERVE_PYTHON), "-m") or arguments[1] not in MODULES:
+            return start_program(daemon)
+        daemon.log_path.parent.mkdir(parents=True, exist_ok=True)
+        request = {
+            "arguments": arguments[1:],
+            "environment": daemon._environment,
+            "cwd": str(daemon._cwd or Path.cwd()),
+            "pass_fds": daemon._pass_fds,
+        }
+        answers, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with theirs, daemon.log_path.open("wb") as log:
+            files = [log.fileno(), theirs.fileno(), *daemon._pass_fds]
+            socket.send_fds(server(), [json.dumps(request).encode()], files)
+        daemon._process = Fork(answers)  # type: ignore[assignment]
+        return daemon
 
-        def start(daemon: Daemon) -> Daemon:
-            python, *arguments = daemon._command
-            if (python, *arguments[:1]) != (str(SERVE_PYTHON), "-m") or arguments[1] not in MODULES:
-                return start_program(daemon)
-            daemon.log_path.parent.mkdir(parents=True, exist_ok=True)
-            request = {
-                "arguments": arguments[1:],
-                "environment": daemon._environment,
-                "cwd": str(daemon._cwd or Path.cwd()),
-                "pass_fds": daemon._pass_fds,
-            }
-            answers, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-            with theirs, daemon.log_path.open("wb") as log:
-                files = [log.fileno(), theirs.fileno(), *daemon._pass_fds]
-                socket.send_fds(server(), [json.dumps(request).encode()], files)
-            daemon._process = Fork(answers)  # type: ignore[assignment]
-            return daemon
-
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Daemon, "__enter__", start)
         yield
+
+
+def run_command(server: int, arguments: list[str]) -> int:
+    """The exit code of `quantline ARGUMENTS`, whose vLLM programs are forks by this open socket."""
+    with socket.socket(fileno=server) as requests, forked_programs(lambda: requests):
+        return main(arguments)

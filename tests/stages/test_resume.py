@@ -3,7 +3,7 @@
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from pipeline.core.files import directory_records
 from pipeline.core.workspace import Workspace
 from pipeline.stages import fetch
 from tests.evaluation_files import write_evaluation_files
-from tests.forks import ForkServer, fork_server
+from tests.forks import ForkServer, Libraries
 from tests.models import tiny_llama, write_json
 from tests.stages.test_quantize import packed, params_for
 
@@ -21,10 +21,10 @@ MOST_KILLS = 60
 
 
 @pytest.fixture(scope="module")
-def stages() -> Iterator[ForkServer]:
+def stages(libraries: Callable[[], Libraries]) -> Iterator[ForkServer]:
     own = ("tests.killed", "pipeline.commands", "pipeline.stages.calibrate")
-    late = ("pipeline.quantization.quantized_inputs", "transformers.models.llama.modeling_llama")
-    with fork_server(*own, "pipeline.stages.quantize", *late) as running:
+    late = ("pipeline.stages.quantize", "pipeline.quantization.quantized_inputs")
+    with libraries().fork_server(*own, *late) as running:
         yield running
 
 
