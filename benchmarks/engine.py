@@ -280,7 +280,7 @@ def architectures_row() -> Row:
                     continue  # refused: no evaluation can round activations inside experts
                 model_dir = Path(work) / str(number) / "model"
                 model_dir.mkdir(parents=True)
-                coverage = write_packed(
+                coverage, _ = write_packed(
                     workspace.base_dir,
                     base_manifest(workspace),
                     recipe,

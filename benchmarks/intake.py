@@ -34,7 +34,7 @@ from benchmarks.result import Row, publish
 from benchmarks.workspace import ROOT
 from pipeline.core.progress import track
 from pipeline.core.workspace import PARAMS_FILE
-from tests.forks import ForkServer, fork_server
+from tests.forks import ForkServer, started_libraries
 
 NUM_CASES, NUM_WORKERS, SEED = 2050, 3, 0
 SHARE_WITH_GGUF = 0.006  # a start of llama.cpp's converter takes longer than 20 other cases
@@ -116,7 +116,9 @@ def fuzz(model_dir: Path, work: Path, numbers: Sequence[int]) -> Iterator[Outcom
             root = work / f"worker-{worker}"
             make_root(root)
             os.environ |= {"HF_HOME": str(root / "home"), "TOKENIZERS_PARALLELISM": "false"}
-            servers.put((running.enter_context(fork_server("benchmarks.intake_imports")), root))
+            libraries = running.enter_context(started_libraries())
+            server = running.enter_context(libraries.fork_server("benchmarks.intake_imports"))
+            servers.put((server, root))
 
         def tried(case: int) -> Outcome:
             server, root = servers.get()

@@ -36,13 +36,6 @@ OURS: dict[str, Recipe] = {
     "ours-fast-gptq-sym": GPTQ | FAST,
     "ours-fast-w4a16": W4A16 | FAST,
 }
-# Ratios of CPU time: of `calibrate`, these and the imatrix to GPTQ and AWQ of llmcompressor.
-CPU_SETS = {
-    "cpu_ratio": ("ours-awq", "ours-gptq-sym", "ours-w4a16"),
-    "cpu_ratio_fast": ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
-    "cpu_ratio_aligned": ("ours-awq-aligned", "ours-gptq-sym", "ours-w4a16"),
-}
-
 LLMCOMPRESSOR: Recipe = {"backend": "llmcompressor", "format": "compressed-tensors"}
 GPTQMODEL: Recipe = {"backend": "gptqmodel", "format": "gptq", "symmetric": True}
 AUTO_ROUND: Recipe = {"backend": "auto-round", "num_bits": 4, "iterations": 200}
@@ -60,7 +53,23 @@ PEERS: dict[str, Recipe] = {
     "auto-round-sym": AUTO_ROUND | {"format": "gptq", "symmetric": True},
     "autoawq-awq": {"backend": "autoawq", "format": "awq", "num_bits": 4, "symmetric": False},
 }
-CPU_PEERS = ("llmcompressor-gptq-sym", "llmcompressor-awq")
+# Ratios of CPU time: of `calibrate`, those of the first recipes that a model has, and the imatrix,
+# to the second.
+LLMCOMPRESSOR_BOTH = ("llmcompressor-gptq-sym", "llmcompressor-awq")
+ALL_FORMATS = ("ours-awq", "ours-gptq-sym", "ours-w4a16", "gguf-q4-k-m-ours")
+CPU_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cpu_ratio": (ALL_FORMATS, LLMCOMPRESSOR_BOTH),
+    "cpu_ratio_fast": (
+        ("ours-fast-awq", "ours-fast-gptq-sym", "ours-fast-w4a16"),
+        LLMCOMPRESSOR_BOTH,
+    ),
+    "cpu_ratio_aligned": (
+        ("ours-awq-aligned", "ours-gptq-sym", "ours-w4a16"),
+        LLMCOMPRESSOR_BOTH,
+    ),
+    "cpu_ratio_gptq": (("ours-gptq-sym",), ("llmcompressor-gptq-sym",)),
+    "cpu_ratio_autoround_aligned": (("ours-awq-aligned",), ("auto-round-awq",)),
+}
 
 # llama.cpp's K-quants need rows that are multiples of 256; some matrices of SmolLM2 have them.
 GGUF_TYPES = {"demo": ("Q4_K_M", "Q2_K"), "smollm2": ("Q4_K_M", "Q3_K_M", "Q2_K")}
@@ -85,14 +94,16 @@ GGUF: dict[str, Recipe] = {
     )
 }
 
-# The size of llama.cpp's Q4_K_M file. The weights of smollm2 were rounded to Q4_1 before it was
-# made, so that a budget that finds this type loses little: the figure flatters.
+# The sizes of llama.cpp's Q4_K_M file and of the W4A16 file. The weights of smollm2 were rounded to
+# Q4_1 before it was made, so that a budget that finds this type loses little: the figure flatters.
 BUDGETS: dict[str, dict[str, Recipe]] = {
     "smollm2": {
         "gguf-budget": {
             key: value for key, value in GGUF["gguf-q4-k-m-ours"].items() if key != "type"
         }
         | {"budget": {"size": "105.4 MB"}},
+        "ct-budget": {key: value for key, value in W4A16.items() if key != "scheme"}
+        | {"budget": {"size": "113.2 MB"}, "group_size": None},
     },
 }
 
@@ -119,6 +130,7 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kl_q4_k_m_scaled": ("gguf-q4-k-m-scaled", ("gguf-q4-k-m",)),
     "kl_q2_k_scaled": ("gguf-q2-k-scaled", ("gguf-q2-k",)),
     "kl_budget_q4_k_m": ("gguf-budget", ("gguf-q4-k-m",)),
+    "kl_budget_ct": ("ct-budget", ("ours-w4a16",)),
 } | {
     f"kl_gguf_{kind.lower()}{way.replace('-', '_')}": (
         f"gguf-{kind.lower().replace('_', '-')}-ours{way}",
@@ -127,5 +139,16 @@ KL_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
     for kind in GGUF_TYPES["smollm2"]
     for way in ("", "-corrected", "-aligned")
 }
+# Those that are compared on text of another kind too, with the real model.
+OTHER_TEXT_RATIOS = ("kl_gptq_sym", "kl_gguf_q4_k_m")
+OTHER_TEXT_RECIPES = {
+    name for key in OTHER_TEXT_RATIOS for name in (KL_RATIOS[key][0], *KL_RATIOS[key][1])
+}
 # The models whose keys have no suffix, by the start of the key; the first that fits counts.
-MAIN_MODELS = {"kl_gguf": "smollm2", "kl_budget": "smollm2", "kl_q": "demo", "": "babyllama"}
+MAIN_MODELS = {
+    "kl_gguf": "smollm2",
+    "kl_budget": "smollm2",
+    "cpu_ratio_gptq": "smollm2",
+    "kl_q": "demo",
+    "": "babyllama",
+}

@@ -13,26 +13,27 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks import real_model
 from benchmarks.babyllama import MODEL_DIR, make_workspace
 from benchmarks.measured import Cost
+from benchmarks.quantizer_texts import OTHER_TEXT, HeldOut, write_other_text
 from benchmarks.result import commit
 from pipeline.calibration.statistics import Statistics
-from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.reading import Checkpoint
 from pipeline.checkpoint.unpacked_model import unpacked_model
-from pipeline.core.documents import read_texts
 from pipeline.core.record import Record, sha256_hex
-from pipeline.core.texts import token_windows
-from pipeline.core.workspace import BASE, PARAMS_FILE, Workspace
+from pipeline.core.workspace import PARAMS_FILE, Workspace
+from pipeline.engines.distance import perplexity
 from pipeline.engines.in_llama_cpp import LlamaCppScorer
 from pipeline.engines.in_transformers import TransformersScorer
-from pipeline.engines.scorer import Scorer, window_logits
-from pipeline.evaluation.evaluator import score_windows
+from pipeline.engines.scorer import Scorer
 from pipeline.params.other_quantizers import BackendWeights
 from pipeline.params.reading import read_workspace
 from pipeline.quantization.other_quantizers import ROOT, environment_dir, set_up_backend
@@ -56,10 +57,14 @@ IMPORTS = {
 class Measurement(Record):
     """The quality and cost of one quantizer on one calibration sample.
 
-    `kl` is in nats per token, `top1` is a share of tokens. CPU seconds are without imports.
+    `kl` is in nats per token, and so are `window_kls` for each window of the held-out text and
+    `other_window_kls` for text of another kind, where that is compared. `top1` is a share of
+    tokens. CPU seconds are without imports.
     """
 
     kl: float
+    window_kls: tuple[float, ...]
+    other_window_kls: tuple[float, ...]
     top1: float
     perplexity: float
     cpu_s: float
@@ -77,25 +82,24 @@ class Run:
     cache_dir: Path
     time_limit_s: float
 
-    def measure(self, name: str) -> tuple[Measurement | None, bool]:
+    def measure(self, name: str, *, other_text: bool) -> tuple[Measurement | None, bool]:
         """Quantize and evaluate `variants.<name>`; return the result and whether it was cached.
 
-        The result is None where it did not end within the limit. Only the results of other
-        quantizers are cached.
+        The result is None where it did not end within the limit. Results of other quantizers are
+        cached, and those of quantline for the same commit.
         """
         recipe = read_workspace(self.workspace).variants[name]
         path = self._cache_path(name)
-        if isinstance(recipe, BackendWeights) and path.exists():
+        if path.exists():
             return Measurement.from_bytes(path.read_bytes(), source=str(path)), True
         if isinstance(recipe, BackendWeights):
             set_up_backend(recipe.backend)
         costs = self.costs(f"quantize:{name}")
         if costs is None:
             return None, False
-        made = self._evaluate(name, costs[0])
-        if isinstance(recipe, BackendWeights):
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(made.to_bytes())
+        made = self._evaluate(name, costs[0], other_text=other_text)
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made.to_bytes())
         return made, False
 
     def costs(self, *tasks: str) -> list[Cost] | None:
@@ -114,34 +118,19 @@ class Run:
             sys.exit(f"{' '.join(tasks)}: exit code {process.returncode}; its output is above")
         return [Cost(**cost) for cost in json.loads(output.splitlines()[-1])]
 
-    def held_out(self) -> list[list[int]]:
-        """Read the windows of token ids of the evaluation text."""
-        evaluate = read_workspace(self.workspace).evaluate
-        return token_windows(
-            read_texts(self.workspace.root / evaluate.text),
-            tokenizer_of(self.workspace.base_dir).encode,
-            window_tokens=evaluate.window_tokens,
-            num_windows=evaluate.num_windows,
-            source=evaluate.text,
-        )
+    @property
+    def million_weights(self) -> float:
+        """The weights of all linears that are quantized, in millions."""
+        checkpoint = Checkpoint(self.workspace.base_dir)
+        linears = Statistics(self.workspace).linears
+        return sum(prod(checkpoint.shape(f"{linear}.weight")) for linear in linears) / 1e6
 
-    def _evaluate(self, name: str, cost: Cost) -> Measurement:
-        params = read_workspace(self.workspace)
-        recipe = params.variants[name]
-        evaluate = params.evaluate
-        tokenizer = tokenizer_of(self.workspace.base_dir)
-        windows = self.held_out()
-        with (
-            closing(_scorer(self.workspace, name)) as scorer,
-            closing(_scorer(self.workspace, BASE)) as base,
-        ):
-            own, reference = (
-                window_logits(engine, windows, batch_size=evaluate.batch_size)
-                for engine in (scorer, base)
-            )
-            found = score_windows(windows, own, reference, tokenizer, label=scorer.label)
-        distance = found.distance
-        assert distance is not None
+    def _evaluate(self, name: str, cost: Cost, *, other_text: bool) -> Measurement:
+        recipe = read_workspace(self.workspace).variants[name]
+        own = HeldOut(self.workspace)
+        with closing(_scorer(self.workspace, name)) as scorer:
+            found = own.distances(scorer)
+            other = HeldOut(self.workspace, OTHER_TEXT).distances(scorer) if other_text else []
         if isinstance(recipe, BackendWeights):
             spent_s = cost.children_cpu_s - imports_cpu_s(recipe.backend)
             peak = cost.children_peak_gib
@@ -149,9 +138,11 @@ class Run:
             spent_s = cost.own_cpu_s + cost.children_cpu_s
             peak = max(cost.own_peak_gib, cost.children_peak_gib)
         return Measurement(
-            kl=distance.kl,
-            top1=distance.top1,
-            perplexity=found.perplexity,
+            kl=float(np.mean([it.kl.mean() for it in found])),
+            window_kls=tuple(float(it.kl.mean()) for it in found),
+            other_window_kls=tuple(float(it.kl.mean()) for it in other),
+            top1=float(np.mean([it.same_top1.mean() for it in found])),
+            perplexity=perplexity([it.own_losses for it in found]),
             cpu_s=spent_s,
             wall_s=cost.wall_s,
             peak_gib=peak,
@@ -168,7 +159,7 @@ class Run:
             recipe.model_dump_json(),
             read_base_manifest(self.workspace).digest,
             Statistics(self.workspace).record.token_ids_sha256,
-            pins.read_text() if pins.exists() else "",
+            pins.read_text() if pins.exists() else commit(),
         )
         return self.cache_dir / f"{name}-{sha256_hex(chr(0).join(parts).encode())[:16]}.json"
 
@@ -214,14 +205,19 @@ def make_run(
     cache_dir: Path,
     time_limit_s: float,
 ) -> Run:
-    """Make a calibrated workspace for `demo`, `babyllama` or `smollm2` with these variants."""
-    if model == "babyllama":
-        workspace = make_workspace(root, source=str(MODEL_DIR), variants=())
-    elif model == "smollm2":
-        workspace = Workspace(root)
-        real_model.make_workspace(root, str(real_model.made_model(cache_dir / model)))
-    else:
-        workspace = demo_workspace(root)
+    """Make a calibrated workspace for `demo`, `babyllama` or `smollm2` with these variants.
+
+    One that the same commit made in `root` is used again.
+    """
+    workspace = Workspace(root)
+    if not workspace.params_path.is_file():
+        if model == "babyllama":
+            make_workspace(root, source=str(MODEL_DIR), variants=())
+        elif model == "smollm2":
+            real_model.make_workspace(root, str(real_model.made_model(cache_dir / model)))
+            write_other_text(root)
+        else:
+            make_demo_workspace(root)
     yaml = YAML()
     params = yaml.load(workspace.params_path)
     params["calibration"]["seed"] = seed
@@ -229,15 +225,17 @@ def make_run(
     yaml.dump(params, workspace.params_path)
     fetch.run(workspace, read_workspace(workspace))
     run = Run(workspace=workspace, cache_dir=cache_dir, time_limit_s=time_limit_s)
-    if run.costs("calibrate") is None:
-        sys.exit("calibrate: out of time")
+    calibrated = root / "calibrated"
+    if not calibrated.is_file() or calibrated.read_text() != commit():
+        if run.costs("calibrate") is None:
+            sys.exit("calibrate: out of time")
+        calibrated.write_text(commit())
     return run
 
 
-def demo_workspace(root: Path) -> Workspace:
+def make_demo_workspace(root: Path) -> None:
     """Make a workspace of the demo model with the repository's own parameters and texts."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / PARAMS_FILE).write_text((ROOT / PARAMS_FILE).read_text())
     for name in ("demo", "eval"):
         (root / name).symlink_to(ROOT / name)
-    return Workspace(root)
+    (root / PARAMS_FILE).write_text((ROOT / PARAMS_FILE).read_text())

@@ -6,9 +6,12 @@ quantizers are backends with the same calibration tokens, and the same evaluator
 their packed files. CPU seconds are of all processes of a quantizer with one thread each
 (OMP_NUM_THREADS=1), without imports. Wall seconds are of the whole stage. KL is the median over the
 calibration seeds, three for babyllama and one for the others, with the smallest and the largest.
+A ratio of KL is of means over seeds and windows of text; its interval of 95 % is by bootstrap over
+windows, the same for both.
 
-`--work-dir` keeps the results of other quantizers, so that a change of quantline does not run them
-again. Such a result says so in a note and has no CPU ratios, which need one run of both.
+`--work-dir` keeps workspaces and results, so that a call goes on where one of the same commit
+ended, and a change of quantline does not run other quantizers again. A result of theirs from an
+earlier run says so in a note and has no CPU ratios, which need one run of both.
 """
 
 import argparse
@@ -18,31 +21,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.calibration_floor import floor_row
 from benchmarks.mixtures import NUM_WINDOWS, rank_correlation
 from benchmarks.quantizer_recipes import (
     BUDGETS,
-    CPU_PEERS,
     CPU_SETS,
     GGUF,
     GGUF_TYPES,
     KL_RATIOS,
     MAIN_MODELS,
+    OTHER_TEXT_RATIOS,
+    OTHER_TEXT_RECIPES,
     OURS,
     PEERS,
     Recipe,
 )
 from benchmarks.quantizer_runs import Measurement, Run, make_run
+from benchmarks.quantizer_texts import HeldOut
 from benchmarks.result import Row, publish, republish
 from pipeline.core.progress import note
+from pipeline.engines.distance import Floats
 from pipeline.params.params import VariantParams
+from pipeline.params.reading import read_workspace
 
 GROUP_SIZES = {"babyllama": 32, "demo": 128, "smollm2": 64}
 # One seed where another quantizer takes a quarter of an hour or more on one sample.
 SEEDS = {"babyllama": (0, 1, 2), "demo": (0,), "smollm2": (0,)}
 # Of one quantizer on one sample; autoawq may need it on a CPU.
 TIME_LIMITS_S = {"babyllama": 1200.0, "demo": 1200.0, "smollm2": 7200.0}
+BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass
@@ -51,6 +61,13 @@ class Outcome:
 
     measurements: list[Measurement]
     cached: bool
+
+    def window_kls(self, *, other: bool = False) -> Floats:
+        """Return the mean KL over seeds of each window, of the other text or the usual one."""
+        field = "other_window_kls" if other else "window_kls"
+        of_seeds = np.array([getattr(it, field) for it in self.measurements], np.float64)
+        means: Floats = of_seeds.mean(axis=0)
+        return means
 
 
 def main() -> None:
@@ -72,10 +89,10 @@ def main() -> None:
             runs = [
                 make_run(
                     model,
-                    Path(scratch) / f"{model}-{seed}",
+                    (chosen.work_dir or Path(scratch)).resolve() / f"{model}-{seed}",
                     seed=seed,
                     variants=recipes,
-                    cache_dir=chosen.work_dir or Path(scratch) / "outcomes",
+                    cache_dir=(chosen.work_dir or Path(scratch)).resolve() / "outcomes",
                     time_limit_s=TIME_LIMITS_S[model],
                 )
                 for seed in SEEDS[model][: chosen.num_seeds]
@@ -88,7 +105,9 @@ def main() -> None:
             print("\n".join(f"{row.key}  {row.value:.3f}" for row in compared))
             rows += compared + raw_rows(model, made)
             if model in BUDGETS and not chosen.only:
-                rows += rank_correlation(runs[0].workspace, runs[0].held_out()[:NUM_WINDOWS])
+                windows = HeldOut(runs[0].workspace).windows[:NUM_WINDOWS]
+                rows += rank_correlation(runs[0].workspace, windows)
+                rows.append(floor_row(runs[0].workspace))
     if chosen.model and not chosen.only:
         republish("quantizers", rows, notes, what=chosen.model)
     elif not chosen.only:
@@ -116,9 +135,10 @@ def recipes_for(model: str, only: Sequence[str] | None, notes: list[str]) -> dic
 
 def outcome_of(model: str, name: str, runs: Sequence[Run], notes: list[str]) -> Outcome:
     outcome = Outcome([], cached=False)
+    other_text = model == "smollm2" and name in OTHER_TEXT_RECIPES
     for seed, run in enumerate(runs):
         note(f"{model}: {name}: seed {seed}")
-        measurement, cached = run.measure(name)
+        measurement, cached = run.measure(name, other_text=other_text)
         if measurement is None:
             notes.append(f"{model}: {name}: not done within {run.time_limit_s:.0f} s; no figures")
             break
@@ -151,20 +171,37 @@ def summary_rows(model: str, outcomes: dict[str, Outcome], run: Run, notes: list
     """Make the compared rows; keys end with the model's name, but for those of a main model."""
     rows = []
     for key, (ours, others) in KL_RATIOS.items():
-        known = [median(outcomes[name].measurements, "kl") for name in others if name in outcomes]
+        known = [outcomes[name].window_kls() for name in others if name in outcomes]
         if ours in outcomes and known:
-            ratio = median(outcomes[ours].measurements, "kl") / min(known)
-            rows.append(Row(key_for(key, model), ratio, None, None, "ratio of KL"))
-    peers = [outcomes[name] for name in CPU_PEERS if name in outcomes]
-    if len(peers) < len(CPU_PEERS) or any(peer.cached for peer in peers):
-        notes.append(f"{model}: no CPU ratios: {' and '.join(CPU_PEERS)} did not run this time")
-        return rows
-    peers_s = sum(median(peer.measurements, "cpu_s") for peer in peers)
-    for key, names in CPU_SETS.items():
-        if all(name in outcomes for name in names):
-            ours_s = cpu_s_of_all(run, names)
-            rows.append(Row(key_for(key, model), ours_s / peers_s, None, None, "ratio of CPU s"))
+            rows.append(ratio_row(key_for(key, model), outcomes[ours].window_kls(), known))
+        of_text = [outcomes[name].window_kls(other=True) for name in others if name in outcomes]
+        if key in OTHER_TEXT_RATIOS and model == "smollm2" and ours in outcomes and of_text:
+            own = outcomes[ours].window_kls(other=True)
+            rows.append(ratio_row(key_for(f"{key}_other", model), own, of_text))
+    if model == "smollm2" and "ours-awq" in outcomes:
+        cost = median(outcomes["ours-awq"].measurements, "cpu_s") / run.million_weights
+        rows.append(Row("quantize_cpu_s_per_million", cost, None, None, "CPU-s of ours-awq"))
+    recipes = read_workspace(run.workspace).variants
+    for key, (of_key, peers) in CPU_SETS.items():
+        names = [name for name in of_key if name in recipes]
+        if not all(name in outcomes for name in (*names, *peers)):
+            continue
+        if any(outcomes[peer].cached for peer in peers):
+            notes.append(f"{model}: no {key}: {' and '.join(peers)} did not run this time")
+            continue
+        peers_s = sum(median(outcomes[peer].measurements, "cpu_s") for peer in peers)
+        ratio = cpu_s_of_all(run, names) / peers_s
+        rows.append(Row(key_for(key, model), ratio, None, None, "ratio of CPU s"))
     return rows
+
+
+def ratio_row(key: str, own: Floats, others: Sequence[Floats]) -> Row:
+    """Compare the KL of windows with the least of the others."""
+    least = min(others, key=lambda kls: float(kls.mean()))
+    draws = np.random.default_rng(0).integers(len(own), size=(BOOTSTRAP_DRAWS, len(own)))
+    ratios = own[draws].mean(1) / least[draws].mean(1)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return Row(key, float(own.mean() / least.mean()), float(low), float(high), "ratio of KL")
 
 
 def key_for(key: str, model: str) -> str:

@@ -1,5 +1,6 @@
 """Settings of every test run, and the workspace that tests of releases begin with."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, last_lines
+from pipeline.core.transformers_library import load_transformers
 from pipeline.core.workspace import Workspace
 from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, Libraries, forked_program, started_libraries
@@ -22,8 +24,9 @@ from tests.support import ROOT
 from tests.vllm_programs import fork_server as vllm_fork_server
 from tests.vllm_programs import forked_programs, start_program
 
-# As in pipeline.cli: idle threads of torch sleep instead of spinning.
+# As in pipeline.cli: idle threads of torch sleep instead of spinning, and modules load faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+gc.set_threshold(50_000)
 
 CONVERTER = "pipeline.gguf.convert"
 
@@ -50,9 +53,10 @@ def keep_to_own_cores(worker: int, num_workers: int) -> None:
         os.sched_setaffinity(0, cores[worker::num_workers])
 
 
-# Before any test module brings in torch, which counts the cores then.
+# Before any test module brings in torch, which counts the cores then, or transformers with more.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     keep_to_own_cores(int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    load_transformers()
 
 
 def unit(file: str) -> str:
@@ -79,6 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(own) if own in LONGEST else len(LONGEST) + (item.path not in slow)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Do not look for garbage among all that is imported, again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

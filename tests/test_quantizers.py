@@ -1,10 +1,10 @@
 """The benchmark of quantizers: its tables can be run, and its figures follow from its outcomes."""
 
+import numpy as np
 import pytest
 
 from benchmarks.quantizer_recipes import (
     BUDGETS,
-    CPU_PEERS,
     CPU_SETS,
     GGUF,
     GGUF_TYPES,
@@ -13,7 +13,7 @@ from benchmarks.quantizer_recipes import (
     PEERS,
 )
 from benchmarks.quantizer_runs import IMPORTS, Measurement
-from benchmarks.quantizers import GROUP_SIZES, Outcome, raw_rows, recipes_for
+from benchmarks.quantizers import GROUP_SIZES, Outcome, ratio_row, raw_rows, recipes_for
 
 
 @pytest.mark.parametrize("model", GROUP_SIZES)
@@ -37,17 +37,40 @@ def test_what_is_compared_is_in_the_tables() -> None:
     known = OURS | PEERS | GGUF | {it: None for own in BUDGETS.values() for it in own}
     for ours, others in KL_RATIOS.values():
         assert {ours, *others} <= set(known)
-    assert {*CPU_PEERS, *(name for names in CPU_SETS.values() for name in names)} <= set(known)
+    for ours_of_key, peers in CPU_SETS.values():
+        assert {*ours_of_key, *peers} <= set(known)
     assert {recipe["backend"] for recipe in PEERS.values()} == set(IMPORTS)
 
 
 def test_rows_are_medians_between_the_extremes() -> None:
     measurements = [
         Measurement(
-            kl=kl, top1=0.9, perplexity=2, cpu_s=1, wall_s=1, peak_gib=1, date="d", commit="c"
+            kl=kl,
+            window_kls=(kl / 2, 1.5 * kl),
+            other_window_kls=(),
+            top1=0.9,
+            perplexity=2,
+            cpu_s=1,
+            wall_s=1,
+            peak_gib=1,
+            date="d",
+            commit="c",
         )
         for kl in (0.3, 0.1, 0.2)
     ]
     rows = {row.key: row for row in raw_rows("demo", {"x": Outcome(measurements, cached=False)})}
     row = rows["kl_x_demo"]
     assert (row.low, row.value, row.high) == (0.1, 0.2, 0.3)
+    means = Outcome(measurements, cached=False).window_kls()
+    assert means.tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_a_ratio_is_to_the_best_of_the_others_with_its_interval() -> None:
+    draw = np.random.default_rng(0)
+    better = draw.uniform(0.5, 1.5, 40)
+    ours = better * draw.uniform(0.4, 0.6, 40)
+    row = ratio_row("kl", ours, [2 * better, better])
+    assert row.value == pytest.approx(ours.mean() / better.mean())
+    assert row.low is not None
+    assert row.high is not None
+    assert 0.4 < row.low < row.value < row.high < 0.6

@@ -63,6 +63,10 @@ class Checkpoint:
         """Return the stored shape of a tensor, from the header alone."""
         return self._header(self._file_of[name])[name].shape
 
+    def num_bytes(self, name: str) -> int:
+        """Return the stored size of a tensor, from the header alone."""
+        return self._header(self._file_of[name])[name].size_bytes
+
     @property
     def weight_bytes(self) -> int:
         """The size of all weight files together."""

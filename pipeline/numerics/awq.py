@@ -47,14 +47,14 @@ def search_scales(
         by_head = squares.clamp(min=SMALLEST_SCALE**2).view(-1, shared_by, head_dim)
         return by_head.mean(dim=1, keepdim=True).expand_as(by_head).reshape(-1).sqrt()
 
-    def error_at(scales: Tensor) -> float:
+    def error_at(scales: Tensor) -> Tensor:
         error = torch.zeros((), device=gram.device)
         for weight in weights:
             scaled = weight * scales
             grid = range_grid(scaled, scheme)
             delta = grid.values(grid.round(scaled)).div_(scales).sub_(weight)
             error += output_error(delta, gram)
-        return float(error)
+        return error
 
     inputs = root_mean(gram.diagonal())
     columns = root_mean(torch.stack([weight.square().mean(0) for weight in weights]).mean(0))
@@ -66,6 +66,6 @@ def search_scales(
             # Centred around 1, so that neither side of the fold leaves float16's range.
             scales = wanted / (wanted.max() * wanted.min()).sqrt()
             error = error_at(scales)
-            if error < best_error:
-                best_error, best_scales = error, scales
+            best_scales = torch.where(error < best_error, scales, best_scales)
+            best_error = torch.where(error < best_error, error, best_error)
     return best_scales

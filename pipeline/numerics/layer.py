@@ -77,7 +77,7 @@ def quantize_layer(
             names = [name for name in shared.linears if recipes[name] == recipe]
             # Weights are freed when they are quantized: a large layer may not fit twice.
             weights = {name: tensors.pop(f"{name}.weight") for name in names}
-            linears |= _quantize_together(weights, shared.gram, recipe)
+            linears |= quantize_together(weights, shared.gram, recipe)
     changed = {
         name: tensor.to(layer.tensors[name].dtype)
         for name, tensor in tensors.items()
@@ -86,7 +86,7 @@ def quantize_layer(
     return QuantizedLayer(linears, changed, folded.scales)
 
 
-def _quantize_together(
+def quantize_together(
     weights: Mapping[str, Tensor], gram: Tensor, recipe: LinearRecipe
 ) -> dict[str, QuantizedLinear]:
     """Round linears that read the same input as one stacked matrix; its rows are independent."""

@@ -57,22 +57,12 @@ def descend_columns(
 ) -> None:
     """Pass once over the columns of a group, in place.
 
-    `integers` and `residual` are group_size × rows; `block` is the group's diagonal block of G.
-    `snap_` rounds numbers to those of the grid, in place.
+    `integers` and `residual` are group_size × rows; `block` is the group's diagonal block of G,
+    positive definite. `snap_` rounds numbers to those of the grid, in place.
     """
-    curvature = block.diagonal()
-    steps = (curvature.unsqueeze(-1) * scale).unbind()
-    columns = zip(
-        (curvature <= 0).tolist(),
-        integers.unbind(),
-        residual.unbind(),
-        block.unbind(),
-        steps,
-        strict=True,
-    )
-    for is_flat, chosen, slope, influence, step in columns:
-        if is_flat:
-            continue
+    steps = (block.diagonal().unsqueeze(-1) * scale).unbind()
+    columns = zip(integers.unbind(), residual.unbind(), block.unbind(), steps, strict=True)
+    for chosen, slope, influence, step in columns:
         best = snap_((slope / step).add_(chosen))
         moved = (best - chosen).mul_(scale)
         chosen.copy_(best)

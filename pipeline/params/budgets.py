@@ -1,14 +1,16 @@
 """Budgets of a variant: how large it may be, where that decides the bits of each tensor."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from pipeline.core.record import Record
 from pipeline.params.fields import PositiveInt, matching
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 SIZE = rf"\d+(\.\d+)? ?({'|'.join(UNITS)})"
+Value = TypeVar("Value")
 # The kinds of budgets, by the key that tells them apart.
 TAGS = {"size": "of-size", "bits_per_weight": "of-bits", "fits": "of-memory"}
 SizeText = Annotated[str, matching(SIZE, "a size, such as 4.2 GB or 900 MiB")]
@@ -52,6 +54,19 @@ def largest_bytes(budget: "Budget", num_weights: int) -> int:
             return int(budget.bits_per_weight * num_weights / 8)
         case MemoryBudget():
             return size_bytes(budget.fits)
+
+
+def one_of_two(value: Value, info: ValidationInfo, *, what: str, of: str) -> Value:
+    """Return the value of a field that stands instead of `budget`, which is read before it.
+
+    Raises the errors of pydantic where both are there or neither.
+    """
+    has_budget = info.data.get("budget") is not None
+    if value is None and not has_budget and "budget" in info.data:
+        raise PydanticCustomError("missing", "Field required")
+    if value is not None and has_budget:
+        raise ValueError(f"a budget decides the {what} of each {of}; leave out one of the two")
+    return value
 
 
 def _kind_of_budget(value: Any) -> str | None:

@@ -4,10 +4,9 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from pipeline.core.record import Record
-from pipeline.params.budgets import Budget
+from pipeline.params.budgets import Budget, one_of_two
 from pipeline.params.fields import AlignSamples
 
 # Calibration samples by which a budget measures sensitivities, which are means over all tokens and
@@ -106,12 +105,7 @@ class GgufParams(Record):
     @field_validator("type")
     @classmethod
     def _type_or_budget(cls, value: GgufType | None, info: ValidationInfo) -> GgufType | None:
-        has_budget = info.data.get("budget") is not None
-        if value is None and not has_budget and "budget" in info.data:
-            raise PydanticCustomError("missing", "Field required")
-        if value is not None and has_budget:
-            raise ValueError("a budget decides the type of each tensor; leave out one of the two")
-        return value
+        return one_of_two(value, info, what="type", of="tensor")
 
     @field_validator("quantized_inputs", "align_samples")
     @classmethod

@@ -25,11 +25,13 @@ class GroupScheme:
 class LinearRecipe(GroupScheme):
     """How one linear is quantized and stored. `PackedParams` explains the searches.
 
+    `per_channel` says that the file has one scale for each output channel, and no groups.
     `reason` says why its groups are smaller than the variant's `group_size`; None where they are
     not.
     """
 
     layout: PackedLayout
+    per_channel: bool
     clip_search: bool
     rounding: Rounding
     refine_sweeps: int

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from pipeline.core.record import Record
+from pipeline.params.budgets import Budget, one_of_two
 from pipeline.params.fields import AlignSamples
 from pipeline.params.gguf_variants import GgufParams
 from pipeline.params.other_quantizers import BackendParams, kind_of_recipe, without_native
@@ -122,16 +123,35 @@ class Scheme(StrEnum):
     FP8_DYNAMIC = "FP8_DYNAMIC"
 
 
+# What a budget chooses from for each linear, besides 16 bits, with the group size. FP8 is not among
+# them: it takes the bytes of 8 bits and loses more. It tries each on so many rows of a matrix.
+BUDGET_SCHEMES: tuple[tuple[Scheme, GroupSize | None], ...] = (
+    (Scheme.W4A16, None),
+    (Scheme.W4A16, 128),
+    (Scheme.W4A16, 64),
+    (Scheme.W4A16, 32),
+    (Scheme.W8A16, None),
+)
+BUDGET_ROWS = 256
+
+
 class CompressedTensorsParams(PackedParams):
     """The layout of the compressed-tensors library, vLLM's own.
 
-    With `group_size` null each output channel has one scale. Schemes that round the activations
-    allow nothing else.
+    It has a `scheme`, or a `budget` that decides for each linear between 4 and 8 bits, their group
+    sizes, and 16 bits. With `group_size` null each output channel has one scale. Schemes that round
+    the activations allow nothing else.
     """
 
     format: Literal["compressed-tensors"]
-    scheme: Scheme
+    budget: Budget | None = None
+    scheme: Annotated[Scheme | None, Field(validate_default=True)] = None
     group_size: GroupSize | None
+
+    @property
+    def label(self) -> str:
+        """The name of the scheme; `mixed` where each linear has its own."""
+        return self.scheme.value if self.scheme else "mixed"
 
     @property
     def layout(self) -> PackedLayout:
@@ -141,7 +161,8 @@ class CompressedTensorsParams(PackedParams):
 
     @property
     def num_bits(self) -> int:
-        return 4 if self.scheme in (Scheme.W4A16, Scheme.W4A16_ASYM) else 8
+        """The bits of a weight; the fewest where each linear has its own."""
+        return 4 if self.scheme in (None, Scheme.W4A16, Scheme.W4A16_ASYM) else 8
 
     @property
     def symmetric(self) -> bool:
@@ -150,6 +171,11 @@ class CompressedTensorsParams(PackedParams):
     @property
     def rounds_inputs(self) -> bool:
         return self.scheme in (Scheme.W8A8, Scheme.FP8_DYNAMIC)
+
+    @field_validator("scheme")
+    @classmethod
+    def _scheme_or_budget(cls, value: Scheme | None, info: ValidationInfo) -> Scheme | None:
+        return one_of_two(value, info, what="scheme", of="linear")
 
     @field_validator("scheme")
     @classmethod
@@ -179,6 +205,8 @@ class CompressedTensorsParams(PackedParams):
     @classmethod
     def _whole_channels(cls, value: int | None, info: ValidationInfo) -> int | None:
         scheme = info.data.get("scheme")
+        if value is not None and info.data.get("budget") is not None:
+            raise ValueError("a budget decides the groups of each linear too; expected null")
         if value is not None and scheme in (Scheme.W8A8, Scheme.FP8_DYNAMIC):
             raise ValueError(
                 f"{scheme} rounds the activations, so each output channel has one scale; "

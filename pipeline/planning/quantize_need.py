@@ -1,17 +1,13 @@
 """Predictions of the memory, disk and work of quantize, by the kind of recipe."""
 
-from math import ceil
+from dataclasses import replace
 
 from pipeline.architectures.shapes import InputShape, ModelShape
-from pipeline.params.gguf_variants import (
-    BUDGET_BATCH_TOKENS,
-    BUDGET_SAMPLES,
-    GGUF_REFINE_SWEEPS,
-    GgufRounding,
-)
+from pipeline.params.gguf_variants import GGUF_REFINE_SWEEPS, GgufRounding
 from pipeline.params.other_quantizers import BackendParams, BackendWeights
 from pipeline.params.params import GgufParams, PackedVariant, Params, Rounding
-from pipeline.params.variants import ALIGN_BATCH_TOKENS, ALIGN_STEP_TOKENS
+from pipeline.params.variants import BUDGET_ROWS, BUDGET_SCHEMES
+from pipeline.planning.model_runs import has_budget, runs_need
 from pipeline.planning.source import Source
 from pipeline.planning.stage_needs import (
     ACTIVATION_COPIES,
@@ -21,7 +17,6 @@ from pipeline.planning.stage_needs import (
     START_SECONDS,
     TORCH_BYTES,
     StageNeed,
-    calibrate_need,
     disk_seconds,
     gram_entries,
     inputs_of,
@@ -33,15 +28,10 @@ from pipeline.planning.stage_needs import (
 LAYER_COPIES = 3
 # Copies of G in GPTQ: in order, its Cholesky factor and the inverse.
 GRAM_COPIES = 3
-# Copies in alignment: of the inputs and outputs of linears, of the logits, and of each matrix (the
-# base's and the variant's weights, gradient, residual and integers).
-LINEAR_COPIES, LOGITS_COPIES, ALIGNED_COPIES = 2, 6, 5
 # Copies of a matrix while its error is computed: before and after, their difference and two
 # products; and in llama.cpp, which quantizes it from float32.
 MATRIX_COPIES, LLAMA_CPP_COPIES = 5, 3
 
-# Forward passes over all samples for quantized inputs: of the base, and before and after rounding.
-INPUT_PASSES = 3
 # Forward passes over all samples in another quantizer: about 25 in AWQ's search, fewer in GPTQ,
 # more in AutoRound.
 BACKEND_PASSES = 25
@@ -53,8 +43,8 @@ LIGHT_START_SECONDS = 5.0
 COLUMN_SECONDS = 4e-5
 # Products of one layer reach half the speed of those that measure a machine, which are larger.
 PRODUCT_COST = 2.0
-# Operations for one weight in one step of a grid search, and in one step of alignment.
-GRID_OPERATIONS, ALIGN_STEP_OPERATIONS = 60, 25_000
+# Operations for one weight in one step of a grid search.
+GRID_OPERATIONS = 60
 # Operations of llama.cpp for one weight of a K-quant with an importance matrix.
 GGUF_OPERATIONS = 4000
 
@@ -104,26 +94,13 @@ def _gguf_need(stage: str, source: Source, params: Params, recipe: GgufParams) -
             operations += linear.num_copies * _rounding_again_operations(linear)
             columns += linear.num_copies * (1 + GGUF_REFINE_SWEEPS) * linear.width
     disk_temporary = full * (2 if recipe.scale_search else 1)
-    if recipe.quantized_inputs:
-        inputs = _inputs_need(source, params)
-        operations += inputs.operations
-        holding = max(holding, inputs.gpu_memory)
-        disk_temporary += inputs.disk_temporary
-    if recipe.align_samples:
-        operations += _aligning_operations(shape, params, recipe.align_samples)
-        holding = max(holding, _aligning_bytes(shape, params))
-    if recipe.budget:
-        sensitivities = _sensitivities_need(source, params)
-        operations += sensitivities.operations
-        holding = max(holding, sensitivities.gpu_memory)
-        disk_temporary += sensitivities.disk_temporary
-    runs_model = recipe.quantized_inputs or recipe.align_samples or recipe.budget
+    runs = runs_need(source, params, recipe)
     return StageNeed(
         stage,
-        memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
+        memory=(PROCESS_BYTES if runs.operations else TORCH_BYTES) + max(holding, runs.gpu_memory),
         disk_kept=variant_bytes(shape, recipe),
-        disk_temporary=disk_temporary,
-        operations=operations,
+        disk_temporary=disk_temporary + runs.disk_temporary,
+        operations=operations + runs.operations,
         seconds=LIGHT_START_SECONDS
         + CONVERTER_SECONDS
         + 2 * disk_seconds(full)
@@ -159,67 +136,23 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
     for linear in inputs_of(shape):
         operations += linear.num_copies * _rounding_operations(linear, recipe)
         columns += linear.num_copies * column_passes * linear.width
-    holding = _layer_bytes(shape)
-    runs_model = recipe.quantized_inputs or recipe.align_samples
-    start = START_SECONDS if runs_model else LIGHT_START_SECONDS
-    disk_temporary = 0
-    if recipe.quantized_inputs:
-        inputs = _inputs_need(source, params)
-        operations += inputs.operations
-        holding = max(holding, inputs.gpu_memory)
-        disk_temporary = inputs.disk_temporary
-    if recipe.align_samples:
-        operations += _aligning_operations(shape, params, recipe.align_samples)
-        holding = max(holding, _aligning_bytes(shape, params))
+    if has_budget(recipe):
+        for linear in inputs_of(shape):
+            # Some rows are quantized in every way; most of that is the factor of G.
+            rows = replace(linear, rows=min(linear.rows, BUDGET_ROWS))
+            operations += len(BUDGET_SCHEMES) * _rounding_operations(rows, recipe)
+            columns += len(BUDGET_SCHEMES) * column_passes * linear.width
+    runs = runs_need(source, params, recipe)
+    holding = max(_layer_bytes(shape), runs.gpu_memory)
+    start = START_SECONDS if runs.operations else LIGHT_START_SECONDS
     return StageNeed(
         stage,
-        memory=(PROCESS_BYTES if runs_model else TORCH_BYTES) + holding,
+        memory=(PROCESS_BYTES if runs.operations else TORCH_BYTES) + holding,
         gpu_memory=holding,
         disk_kept=kept,
-        disk_temporary=disk_temporary,
-        operations=operations,
+        disk_temporary=runs.disk_temporary,
+        operations=operations + runs.operations,
         seconds=start + 2 * disk_seconds(kept) + columns * COLUMN_SECONDS,
-    )
-
-
-def _sensitivities_need(source: Source, params: Params) -> StageNeed:
-    """Predict what a budget adds: two passes forward and one backward, of twice the work.
-
-    The head with a batch of logits, or a layer with the activations for its gradient, is in memory.
-    States and gradients of all layers are on disk. Each matrix is rounded to every type in part.
-    """
-    shape, length = source.shape, params.calibration.max_seq_length
-    tokens = BUDGET_SAMPLES * length
-    head = shape.vocab_size * shape.hidden_size
-    batch = max(BUDGET_BATCH_TOKENS, length)
-    activations = max(
-        sum(LINEAR_COPIES * (linear.width + linear.rows) for linear in layer.inputs)
-        for layer in shape.layers
-    )
-    holding = FLOAT32 * max(
-        head + batch * LOGITS_COPIES * shape.vocab_size,
-        max(layer.num_weights for layer in shape.layers) + batch * activations,
-    )
-    return StageNeed(
-        "sensitivities",
-        gpu_memory=holding,
-        disk_temporary=2 * FLOAT32 * tokens * shape.hidden_size * (len(shape.layers) + 1),
-        operations=4 * 2.0 * tokens * (shape.num_linear_weights + head),
-    )
-
-
-def _inputs_need(source: Source, params: Params) -> StageNeed:
-    """Predict what measuring quantized inputs adds: passes, moments of a layer, and states."""
-    reading = calibrate_need(source, params)
-    moments = max(sum(map(gram_entries, layer.inputs)) for layer in source.shape.layers)
-    return StageNeed(
-        reading.stage,
-        memory=0,
-        gpu_memory=reading.gpu_memory + 2 * FLOAT32 * moments,
-        disk_kept=0,
-        disk_temporary=2 * reading.disk_temporary,
-        operations=INPUT_PASSES * reading.operations,
-        seconds=0.0,
     )
 
 
@@ -231,33 +164,6 @@ def _layer_bytes(shape: ModelShape) -> int:
         + GRAM_COPIES * max(linear.width**2 for linear in layer.inputs)
         for layer in shape.layers
     )
-
-
-def _aligning_operations(shape: ModelShape, params: Params, num_samples: int) -> float:
-    """Count the operations of aligning by `num_samples` samples.
-
-    They are a forward pass of the base; a forward and a backward pass, of twice the work, of the
-    variant; and the steps.
-    """
-    tokens = num_samples * params.calibration.max_seq_length
-    head = shape.vocab_size * shape.hidden_size
-    passes = 4 * 2.0 * tokens * (shape.num_linear_weights + head)
-    num_steps = ceil(tokens / ALIGN_STEP_TOKENS)
-    return passes + num_steps * ALIGN_STEP_OPERATIONS * shape.num_linear_weights
-
-
-def _aligning_bytes(shape: ModelShape, params: Params) -> int:
-    """Return the bytes of all linears together and of one batch's activations for its gradient."""
-    tokens = max(ALIGN_BATCH_TOKENS, params.calibration.max_seq_length)
-    activations = moments = 0
-    for linear in inputs_of(shape):
-        activations += LINEAR_COPIES * linear.num_copies * (linear.width + linear.rows)
-        # Second moments of the input and of the outputs; linears that share an input count as one.
-        moments += linear.num_copies * (linear.width**2 + linear.rows**2)
-    unquantized = shape.num_weights - shape.num_linear_weights
-    matrices = ALIGNED_COPIES * shape.num_linear_weights + 2 * unquantized
-    batch = tokens * (activations + LOGITS_COPIES * shape.vocab_size)
-    return FLOAT32 * (matrices + moments + batch)
 
 
 def _rounding_operations(linear: InputShape, recipe: PackedVariant) -> float:

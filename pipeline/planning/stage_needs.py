@@ -12,6 +12,7 @@ from pipeline.architectures.shapes import InputShape, ModelShape
 from pipeline.core.workspace import KEPT_LOGITS_BYTES, SCORES_CACHE_BYTES
 from pipeline.params.budgets import largest_bytes
 from pipeline.params.params import GgufParams, GgufType, PackedJudge, Params, VariantParams
+from pipeline.params.variants import CompressedTensorsParams
 from pipeline.planning.source import Source, Speed
 from pipeline.serving.kv_cache import UNKNOWN_KV_BYTES, VLLM_BYTES
 
@@ -237,9 +238,9 @@ def variant_bytes(shape: ModelShape, recipe: VariantParams) -> int:
 
     Tensors outside the linears, such as the vocabulary's, stay in 16 bits in packed formats.
     """
+    if isinstance(recipe, GgufParams | CompressedTensorsParams) and recipe.budget:
+        return largest_bytes(recipe.budget, shape.num_weights)
     if isinstance(recipe, GgufParams):
-        if recipe.budget:
-            return largest_bytes(recipe.budget, shape.num_weights)
         assert recipe.type is not None, "a recipe without a budget has one"
         return _gguf_bytes(shape, recipe.type)
     packed = 0.0

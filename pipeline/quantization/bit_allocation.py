@@ -14,10 +14,16 @@ from scipy.sparse import csr_array
 
 from pipeline.core.errors import FailureError, InputError
 from pipeline.core.formatting import bytes_text
+from pipeline.core.progress import note
+from pipeline.params.budgets import BitsBudget, Budget, MemoryBudget, largest_bytes
+from pipeline.records.variant import BitAllocation, PredictedLoss
+from pipeline.serving.kv_cache import kv_bytes_of_config
 
 # The solver stops when its solution is within this share of its bound.
 LARGEST_GAP = 1e-3
 TIME_LIMIT_S = 60.0
+CURVE_POINTS = 12
+KV_BYTES_PER_VALUE = 2.0  # the default of engines is 16 bits
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,48 @@ def allocate(choices: Mapping[str, Sequence[Choice]], num_bytes: int, *, what: s
         raise FailureError(f"{what}: no types found for it: {found.message}")
     taken = (choice for choice, share in zip(flat, found.x, strict=True) if share > 0.5)
     return Allocation(dict(zip(choices, taken, strict=True)), float(found.mip_dual_bound * unit))
+
+
+def weight_bytes(
+    budget: Budget,
+    *,
+    num_weights: int,
+    header_bytes: int,
+    engine_bytes: int,
+    config: Mapping[str, object],
+) -> int:
+    """Compute the bytes that a budget leaves for the tensors of the files.
+
+    `header_bytes` are those of the files beside their tensors, `engine_bytes` the engine's own
+    memory, and `config` has the values of config.json.
+    """
+    most = largest_bytes(budget, num_weights)
+    if isinstance(budget, BitsBudget):
+        return most
+    if isinstance(budget, MemoryBudget):
+        num_tokens = budget.context_tokens * budget.users
+        most -= kv_bytes_of_config(config, num_tokens, bytes_per_value=KV_BYTES_PER_VALUE)
+        most -= engine_bytes
+    return most - header_bytes
+
+
+def allocation_record(
+    allocation: Allocation, choices: Mapping[str, Sequence[Choice]], num_bytes: int
+) -> BitAllocation:
+    """Describe an allocation under a budget of `num_bytes`, and say what it is in a line."""
+    note(
+        f"quantize: {allocation.num_bytes / num_bytes:.1%} of the budget is used; predicted KL "
+        f"{allocation.loss:.4f} nats per token"
+    )
+    return BitAllocation(
+        budget=num_bytes,
+        chosen=PredictedLoss(num_bytes=allocation.num_bytes, predicted_kl=allocation.loss),
+        least_kl=allocation.least_loss,
+        curve=tuple(
+            PredictedLoss(num_bytes=point.num_bytes, predicted_kl=point.loss)
+            for point in curve_of(choices, num_points=CURVE_POINTS)
+        ),
+    )
 
 
 def curve_of(choices: Mapping[str, Sequence[Choice]], *, num_points: int) -> list[Allocation]:

@@ -170,10 +170,20 @@ def _round_matrix(kind: BlockType, stored: Bytes, weight: Tensor, gram: Tensor) 
 
 def grid_of(kind: BlockType, blocks: Blocks, device: torch.device) -> BlockGrid:
     """Make the grid of a matrix from the parts of its blocks."""
+    d, m, i, j = (
+        None if part is None else torch.from_numpy(part).T.contiguous().to(device)
+        for part in (blocks.d, blocks.m, blocks.scales, blocks.offsets)
+    )
+    assert d is not None
+    return BlockGrid.of(layout_of(kind, device), d, m, i, j)
+
+
+def layout_of(kind: BlockType, device: torch.device) -> BlockLayout:
+    """Describe what the blocks of a type hold; the table, if any, is on the device."""
     table = None
     if kind.table:
         table = torch.tensor(kind.table, dtype=torch.float32, device=device)
-    layout = BlockLayout(
+    return BlockLayout(
         group_size=kind.group_weights,
         groups_per_block=kind.block_weights // kind.group_weights,
         lowest=kind.lowest_level,
@@ -183,12 +193,6 @@ def grid_of(kind: BlockType, blocks: Blocks, device: torch.device) -> BlockGrid:
         has_offsets=kind.m_at is not None,
         steps=(-kind.scale_centre, kind.largest_scale - kind.scale_centre) if kind.groups else None,
     )
-    d, m, i, j = (
-        None if part is None else torch.from_numpy(part).T.contiguous().to(device)
-        for part in (blocks.d, blocks.m, blocks.scales, blocks.offsets)
-    )
-    assert d is not None
-    return BlockGrid.of(layout, d, m, i, j)
 
 
 def blocks_of(kind: BlockType, grid: BlockGrid, levels: Tensor) -> Blocks:

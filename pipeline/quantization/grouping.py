@@ -127,9 +127,10 @@ def require_no_experts(recipe: PackedVariant | GgufParams, linears: Iterable[str
             f"align_samples = {recipe.align_samples}: the experts of a mixture cannot be aligned; "
             "set it to 0"
         )
-    if isinstance(recipe, GgufParams) and recipe.budget:
+    if isinstance(recipe, GgufParams | CompressedTensorsParams) and recipe.budget:
+        instead = "type" if isinstance(recipe, GgufParams) else "scheme"
         raise InputError(
-            f"budget: {expert} is an expert, whose sensitivity is not measured; state a type "
+            f"budget: {expert} is an expert, whose sensitivity is not measured; state a {instead} "
             "instead of it"
         )
 
@@ -169,6 +170,7 @@ def _recipes(
             group_size=sizes.get(name, recipe.group_size or in_features),
             symmetric=recipe.symmetric,
             layout=recipe.layout,
+            per_channel=recipe.group_size is None,
             clip_search=recipe.clip_search,
             rounding=recipe.rounding,
             refine_sweeps=recipe.refine_sweeps,
@@ -189,7 +191,7 @@ def _alignment(recipe: PackedVariant) -> tuple[int, int]:
             return per_block, per_block
         case CompressedTensorsParams(scheme=Scheme.W4A16_ASYM):
             return per_block, per_block
-        case CompressedTensorsParams(scheme=Scheme.W4A16 | Scheme.W8A16):
+        case CompressedTensorsParams(scheme=None | Scheme.W4A16 | Scheme.W8A16):
             return 1, per_block
         case CompressedTensorsParams():
             return 1, 1

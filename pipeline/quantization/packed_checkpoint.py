@@ -31,6 +31,7 @@ from pipeline.numerics.decoder_layer import DecoderLayer
 from pipeline.numerics.layer import QuantizedLayer
 from pipeline.numerics.packing.stored import stored_tensors
 from pipeline.params.params import PackedVariant
+from pipeline.params.variants import CompressedTensorsParams
 from pipeline.quantization.alignment import align_checkpoint, steps_of
 from pipeline.quantization.coverage import (
     implied_by_packing,
@@ -42,7 +43,7 @@ from pipeline.quantization.grouping import Grouping, plan_groups
 from pipeline.quantization.layer_quantizer import LayerQuantizer
 from pipeline.quantization.quantization_config import quantization_config
 from pipeline.records.base import BaseManifest, TextPart
-from pipeline.records.variant import LayerCoverage, TensorCoverage
+from pipeline.records.variant import BitAllocation, LayerCoverage, TensorCoverage
 
 NOT_COPIED = (INDEX_FILE, CONFIG_FILE, "README.md")
 
@@ -53,24 +54,35 @@ def write_packed(
     recipe: PackedVariant,
     statistics: Statistics,
     model_dir: Path,
-) -> tuple[TensorCoverage, ...]:
+) -> tuple[tuple[TensorCoverage, ...], BitAllocation | None]:
     """Fill `model_dir`: one shard for each decoder layer, one for the rest, and the sidecar files.
 
     A layer is finished when its shard exists and its coverage exists beside `model_dir`. Layers
     that an earlier run finished are not made again. Returns one row for each tensor, sorted by
-    name. Raises InputError for linears that do not divide, where `on_indivisible` does not allow
-    another way, and for an architecture whose folding is unknown; FailureError when less is
-    quantized than the recipe implies.
+    name, and the choice of their bits by a budget, if any. Raises InputError for linears that do
+    not divide, where `on_indivisible` does not allow another way, for a budget that is too small,
+    and for an architecture whose folding is unknown; FailureError when less is quantized than the
+    recipe implies.
     """
     map_large_blocks()
     checkpoint = Checkpoint(base_dir)
-    shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
-    grouping = plan_groups(recipe, shapes)
+    stored = [name for name in checkpoint.names if name not in base.copied_tensors]
     finished_dir = model_dir.with_name("finished")
+    allocation = None
+    if isinstance(recipe, CompressedTensorsParams) and recipe.budget:
+        # Imported only where it is needed: it loads transformers, which takes seconds.
+        from pipeline.quantization.packed_budget import grouping_for_budget
+
+        of_stored = {name: checkpoint.shape(name) for name in stored}
+        grouping, allocation = grouping_for_budget(
+            recipe, checkpoint, of_stored, statistics, finished_dir
+        )
+    else:
+        shapes = {name: checkpoint.shape(f"{name}.weight") for name in statistics.linears}
+        grouping = plan_groups(recipe, shapes)
     quantizer = LayerQuantizer(
         checkpoint, statistics, recipe, grouping, base.text_architecture, finished_dir
     )
-    stored = [name for name in checkpoint.names if name not in base.copied_tensors]
     by_layer = names_by_layer(stored)
     units = [
         (finished_dir / f"{number:05d}.json", model_dir / shard_name(number, len(by_layer)), *layer)
@@ -129,7 +141,7 @@ def write_packed(
     # is quantized again, and the learned tensors fit such layers: those not aligned yet.
     remove_tree(finished_dir.rename(finished_dir.with_suffix(PARTIAL_SUFFIX)))
     learned_path.unlink(missing_ok=True)
-    return tuple(sorted(coverage, key=lambda row: row.name))
+    return tuple(sorted(coverage, key=lambda row: row.name)), allocation
 
 
 def _stored_layer(

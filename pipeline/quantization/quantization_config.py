@@ -22,6 +22,8 @@ from pipeline.records.base import TextPart
 
 LM_HEAD = "lm_head"
 PER_CHANNEL = -1
+# Engines round the activations with one scale for each token.
+BY_TOKEN = {"strategy": "token", "dynamic": True, "observer": None}
 Config = dict[str, object]
 
 
@@ -115,24 +117,22 @@ def _anywhere(part: str) -> str:
 def _compressed_tensors(
     recipe: CompressedTensorsParams, grouping: Grouping, names: _Names
 ) -> Config:
-    """Make the value of format compressed-tensors: one config group for each group size.
+    """Make the value of format compressed-tensors: one config group for each grid of weights.
 
-    The group of the most frequent size has the target `Linear`; the others name their linears.
+    The group of the most frequent grid has the target `Linear`; the others name their linears.
     """
-    by_channel = recipe.group_size is None
-    by_size: dict[int | None, list[str]] = {}
+    by_grid: dict[tuple[int, int | None], list[str]] = {}
     for name, linear in grouping.recipes.items():
-        by_size.setdefault(None if by_channel else linear.group_size, []).append(name)
-    by_frequency = sorted(by_size.items(), key=lambda group: len(group[1]), reverse=True)
-    # Engines round the activations with one scale for each token.
-    token = {"strategy": "token", "dynamic": True, "observer": None}
-    inputs = _arguments(recipe, group_size=None) | token if recipe.rounds_inputs else None
+        grid = (linear.num_bits, None if linear.per_channel else linear.group_size)
+        by_grid.setdefault(grid, []).append(name)
+    by_frequency = sorted(by_grid.items(), key=lambda group: len(group[1]), reverse=True)
     groups: dict[str, object] = {}
-    for number, (group_size, linears) in enumerate(by_frequency):
+    for number, ((num_bits, group_size), linears) in enumerate(by_frequency):
+        weights = _arguments(recipe, num_bits, group_size)
         groups[f"group_{number}"] = {
             "targets": names.of(linears) if number else ["Linear"],
-            "weights": _arguments(recipe, group_size=group_size),
-            "input_activations": inputs,
+            "weights": weights,
+            "input_activations": weights | BY_TOKEN if recipe.rounds_inputs else None,
             "output_activations": None,
             "format": recipe.layout.value,
         }
@@ -151,10 +151,10 @@ def _compressed_tensors(
     }
 
 
-def _arguments(recipe: CompressedTensorsParams, *, group_size: int | None) -> Config:
+def _arguments(recipe: CompressedTensorsParams, num_bits: int, group_size: int | None) -> Config:
     """Make the `QuantizationArgs` of weights; `group_size` None is one scale for each channel."""
     return {
-        "num_bits": recipe.num_bits,
+        "num_bits": num_bits,
         "type": "float" if recipe.scheme is Scheme.FP8_DYNAMIC else "int",
         "symmetric": recipe.symmetric,
         "strategy": "channel" if group_size is None else "group",

@@ -47,11 +47,11 @@ class ResultRow:
 
 def quantization_name(recipe: VariantParams) -> str:
     """Return a scheme (`W4A16`), a type of llama.cpp (`Q4_K_M`, `mixed`), or `awq` or `gptq`."""
-    if isinstance(recipe, GgufParams):
+    if isinstance(recipe, GgufParams | CompressedTensorsParams):
         return recipe.label
     if isinstance(recipe, LlmCompressorParams):
         return f"W{recipe.num_bits}A16" + ("" if recipe.symmetric else "_ASYM")
-    return recipe.scheme.value if isinstance(recipe, CompressedTensorsParams) else recipe.format
+    return recipe.format
 
 
 def training_text(recipe: VariantParams) -> str:

@@ -13,7 +13,7 @@ from pipeline.records.variant import BitAllocation, VariantRecord
 from pipeline.report.svg_charts import Line, lines
 
 SMALLEST_KL = 1e-9  # a logarithmic axis has no zero
-LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
+LAYER = re.compile(r"(?:blk|.*\blayers|.*\bh)\.(\d+)\.(.+)\.weight")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def bits_sections(variants: Mapping[str, VariantRecord]) -> tuple[BitsSection, .
 
 
 def kind_rows(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[KindRow, ...]:
-    """List the types of each kind of matrix of a GGUF file, the largest kinds first.
+    """List the types of each kind of matrix of a model, the largest kinds first.
 
     `tensors` have a name, a shape and a type; vectors are left out.
     """
@@ -90,9 +90,9 @@ def _sentence(allocation: BitAllocation) -> str:
     chosen = allocation.chosen
     return (
         f"Its matrices take {bytes_text(chosen.num_bytes)} of the {bytes_text(allocation.budget)} "
-        "that the budget leaves for them. The predicted KL divergence of rounding them by "
-        f"llama.cpp is {significant(chosen.predicted_kl)} nats per token. No choice of types that "
-        f"fits is predicted to lose less than {significant(allocation.least_kl)}."
+        "that the budget leaves for them. The KL divergence that is predicted for them, without "
+        f"folded scales, is {significant(chosen.predicted_kl)} nats per token. No choice of types "
+        f"that fits is predicted to lose less than {significant(allocation.least_kl)}."
     )
 
 

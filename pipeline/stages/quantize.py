@@ -77,7 +77,9 @@ def run(workspace: Workspace, params: Params, name: str) -> None:
             variant = write_with_backend(workspace, params, base, recipe, statistics, model_dir)
             coverage, tools = variant.coverage, variant.versions
         else:
-            coverage = write_packed(workspace.base_dir, base, recipe, statistics, model_dir)
+            coverage, allocation = write_packed(
+                workspace.base_dir, base, recipe, statistics, model_dir
+            )
             tools = {name: version(name) for name in ("quantline", "torch")}
         files = directory_records(model_dir)
         record = VariantRecord(

@@ -222,6 +222,7 @@ def test_a_parameter_in_whole_numbers_is_refused() -> None:
         require_full_precision(tensors, ("mask",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["GemmaTokenizer", "T5TokenizerFast", "AutoTokenizer", 5])
 def test_a_class_that_cannot_take_the_file_is_not_used(model: Path, class_name: object) -> None:
     edit(model / "tokenizer_config.json", tokenizer_class=class_name)

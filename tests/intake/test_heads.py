@@ -84,6 +84,7 @@ def test_base_and_variants_have_the_head_of_the_files(tmp_path: Path, head: Head
             assert np.abs(found - expected).mean() < 0.02 * scale
 
 
+@pytest.mark.slow
 def test_config_json_is_corrected_where_the_head_is_another(tmp_path: Path) -> None:
     source = tiny(tmp_path / "model", tied=True, head="other")
     workspace = Workspace(tmp_path)
@@ -140,6 +141,7 @@ def test_an_engine_without_a_head_of_its_own_is_not_given_one(tmp_path: Path) ->
         account_for_tensors(tmp_path, tensors)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_the_converter_leaves_out_is_named(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     edit(model / "config.json", architectures=["GemmaForCausalLM"], model_type="gemma")

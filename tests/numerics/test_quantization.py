@@ -89,6 +89,7 @@ def quantized(
         group_size=32,
         symmetric=False,
         layout=PackedLayout.PACKED,
+        per_channel=False,
         clip_search=clip_search,
         rounding=rounding,
         refine_sweeps=0,

@@ -115,6 +115,7 @@ def test_another_run_goes_on_with_an_upload_that_was_killed(
     assert fake.received <= fake.habits.blob_bytes + fake.habits.resent_after_break + again
 
 
+@pytest.mark.slow
 def test_a_release_is_pushed_found_and_read(fake: FakeRegistry) -> None:
     """What a small release needs, and no login reaches the storage behind the registry."""
     registry, config = Registry(fake.url, "a/b"), bytes_blob(b"{}", "x/config")

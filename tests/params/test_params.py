@@ -48,7 +48,12 @@ def test_the_format_picks_the_kind_of_a_variant() -> None:
 
 
 # One of the two is there.
-ALTERNATIVES = ("GgufParams.type", "GgufParams.budget")
+ALTERNATIVES = (
+    "GgufParams.type",
+    "GgufParams.budget",
+    "CompressedTensorsParams.scheme",
+    "CompressedTensorsParams.budget",
+)
 
 
 def test_no_section_has_a_default() -> None:

@@ -79,6 +79,11 @@ KEYS = (
     "format: gguf, scale_search: false, imatrix: true, rounding: gptq, quantized_inputs: false, "
     "align_samples: 0"
 )
+PACKED_KEYS = (
+    "format: compressed-tensors, scale_search: true, clip_search: true, rounding: gptq, "
+    "refine_sweeps: 4, dampening_frac: 0.01, quantized_inputs: false, align_samples: 0, "
+    "on_indivisible: error"
+)
 WRONG_VALUES = [
     ("source", "null", "model.source = None: Input should be a valid string"),
     ("source", "''", "model.source = '': String should have at least 1 character"),
@@ -263,6 +268,20 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
             f"{{a: {{{KEYS}, budget: {{bits: 4}}}}}}",
             "params.yaml: variants.a.budget = {'bits': 4}: expected size, bits_per_weight, or fits "
             "with context_tokens and users",
+        ),
+        (
+            f"{{a: {{{PACKED_KEYS}, group_size: null}}}}",
+            "params.yaml: variants.a.scheme: missing",
+        ),
+        (
+            f"{{a: {{{PACKED_KEYS}, scheme: W4A16, group_size: 64, budget: {{size: 4 GB}}}}}}",
+            "params.yaml: variants.a.scheme = 'W4A16': a budget decides the scheme of each linear; "
+            "leave out one of the two",
+        ),
+        (
+            f"{{a: {{{PACKED_KEYS}, group_size: 64, budget: {{size: 4 GB}}}}}}",
+            "params.yaml: variants.a.group_size = 64: a budget decides the groups of each linear "
+            "too; expected null",
         ),
         (
             f"{{A_b: {{{KEYS}, type: Q8_0}}}}",

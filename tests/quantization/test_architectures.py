@@ -102,6 +102,7 @@ def test_every_architecture_with_folds_is_tested() -> None:
     assert len(CONFIGS) == len(FOLDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_folding_changes_no_output(tmp_path: Path, name: str) -> None:
     workspace = calibrated_model(tmp_path, name, dtype=torch.float32)
@@ -124,7 +125,7 @@ def test_packed_files_of_every_architecture_stand_for_nearly_the_base(
     model_dir = tmp_path / "variant"
     model_dir.mkdir()
     statistics = Statistics(workspace)
-    coverage = write_packed(
+    coverage, _ = write_packed(
         workspace.base_dir, base_manifest(workspace), RECIPES[format_name], statistics, model_dir
     )
     assert {row.name for row in coverage} == set(Checkpoint(workspace.base_dir).names)
@@ -141,7 +142,7 @@ def test_an_unknown_architecture_gets_gptq_and_refuses_scales_in_one_line(tmp_pa
     made, refused = tmp_path / "made", tmp_path / "refused"
     for model_dir in (made, refused):
         model_dir.mkdir()
-    coverage = write_packed(workspace.base_dir, base, RECIPES["gptq"], statistics, made)
+    coverage, _ = write_packed(workspace.base_dir, base, RECIPES["gptq"], statistics, made)
     assert sum(row.reason is None for row in coverage) == 2 * 6
     error = logits(unpacked_model(made)) - logits(unpacked_model(workspace.base_dir))
     assert relative(error, logits(unpacked_model(workspace.base_dir))) < 0.3

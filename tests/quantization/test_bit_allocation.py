@@ -6,7 +6,8 @@ import random
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.quantization.bit_allocation import LARGEST_GAP, Choice, allocate
+from pipeline.params.budgets import BitsBudget, MemoryBudget, SizeBudget
+from pipeline.quantization.bit_allocation import LARGEST_GAP, Choice, allocate, weight_bytes
 
 
 def parts(seed: int, number: int) -> dict[str, list[Choice]]:
@@ -60,3 +61,24 @@ def test_a_budget_below_the_smallest_types_is_one_line() -> None:
     )
     with pytest.raises(InputError, match=expected):
         allocate(choices, 1024, what="budget = 1 GB")
+
+
+def test_what_a_budget_leaves_for_the_weights() -> None:
+    config = {"num_attention_heads": 8, "num_hidden_layers": 4, "hidden_size": 512}
+    header, engine = 10**6, 10**8
+
+    def left(budget: BitsBudget | SizeBudget | MemoryBudget) -> int:
+        return weight_bytes(
+            budget,
+            num_weights=10**8,
+            header_bytes=header,
+            engine_bytes=engine,
+            config=config,
+        )
+
+    assert left(BitsBudget(bits_per_weight=4.5)) == 56_250_000
+    assert left(SizeBudget(size="0.1 GB")) == 10**8 - header
+    assert left(SizeBudget(size="100 MiB")) == (100 << 20) - header
+    cache = 2 * 2 * 4 * 512 * 1024 * 3  # keys and values of float16
+    memory = MemoryBudget(fits="1 GB", context_tokens=1024, users=3)
+    assert left(memory) == 10**9 - engine - cache - header

@@ -92,6 +92,7 @@ def test_the_linears_of_the_text_part_alone_are_measured(base: Workspace) -> Non
     assert len(linears) == 2 * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_parts_are_kept_byte_by_byte(
     base: Workspace, model_dirs: dict[str, Path], name: str

@@ -42,6 +42,7 @@ def logits(model_dir: Path) -> torch.Tensor:
     return output - output.mean(-1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_computes_the_same_with_other_weights(tmp_path: Path, name: str) -> None:
     workspace = calibrated_model(tmp_path, name)

@@ -51,6 +51,7 @@ def test_an_aligned_file_is_nearer_to_the_base(
     assert changed == {"levels"}
 
 
+@pytest.mark.slow
 def test_alignment_that_makes_it_worse_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

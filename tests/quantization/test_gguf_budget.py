@@ -9,9 +9,6 @@ from gguf import GGUFReader, LlamaFileType
 from pipeline.checkpoint.unpacked_model import unpacked_model
 from pipeline.core.errors import InputError
 from pipeline.gguf import files as gguf
-from pipeline.params.budgets import BitsBudget, MemoryBudget, SizeBudget
-from pipeline.quantization.gguf_budget import weight_bytes
-from pipeline.serving.kv_cache import LLAMA_CPP_BYTES
 from tests.architecture_models import calibrated_model, token_windows
 from tests.gguf_variants import gguf_of, llama_cpp_log_probabilities, mean_kl
 
@@ -54,18 +51,3 @@ def test_a_budget_that_nothing_fits_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=expected):
         gguf_of(workspace, "small", kind=None, budget={"bits_per_weight": 2.0})
     assert list((tmp_path / "small" / "model").iterdir()) == []
-
-
-def test_what_a_budget_leaves_for_the_weights() -> None:
-    config = {"num_attention_heads": 8, "num_hidden_layers": 4, "hidden_size": 512}
-    header = 10**6
-
-    def left(budget: BitsBudget | SizeBudget | MemoryBudget) -> int:
-        return weight_bytes(budget, num_weights=10**8, header_bytes=header, config=config)
-
-    assert left(BitsBudget(bits_per_weight=4.5)) == 56_250_000
-    assert left(SizeBudget(size="0.1 GB")) == 10**8 - header
-    assert left(SizeBudget(size="100 MiB")) == (100 << 20) - header
-    cache = 2 * 2 * 4 * 512 * 1024 * 3  # keys and values of float16
-    memory = MemoryBudget(fits="1 GB", context_tokens=1024, users=3)
-    assert left(memory) == 10**9 - LLAMA_CPP_BYTES - cache - header

@@ -76,6 +76,7 @@ def gram() -> Tensor:
     return gram_of(inputs(NUM_INPUTS, seed=32))
 
 
+@pytest.mark.slow
 @EVERY_TYPE
 def test_the_file_holds_what_is_meant_with_less_error_than_before(
     name: str, matrix: Tensor, gram: Tensor
@@ -89,6 +90,7 @@ def test_the_file_holds_what_is_meant_with_less_error_than_before(
     assert new < 0.6 * old
 
 
+@pytest.mark.slow
 @EVERY_TYPE
 def test_the_error_falls_with_every_sweep(name: str, matrix: Tensor, gram: Tensor) -> None:
     levels, grid = levels_and_grid(name, by_llama_cpp(name, matrix))
@@ -100,6 +102,7 @@ def test_the_error_falls_with_every_sweep(name: str, matrix: Tensor, gram: Tenso
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.slow
 @EVERY_TYPE
 def test_a_matrix_that_the_blocks_hold_exactly_stays(
     name: str, matrix: Tensor, gram: Tensor
@@ -110,6 +113,7 @@ def test_a_matrix_that_the_blocks_hold_exactly_stays(
     assert np.array_equal(written(name, grid, levels), stored)
 
 
+@pytest.mark.slow
 @EVERY_TYPE
 def test_a_row_of_zeros_stays_and_unused_inputs_do_no_harm(
     name: str, matrix: Tensor, gram: Tensor

@@ -58,6 +58,7 @@ def inputs_of(model_dir: Path, module: str) -> Tensor:
     return seen[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_inputs_are_those_behind_quantized_layers(tmp_path: Path, name: str) -> None:
     """Nothing drifts in the first layer; the second reads what the first one became gives."""

@@ -51,6 +51,10 @@ def nearest(scheme: str) -> dict[str, object]:
     return ct(scheme, group_size=None, clip_search=False, rounding="nearest")
 
 
+# Enough for 8 bits in some linears and 4 in others.
+BUDGET = ct("W4A16", group_size=None, budget={"bits_per_weight": 9.0})
+del BUDGET["scheme"]
+
 # 128 hidden, 288 = 9 × 32 intermediate.
 EVEN = {
     "awq-g32": packed("awq"),
@@ -68,6 +72,7 @@ EVEN = {
     "ct-w4a16-smaller": ct("W4A16", group_size=128, on_indivisible="smaller_group"),
     "ct-w4a16-asym-smaller": ct("W4A16_ASYM", group_size=128, on_indivisible="smaller_group"),
     "ct-w4a16-asym-scaled": ct("W4A16_ASYM", scale_search=True),
+    "ct-budget": BUDGET,
 }
 # 302 intermediate: no group size divides it, and it fills no whole number of words.
 ODD = {

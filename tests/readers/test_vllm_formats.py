@@ -1,7 +1,7 @@
 """vLLM scores a prompt as the weights do that each file stands for.
 
-On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8; it refuses W8A16 and GPTQ of 8 bits
-there, and GPTQ of 2 and 3 bits everywhere.
+On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8; for W8A16 and GPTQ of 8 bits ours is
+used. It refuses GPTQ of 2 and 3 bits everywhere.
 """
 
 from contextlib import closing
@@ -15,7 +15,7 @@ from pipeline.engines.token_forest import Span
 from pipeline.stages import quantize
 from tests.packed_models import tiny_packed
 from tests.plugin.test_kernels import exact_logprobs
-from tests.readers.test_readers import ct
+from tests.readers.test_readers import BUDGET, ct
 from tests.stages.test_quantize import calibrated, packed, params_for
 from tests.support import serve_python
 
@@ -27,6 +27,8 @@ NEAREST = {
     "W4A16": ("W4A16", 128),
     "W4A16_ASYM": ("W4A16_ASYM", 128),
     "W4A16 per channel": ("W4A16", None),
+    "W8A16": ("W8A16", 64),
+    "W8A16 per channel": ("W8A16", None),
     "W8A8": ("W8A8", None),
     "FP8_DYNAMIC": ("FP8_DYNAMIC", None),
     "gptq per channel": ("gptq", None),
@@ -36,7 +38,11 @@ ODD = {
     "gptq-keep": packed("gptq", on_indivisible="keep"),
     "ct-keep": ct("W4A16_ASYM", on_indivisible="keep"),
 }
-SMALLER = {"ct-smaller": ct("W4A16", group_size=128, on_indivisible="smaller_group")}
+SMALLER = {
+    "ct-smaller": ct("W4A16", group_size=128, on_indivisible="smaller_group"),
+    "gptq-w8": packed("gptq", num_bits=8),
+    "ct-budget": BUDGET,
+}
 
 
 @pytest.fixture(scope="module")

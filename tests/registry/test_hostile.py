@@ -139,6 +139,7 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "expected"), MANIFESTS.values(), ids=list(MANIFESTS))
 def test_a_hostile_manifest_is_refused(
     release: Stored, shell: Shell, damage: Damage, expected: str

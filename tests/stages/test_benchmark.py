@@ -98,6 +98,7 @@ def test_an_approved_gguf_is_measured_at_every_number_of_users(served: Benchmark
     assert served.machine.cores >= 1
 
 
+@pytest.mark.slow
 def test_a_context_too_short_for_the_load_is_a_reason_to_skip(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, {})
     long = {"text": SCENARIO | {"input_tokens": 2000}}

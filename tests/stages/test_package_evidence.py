@@ -63,6 +63,7 @@ def test_weights_are_read_once_for_copy_records_and_signature(made: MadeRun) -> 
     assert sorted(opened) == ["model-Q4_K_M.gguf", "model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("license_id", ["mit", "llama3.1", "gemma"])
 def test_the_bill_of_materials_passes_the_strict_validator(tmp_path: Path, license_id: str) -> None:
     # Not above: its import takes seconds, in every worker.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
 from pipeline.core.errors import InputError
@@ -221,7 +220,10 @@ def test_statistics_of_data_under_another_license_are_not_packaged(tmp_path: Pat
         package.run(made.workspace, params)
 
 
+@pytest.mark.slow
 def test_data_under_an_unknown_license_take_a_signed_decision(tmp_path: Path) -> None:
+    from cyclonedx.validation.json import JsonStrictValidator  # its import takes two seconds
+
     made = make_workspace(tmp_path, VERDICTS)
     text = tmp_path / "acme.txt"
     text.write_text("Use our data for research, and say that Acme made them.\n")

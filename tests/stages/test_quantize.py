@@ -213,6 +213,7 @@ def mixture(root: Path, name: str) -> None:
         shutil.copy(llama / sidecar, root / "model")
 
 
+@pytest.mark.slow
 def test_all_experts_of_a_layer_are_one_tensor_of_a_gguf_file(tmp_path: Path) -> None:
     mixture(tmp_path, "mixtral")
     params = params_for({"it": gguf("Q8_0", scale_search=True, rounding="gptq")})
@@ -256,6 +257,7 @@ def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) ->
     assert peaks[2] - peaks[1] < sum(4 * weights.tensor(name).numel() for name in layer)
 
 
+@pytest.mark.slow
 def test_the_imatrix_changes_the_file(workspace: Workspace) -> None:
     params = params_for({"plain": gguf("Q4_K_M", imatrix=False)})
     quantize.run(workspace, params, "plain")
@@ -292,6 +294,7 @@ def test_rounding_again_changes_the_linears_and_nothing_else(workspace: Workspac
     assert changed == {name for name, error in errors.items() if error is not None}
 
 
+@pytest.mark.slow
 def test_types_with_a_codebook_stay_as_llama_cpp_rounds_them(workspace: Workspace) -> None:
     params = params_for({"ours": gguf("IQ2_XS", rounding="gptq")})
     quantize.run(workspace, params, "ours")
@@ -305,6 +308,7 @@ def test_types_with_a_codebook_stay_as_llama_cpp_rounds_them(workspace: Workspac
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m", "gguf-rounded"])
 def test_the_same_inputs_give_the_same_bytes(
     workspace: Workspace, all_params: Params, name: str
@@ -419,6 +423,7 @@ def test_alignment_changes_integers_alone(aligned: Workspace, name: str) -> None
     assert all(trained.tensor(it).dtype == plain.tensor(it).dtype for it in plain.names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
 def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Workspace, name: str) -> None:
     """AWQ's scales apart: there the base's weights are not those that were rounded."""

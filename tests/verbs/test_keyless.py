@@ -89,6 +89,7 @@ def test_a_trusted_root_is_a_file_of_its_format(
         assert "expected Sigstore's trusted root" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

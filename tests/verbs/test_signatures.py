@@ -96,6 +96,7 @@ def test_every_file_has_to_be_signed(
         run(capsys, "verify", AWQ, "--key", signed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "options", "said"),
     [

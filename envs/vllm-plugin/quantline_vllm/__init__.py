@@ -1,7 +1,7 @@
 """Add programs and kernels of quantline to its serving environment.
 
-- `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none for 4-bit weights
-- `kernels`: linear layers with 4-bit weights on any CPU
+- `plugin`: registers the kernels below with vLLM, on CPUs where vLLM has none
+- `kernels`: linear layers with weights of 4 and 8 bits on any CPU
 - `native`: compiles and calls `int4.cpp`, the product that most of them use
 - `server`: runs vLLM's HTTP server, which starts faster on two cores
 - `bench`: runs `vllm bench serve` as a service

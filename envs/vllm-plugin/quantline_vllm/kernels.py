@@ -1,18 +1,18 @@
-"""Multiply by 4-bit weights on CPUs without AVX-512, in vLLM's interface of linear kernels.
+"""Multiply by packed weights on CPUs, in vLLM's interface of linear kernels.
 
-The first of three that can take a layer is used:
+The first that can take a layer is used; the first two are for CPUs without AVX-512:
 
 - `NativeCpuLinearKernel` multiplies in float32 with `int4.cpp` and is exact. One row (token) takes
   the time of reading the weights at 4 bits, many rows about that of a dense float32 product.
 - `Int4CpuLinearKernel` uses PyTorch's packed int4 operator, where there is no C++ compiler. It
   works in bfloat16, which rounds scales and activations to 8 significant bits.
 - `DenseCpuLinearKernel` unpacks all weights once and multiplies as vLLM does with any dense layer;
-  it takes the shapes that the others cannot.
+  it takes weights of 8 bits, and the shapes that the others cannot.
 
 All use the checkpoint's integers and zero points exactly. The first two keep the weights at 4 bits.
 
 vLLM passes AWQ, GPTQ and compressed-tensors weights in one form (see
-`vllm/model_executor/kernels/linear/mixed_precision`): int32 words of eight 4-bit values.
+`vllm/model_executor/kernels/linear/mixed_precision`): int32 words of packed values.
 """
 
 from typing import ClassVar
@@ -29,15 +29,16 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     unpack_quantized_values_into_int32,
 )
 from vllm.platforms import current_platform
-from vllm.scalar_type import scalar_types
+from vllm.scalar_type import ScalarType, scalar_types
 
 from quantline_vllm import native
 
 # vLLM prints only the loggers below its own name.
 logger = init_logger("vllm.quantline")
 
-WEIGHT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)
-# The zero point of a symmetric 4-bit weight, and the value that PyTorch's operator subtracts.
+FOUR_BITS = (scalar_types.uint4, scalar_types.uint4b8)
+EIGHT_BITS = (scalar_types.uint8, scalar_types.uint8b128)
+# The value that PyTorch's operator subtracts from a 4-bit weight.
 MIDDLE = 8
 # Limits of `aten::_weight_int4pack_mm_for_cpu` (aten/src/ATen/native/LinearAlgebra.cpp).
 OPERATOR_GROUP_SIZES = (256, 128, 64, 32)
@@ -46,10 +47,11 @@ OPERATOR_OUTPUT_MULTIPLE = 16
 INNER_K_TILES = 2
 
 
-class FourBitCpuKernel(MPLinearKernel):
+class PackedCpuKernel(MPLinearKernel):
     """Check the layers, unpack their weights, and write one line into the log, for all kernels."""
 
     label: ClassVar[str]
+    weight_types: ClassVar[tuple[ScalarType, ...]] = FOUR_BITS
     num_created: ClassVar[int]
     num_loaded: ClassVar[int]
 
@@ -68,19 +70,23 @@ class FourBitCpuKernel(MPLinearKernel):
     def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
         if not current_platform.is_cpu():
             return False, "runs on a CPU only"
-        if c.weight_type not in WEIGHT_TYPES:
-            return False, f"weights of type {c.weight_type}, expected one of {WEIGHT_TYPES}"
+        if c.weight_type not in cls.weight_types:
+            return False, f"weights of type {c.weight_type}, expected one of {cls.weight_types}"
         return True, None
 
     def unpacked(self, layer: Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return int32 weights [in, out] in 0..15, float32 scales and zero points [groups, out]."""
+        """Return int32 weights [in, out], and float32 scales and zero points [groups, out].
+
+        The weights count from 0. Symmetric ones have their zero point in the middle.
+        """
         weight, scale, zero_point = self._get_weight_params(layer)
         # compressed-tensors stores the transpose of what AWQ and GPTQ store.
         packed = weight.data.t() if weight.input_dim == 1 else weight.data
         values = unpack_quantized_values_into_int32(packed, self.config.weight_type, 0)
         scales = (scale.data.t() if scale.output_dim == 0 else scale.data).float()
         if not self.config.zero_points:
-            return values, scales, torch.full_like(scales, MIDDLE)
+            middle = 1 << (self.config.weight_type.size_bits - 1)
+            return values, scales, torch.full_like(scales, middle)
         assert zero_point is not None
         packed = zero_point.data.t() if zero_point.output_dim == 0 else zero_point.data
         zero_points = unpack_quantized_values_into_int32(packed, self.config.weight_type, 1)
@@ -106,7 +112,7 @@ class FourBitCpuKernel(MPLinearKernel):
             )
 
 
-class NativeCpuLinearKernel(FourBitCpuKernel):
+class NativeCpuLinearKernel(PackedCpuKernel):
     """Multiply in float32, and unpack the weights during the product."""
 
     label = "native 4-bit CPU"
@@ -139,7 +145,7 @@ class NativeCpuLinearKernel(FourBitCpuKernel):
         return shaped(product, x, bias)
 
 
-class Int4CpuLinearKernel(FourBitCpuKernel):
+class Int4CpuLinearKernel(PackedCpuKernel):
     """Multiply with PyTorch's packed int4 operator, which is fast on AVX2 only in bfloat16."""
 
     label = "int4 CPU"
@@ -185,10 +191,11 @@ class Int4CpuLinearKernel(FourBitCpuKernel):
         return shaped(product, x, bias)
 
 
-class DenseCpuLinearKernel(FourBitCpuKernel):
+class DenseCpuLinearKernel(PackedCpuKernel):
     """Unpack the weights once to the activations' type: for any shape, as slow as a dense layer."""
 
-    label = "dense CPU (unpacked 4-bit weights)"
+    label = "dense CPU (unpacked weights)"
+    weight_types = FOUR_BITS + EIGHT_BITS
 
     def process_weights_after_loading(self, layer: Module) -> None:
         values, scales, zero_points = self.unpacked(layer)

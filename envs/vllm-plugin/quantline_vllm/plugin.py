@@ -40,18 +40,19 @@ FLOAT32_CONFIGS = {AwqWithFloat32: ("awq", "auto_awq"), GptqWithFloat32: ("gptq"
 
 
 def register() -> None:
-    """Offer our kernels to vLLM where its own operator for 4-bit weights is missing.
+    """Offer our kernels to vLLM where it has none of its own.
 
-    vLLM compiles `cpu_gemm_wna16` for AVX-512 only but selects the kernel that calls it on every
-    CPU. That kernel is disabled by vLLM's own variable, and ours are registered in its place.
-    They also take activations in float32 (`--dtype float32`), in which such a CPU runs attention
-    and the dense layers of large batches several times faster than in 16 bits. Anywhere else (a
-    GPU, a CPU with AVX-512) this does nothing.
+    On a CPU it has none for 8-bit weights with activations in 16 bits. For 4-bit weights it
+    compiles `cpu_gemm_wna16` for AVX-512 only but selects the kernel that calls it on every CPU.
+    That kernel is disabled by vLLM's own variable, and ours are registered in its place. They also
+    take activations in float32 (`--dtype float32`), in which such a CPU runs attention and the
+    dense layers of large batches several times faster than in 16 bits. On a GPU this does nothing.
     """
     if not current_platform.is_cpu():
         return
     current_platform.import_kernels()
     if hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        register_linear_kernel(DenseCpuLinearKernel, PlatformEnum.CPU)
         return
     disabled = os.environ.get(DISABLED_KERNELS)
     names = [*(disabled.split(",") if disabled else []), CPUWNA16LinearKernel.__name__]
