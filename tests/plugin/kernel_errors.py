@@ -1,4 +1,4 @@
-"""Runs in the serving environment: both 4-bit kernels on random layers, errors printed as JSON.
+"""Runs in the serving environment: the kernels on random layers, errors printed as JSON.
 
 Every case is the layer as vLLM hands it over after loading: GPTQ-like words of weights, and zero
 points the other way round for AWQ. The error is relative to the product with the exact weights.
@@ -9,9 +9,9 @@ import json
 import torch
 from quantline_vllm.kernels import (
     DenseCpuLinearKernel,
-    FourBitCpuKernel,
     Int4CpuLinearKernel,
     NativeCpuLinearKernel,
+    PackedCpuKernel,
 )
 from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
@@ -19,11 +19,11 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 )
 from vllm.scalar_type import scalar_types
 
-MIDDLE = 8
 # One part of int4.cpp, and one row and several rows more than that.
 ROW_COUNTS = (1, 5, 64, 127, 130)
-# inputs, outputs, group size (-1: one group), zero points, transposed as compressed-tensors does
-CASES = [
+# inputs, outputs, group size (-1: one group), zero points, transposed as compressed-tensors does;
+# then 8 bits where it is not 4
+CASES: list[tuple[int, int, int, bool, bool, *tuple[int, ...]]] = [
     (256, 576, 128, True, False),
     (256, 512, 128, True, False),
     (256, 512, 128, False, False),
@@ -33,6 +33,9 @@ CASES = [
     (128, 40, 16, True, False),
     (256, 64, 64, False, True),
     (256, 64, 64, True, True),
+    (256, 80, 64, False, True, 8),
+    (256, 96, -1, False, True, 8),
+    (256, 112, 32, True, True, 8),
 ]
 
 
@@ -43,18 +46,22 @@ def parameter(data: torch.Tensor, *, input_dim: int | None, output_dim: int) -> 
 
 
 def error_of(
-    kind: type[FourBitCpuKernel],
+    kind: type[PackedCpuKernel],
     num_inputs: int,
     num_outputs: int,
     group_size: int,
     zero_points: bool,
     transposed: bool,
+    num_bits: int = 4,
     *,
     num_rows: int,
 ) -> float:
     own_size = num_inputs if group_size == -1 else group_size
     groups = num_inputs // own_size
-    weight_type = scalar_types.uint4 if zero_points else scalar_types.uint4b8
+    weight_type = {
+        4: scalar_types.uint4 if zero_points else scalar_types.uint4b8,
+        8: scalar_types.uint8 if zero_points else scalar_types.uint8b128,
+    }[num_bits]
     config = MPLinearLayerConfig(
         full_weight_shape=(num_inputs, num_outputs),
         partition_weight_shape=(num_inputs, num_outputs),
@@ -66,11 +73,11 @@ def error_of(
     possible, _ = kind.can_implement(config)
     if not possible:
         return float("nan")
-    values = torch.randint(0, 16, (num_inputs, num_outputs), dtype=torch.int32)
+    values = torch.randint(0, 2**num_bits, (num_inputs, num_outputs), dtype=torch.int32)
     scales = (torch.rand(groups, num_outputs) + 0.5).half()
-    zeros = torch.full((groups, num_outputs), MIDDLE, dtype=torch.int32)
+    zeros = torch.full((groups, num_outputs), 2 ** (num_bits - 1), dtype=torch.int32)
     if zero_points:
-        zeros = torch.randint_like(zeros, 0, 16)
+        zeros = torch.randint_like(zeros, 0, 2**num_bits)
     weight = (values - zeros.repeat_interleave(own_size, 0)) * scales.repeat_interleave(own_size, 0)
 
     words = pack_quantized_values_into_int32(values, weight_type, 0)

@@ -1,7 +1,7 @@
 """vLLM scores a prompt as the weights do that each file stands for.
 
-On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8; for W8A16 and GPTQ of 8 bits ours is
-used. It refuses GPTQ of 2 and 3 bits everywhere.
+On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8, and W8A16 has ours. It refuses GPTQ of
+8 bits there, and GPTQ of 2 and 3 bits everywhere.
 """
 
 from contextlib import closing
@@ -40,7 +40,6 @@ ODD = {
 }
 SMALLER = {
     "ct-smaller": ct("W4A16", group_size=128, on_indivisible="smaller_group"),
-    "gptq-w8": packed("gptq", num_bits=8),
     "ct-budget": BUDGET,
 }
 
