@@ -25,6 +25,9 @@ from tests.engines.scored_models import (
 )
 
 ENGINE_NOISE = 0.02
+
+# llama.cpp gets its file from a converter that takes long to start.
+pytestmark = pytest.mark.slow
 """In nats per token: llama.cpp multiplies float16 weights with float16 activations."""
 
 

@@ -67,6 +67,7 @@ def test_a_sequence_longer_than_the_limit_stands_alone() -> None:
     ]
 
 
+@pytest.mark.slow
 @both_engines
 def test_an_engine_gives_a_forest_the_logits_of_each_sequence(
     open_scorer: Callable[[], Scorer],

@@ -107,6 +107,7 @@ def test_other_parts_are_kept_byte_by_byte(
         assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_packed_model_computes_nearly_the_same(
     base: Workspace, model_dirs: dict[str, Path], name: str

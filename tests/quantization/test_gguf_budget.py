@@ -43,6 +43,7 @@ def test_the_bits_of_a_budget_go_where_they_count(
     assert 0 < kl[1] < 0.9 * kl[0], kl
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits_is_one_line(tmp_path: Path) -> None:
     workspace = calibrated_model(tmp_path, "llama")
     expected = (

@@ -158,6 +158,7 @@ def test_a_gguf_file_of_quantized_inputs_is_nearer_to_the_base(
     assert better.stat().st_size == plain.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_file_with_other_rows_than_the_checkpoint_is_one_line(tmp_path: Path) -> None:
     workspace = calibrated_model(tmp_path, "llama", samples=96)
     full = gguf_of(workspace, "plain")

@@ -1,7 +1,7 @@
 """vLLM scores a prompt as the weights do that each file stands for.
 
-On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8, and W8A16 has ours. It refuses GPTQ of
-8 bits there, and GPTQ of 2 and 3 bits everywhere.
+On a CPU vLLM 0.32 has kernels for 4-bit weights, W8A8 and FP8, and W8A16 has ours. It refuses GPTQ
+of 8 bits there, and GPTQ of 2 and 3 bits everywhere.
 """
 
 from contextlib import closing

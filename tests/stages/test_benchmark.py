@@ -130,6 +130,7 @@ def test_files_that_were_not_approved_are_refused(tmp_path: Path) -> None:
         benchmark.run(made.workspace, with_params(made))
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_the_expected_text_is_one_line_before_a_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

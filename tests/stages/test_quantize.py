@@ -31,6 +31,9 @@ from tests.models import tiny_llama
 from tests.support import ROOT
 
 GROUP_SIZE = 32
+
+# All of them together: they share what the stage made.
+pytestmark = pytest.mark.slow
 NUM_SAMPLES, SAMPLE_TOKENS = 8, 32
 
 
@@ -213,7 +216,6 @@ def mixture(root: Path, name: str) -> None:
         shutil.copy(llama / sidecar, root / "model")
 
 
-@pytest.mark.slow
 def test_all_experts_of_a_layer_are_one_tensor_of_a_gguf_file(tmp_path: Path) -> None:
     mixture(tmp_path, "mixtral")
     params = params_for({"it": gguf("Q8_0", scale_search=True, rounding="gptq")})
@@ -239,7 +241,6 @@ def test_what_llama_cpp_has_no_tensor_for_is_one_line(tmp_path: Path) -> None:
         quantize.run(made, params, "it")
 
 
-@pytest.mark.slow
 def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) -> None:
     """Of values that numpy holds, which are those of GGUF files; others are read layer by layer."""
     params = params_for({"it": gguf("Q8_0", scale_search=True)})
@@ -257,7 +258,6 @@ def test_a_gguf_variant_of_a_deeper_model_holds_no_more_of_it(tmp_path: Path) ->
     assert peaks[2] - peaks[1] < sum(4 * weights.tensor(name).numel() for name in layer)
 
 
-@pytest.mark.slow
 def test_the_imatrix_changes_the_file(workspace: Workspace) -> None:
     params = params_for({"plain": gguf("Q4_K_M", imatrix=False)})
     quantize.run(workspace, params, "plain")
@@ -294,7 +294,6 @@ def test_rounding_again_changes_the_linears_and_nothing_else(workspace: Workspac
     assert changed == {name for name, error in errors.items() if error is not None}
 
 
-@pytest.mark.slow
 def test_types_with_a_codebook_stay_as_llama_cpp_rounds_them(workspace: Workspace) -> None:
     params = params_for({"ours": gguf("IQ2_XS", rounding="gptq")})
     quantize.run(workspace, params, "ours")
@@ -308,7 +307,6 @@ def test_types_with_a_codebook_stay_as_llama_cpp_rounds_them(workspace: Workspac
             )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "gguf-q4-k-m", "gguf-rounded"])
 def test_the_same_inputs_give_the_same_bytes(
     workspace: Workspace, all_params: Params, name: str
@@ -411,7 +409,6 @@ def kl_on_calibration_tokens(workspace: Workspace, name: str) -> float:
     return float((base.exp() * (base - own)).sum(-1).mean())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
 def test_alignment_changes_integers_alone(aligned: Workspace, name: str) -> None:
     plain = Checkpoint(aligned.model_dir(name))
@@ -423,7 +420,6 @@ def test_alignment_changes_integers_alone(aligned: Workspace, name: str) -> None
     assert all(trained.tensor(it).dtype == plain.tensor(it).dtype for it in plain.names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["awq", "gptq", "ct"])
 def test_the_errors_of_aligned_tensors_are_those_of_the_file(aligned: Workspace, name: str) -> None:
     """AWQ's scales apart: there the base's weights are not those that were rounded."""
@@ -472,7 +468,6 @@ def test_alignment_does_not_start_from_moved_weights() -> None:
         params_for({"awq": recipe})
 
 
-@pytest.mark.slow
 def test_scales_make_up_for_channels_of_unlike_size(tmp_path: Path) -> None:
     """Columns grow as their norm shrinks: nothing changes but what rounding makes of it."""
     params = params_for({"plain": gguf("Q4_K_M"), "scaled": gguf("Q4_K_M", scale_search=True)})

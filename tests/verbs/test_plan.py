@@ -54,6 +54,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, procfs: Path, *, kib: int) -> N
     monkeypatch.setattr(machine, "CGROUP_LIMIT", procfs / "no-limit")
 
 
+@pytest.mark.slow
 def test_a_plan_is_a_table_and_its_assumptions_and_writes_nothing(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_calibration_data_of_another_form_is_found_before_anything_is_made(
     assert not (workspace / "artifacts").exists()
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_refused_with_the_numbers_after_the_table(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
