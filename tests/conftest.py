@@ -17,9 +17,7 @@ from pipeline.core.errors import FailureError
 from pipeline.core.process import Daemon, exit_text, last_lines
 from pipeline.core.transformers_library import load_transformers
 from pipeline.core.workspace import Workspace
-from pipeline.gguf import files as gguf
 from tests.forks import ForkServer, Libraries, forked_program, started_libraries
-from tests.registry_server import use_registry, write_packages
 from tests.support import ROOT
 from tests.vllm_programs import fork_server as vllm_fork_server
 from tests.vllm_programs import forked_programs, start_program
@@ -100,6 +98,8 @@ def libraries() -> Iterator[Callable[[], Libraries]]:
 @pytest.fixture(scope="session", autouse=True)
 def converter(libraries: Callable[[], Libraries]) -> Iterator[Callable[[], ForkServer]]:
     """llama.cpp's converter is imported once for all conversions; each runs in its own process."""
+    from pipeline.gguf import files as gguf  # not in the process that hands out the tests
+
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
 
         @cache
@@ -162,6 +162,8 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_settings: None) -> Workspace:
     """The current directory, with two packages; its params.yaml has no section but `registry`."""
+    from tests.registry_server import use_registry, write_packages  # nor these
+
     workspace = Workspace(tmp_path / "workspace")
     write_packages(workspace, "awq-w4-g128", "gguf-q4-k-m")
     use_registry(workspace, None)

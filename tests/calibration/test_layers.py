@@ -92,6 +92,7 @@ def module_of(linear: str) -> str:
     return name.rpartition(".")[0] + (".inner" if inner else ".in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_streamed_statistics_are_those_of_the_whole_model(tmp_path: Path, name: str) -> None:
     """Every architecture: sliding windows, biases, tied embeddings, experts one by one."""

@@ -16,6 +16,7 @@ NAMES = ["llama", "gemma2"]  # tied embeddings; scaled embeddings, capped logits
 ERROR = 1e-3  # of the norm of a matrix: small enough for the second order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_predicted_kl_of_random_errors_is_the_real_one(tmp_path: Path, name: str) -> None:
     """Of each linear, and of embeddings and head together: of the right size, and in order.

@@ -18,6 +18,7 @@ def convert_for_ever() -> None:
             continue
 
 
+@pytest.mark.slow
 def test_a_loop_without_end_is_stopped_whatever_it_catches() -> None:
     with pytest.raises(LimitReachedError, match=r"it takes more than 0\.1 s"):
         run_limited(convert_for_ever, seconds=0.1, num_bytes=1 << 30)

@@ -24,10 +24,10 @@ from tests.engines.scored_models import (
     tiny_model_dir,
 )
 
-ENGINE_NOISE = 0.02
-
 # llama.cpp gets its file from a converter that takes long to start.
 pytestmark = pytest.mark.slow
+
+ENGINE_NOISE = 0.02
 """In nats per token: llama.cpp multiplies float16 weights with float16 activations."""
 
 

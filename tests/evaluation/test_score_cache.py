@@ -62,6 +62,7 @@ def moved(**facts: object) -> AnyChange:
     return lambda monkeypatch: monkeypatch.setattr(score_cache, "this_machine", machine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -75,6 +75,7 @@ def enumerated(flips: Flips, margin: float, *, below: bool) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("margin", [0.05, 0.2])
 def test_p_values_are_those_of_an_enumeration(table: tuple[int, int, int], margin: float) -> None:

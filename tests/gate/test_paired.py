@@ -130,6 +130,7 @@ def test_a_perplexity_is_compared_as_a_whole() -> None:
     assert bits.drop == pytest.approx(5.5 / 45 / math.log(2), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_spread_of_a_perplexity_is_that_of_repeated_samples() -> None:
     generator = np.random.default_rng(11)
 

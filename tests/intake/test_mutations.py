@@ -70,6 +70,7 @@ def test_a_mutation_is_read_or_refused_in_one_line(plain: Path, model: Path, cas
     assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

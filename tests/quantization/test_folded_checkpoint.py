@@ -55,6 +55,7 @@ def test_every_architecture_computes_the_same_with_other_weights(tmp_path: Path,
     assert Checkpoint(made.directory).names == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "phi3", "gemma3"])
 def test_the_second_moments_are_those_of_the_folded_inputs(tmp_path: Path, name: str) -> None:
     workspace = calibrated_model(tmp_path, name)

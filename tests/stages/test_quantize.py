@@ -30,10 +30,10 @@ from tests.evaluation_files import write_evaluation_files
 from tests.models import tiny_llama
 from tests.support import ROOT
 
-GROUP_SIZE = 32
-
 # All of them together: they share what the stage made.
 pytestmark = pytest.mark.slow
+
+GROUP_SIZE = 32
 NUM_SAMPLES, SAMPLE_TOKENS = 8, 32
 
 

@@ -196,6 +196,7 @@ def test_both_engines_give_the_same_scores_within_noise(root: Path) -> None:
     assert other.scores["texts"].value == pytest.approx(perplexity, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_answer(root: Path) -> None:
     one, other = score(root, batch_size=1), score(root, batch_size=16)
     for a, b in zip(one.documents, other.documents, strict=True):
