@@ -66,6 +66,7 @@ def test_every_weight_is_nearly_the_original(tmp_path: Path, kind: str) -> None:
         assert (error > 0) == name.endswith("_proj.weight"), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_has_those_weights(tmp_path: Path, kind: str) -> None:
     model_dir = packed_dir(tmp_path / "model", kind)
@@ -130,6 +131,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "change", "expected"), DAMAGE)
 def test_tensors_that_do_not_fit_are_one_line(
     tmp_path: Path, kind: str, change: Change, expected: str

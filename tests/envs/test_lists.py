@@ -82,6 +82,7 @@ def test_what_pyproject_names_is_pinned() -> None:
     assert declared_dependencies() - pinned == set()
 
 
+@pytest.mark.slow
 def test_what_the_pipeline_imports_is_named_in_pyproject() -> None:
     imported = set()
     for path in (ROOT / "pipeline").rglob("*.py"):

@@ -65,6 +65,7 @@ def few_tokens(sizes: Sizes) -> Sizes:
     return replace(sizes, text_tokens=512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["directory", "hub"])
 def test_a_llama_of_70b_is_examined_by_its_headers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

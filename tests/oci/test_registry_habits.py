@@ -63,6 +63,7 @@ def blob_of(habits: Habits, seed: int = 0) -> Blob:
     return bytes_blob(weights(habits.blob_bytes, seed), "x/y")
 
 
+@pytest.mark.slow
 def test_a_large_blob_is_there_and_little_of_it_was_sent_twice(fake: FakeRegistry) -> None:
     blob, moved = blob_of(fake.habits), list[int]()
     Registry(fake.url, "a/b").push_blob(blob, moved.append)
@@ -72,6 +73,7 @@ def test_a_large_blob_is_there_and_little_of_it_was_sent_twice(fake: FakeRegistr
     assert sum(moved) == size
 
 
+@pytest.mark.slow
 def test_what_was_learned_from_one_blob_is_not_paid_for_again(fake: FakeRegistry) -> None:
     registry, second = Registry(fake.url, "a/b"), blob_of(fake.habits, seed=1)
     registry.push_blob(blob_of(fake.habits), no_progress)
@@ -88,6 +90,7 @@ def test_parts_are_nearly_as_large_as_the_registry_takes(fake: FakeRegistry) -> 
     assert max(fake.part_bytes) >= 0.75 * largest
 
 
+@pytest.mark.slow
 def test_a_broken_connection_costs_little(fake: FakeRegistry) -> None:
     """In the middle of a part, or of the whole where there are no parts."""
     fake.break_after = MIDDLE
@@ -99,6 +102,7 @@ def test_a_broken_connection_costs_little(fake: FakeRegistry) -> None:
     assert sum(moved) == fake.habits.blob_bytes
 
 
+@pytest.mark.slow
 @in_parts
 def test_another_run_goes_on_with_an_upload_that_was_killed(
     fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch

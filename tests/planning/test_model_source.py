@@ -60,6 +60,7 @@ def test_the_tokenizer_of_a_hub_model_is_read_without_its_weights(hub: Hub, tmp_
     assert remote.get_vocab() == tokenizer_of(tmp_path / "model").get_vocab()
 
 
+@pytest.mark.slow
 def test_offline_the_cache_is_enough(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

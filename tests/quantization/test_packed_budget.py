@@ -93,6 +93,7 @@ def test_a_larger_budget_loses_less_until_all_stays(tmp_path: Path) -> None:
     assert kept == {"kept: the budget has room for 16 bits"}
 
 
+@pytest.mark.slow
 def test_the_choice_of_an_interrupted_run_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_choice_of_an_interrupted_run_is_kept(
     assert [path.name for path in work_dir.iterdir()] == ["budget.json"]
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits_is_one_line(tmp_path: Path) -> None:
     workspace = calibrated_model(tmp_path, "qwen3")
     expected = (

@@ -296,6 +296,7 @@ def filled_cache(hub: Hub, tmp_path: Path) -> Path:
     return cache
 
 
+@pytest.mark.slow
 def test_offline_takes_everything_from_the_cache(
     hub: Hub, filled_cache: Path, target: Path
 ) -> None:
@@ -309,6 +310,7 @@ def test_offline_takes_everything_from_the_cache(
     assert (target / WEIGHTS).read_bytes() == (original / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_online_takes_from_the_cache_what_is_whole_there(
     hub: Hub, filled_cache: Path, target: Path
 ) -> None:
@@ -319,6 +321,7 @@ def test_online_takes_from_the_cache_what_is_whole_there(
     assert (target / "config.json").read_bytes() != b"{}"
 
 
+@pytest.mark.slow
 def test_offline_refuses_a_damaged_cache(hub: Hub, filled_cache: Path, target: Path) -> None:
     snapshot = next(filled_cache.glob("models--org--tiny/snapshots/*"))
     (snapshot / "config.json").resolve().write_text("{}")
@@ -330,6 +333,7 @@ def test_offline_refuses_a_damaged_cache(hub: Hub, filled_cache: Path, target: P
     assert not (target / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_offline_refuses_a_cached_file_without_a_digest(
     hub: Hub, filled_cache: Path, target: Path
 ) -> None:
@@ -343,6 +347,7 @@ def test_offline_refuses_a_cached_file_without_a_digest(
     assert "config.json: the cache does not say its digest" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("revision", "expected"),
     [

@@ -150,6 +150,7 @@ def test_what_is_odd_is_mended_once_and_recorded(hub: Hub, workspace: Workspace)
     assert manifest_of(workspace) == manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

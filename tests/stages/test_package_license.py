@@ -91,6 +91,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("license_id", CASES)
 def test_what_the_license_demands_is_in_the_package(tmp_path: Path, license_id: str) -> None:
     stated, release_name, shown, notice_sentence, condition = CASES[license_id]

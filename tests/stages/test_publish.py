@@ -105,6 +105,7 @@ def test_a_registry_holds_exactly_the_files_of_the_package(
     assert len(config["modelfs"]["diffIds"]) == len(files)
 
 
+@pytest.mark.slow
 def test_publishing_again_changes_nothing(workspace: Workspace, server: Server) -> None:
     publish.run(workspace, release_params(url=server.url))
     first, storage = workspace.receipts_path.read_bytes(), files_of(server.storage)

@@ -121,6 +121,7 @@ class Page(HTMLParser):
             self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
+@pytest.mark.slow
 def test_types_that_a_budget_chose_are_shown_with_their_layers(html: str) -> None:
     text = Page(html).text
     assert f"{MIXED}: bits where they count" in text
@@ -159,6 +160,7 @@ def test_it_opens_with_what_to_take_what_it_costs_and_whether_it_may_ship(
     assert "MIT License, which allows any purpose" in opening
 
 
+@pytest.mark.slow
 def test_it_opens_with_where_the_base_is_faster_and_cheaper(made: MadeRun) -> None:
     assert "the base on this machine" not in Page(page(made)).text
     write_benchmarks(made, speeds={"base": 40.0, "awq-w4-g128": 24.0}, skipped=SKIPPED)
@@ -215,6 +217,7 @@ def test_calibration_names_its_data_and_what_was_dropped(html: str) -> None:
     assert "compared with calibration: trades_en (400 texts)" in text
 
 
+@pytest.mark.slow
 def test_skipped_rows_and_the_date_of_the_template_are_shown(made: MadeRun) -> None:
     assert "rows were skipped" not in Page(page(made)).text
     path = made.workspace.statistics_path
@@ -294,6 +297,7 @@ def test_provenance_has_whole_digests(made: MadeRun, html: str) -> None:
     assert json.loads(made.workspace.base_manifest_path.read_bytes())["digest"] in text
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_page(made: MadeRun) -> None:
     assert page(made) == page(made)
 

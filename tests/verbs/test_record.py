@@ -79,6 +79,7 @@ def test_gto_shows_it_and_dvc_gets_it(
     assert "tags never move" in refused(capsys)
 
 
+@pytest.mark.slow
 def test_without_an_entry_or_a_release_there_is_nothing_to_record(
     repository: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,7 @@ def test_an_exported_file_is_imported_elsewhere_with_the_same_digests(
     assert run(capsys, "ls", place) == run(capsys, "ls")
 
 
+@pytest.mark.slow
 def test_a_file_from_a_layout_is_imported_into_a_registry(
     packaged: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
