@@ -12,7 +12,7 @@ The task format: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/d
 import logging
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,7 +22,6 @@ from typing import Any
 import datasets
 import huggingface_hub
 import lm_eval.api.task
-import lm_eval.tasks
 import lm_eval.utils
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
@@ -33,8 +32,7 @@ from tqdm import tqdm
 from pipeline.core.data_files import require_expandable
 from pipeline.core.errors import InputError
 from pipeline.params.suites import SUITES_FILE, Suite, SuiteTask
-
-TASKS_DIR = "eval/tasks"
+from pipeline.tasks.index import TASKS_DIR, task_manager
 
 # lm-eval compiles a task's template again for every document, which takes longer than the rest of
 # loading the document.
@@ -92,15 +90,16 @@ def loaded_tasks(root: Path, suite: Suite) -> Iterator[tuple[LoadedTask, ...]]:
     error names all data sets of a hub that are missing.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=False)
+    names = {entry.name for entry in suite.tasks}
+    manager = task_manager(root, names)
+    if unknown := names - set(manager.task_index):
+        own_names = ", ".join(task_manager(root, frozenset()).all_subtasks) or "none that is valid"
+        raise InputError(
+            f"{SUITES_FILE}: {min(unknown)}: neither a task in {TASKS_DIR} nor one of lm-eval's "
+            f"own; tasks in {TASKS_DIR}: {own_names}"
+        )
     with ExitStack() as stack:
-        others = {entry.name for entry in suite.tasks} - set(manager.task_index)
-        if others:
-            own_names = ", ".join(manager.all_subtasks) or "none that is valid"
-            _require_known(_not_in_lm_eval(others), own_names)
-            manager = TaskManager(include_path=str(root / TASKS_DIR), include_defaults=True)
-            _require_known(others - set(manager.task_index), own_names)
-        elif not any(_is_on_hub(manager, entry.name) for entry in suite.tasks):
+        if not any(_is_on_hub(manager, entry.name) for entry in suite.tasks):
             cache = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(_offline(Path(cache)))
         stack.enter_context(_silent())
@@ -151,25 +150,6 @@ def _settings(*changes: tuple[Any, str, object]) -> Iterator[None]:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
         yield
-
-
-def _not_in_lm_eval(names: Set[str]) -> Set[str]:
-    """Find the names that no file of lm-eval's own tasks has: to index them takes 15 s."""
-    left = {name.encode() for name in names}
-    for path in Path(lm_eval.tasks.__file__).parent.rglob("*.yaml"):
-        if not left:
-            break
-        text = path.read_bytes()
-        left = {name for name in left if name not in text}
-    return {name.decode() for name in left}
-
-
-def _require_known(unknown: Set[str], own_names: str) -> None:
-    if unknown:
-        raise InputError(
-            f"{SUITES_FILE}: {min(unknown)}: neither a task in {TASKS_DIR} nor one of lm-eval's "
-            f"own; tasks in {TASKS_DIR}: {own_names}"
-        )
 
 
 def _is_on_hub(manager: TaskManager, name: str) -> bool:

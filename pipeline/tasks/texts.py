@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.core.errors import InputError
 from pipeline.params.suites import read_suite
-from pipeline.tasks.loading import TASKS_DIR, LoadedTask, loaded_tasks, rows
+from pipeline.tasks.index import TASKS_DIR
+from pipeline.tasks.loading import LoadedTask, loaded_tasks, rows
 
 CHARACTERS_PER_TOKEN = 3.5
 

@@ -6,7 +6,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from pipeline.params.suites import read_suite
-from pipeline.tasks.loading import TASKS_DIR, loaded_tasks
+from pipeline.tasks.index import TASKS_DIR, task_manager
+from pipeline.tasks.loading import loaded_tasks
 from tests.support import ROOT
 
 HUB_SUITES = ("quick", "openllm", "spanish")
@@ -17,11 +18,6 @@ def test_the_demo_needs_no_network_and_states_every_margin() -> None:
     with loaded_tasks(ROOT, suite) as tasks:
         assert [task.name for task in tasks] == [entry.name for entry in suite.tasks]
     assert all(entry.margin and entry.version for entry in suite.tasks)
-
-
-@pytest.fixture(scope="module")
-def manager() -> TaskManager:
-    return TaskManager(include_path=str(ROOT / TASKS_DIR))
 
 
 def configs(manager: TaskManager, name: str) -> Iterator[dict]:
@@ -41,10 +37,10 @@ def configs(manager: TaskManager, name: str) -> Iterator[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", HUB_SUITES)
-def test_suites_of_a_hub_name_tasks_of_lm_eval_with_their_version_and_metric(
-    manager: TaskManager, suite: str
-) -> None:
-    for entry in read_suite(ROOT, suite).tasks:
+def test_suites_of_a_hub_name_tasks_of_lm_eval_with_their_version_and_metric(suite: str) -> None:
+    entries = read_suite(ROOT, suite).tasks
+    manager = task_manager(ROOT, {entry.name for entry in entries})
+    for entry in entries:
         found = list(configs(manager, entry.name))
         assert found, entry.name
         for config in found:
@@ -53,3 +49,14 @@ def test_suites_of_a_hub_name_tasks_of_lm_eval_with_their_version_and_metric(
             assert entry.metric.partition(",")[0] in metrics
             filters = [it["name"] for it in config.get("filter_list") or []]
             assert not filters or entry.metric.partition(",")[2] in filters
+
+
+@pytest.mark.full
+def test_what_a_name_needs_is_found_as_in_the_whole_index() -> None:
+    """Groups of groups, tags in included files, and tasks."""
+    whole = TaskManager(include_path=str(ROOT / TASKS_DIR))
+    names = ["mgsm_direct", "ntrex_tasks", "leaderboard", "mmlu_pro", "bigbench_multiple_choice_b"]
+    for name in names:
+        found = list(configs(task_manager(ROOT, {name}), name))
+        assert found, name
+        assert found == list(configs(whole, name)), name

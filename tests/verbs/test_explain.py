@@ -10,7 +10,7 @@ from pipeline.core.workspace import BASE, Workspace
 from pipeline.params.params import Params
 from pipeline.params.reading import read_params
 from pipeline.stages import select
-from pipeline.tasks.loading import TASKS_DIR
+from pipeline.tasks.index import TASKS_DIR
 from pipeline.verbs import explain
 from tests.evaluation_files import TASK
 from tests.models import tiny_llama
