@@ -77,10 +77,12 @@ def main() -> None:
     )
     parser.add_argument("--num-seeds", type=int, choices=(1, 2, 3), help="no more than these")
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="only this quantizer; writes no result"
+        "--only", action="append", metavar="NAME", help="only this one; the rows of others stay"
     )
     parser.add_argument("--work-dir", type=Path, help="where the peers' outcomes are kept")
     chosen = parser.parse_args()
+    if chosen.only and not chosen.model:
+        parser.error("--only needs --model")
     rows: list[Row] = []
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,9 +110,10 @@ def main() -> None:
                 windows = HeldOut(runs[0].workspace).windows[:NUM_WINDOWS]
                 rows += rank_correlation(runs[0].workspace, windows)
                 rows.append(floor_row(runs[0].workspace))
-    if chosen.model and not chosen.only:
-        republish("quantizers", rows, notes, what=chosen.model)
-    elif not chosen.only:
+    if chosen.model:
+        what = ", ".join([chosen.model, *(chosen.only or ())])
+        republish("quantizers", rows, notes, what=what)
+    else:
         publish("quantizers", rows, notes)
 
 

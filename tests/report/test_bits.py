@@ -32,6 +32,21 @@ def test_types_are_listed_by_kind_the_largest_first() -> None:
     ]
 
 
+def test_linears_of_a_checkpoint_are_listed_by_kind() -> None:
+    coverage = [
+        row("model.layers.0.mlp.up_proj.weight", "W4A16 symmetric g64"),
+        row("model.layers.1.mlp.up_proj.weight", "W8A16 symmetric per channel"),
+        row("model.embed_tokens.weight", "float16", (1000, 64)),
+    ]
+    assert [(it.kind, it.types) for it in kind_rows(coverage)] == [
+        ("model.embed_tokens", ("float16",)),
+        (
+            "mlp.up_proj",
+            ("W4A16 symmetric g64 in layers 0", "W8A16 symmetric per channel in layers 1"),
+        ),
+    ]
+
+
 def test_a_section_says_what_is_used_what_is_lost_and_how_far_from_the_best() -> None:
     points = [PredictedLoss(num_bytes=size << 20, predicted_kl=0.4 / size) for size in (2, 4, 8)]
     allocation = BitAllocation(
