@@ -74,9 +74,14 @@ def today() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the code that measures, `-dirty` when it is changed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """Return the commit of the code that measures, `-dirty` when it is changed.
+
+    Results are no code: a benchmark may go on after it has written some.
+    """
+    describe = ["git", "describe", "--always", "--abbrev=12"]
+    name = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    changes = ["git", "diff", "--quiet", "HEAD", "--", f":!{RESULTS_DIR}"]
+    return name if subprocess.run(changes, check=False).returncode == 0 else f"{name}-dirty"
 
 
 def _cpu_model() -> str:
