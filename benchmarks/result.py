@@ -80,7 +80,7 @@ def commit() -> str:
     """
     describe = ["git", "describe", "--always", "--abbrev=12"]
     name = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    changes = ["git", "diff", "--quiet", "HEAD", "--", f":!{RESULTS_DIR}"]
+    changes = ["git", "diff", "--quiet", "HEAD", "--", f":(exclude){RESULTS_DIR}"]
     return name if subprocess.run(changes, check=False).returncode == 0 else f"{name}-dirty"
 
 
