@@ -5,7 +5,7 @@ limited, and losses add up. HiGHS solves it as an integer program, with a bound 
 choice could gain.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,28 +51,34 @@ class Allocation:
         return sum(choice.loss for choice in self.chosen.values())
 
 
-def allocate(choices: Mapping[str, Sequence[Choice]], num_bytes: int, *, what: str) -> Allocation:
-    """Choose one of the choices of each part, at most `num_bytes` together.
-
-    Raises InputError about `what` where even the smallest choices are larger.
-    """
-    smallest = sum(min(choice.num_bytes for choice in of_part) for of_part in choices.values())
+def require_possible(sizes: Mapping[str, Collection[int]], num_bytes: int, *, what: str) -> None:
+    """Raise InputError about `what` where the smallest sizes of all parts exceed a budget."""
+    smallest = sum(map(min, sizes.values()))
     if smallest > num_bytes:
         raise InputError(
             f"{what}: leaves {bytes_text(max(num_bytes, 0))} for the weights, and the smallest "
             f"types take {bytes_text(smallest)}; state a larger budget"
         )
+
+
+def allocate(choices: Mapping[str, Sequence[Choice]], num_bytes: int, *, what: str) -> Allocation:
+    """Choose one of the choices of each part, at most `num_bytes` together.
+
+    Raises InputError about `what` where even the smallest choices are larger.
+    """
+    sizes = {part: [choice.num_bytes for choice in own] for part, own in choices.items()}
+    require_possible(sizes, num_bytes, what=what)
     flat = [choice for of_part in choices.values() for choice in of_part]
     part_of = [number for number, of_part in enumerate(choices.values()) for _ in of_part]
     losses = np.array([choice.loss for choice in flat])
-    sizes = np.array([choice.num_bytes for choice in flat], np.float64)
+    bytes_of = np.array([choice.num_bytes for choice in flat], np.float64)
     one_each = csr_array((np.ones(len(flat)), (part_of, np.arange(len(flat)))))
     unit = losses.max(initial=0.0) or 1.0
     found = milp(
         losses / unit,
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(sizes[None] / num_bytes, -np.inf, 1),
+            LinearConstraint(bytes_of[None] / num_bytes, -np.inf, 1),
         ],
         integrality=np.ones(len(flat)),
         bounds=Bounds(0, 1),

@@ -4,7 +4,7 @@ The loss of a tensor in a type (`pipeline.quantization.predicted_loss`) is predi
 of some of its rows, rounded by llama.cpp to that type.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.quantization.bit_allocation import (
     Choice,
     allocate,
     allocation_record,
+    require_possible,
     weight_bytes,
 )
 from pipeline.quantization.gguf_rounding import row_order
@@ -51,9 +52,9 @@ def types_for_budget(
     `linears_of` has the one linear of each tensor; `gram_of` loads G of a linear, and of HEAD.
     Raises InputError for a budget that the smallest types exceed.
     """
-    choices = choices_of(source, full_path, linears_of, gram_of, statistics)
     tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
-    kept = [tensor for name, tensor in tensors.items() if name not in choices]
+    sizes = sizes_of(tensors.values(), linears_of)
+    kept = [tensor for name, tensor in tensors.items() if name not in sizes]
     num_weights = sum(prod(tensor.shape) for tensor in tensors.values())
     header_bytes = full_path.stat().st_size - sum(tensor.num_bytes for tensor in tensors.values())
     num_bytes = weight_bytes(
@@ -63,9 +64,30 @@ def types_for_budget(
         engine_bytes=LLAMA_CPP_BYTES,
         config=source.text_values,
     ) - sum(tensor.num_bytes for tensor in kept)
-    allocation = allocate(choices, num_bytes, what=f"budget = {budget.model_dump(mode='json')}")
+    what = f"budget = {budget.model_dump(mode='json')}"
+    require_possible({name: own.values() for name, own in sizes.items()}, num_bytes, what=what)
+    choices = choices_of(source, full_path, linears_of, gram_of, statistics)
+    allocation = allocate(choices, num_bytes, what=what)
     types = {name: choice.type for name, choice in allocation.chosen.items()}
     return types, allocation_record(allocation, choices, num_bytes)
+
+
+def sizes_of(
+    tensors: Iterable[gguf.GgufTensor], linears_of: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """List the bytes of each matrix in the types that it can have.
+
+    A tensor whose rows no block divides is left out.
+    """
+    return {
+        tensor.name: {
+            kind: prod(tensor.shape[:-1]) * row_bytes(kind, tensor.shape[-1])
+            for kind in TYPES[256 if divides("Q4_K", tensor.shape[-1]) else 32]
+        }
+        for tensor in tensors
+        if (tensor.name in linears_of or tensor.name in (gguf.EMBEDDINGS, gguf.HEAD))
+        and divides("Q8_0", tensor.shape[-1])
+    }
 
 
 def choices_of(
@@ -77,7 +99,7 @@ def choices_of(
 ) -> dict[str, list[Choice]]:
     """List the types that each matrix of the F16 file of `source` can have, with bytes and losses.
 
-    Sensitivities are measured first. A tensor whose rows no block divides is left out.
+    Sensitivities are measured first.
     """
     tensors = {tensor.name: tensor for tensor in gguf.read_tensors(full_path)}
     windows = statistics.token_ids()[:BUDGET_SAMPLES]
@@ -87,26 +109,21 @@ def choices_of(
         name: row_order(tensors[name].values(), source.tensor(f"{linear}.weight"), what=name)
         for name, (linear,) in linears_of.items()
     }
-    chosen = [
-        tensor
-        for tensor in tensors.values()
-        if (tensor.name in linears_of or tensor.name in (gguf.EMBEDDINGS, gguf.HEAD))
-        and divides("Q8_0", tensor.shape[-1])
-    ]
     choices = {}
-    for tensor in track(chosen, "types", total=len(chosen)):
-        values = tensor.values()
-        terms = list(_terms(tensor.name, tensors, linears_of, gram_of, order_of, sensitivities))
-        choices[tensor.name] = [
+    sizes = sizes_of(tensors.values(), linears_of)
+    for name, of_kind in track(sizes.items(), "types", total=len(sizes)):
+        values = tensors[name].values()
+        terms = list(_terms(name, tensors, linears_of, gram_of, order_of, sensitivities))
+        choices[name] = [
             Choice(
                 kind,
-                len(values) * row_bytes(kind, tensor.shape[-1]),
+                num_bytes,
                 sum(
                     predicted_loss(values, weights, metric, _rounding(kind, metric))
                     for weights, metric in terms
                 ),
             )
-            for kind in TYPES[256 if divides("Q4_K", tensor.shape[-1]) else 32]
+            for kind, num_bytes in of_kind.items()
         ]
     return choices
 

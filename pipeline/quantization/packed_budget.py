@@ -5,7 +5,7 @@ loss of a choice is that of some rows (`pipeline.quantization.predicted_loss`), 
 recipe says, without folded scales.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil, prod
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.quantization.bit_allocation import (
     Choice,
     allocate,
     allocation_record,
+    require_possible,
     weight_bytes,
 )
 from pipeline.quantization.grouping import Grouping, Shape, fused_name, plan_groups
@@ -108,7 +109,6 @@ def _chosen(
 ) -> ChosenSchemes:
     """Predict the losses of all choices, and take those with the least under the budget."""
     assert recipe.budget is not None, "a recipe with a scheme needs no choice"
-    choices = choices_of(checkpoint, groupings, statistics, scratch)
     outside = set(stored) - {f"{name}.weight" for name in statistics.linears}
     kept_bytes = sum(checkpoint.num_bytes(name) for name in outside)
     num_bytes = weight_bytes(
@@ -119,11 +119,29 @@ def _chosen(
         config=checkpoint.text_values,
     )
     what = f"budget = {recipe.budget.model_dump(mode='json')}"
+    sizes = sizes_of(checkpoint, groupings, statistics.linears)
+    of_linears = {linear: of_name.values() for linear, of_name in sizes.items()}
+    require_possible(of_linears, num_bytes - kept_bytes, what=what)
+    choices = choices_of(checkpoint, groupings, statistics, scratch)
     allocation = allocate(choices, num_bytes - kept_bytes, what=what)
     return ChosenSchemes(
         names={module: choice.type for module, choice in allocation.chosen.items()},
         allocation=allocation_record(allocation, choices, num_bytes - kept_bytes),
     )
+
+
+def sizes_of(
+    checkpoint: Checkpoint, groupings: Mapping[str, Grouping], linears: Iterable[str]
+) -> dict[str, dict[str, int]]:
+    """List the bytes of each linear in the choices that it can have, by their names."""
+    sizes = {}
+    for linear in linears:
+        weight = f"{linear}.weight"
+        sizes[linear] = {KEPT: checkpoint.num_bytes(weight)}
+        for name, grouping in groupings.items():
+            if own := grouping.recipes.get(linear):
+                sizes[linear][name] = packed_bytes(checkpoint.shape(weight), own)
+    return sizes
 
 
 def choices_of(
@@ -141,16 +159,17 @@ def choices_of(
     windows = statistics.token_ids()[:BUDGET_SAMPLES]
     sensitivities = measure_sensitivities(checkpoint.directory, windows, device, scratch)
     parts: dict[str, list[dict[str, Choice]]] = {}
-    linears = statistics.linears
-    for linear in track(linears, "bits", total=len(linears)):
-        weight = checkpoint.tensor(f"{linear}.weight")
-        values, gram = weight.to(device, torch.float32), statistics.gram(linear).to(device)
-        weights = sensitivities.linears[linear].to(device)
-        found = {KEPT: Choice(KEPT, weight.nbytes, 0.0)}
-        for name, grouping in groupings.items():
-            if own := grouping.recipes.get(linear):
-                loss = predicted_loss(values, weights, gram, _rounding(own, gram))
-                found[name] = Choice(name, packed_bytes(weight.shape, own), loss)
+    sizes = sizes_of(checkpoint, groupings, statistics.linears)
+    for linear, of_name in track(sizes.items(), "bits", total=len(sizes)):
+        values = checkpoint.tensor(f"{linear}.weight").to(device, torch.float32)
+        weights, gram = sensitivities.linears[linear].to(device), statistics.gram(linear).to(device)
+        found = {}
+        for name, num_bytes in of_name.items():
+            loss = 0.0
+            if name != KEPT:
+                rounding = _rounding(groupings[name].recipes[linear], gram)
+                loss = predicted_loss(values, weights, gram, rounding)
+            found[name] = Choice(name, num_bytes, loss)
         parts.setdefault(fused_name(linear), []).append(found)
     return {module: _together(own) for module, own in parts.items()}
 

@@ -114,9 +114,11 @@ def test_the_choice_of_an_interrupted_run_is_kept(
     assert [path.name for path in work_dir.iterdir()] == ["budget.json"]
 
 
-@pytest.mark.slow
-def test_a_budget_that_nothing_fits_is_one_line(tmp_path: Path) -> None:
+def test_a_budget_that_nothing_fits_is_one_line_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = calibrated_model(tmp_path, "qwen3")
+    monkeypatch.setattr(packed_budget, "measure_sensitivities", None)
     expected = (
         r"^budget = {'bits_per_weight': 2\.0}: leaves .* for the weights, .* a larger budget$"
     )
