@@ -69,12 +69,17 @@ def kind_rows(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[Kind
             kind,
             f"{num_weights[kind]:,}",
             tuple(
-                scheme + (f" in layers {ranges(numbers)}" if len(types) > 1 and numbers else "")
+                scheme + (f" in {layers_text(numbers)}" if len(types) > 1 and numbers else "")
                 for scheme, numbers in sorted(types.items())
             ),
         )
         for kind, types in sorted(layers.items(), key=lambda item: -num_weights[item[0]])
     )
+
+
+def layers_text(numbers: Sequence[int]) -> str:
+    """Write the numbers of layers: `layer 3`, or `layers 0–2, 7`."""
+    return f"layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -102,7 +107,9 @@ def _chart(name: str, allocation: BitAllocation) -> Markup:
     def place(num_bytes: int, kl: float) -> tuple[float, float]:
         return num_bytes / unit_bytes, max(kl, SMALLEST_KL)
 
-    curve = tuple(place(point.num_bytes, point.predicted_kl) for point in allocation.curve)
+    # Where every matrix stays as it is, nothing is lost, and the axis has no place for that.
+    lossy = [point for point in allocation.curve if point.predicted_kl > 0] or allocation.curve
+    curve = tuple(place(point.num_bytes, point.predicted_kl) for point in lossy)
     chosen = place(allocation.chosen.num_bytes, allocation.chosen.predicted_kl)
     return lines(
         [Line(label="best for a size", points=curve), Line(label=name, points=(chosen,))],

@@ -28,7 +28,7 @@ def test_types_are_listed_by_kind_the_largest_first() -> None:
     assert [(it.kind, it.num_weights, it.types) for it in kind_rows(coverage)] == [
         ("token_embd", "64,000", ("Q5_0",)),
         ("ffn_up", "24,576", ("Q4_K",)),
-        ("attn_q", "12,288", ("Q4_K in layers 1", "Q6_K in layers 0, 2")),
+        ("attn_q", "12,288", ("Q4_K in layer 1", "Q6_K in layers 0, 2")),
     ]
 
 
@@ -42,7 +42,7 @@ def test_linears_of_a_checkpoint_are_listed_by_kind() -> None:
         ("model.embed_tokens", ("float16",)),
         (
             "mlp.up_proj",
-            ("W4A16 symmetric g64 in layers 0", "W8A16 symmetric per channel in layers 1"),
+            ("W4A16 symmetric g64 in layer 0", "W8A16 symmetric per channel in layer 1"),
         ),
     ]
 
