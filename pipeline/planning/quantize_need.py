@@ -140,8 +140,9 @@ def _packed_need(stage: str, source: Source, params: Params, recipe: PackedVaria
         for linear in inputs_of(shape):
             # Some rows are quantized in every way; most of that is the factor of G.
             rows = replace(linear, rows=min(linear.rows, BUDGET_ROWS))
-            operations += len(BUDGET_SCHEMES) * _rounding_operations(rows, recipe)
-            columns += len(BUDGET_SCHEMES) * column_passes * linear.width
+            unrefined = recipe.model_copy(update={"refine_sweeps": 0})
+            operations += len(BUDGET_SCHEMES) * _rounding_operations(rows, unrefined)
+            columns += len(BUDGET_SCHEMES) * linear.width
     runs = runs_need(source, params, recipe)
     holding = max(_layer_bytes(shape), runs.gpu_memory)
     start = START_SECONDS if runs.operations else LIGHT_START_SECONDS

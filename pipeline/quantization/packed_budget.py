@@ -2,11 +2,12 @@
 
 Linears that an engine fuses get the same: 4 bits with groups of some size, 8 bits, or none. The
 loss of a choice is that of some rows (`pipeline.quantization.predicted_loss`), quantized as the
-recipe says, without folded scales.
+recipe says, without folded scales and refinement.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 
@@ -187,10 +188,14 @@ def _together(parts: Sequence[Mapping[str, Choice]]) -> list[Choice]:
 
 
 def _rounding(recipe: LinearRecipe, gram: Tensor) -> Callable[[Tensor], Tensor]:
-    """Quantize rows of a linear with the second moment of its input."""
+    """Quantize rows of a linear with the second moment of its input, but do not refine them.
+
+    Refinement takes most of the time, and helps all choices alike.
+    """
+    unrefined = replace(recipe, refine_sweeps=0)
 
     def rounded(rows: Tensor) -> Tensor:
-        made = quantize_together({"": rows}, gram, recipe)[""]
+        made = quantize_together({"": rows}, gram, unrefined)[""]
         return made.grid.values(made.integers)
 
     return rounded
