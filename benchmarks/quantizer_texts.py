@@ -13,13 +13,12 @@ import numpy as np
 from benchmarks.real_model import DATA_DIR
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.checkpoint.unpacked_model import unpacked_model
-from pipeline.core.documents import read_texts
 from pipeline.core.progress import track
-from pipeline.core.texts import token_windows
 from pipeline.core.workspace import BASE, Workspace
 from pipeline.engines.distance import Logits, WindowDistance, window_distance
 from pipeline.engines.in_transformers import TransformersScorer
 from pipeline.engines.scorer import Scorer, window_logits
+from pipeline.evaluation.held_out import read_held_out
 from pipeline.params.reading import read_workspace
 
 OTHER_TEXT = "other.txt"
@@ -39,13 +38,9 @@ class HeldOut:
         self._workspace = workspace
         self._evaluate = read_workspace(workspace).evaluate
         self._text = text or self._evaluate.text
-        self.windows = token_windows(
-            read_texts(workspace.root / self._text),
-            tokenizer_of(workspace.base_dir).encode,
-            window_tokens=self._evaluate.window_tokens,
-            num_windows=self._evaluate.num_windows,
-            source=self._text,
-        )
+        evaluate = self._evaluate.model_copy(update={"text": self._text})
+        tokenizer = tokenizer_of(workspace.base_dir)
+        self.windows = read_held_out(workspace.root, evaluate, tokenizer).windows
 
     def distances(self, scorer: Scorer) -> list[WindowDistance]:
         """Measure the distance of a model to the base on each window."""

@@ -123,7 +123,7 @@ def _chosen(
     sizes = sizes_of(checkpoint, groupings, statistics.linears)
     of_linears = {linear: of_name.values() for linear, of_name in sizes.items()}
     require_possible(of_linears, num_bytes - kept_bytes, what=what)
-    choices = choices_of(checkpoint, groupings, statistics, scratch)
+    choices = choices_of(checkpoint, groupings, sizes, statistics, scratch)
     allocation = allocate(choices, num_bytes - kept_bytes, what=what)
     return ChosenSchemes(
         names={module: choice.type for module, choice in allocation.chosen.items()},
@@ -148,19 +148,19 @@ def sizes_of(
 def choices_of(
     checkpoint: Checkpoint,
     groupings: Mapping[str, Grouping],
+    sizes: Mapping[str, Mapping[str, int]],
     statistics: Statistics,
     scratch: Path,
 ) -> dict[str, list[Choice]]:
     """List what each module can have, with bytes and losses. Sensitivities are measured first.
 
-    `groupings` has the plan of each choice by its name. `scratch` gets files that the caller
-    removes.
+    `groupings` has the plan of each choice by its name, and `sizes` the bytes of each linear in its
+    choices. `scratch` gets files that the caller removes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     windows = statistics.token_ids()[:BUDGET_SAMPLES]
     sensitivities = measure_sensitivities(checkpoint.directory, windows, device, scratch)
     parts: dict[str, list[dict[str, Choice]]] = {}
-    sizes = sizes_of(checkpoint, groupings, statistics.linears)
     for linear, of_name in track(sizes.items(), "bits", total=len(sizes)):
         values = checkpoint.tensor(f"{linear}.weight").to(device, torch.float32)
         weights, gram = sensitivities.linears[linear].to(device), statistics.gram(linear).to(device)
@@ -188,9 +188,9 @@ def _together(parts: Sequence[Mapping[str, Choice]]) -> list[Choice]:
 
 
 def _rounding(recipe: LinearRecipe, gram: Tensor) -> Callable[[Tensor], Tensor]:
-    """Quantize rows of a linear with the second moment of its input, but do not refine them.
+    """Quantize rows of a linear with the second moment of its input.
 
-    Refinement takes most of the time, and helps all choices alike.
+    They are not refined, which would take twice the time.
     """
     unrefined = replace(recipe, refine_sweeps=0)
 
